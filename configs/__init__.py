@@ -1,0 +1,1 @@
+"""Named presets: one small, strict YAML file each."""
