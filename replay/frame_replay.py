@@ -1,0 +1,129 @@
+"""Uniform sampling of n-step transitions from a ring of single frames."""
+
+import torch
+from tensordict import TensorDict
+
+from replay.n_step import n_step_return
+from replay.ring import FrameRing
+
+
+class FrameReplay(FrameRing):
+    """Frame replay that builds stacks and n-step transitions when sampling, on its own device.
+
+    Masked stack positions point at a frame of zeros and a truncated bootstrap at its stored last frame, so that one
+    `index_select` gathers every pixel of a batch. Which starts are legal follows from host counters alone: sampling
+    has no rejection, no host synchronisation and no shape that depends on data.
+    """
+
+    def num_legal(self, n_step: int = 1) -> int:
+        """Steps that can start a transition: n_step window complete, no frame of the stack overwritten."""
+        low, high = self._legal_rows(n_step)
+        return max(0, high - low) * self.num_envs
+
+    def ready(self, batch_size: int, n_step: int = 1) -> bool:
+        """Whether `sample` has at least `batch_size` legal starts to draw from."""
+        return self.num_legal(n_step) >= batch_size
+
+    def _legal_rows(self, n_step: int) -> tuple[int, int]:
+        """Legal starting rows, low <= row < high, counted from the first add."""
+        oldest = self.head - self.max_rows
+        low = 0 if oldest <= 0 else oldest + self.stack - 1
+        return low, self.head - n_step + 1
+
+    def sample(
+        self,
+        batch_size: int,
+        num_batches: int = 1,
+        *,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        cut_at_life_loss: bool = False,
+        clip_reward: float | None = None,
+    ) -> TensorDict:
+        """Draws `num_batches` minibatches uniformly, with replacement, over the legal starts: see `gather`.
+
+        Raises ValueError if fewer than `batch_size` starts are legal.
+        """
+        index = self.sample_index(batch_size, num_batches, n_step=n_step)
+        return self.gather(
+            index, n_step=n_step, gamma=gamma, cut_at_life_loss=cut_at_life_loss, clip_reward=clip_reward
+        )
+
+    def sample_index(self, batch_size: int, num_batches: int = 1, *, n_step: int = 1) -> torch.Tensor:
+        """Uniform legal starts as entries row * num_envs + env, int64 [num_batches, batch_size]."""
+        if min(batch_size, num_batches, n_step) < 1:
+            sizes = f"{batch_size}, {num_batches} and {n_step}"
+            raise ValueError(f"batch_size, num_batches and n_step must be at least 1, got {sizes}")
+        if not self.ready(batch_size, n_step):
+            raise ValueError(
+                f"a batch of {batch_size} needs as many legal starts, but n_step={n_step} leaves "
+                f"{self.num_legal(n_step)} of the {len(self)} steps stored: add more first"
+            )
+        low, high = (row * self.num_envs for row in self._legal_rows(n_step))
+        shape = (num_batches, batch_size)
+        return torch.randint(low, high, shape, generator=self.generator, device=self.device).remainder_(self._ring_size)
+
+    def gather(
+        self,
+        index: torch.Tensor,
+        *,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        cut_at_life_loss: bool = False,
+        clip_reward: float | None = None,
+    ) -> TensorDict:
+        """Builds the transitions that start at `index`, int64 [K, B] of legal starts (not checked: it would wait).
+
+        Keys, each [K, B]: `obs` and `next_obs` uint8 [K, B, stack, *frame_shape], oldest frame first, zeros before
+        the episode's first frame; `action` int64; `reward` the n-step return, each reward clipped to
+        +-`clip_reward` first if given; `discount` of next_obs's value; `index`. The window is cut after the first
+        step that terminated, truncated or, with `cut_at_life_loss`, lost a life; `next_obs` is what its last action
+        led to (its newest frame is zeros after a termination, where discount is 0). Pixels lie in a buffer that the
+        next call of the same sizes overwrites; with n_step=1 obs and next_obs overlap in it.
+        """
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"gamma must be in [0, 1], got {gamma}")
+        if clip_reward is not None and clip_reward <= 0:
+            raise ValueError(f"clip_reward must be positive, or None for raw rewards, got {clip_reward}")
+        window = self._shift(index.unsqueeze(-1), torch.arange(n_step, device=self.device))
+        reward = self.reward[window]
+        if clip_reward is not None:
+            reward = reward.clamp(-clip_reward, clip_reward)
+        reward, discount, count = n_step_return(reward, self.flags[window], gamma, cut_at_life_loss)
+        obs, next_obs = self._observations(index, self._shift(index, count - 1), n_step)
+        batch = {
+            "obs": obs,
+            "next_obs": next_obs,
+            "action": self.action[index].long(),
+            "reward": reward,
+            "discount": discount,
+            "index": index,
+        }
+        return TensorDict(batch, batch_size=index.shape)
+
+    def _shift(self, index: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The entries of the same environments, `rows` later."""
+        return (index + rows * self.num_envs) % self._ring_size
+
+    def _observations(self, first: torch.Tensor, last: torch.Tensor, n_step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The stack before step `first` and the one after step `last` of the same episode."""
+        stack = self.stack
+        after = self.successor[last].unsqueeze(-1)
+        if n_step == 1:  # last is first: one window of stack + 1 frames holds both
+            pixels = self._pixels(torch.cat([self._history(first, stack), after], -1))
+            return pixels[:, :, :stack], pixels[:, :, 1:]
+        pixels = self._pixels(torch.cat([self._history(first, stack), self._history(last, stack - 1), after], -1))
+        return pixels[:, :, :stack], pixels[:, :, stack:]
+
+    def _history(self, index: torch.Tensor, length: int) -> torch.Tensor:
+        """Frame-table entries of the `length` frames up to each step, int64 [K, B, length], zeros before its episode."""
+        back = torch.arange(length - 1, -1, -1, device=self.device)
+        index = index.unsqueeze(-1)
+        return torch.where(back <= self.age[index], self._shift(index, -back), self._zero_frame)
+
+    def _pixels(self, table_index: torch.Tensor) -> torch.Tensor:
+        shape = tuple(table_index.shape)
+        if shape not in self._outputs:
+            self._outputs[shape] = self.frames.new_empty(table_index.numel(), self.frames.shape[1])
+        out = torch.index_select(self.frames, 0, table_index.flatten(), out=self._outputs[shape])
+        return out.view(*shape, *self.frame_shape)

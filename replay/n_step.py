@@ -1,0 +1,25 @@
+"""n-step returns from windows of consecutive rewards."""
+
+import torch
+
+from replay.ring import ENDED, LIFE_LOST, TERMINATED
+
+
+def n_step_return(
+    reward: torch.Tensor, flags: torch.Tensor, gamma: float, cut_at_life_loss: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Discounted sum of the rewards up to the first ended step of each window (Sutton and Barto 2018, eq. 12.1).
+
+    `reward` float32 and `flags` uint8 are [..., n]. Returns, each [...]: the sum of the first m rewards; the discount
+    of the bootstrap value m steps later, gamma**m, or 0 where the window ends in a termination (or a lost life with
+    `cut_at_life_loss`); and m, the number of rewards used (int64).
+    """
+    life_lost = LIFE_LOST if cut_at_life_loss else 0
+    n = reward.shape[-1]
+    powers = torch.pow(gamma, torch.arange(n + 1, dtype=torch.float32, device=reward.device))
+    ended = (flags & (ENDED | life_lost)) != 0
+    used = (ended.cumsum(-1) - ended.long()) == 0
+    total = torch.where(used, reward * powers[:n], 0.0).sum(-1)
+    count = used.sum(-1)
+    final = (((flags & (TERMINATED | life_lost)) != 0) & used).any(-1)
+    return total, powers[count].masked_fill(final, 0.0), count

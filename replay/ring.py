@@ -1,0 +1,269 @@
+"""A synchronous ring of single frames over several environments: what replay stores, and its invariants."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+TERMINATED, TRUNCATED, LIFE_LOST = 1, 2, 4
+ENDED = TERMINATED | TRUNCATED
+
+STAGED_ROWS = 256  # host rows written between two synchronisations with the device, accelerators only
+FIELDS = ("action", "reward", "flags", "age", "successor")
+
+
+class FrameRing:
+    """Stores each frame once, for `num_envs` environments that step together.
+
+    Row t holds, per environment, the frame before the action, the action (uint8), the raw reward, the flag bits, the
+    age (steps since the episode's first frame) and the successor: where the frame that the action led to lies in the
+    flat frame table. The table [frames, pixels] has the rows of the ring, the open row included, then one frame of
+    zeros, then the true last frames of truncated steps. Tensors indexed by row are flat: entry row * num_envs + env.
+
+    Args: `capacity` in agent steps, rounded up to whole rows; `time_limit` is the least number of agent steps after
+    which an episode can be truncated (None: never), which bounds how many last frames are kept.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        frame_shape: tuple[int, ...] = (84, 84),
+        stack: int = 4,
+        time_limit: int | None = None,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        if num_envs < 1 or stack < 1:
+            raise ValueError(f"num_envs and stack must be at least 1, got {num_envs} and {stack}")
+        if capacity < num_envs * (stack + 1):
+            raise ValueError(
+                f"capacity must hold stack + 1 = {stack + 1} steps of {num_envs} environments, got {capacity}"
+            )
+        if time_limit is not None and time_limit < 1:
+            raise ValueError(f"time_limit must be at least 1 agent step, or None for never, got {time_limit}")
+        self.device = torch.device(device)
+        self.num_envs, self.frame_shape, self.stack, self.time_limit = num_envs, tuple(frame_shape), stack, time_limit
+        self.max_rows = -(-capacity // num_envs)
+        self.capacity = self.max_rows * num_envs
+        self.head = 0  # rows completed so far; row `head` is the open one
+        self.started = False
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self._ring_rows = self.max_rows + 1
+        self._ring_size = self._ring_rows * num_envs
+        self._zero_frame = self._ring_size
+        self._last_frames = 0 if time_limit is None else self.max_rows // time_limit + 2
+        self._outputs: dict[tuple[int, ...], torch.Tensor] = {}
+        self._allocate()
+        self._host_views()
+
+    def _allocate(self) -> None:
+        size = self._ring_size
+        table = size + 1 + self.num_envs * self._last_frames
+        self.frames = torch.zeros(table, int(np.prod(self.frame_shape)), dtype=torch.uint8, device=self.device)
+        self.action = torch.zeros(size, dtype=torch.uint8, device=self.device)
+        self.reward = torch.zeros(size, dtype=torch.float32, device=self.device)
+        self.flags = torch.zeros(size, dtype=torch.uint8, device=self.device)
+        self.age = torch.zeros(size, dtype=torch.int32, device=self.device)
+        self.successor = torch.zeros(size, dtype=torch.int32, device=self.device)
+        self._open_age = np.zeros(self.num_envs, dtype=np.int64)
+        # The row that each kept last frame belongs to, counted from the first add; -1: none yet.
+        self._owner = np.full((self.num_envs, self._last_frames), -1, dtype=np.int64)
+        self._lanes = np.arange(self.num_envs, dtype=np.int64)
+
+    def _host_views(self) -> None:
+        """Sets up numpy arrays to write rows through: the storage itself on the CPU, else pinned rows to copy from.
+
+        Numpy writes a small row several times faster than torch does.
+        """
+        rows, envs = self._ring_rows, self.num_envs
+        self._rows = {name: getattr(self, name).view(rows, envs) for name in FIELDS}
+        self._rows["frames"] = self.frames[: self._ring_size].view(rows, envs, *self.frame_shape)
+        self._staged: dict[str, torch.Tensor] = {}
+        self._slots, self._pinned = rows, self.device.type == "cuda"
+        if self._needs_staging():
+            self._slots = STAGED_ROWS
+            for name, stored in self._rows.items():
+                shape = (STAGED_ROWS, *stored.shape[1:])
+                self._staged[name] = torch.zeros(shape, dtype=stored.dtype, pin_memory=self._pinned)
+        source = self._staged or self._rows
+        self._action, self._reward, self._flags, self._age, self._successor = (source[k].numpy() for k in FIELDS)
+        self._frames = source["frames"].numpy()
+
+    def _needs_staging(self) -> bool:
+        return self.device.type != "cpu"
+
+    def __len__(self) -> int:
+        """Agent steps stored now, over all environments."""
+        return min(self.head, self.max_rows) * self.num_envs
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that grows with the capacity, on the device."""
+        return sum(tensor.nbytes for tensor in self._tensors().values())
+
+    def start(self, frames: np.ndarray | torch.Tensor) -> None:
+        """Opens the first row with every environment's first frame: uint8 [num_envs, *frame_shape]."""
+        if self.head:
+            raise ValueError(f"start() opens an empty replay, but {len(self)} steps are stored: go on with add()")
+        frames = np.asarray(frames)
+        self._check_frames("frames", frames)
+        self._frames[0] = frames
+        self._age[0] = 0
+        self._open_age[:] = 0
+        if self._staged:
+            self._upload(0, "frames", "age")
+        self.started = True
+
+    def add(
+        self,
+        action: np.ndarray | torch.Tensor,
+        reward: np.ndarray | torch.Tensor,
+        terminated: np.ndarray | torch.Tensor,
+        truncated: np.ndarray | torch.Tensor,
+        life_lost: np.ndarray | torch.Tensor,
+        frame: np.ndarray | torch.Tensor,
+        next_frame: np.ndarray | torch.Tensor,
+    ) -> None:
+        """Completes the open row with one step of every environment and opens the next row.
+
+        All are arrays or CPU tensors over [num_envs]: actions in 0..255, raw rewards, three bools. `frame` is what
+        the action led to; `next_frame` is the same, or the next episode's first frame where one ended; both uint8
+        [num_envs, *frame_shape]. Raises ValueError, with nothing stored, on another shape, a frame that is not uint8,
+        an action out of range, or a truncation earlier than `time_limit`.
+        """
+        action, reward, life_lost = np.asarray(action), np.asarray(reward), np.asarray(life_lost)
+        terminated, truncated, next_frame = np.asarray(terminated), np.asarray(truncated), np.asarray(next_frame)
+        self._check_step(action, reward, terminated, truncated, life_lost)
+        self._check_frames("next_frame", next_frame)
+        ended = np.count_nonzero(terminated) + np.count_nonzero(truncated)
+        if ended:
+            self._check_truncation(terminated, truncated, frame)
+        slot, opened_slot = self.head % self._slots, (self.head + 1) % self._slots
+        opened = (self.head + 1) % self._ring_rows
+        if self._pinned and opened_slot == 0:
+            torch.cuda.current_stream(self.device).synchronize()  # the copies out of the staged rows are done
+        self._action[slot] = action
+        self._reward[slot] = reward
+        self._flags[slot] = terminated
+        if np.count_nonzero(life_lost):
+            self._flags[slot] += np.multiply(life_lost, LIFE_LOST, dtype=np.uint8)
+        np.add(self._lanes, opened * self.num_envs, out=self._successor[slot], casting="unsafe")
+        self._open_age += 1
+        if ended:
+            self._end(slot, terminated, truncated, np.asarray(frame))
+        self._frames[opened_slot] = next_frame
+        self._age[opened_slot] = self._open_age
+        if self._staged:
+            self._upload(self.head, "action", "reward", "flags", "successor")
+            self._upload(self.head + 1, "frames", "age")
+        self.head += 1
+
+    def _end(self, slot: int, terminated: np.ndarray, truncated: np.ndarray, frame: np.ndarray) -> None:
+        """Marks the ends of a row: nothing follows a termination, the true last frame follows a truncation."""
+        self._flags[slot] += np.multiply(truncated, TRUNCATED, dtype=np.uint8)
+        self._successor[slot, terminated] = self._zero_frame
+        self._open_age[terminated | truncated] = 0
+        for env in np.flatnonzero(truncated & ~terminated):
+            place = int(self._owner[env].argmin())  # the oldest; time_limit makes sure that its row is gone
+            self._owner[env, place] = self.head
+            index = self._last_frame_index(env, place)
+            self._successor[slot, env] = index
+            self.frames[index].copy_(torch.tensor(frame[env]).flatten())
+
+    def _last_frame_index(self, env: Any, place: Any) -> Any:
+        return self._zero_frame + 1 + env * self._last_frames + place
+
+    def _upload(self, step: int, *names: str) -> None:
+        for name in names:
+            staged = self._staged[name][step % self._slots]
+            self._rows[name][step % self._ring_rows].copy_(staged, non_blocking=self._pinned)
+
+    def _check_step(self, action: np.ndarray, reward: np.ndarray, *bools: np.ndarray) -> None:
+        if not self.started:
+            raise ValueError("add() needs an open row: call start(frames) with the first frames")
+        lanes = self._lanes.shape
+        if not action.shape == reward.shape == bools[0].shape == bools[1].shape == bools[2].shape == lanes:
+            got = ", ".join(str(array.shape) for array in (action, reward, *bools))
+            raise ValueError(f"action, reward, terminated, truncated, life_lost must all be {lanes}, got {got}")
+        if not bools[0].dtype == bools[1].dtype == bools[2].dtype == np.bool_:
+            got = ", ".join(str(array.dtype) for array in bools)
+            raise ValueError(f"terminated, truncated, life_lost must be bool, got {got}")
+        if np.count_nonzero(action.astype(np.uint8) != action):
+            raise ValueError(f"actions must be integers in 0..255, got {action.tolist()}")
+
+    def _check_frames(self, name: str, frames: np.ndarray) -> None:
+        if frames.shape != self._frames.shape[1:] or frames.dtype != np.uint8:
+            wanted = f"uint8 {self._frames.shape[1:]}"
+            raise ValueError(f"{name} must be {wanted}, got {frames.dtype} {frames.shape}")
+
+    def _check_truncation(self, terminated: np.ndarray, truncated: np.ndarray, frame: Any) -> None:
+        cut = np.flatnonzero(truncated & ~terminated)
+        if not len(cut):
+            return
+        self._check_frames("frame", np.asarray(frame))
+        length = int(self._open_age[cut].min()) + 1
+        if self.time_limit is None or length < self.time_limit:
+            limit = "time_limit=None (never)" if self.time_limit is None else f"time_limit={self.time_limit}"
+            raise ValueError(f"an episode was truncated after {length} agent steps, but replay was built with {limit}")
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {name: getattr(self, name) for name in ("frames", *FIELDS)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a loaded replay needs to go on identically; the tensors are the storage, not copies."""
+        return {
+            **self._tensors(),
+            "open_age": torch.from_numpy(self._open_age),
+            "owner": torch.from_numpy(self._owner),
+            "head": self.head,
+            "started": self.started,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copies a `state_dict` of a replay of the same sizes; ValueError, with nothing loaded, if they differ."""
+        own = self.state_dict()
+        if own.keys() != state.keys():
+            raise ValueError(f"replay state has keys {sorted(state)}, this replay has {sorted(own)}")
+        tensors = [name for name in own if name != "generator" and isinstance(own[name], torch.Tensor)]
+        for name in tensors:
+            if own[name].shape != state[name].shape:
+                got, wanted = tuple(state[name].shape), tuple(own[name].shape)
+                raise ValueError(
+                    f"replay state {name!r} has shape {got}, this replay {wanted}: other capacity or sizes"
+                )
+        for name in tensors:
+            own[name].copy_(state[name])
+        self.head, self.started = state["head"], state["started"]
+        self.generator.set_state(state["generator"].cpu())
+
+    def check(self) -> None:
+        """Raises AssertionError naming the first broken invariant; reads the whole replay but its pixels."""
+        steps = np.arange(max(0, self.head - self.max_rows), self.head)
+        rows, following = steps % self._ring_rows, (steps + 1) % self._ring_rows
+        stored = {name: self._rows[name].cpu().numpy() for name in FIELDS}
+        flags, age, successor = stored["flags"][rows], stored["age"], stored["successor"][rows]
+        ended = (flags & ENDED) != 0
+        truncated = (flags & ENDED) == TRUNCATED
+        assert self.started or not self.head, "position: rows were added before start()"
+        assert not self.frames[self._zero_frame].any(), "zero frame: it is no longer zero"
+        assert (flags <= ENDED | LIFE_LOST).all(), "flags: unknown bits are set"
+        assert (age[following] == np.where(ended, 0, age[rows] + 1)).all(), "age: it does not follow from the flags"
+        assert (age[self.head % self._ring_rows] == self._open_age).all(), "age: the open row differs from the counter"
+        assert (age[rows] <= steps[:, None]).all(), "age: an episode started before the first step"
+        plain = following[:, None] * self.num_envs + self._lanes
+        assert (successor[~ended] == plain[~ended]).all(), (
+            "successor: a step inside an episode is not followed by the next"
+        )
+        assert (successor[(flags & TERMINATED) != 0] == self._zero_frame).all(), "successor: a termination has one"
+        self._check_last_frames(steps, truncated, successor)
+
+    def _check_last_frames(self, steps: np.ndarray, truncated: np.ndarray, successor: np.ndarray) -> None:
+        env, place = np.nonzero(self._owner >= max(0, self.head - self.max_rows))
+        owner = self._owner[env, place]
+        held = set(zip(owner.tolist(), env.tolist(), self._last_frame_index(env, place).tolist(), strict=True))
+        at, lane = np.nonzero(truncated)
+        wanted = set(zip(steps[at].tolist(), lane.tolist(), successor[at, lane].tolist(), strict=True))
+        assert len({index for _, _, index in wanted}) == len(wanted), "last frames: two truncated steps share one"
+        assert held == wanted, "last frames: they and the truncated steps do not refer to each other"
