@@ -1,0 +1,278 @@
+"""Checkpoints that survive crashes, full disks and damaged files.
+
+A checkpoint is a directory `<step>/` of one file for each part of the state and a manifest with their sizes and sha256.
+It is written beside as `.tmp-<step>/`, the manifest last, flushed to the disk and renamed. Loading never unpickles
+arbitrary objects.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from experiment.files import sync_directory
+from experiment.values import ConfigError
+
+LAYOUT = 1
+_SCALARS = (type(None), bool, int, float, str, bytes)
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written; those from before stand as they were."""
+
+
+class Checkpoint(NamedTuple):
+    """A loaded checkpoint: its step, its state by part, and the directory it came from."""
+
+    step: int
+    state: dict[str, Any]
+    path: Path
+
+
+class _Damaged(Exception):
+    """What is wrong with a checkpoint."""
+
+
+class _HashingFile:
+    """A file for `torch.save` that hashes what it writes and keeps the first OSError for later.
+
+    An exception inside torch's writer becomes a RuntimeError about positions; so none is raised there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "wb")  # noqa: SIM115 (closed by finish)
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        if self._error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self._error = error
+        self._hash.update(data)
+        self._size += size
+        return size
+
+    def flush(self) -> None:
+        """Nothing to do: `finish` flushes."""
+
+    def finish(self) -> dict[str, Any]:
+        """Brings the file to the disk; returns its size in bytes and sha256. Raises the OSError of any write."""
+        try:
+            if self._error is not None:
+                raise self._error
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        finally:
+            with contextlib.suppress(OSError):  # closing flushes, and fails again on a full disk
+                self._file.close()
+        return {"size": self._size, "sha256": self._hash.hexdigest()}
+
+
+def save(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> Path:
+    """Writes the checkpoint of `step` and removes those older than the newest `keep` good ones.
+
+    `state` maps each part's name to nested dicts, lists and tuples of tensors, numbers, text, None.
+
+    Raises:
+        CheckpointError: the disk is full or fails; nothing half-written is left.
+        TypeError: the state holds something that could not be loaded back.
+    """
+    for name, part in state.items():
+        if not name.isidentifier():
+            raise TypeError(f"{name!r} is no name for a part of a checkpoint")
+        _check_plain(part, name)
+    beside, final = directory / f".tmp-{step:012d}", directory / f"{step:012d}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(directory)
+        beside.mkdir()
+        _write(beside, step, state)
+        _replace(beside, final)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise CheckpointError(error.errno, f"cannot save checkpoint {final}: {error.strerror or error}") from error
+    _prune(directory, step, keep)
+    return final
+
+
+def save_or_warn(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> bool:
+    """Saves as `save` does, but warns of a full disk, so that training goes on; returns whether it was saved."""
+    try:
+        save(directory, step, state, keep)
+    except CheckpointError as error:
+        warnings.warn(f"{error.strerror}; training goes on, the checkpoints from before stand", stacklevel=2)
+        return False
+    return True
+
+
+def _check_plain(value: Any, where: str) -> None:
+    if isinstance(value, torch.Tensor) or type(value) in _SCALARS:
+        return
+    if type(value) in (dict, OrderedDict):
+        for key, item in value.items():
+            _check_plain(key, f"a key of {where}")
+            _check_plain(item, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            _check_plain(item, f"{where}[{index}]")
+    else:
+        raise TypeError(
+            f"{where} is a {type(value).__name__}: a checkpoint holds tensors, numbers, text, lists and dicts"
+        )
+
+
+def _remove_leftovers(directory: Path) -> None:
+    for path in directory.glob(".tmp-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _write(directory: Path, step: int, state: Mapping[str, Any]) -> None:
+    files = {}
+    for name, part in state.items():
+        file = _HashingFile(directory / f"{name}.pt")
+        try:
+            torch.save(part, file)  # type: ignore[arg-type]
+        finally:
+            files[f"{name}.pt"] = file.finish()
+    body = {"layout": LAYOUT, "step": step, "torch": torch.__version__, "files": files}
+    manifest = json.dumps({"sha256": _digest(body), **body}, indent=1)
+    with open(directory / "manifest.json", "w", encoding="utf-8") as text:
+        text.write(manifest)
+        text.flush()
+        os.fsync(text.fileno())
+    sync_directory(directory)
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _replace(beside: Path, final: Path) -> None:
+    """Renames; a checkpoint of the same step is set aside first, for a rename cannot replace a full directory."""
+    if final.exists():
+        aside = final.with_name(f".tmp-old-{final.name}")
+        os.rename(final, aside)
+        try:
+            os.rename(beside, final)
+        except OSError:
+            os.rename(aside, final)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        os.rename(beside, final)
+    sync_directory(final.parent)
+
+
+def _prune(directory: Path, step: int, keep: int) -> None:
+    """Keeps the newest `keep` that look whole; a later step than this one could not be loaded, else it were not later."""
+    good = 0
+    for path in _newest_first(directory):
+        good += int(path.name) <= step and _looks_whole(path)
+        if int(path.name) > step or good > keep:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _looks_whole(path: Path) -> bool:
+    try:
+        _read_manifest(path)
+    except (_Damaged, ConfigError):
+        return False
+    return True
+
+
+def _newest_first(directory: Path) -> list[Path]:
+    paths = directory.iterdir() if directory.is_dir() else []
+    return sorted((path for path in paths if path.name.isdigit()), key=lambda path: int(path.name), reverse=True)
+
+
+def load_latest(directory: Path) -> Checkpoint:
+    """Loads the newest good checkpoint to the CPU; each damaged one before it is named in a warning.
+
+    Raises:
+        ConfigError: there is none, none is good, or it has another layout than this version writes.
+    """
+    paths = _newest_first(directory)
+    if not paths:
+        raise ConfigError(f"no checkpoint in {str(directory)!r}")
+    for path in paths:
+        try:
+            return _load(path)
+        except _Damaged as error:
+            warnings.warn(f"checkpoint {path} is damaged ({error}); trying the one before", stacklevel=2)
+    raise ConfigError(f"every checkpoint in {str(directory)!r} is damaged")
+
+
+def _load(path: Path) -> Checkpoint:
+    manifest = _read_manifest(path)
+    state = {}
+    for name, entry in manifest["files"].items():
+        if _sha256(path / name) != entry["sha256"]:
+            raise _Damaged(f"{name} has changed since it was written")
+        try:
+            state[Path(name).stem] = torch.load(path / name, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise _Damaged(f"{name} cannot be read: {type(error).__name__}") from None
+    return Checkpoint(manifest["step"], state, path)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Reads and checks the manifest, and that its files are there and of their size."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        body = {key: value for key, value in manifest.items() if key != "sha256"}
+        whole = manifest["sha256"] == _digest(body) and body["step"] == int(path.name)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise _Damaged("manifest.json is missing or unreadable") from None
+    if not whole:
+        raise _Damaged("manifest.json has changed since it was written")
+    if body["layout"] != LAYOUT:
+        raise ConfigError(f"checkpoint {path} has layout {body['layout']}, this version reads layout {LAYOUT}")
+    for name, entry in body["files"].items():
+        if not (path / name).is_file() or (path / name).stat().st_size != entry["size"]:
+            raise _Damaged(f"{name} is missing or has another size")
+    return body
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _Damaged(f"{path.name} cannot be read: {error.strerror}") from None
+
+
+def rng_state() -> dict[str, Any]:
+    """Returns the state of the global generators of Python, NumPy and torch (CPU and CUDA), fit for `save`."""
+    version, words, gauss = random.getstate()
+    numpy: Any = np.random.get_state(legacy=False)
+    numpy["state"]["key"] = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
+    return {
+        "python": (version, words, gauss),
+        "numpy": numpy,
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Brings the global generators back to what `rng_state` returned; CUDA's if there are as many devices."""
+    random.setstate(state["python"])
+    key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state(state["numpy"] | {"state": state["numpy"]["state"] | {"key": key}})
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,182 @@
+"""The command line of a flat config, sorted and explained by tyro; `config.parse_cli` is what programs call.
+
+Each option is shown to tyro as one that takes any number of words, so that tyro has nothing to refuse and every
+mistake is told in one line, by the same `coerce` that reads the config files.
+"""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import textwrap
+import typing
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Annotated, Any, Literal, NoReturn
+
+from experiment.values import ConfigError, members, near
+
+Fields = Mapping[str, tuple[Any, dataclasses.Field]]  # name: (type, field)
+_HELP = ("-h", "--help")
+
+
+class _Words(list[str]):
+    """The words that followed an option."""
+
+
+def asks_help(words: Sequence[str]) -> bool:
+    """Whether the command line asks for the help."""
+    return any(word in _HELP for word in words)
+
+
+def flag(name: str) -> str:
+    """Returns the option of a field: `num_envs` is `--num-envs`."""
+    return "--" + name.replace("_", "-")
+
+
+def split(fields: Fields, words: Sequence[str]) -> dict[str, Any]:
+    """Sorts the words by field: text for each option that was given, a bool for each switch, and "config".
+
+    Raises:
+        ConfigError: an unknown option (with the near match), an option without its value, or a word too many.
+    """
+    import tyro
+
+    named = [word.partition("=") for word in words if word.startswith("--")]
+    for name, equals, _ in named:
+        if equals and _switched(name, fields):
+            raise ConfigError(f"{name} takes no value: write {flag(_switched(name, fields))} or its --no- form")
+    shadow = _shadow(fields, {}, {}, [])
+    asked = [word for word in words if word not in _HELP]
+    parsed, loose = tyro.cli(shadow, args=asked, return_unknown_args=True, add_help=False)
+    switched = {_switched(name, fields) for name, _, _ in named}
+    given = {}
+    for name, value in _flatten(parsed).items():
+        if value is not None and (not isinstance(value, bool) or name in switched):
+            given[name] = value if isinstance(value, bool) else _take(name, value, loose, fields)
+    given |= _take_positional(fields, given, loose)
+    _refuse(fields, loose)
+    return given
+
+
+def _switched(word: str, fields: Fields) -> str:
+    """The bool field that `--nap` or `--no-nap` sets, or ""."""
+    name = word.removeprefix("--").replace("-", "_")
+    for candidate in (name, name.removeprefix("no_")):
+        if candidate in fields and fields[candidate][0] is bool:
+            return candidate
+    return ""
+
+
+def _take(name: str, words: Sequence[str], loose: list[str], fields: Fields) -> str:
+    """Takes the value out of the words that followed an option and leaves the others loose."""
+    end = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
+    if end == 0:
+        raise ConfigError(f"{flag(name)} needs a value")
+    many = name in fields and any(typing.get_origin(kind) is tuple for kind in members(fields[name][0]))
+    used = end if many else 1
+    loose.extend(words[used:])
+    return ",".join(words[:used])
+
+
+def _take_positional(fields: Fields, given: Mapping[str, Any], loose: list[str]) -> dict[str, str]:
+    taken = {}
+    for name, (_, field) in fields.items():
+        plain = [word for word in loose if not word.startswith("-")]
+        if field.metadata.get("positional") and name not in given and plain:
+            taken[name] = plain[0]
+            loose.remove(plain[0])
+    return taken
+
+
+def _refuse(fields: Fields, loose: Sequence[str]) -> None:
+    options = [flag(name) for name in fields] + [
+        flag(f"no_{name}") for name, (kind, _) in fields.items() if kind is bool
+    ]
+    for word in loose:
+        if word.startswith("-"):
+            name = word.partition("=")[0]
+            raise ConfigError(f"unknown option {name!r}{near(name, [*options, '--config', '--help'])}")
+        raise ConfigError(f"unexpected argument {word!r}")
+
+
+def _flatten(parsed: Any) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(parsed):
+        value = getattr(parsed, field.name)
+        flat.update(_flatten(value) if dataclasses.is_dataclass(value) else {field.name: value})
+    return flat
+
+
+def print_help(
+    cls: type, fields: Fields, defaults: Mapping[str, Any], presets: Sequence[str], prog: str, description: str
+) -> NoReturn:
+    """Prints each option with its help and default, under the headings of the fields' groups, and exits with 0."""
+    import tyro
+
+    shown = {name: value if isinstance(value, bool) else _shown(value) for name, value in defaults.items()}
+    shadow = _shadow(fields, _field_docs(cls), shown, presets)
+    tyro.cli(shadow, prog=prog, description=description, args=["--help"])
+    raise SystemExit(0)
+
+
+def _shadow(fields: Fields, docs: Mapping[str, str], shown: Mapping[str, Any], presets: Sequence[str]) -> Any:
+    """Makes the dataclass that tyro sees, with one nested dataclass for each group."""
+    import tyro
+
+    config_help = "Preset or YAML file; the other options override it."
+    config_help += f" Presets: {', '.join(presets)}." if presets else ""
+    groups: dict[str, list[Any]] = {"": [("config", _option("PRESET|FILE", config_help), shown.get("config"))]}
+    for name, (kind, field) in fields.items():
+        group = groups.setdefault(field.metadata.get("group", ""), [])
+        if kind is bool:
+            group.append((name, Annotated[bool, tyro.conf.arg(help=docs.get(name, ""))], shown.get(name, False)))
+            continue
+        annotation = _option(field.metadata.get("metavar") or _metavar(kind), docs.get(name, ""))
+        if field.metadata.get("positional") and shown:  # when parsing, the loose words are sorted afterwards
+            annotation = Annotated[annotation, tyro.conf.Positional]
+        group.append((name, annotation, shown.get(name)))
+    top = groups.pop("")
+    for title, options in groups.items():
+        identifier = title.replace(" ", "_")
+        nested = dataclasses.make_dataclass(identifier, options)
+        nested.__doc__ = None  # else tyro prints the signature under the heading
+        top.append((identifier, nested, dataclasses.field(default_factory=nested)))
+    return Annotated[dataclasses.make_dataclass("Options", top), tyro.conf.OmitArgPrefixes]
+
+
+def _option(metavar: str, doc: str) -> Any:
+    import tyro
+
+    spec = tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=metavar,
+        instance_from_str=_Words,
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [str(value)],
+    )
+    return Annotated[Any, spec, tyro.conf.arg(help=doc)]
+
+
+def _metavar(kind: Any) -> str:
+    first = members(kind)[0]
+    if typing.get_origin(first) is Literal:
+        return "{" + ",".join(map(str, typing.get_args(first))) + "}"
+    return {int: "INT", float: "NUMBER", str: "TEXT", Fraction: "RATIONAL"}.get(first, "NAME,...")
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == ():
+        return "none"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _field_docs(cls: type) -> dict[str, str]:
+    """Reads the string under each field, in the class and in those it inherits from."""
+    docs: dict[str, str] = {}
+    for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
+        for field, doc in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
+                docs[ast.unparse(field.target)] = " ".join(str(doc.value.value).split())
+    return docs

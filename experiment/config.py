@@ -1,0 +1,185 @@
+"""Strict configs: flat dataclasses that are read from YAML files and from the command line, and written back.
+
+A field is bool, int, float, str, Fraction, Literal[...], tuple[str, ...] or one of them `| None`, and has a default.
+The string under it is its help. Its metadata may hold "group" (the heading in the help), "metavar", "positional" (True:
+it may be given without its flag) and "finite" (False: infinity and NaN are allowed). In a field that may be None, the
+text "none" is None.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import sys
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from experiment import command_line
+from experiment.values import ConfigError, coerce, near
+
+__all__ = ["ConfigError", "dump_yaml", "exit_on_bad_input", "from_mapping", "load_yaml", "near", "parse_cli"]
+
+C = TypeVar("C")
+
+
+@functools.lru_cache
+def _fields(cls: Any) -> dict[str, tuple[Any, dataclasses.Field]]:
+    """The fields of a config by name, each with its resolved type."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: (hints[field.name], field) for field in dataclasses.fields(cls) if field.init}
+
+
+def _coerce_field(cls: type, key: str, value: Any, where: str) -> Any:
+    kind, field = _fields(cls)[key]
+    try:
+        return coerce(value, kind, field.metadata.get("finite", True))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _coerce_all(cls: type, entries: Iterable[tuple[str, Any, str]]) -> dict[str, Any]:
+    """Checks (key, value, where) entries against the fields of `cls`."""
+    values: dict[str, Any] = {}
+    for key, value, where in entries:
+        if key not in _fields(cls):
+            raise ConfigError(f"{where}: unknown key {key!r}{near(str(key), _fields(cls))}")
+        if key in values:
+            raise ConfigError(f"{where}: key {key!r} stands twice")
+        values[key] = _coerce_field(cls, key, value, f"{where}: {key}")
+    return values
+
+
+def _build(cls: type[C], values: Mapping[str, Any], base: C | None) -> C:
+    return cls(**values) if base is None else dataclasses.replace(base, **values)  # type: ignore[type-var]
+
+
+def from_mapping(cls: type[C], mapping: Mapping[str, Any], where: str, base: C | None = None) -> C:
+    """Builds a config from a mapping; what it leaves out is as in `base`, or as the defaults.
+
+    Raises:
+        ConfigError: an unknown key (with the near match) or a value of the wrong type; `where` opens the line.
+    """
+    return _build(cls, _coerce_all(cls, ((key, value, where) for key, value in mapping.items())), base)
+
+
+def load_yaml(cls: type[C], path: Path | str, base: C | None = None) -> C:
+    """Reads a config from a YAML file of one `key: value` a line.
+
+    Raises:
+        ConfigError: the file cannot be read, is no such YAML, or holds a wrong key or value; with the line number.
+    """
+    return _build(cls, _coerce_all(cls, _yaml_entries(Path(path))), base)
+
+
+def _yaml_entries(path: Path) -> Iterator[tuple[str, Any, str]]:
+    node = _compose(path)
+    if node is None:
+        return
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{path}: expected lines of 'key: value'")
+    for key, value in node.value:
+        where = f"{path} line {key.start_mark.line + 1}"
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigError(f"{where}: expected a name before the colon")
+        yield key.value, _plain(value, f"{where}: {key.value}"), where
+
+
+def _compose(path: Path) -> yaml.Node | None:
+    """Parses without YAML 1.1's guesses at types: every scalar stays the text that was written."""
+    try:
+        return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except OSError as error:
+        raise ConfigError(f"cannot read config {str(path)!r}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"cannot read config {str(path)!r}: it is not UTF-8 text") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def _plain(node: yaml.Node, where: str) -> Any:
+    if isinstance(node, yaml.ScalarNode):
+        return None if node.value == "" and node.style is None else node.value
+    if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
+        return [item.value for item in node.value]
+    raise ConfigError(f"{where}: expected one value or a list of names")
+
+
+def dump_yaml(config: Any) -> str:
+    """Writes every field of a config, so that `load_yaml` gives back an equal one."""
+    values = {name: _yaml_value(getattr(config, name)) for name in _fields(type(config))}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=2**31)
+
+
+def _yaml_value(value: Any) -> Any:
+    if isinstance(value, Fraction):
+        return value.numerator if value.denominator == 1 else str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def parse_cli(
+    cls: type[C],
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str,
+    description: str,
+    presets: Mapping[str, Path],
+    default_preset: str | None = None,
+    base: C | None = None,
+) -> C:
+    """Reads a config from the command line: `--config PRESET|FILE` first, and every other option overrides it.
+
+    `base` takes the place of the defaults (a run that is resumed, say), and then `default_preset` is not read.
+
+    Raises:
+        ConfigError: any mistake, in one line. `--help` prints and raises SystemExit(0).
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    fields = _fields(cls)
+    given = command_line.split(fields, words)
+    source = given.pop("config", None) or (default_preset if base is None else None)
+    values = _coerce_all(cls, _yaml_entries(_config_path(source, presets))) if source else {}
+    if command_line.asks_help(words):
+        defaults = {name: _default(field, base) for name, (_, field) in fields.items()} | values
+        command_line.print_help(cls, fields, defaults | {"config": source}, list(presets), prog, description)
+    values |= {name: _coerce_field(cls, name, value, command_line.flag(name)) for name, value in given.items()}
+    return _build(cls, values, base)
+
+
+def _config_path(source: str, presets: Mapping[str, Path]) -> Path:
+    if source in presets:
+        return presets[source]
+    if "/" in source or source.endswith((".yaml", ".yml")) or Path(source).is_file():
+        return Path(source)
+    names = f" (presets: {', '.join(presets)})" if presets else ""
+    raise ConfigError(f"--config: no preset or file is named {source!r}{names}{near(source, presets)}")
+
+
+def _default(field: dataclasses.Field, base: Any) -> Any:
+    if base is not None:
+        return getattr(base, field.name)
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+@contextlib.contextmanager
+def exit_on_bad_input() -> Iterator[None]:
+    """Turns a mistake of the user into one line on stderr and exit code 2.
+
+    Catches ValueError (ConfigError is one) and OSError, so it belongs around the set-up of a run, not around training.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+        print("error:", " ".join(text.split()), file=sys.stderr)
+        raise SystemExit(2) from None

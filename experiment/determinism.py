@@ -1,0 +1,88 @@
+"""What decides a run's bits: seeds and threads; and what to record about the machine that made them."""
+
+import hashlib
+import platform
+import random
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def configure(threads: int, seed: int) -> None:
+    """Sets torch's threads, seeds the global generators and forbids cuDNN to choose its kernels by the clock."""
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    child = seeds(seed, "python", "numpy", "torch")
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    random.seed(child["python"])
+    np.random.seed(child["numpy"])
+    torch.manual_seed(child["torch"])
+
+
+def seeds(seed: int, *names: str) -> dict[str, int]:
+    """Derives an independent seed in 0..2³¹−1 for each name, which depends on `seed` and that name alone."""
+    if seed < 0:
+        raise ValueError(f"a seed is a non-negative integer, got {seed}")
+    return {name: _child(seed, name) for name in names}
+
+
+def _child(seed: int, name: str) -> int:
+    key = np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype=np.uint32)
+    sequence = np.random.SeedSequence(seed, spawn_key=tuple(int(word) for word in key))
+    return int(sequence.generate_state(1)[0] >> 1)
+
+
+def parameter_hash(module: torch.nn.Module) -> str:
+    """Returns the sha256 of a module's state_dict: names, types, shapes and bits of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """Describes the software and the machine, for a run's result."""
+    return {
+        "rewarm": _version("rewarm"),
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, with "+" when a tracked file differs from it; None outside a git checkout."""
+    try:
+        words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

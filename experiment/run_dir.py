@@ -1,0 +1,125 @@
+"""The directory of one run: config.yaml, metrics.jsonl, checkpoints/ and, at the end, result.json."""
+
+import fcntl
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from experiment.config import dump_yaml
+from experiment.files import to_json, write_atomic
+from experiment.values import ConfigError, near
+
+
+class RunDir:
+    """The paths of a run. `create` and `open` make one.
+
+    Attributes:
+        path, config, metrics, result: the directory and its files.
+        checkpoints: the directory that `experiment.checkpoint` fills.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.result = path / "result.json"
+        self.checkpoints = path / "checkpoints"
+        self._lock: IO[str] | None = None
+
+    @classmethod
+    def create(cls, root: Path | str, name: str, config: Any, explicit: bool = False) -> "RunDir":
+        """Makes a new locked run directory under `root` and writes its config.
+
+        A name that is taken gets a counter, `name-2`; when the user chose it (`explicit`), it is refused instead.
+
+        Raises:
+            ConfigError: the name is taken or is no name of a directory. OSError: `root` cannot be written.
+        """
+        if not name or Path(name).name != name or name.startswith("."):
+            raise ConfigError(f"the name of a run is one directory name, not {name!r}")
+        root = Path(root)
+        root.mkdir(parents=True, exist_ok=True)
+        run, count = cls(root / name), 1
+        while not run._make(dump_yaml(config)):
+            if explicit:
+                raise ConfigError(
+                    f"run {str(run.path)!r} exists: continue it with --resume {run.path}, or choose another --name"
+                )
+            count += 1
+            run = cls(root / f"{name}-{count}")
+        return run
+
+    def _make(self, config: str) -> bool:
+        try:
+            self.path.mkdir()
+        except FileExistsError:
+            return False
+        self.lock()
+        self.checkpoints.mkdir()
+        write_atomic(self.config, config)
+        return True
+
+    @classmethod
+    def open(cls, path: Path | str) -> "RunDir":
+        """Returns an existing run, unlocked, so that it may be read while it trains.
+
+        Raises:
+            ConfigError: there is no run; says what is missing.
+        """
+        run = cls(Path(path))
+        if not run.path.is_dir():
+            siblings = [item.name for item in run.path.parent.iterdir()] if run.path.parent.is_dir() else []
+            raise ConfigError(f"no run {str(path)!r}: there is no such directory{near(run.path.name, siblings)}")
+        if not run.config.is_file():
+            raise ConfigError(f"{str(path)!r} is not a run: it has no config.yaml")
+        return run
+
+    def lock(self) -> None:
+        """Keeps the run for this process until it ends, however it ends.
+
+        Raises:
+            ConfigError: another process has it.
+        """
+        if self._lock is not None:
+            return
+        file = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (held for the life of the run)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip()
+            file.close()
+            raise ConfigError(f"run {str(self.path)!r} is in use by process {owner or 'unknown'}") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        self._lock = file
+
+    def unlock(self) -> None:
+        """Lets another process have the run."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def has_checkpoint(self) -> bool:
+        """Whether a checkpoint was ever written."""
+        return self.checkpoints.is_dir() and any(item.name.isdigit() for item in self.checkpoints.iterdir())
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Writes result.json, whole or not at all."""
+        write_atomic(self.result, to_json(result, indent=2) + "\n")
+
+
+def latest(root: Path | str) -> RunDir:
+    """Returns the run under `root` whose checkpoints changed last, for `--resume auto`.
+
+    Raises:
+        ConfigError: no run there has a checkpoint.
+    """
+    root = Path(root)
+    runs = [RunDir(path) for path in root.iterdir()] if root.is_dir() else []
+    runs = [run for run in runs if run.config.is_file() and run.has_checkpoint()]
+    if not runs:
+        raise ConfigError(f"nothing to resume: no run in {str(root)!r} has a checkpoint")
+    return max(runs, key=lambda run: run.checkpoints.stat().st_mtime_ns)
