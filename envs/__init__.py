@@ -1,0 +1,57 @@
+"""Vectorised Atari behind one contract, on ale-py or envpool.
+
+Both backends make the same frames, rewards, lives and ends from the same actions after the same number of no-ops.
+They differ in this:
+
+| | ale | envpool |
+|---|---|---|
+| seeding | every episode, from run seed, environment and episode | once per environment and run |
+| `exact_resume` | yes: the current episodes are played again | no: a resume starts new episodes |
+| no-ops drawn | 0..noop_max | 1..noop_max; noop_max 0 becomes always one |
+| cost of a new episode | about 0.13 s (a seeded reset loads the ROM) | a few milliseconds |
+| install | always there | `pip install -e .[envpool]` |
+
+With one seed the two therefore play different episodes. Neither starts a new episode at a lost life, clips a reward or
+counts the starting no-ops in the time limit. The pictures that both would put in a stack at an episode's start (ale-py
+zeros, envpool repeats) are never used: a stack is the replay's matter.
+"""
+
+from typing import TYPE_CHECKING
+
+from envs.errors import unknown_name
+from envs.protocol import PROTOCOLS, Protocol, resolve_protocol
+
+if TYPE_CHECKING:  # numpy and the emulators wait until `make`: a command line that only reads names stays quick
+    from envs.vector_env import VectorEnv
+
+__all__ = ["BACKENDS", "PROTOCOLS", "Protocol", "make"]
+
+BACKENDS = ("ale", "envpool")
+
+
+def make(
+    game: str,
+    protocol: str | Protocol,
+    num_envs: int = 1,
+    seed: int = 0,
+    backend: str = "ale",
+    num_threads: int = 1,
+) -> "VectorEnv":
+    """`num_envs` environments of one game; any usual spelling of its name.
+
+    Raises ValueError for an unknown game, protocol or backend, and ModuleNotFoundError if envpool is not installed.
+    """
+    rules = resolve_protocol(protocol)
+    if backend == "ale":
+        from envs.ale import AleVectorEnv
+
+        return AleVectorEnv(game, rules, num_envs, seed, num_threads)
+    if backend == "envpool":
+        try:
+            from envs.envpool_backend import EnvpoolVectorEnv
+        except ModuleNotFoundError as error:
+            if error.name != "envpool":
+                raise
+            raise ModuleNotFoundError("envpool is not installed: pip install -e .[envpool], or use ale") from error
+        return EnvpoolVectorEnv(game, rules, num_envs, seed, num_threads)
+    raise unknown_name("backend", backend, BACKENDS)

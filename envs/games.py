@@ -1,0 +1,96 @@
+"""Game names in every usual spelling, the papers' game lists, and random and human reference scores."""
+
+import csv
+import json
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from envs.errors import unknown_name
+
+# Shipped by ale-py, but with no single-player mode: the emulator ends the process when it loads them.
+MULTIPLAYER_ONLY = ("combat", "joust", "maze_craze", "warlords")
+
+# Kaiser et al. 2020.
+ATARI_100K = (
+    "Alien", "Amidar", "Assault", "Asterix", "BankHeist", "BattleZone", "Boxing", "Breakout", "ChopperCommand",
+    "CrazyClimber", "DemonAttack", "Freeway", "Frostbite", "Gopher", "Hero", "Jamesbond", "Kangaroo", "Krull",
+    "KungFuMaster", "MsPacman", "Pong", "PrivateEye", "Qbert", "RoadRunner", "Seaquest", "UpNDown",
+)  # fmt: skip
+
+# arXiv 2507.20057, figure 7.
+HIGH_UTD_20 = (
+    "Asterix", "SpaceInvaders", "Breakout", "Pong", "Qbert", "DemonAttack", "Seaquest", "WizardOfWor", "RoadRunner",
+    "BeamRider", "Frostbite", "CrazyClimber", "Assault", "Krull", "Boxing", "Jamesbond", "Kangaroo", "UpNDown",
+    "Gopher", "Hero",
+)  # fmt: skip
+
+ATARI_57 = (
+    "Alien", "Amidar", "Assault", "Asterix", "Asteroids", "Atlantis", "BankHeist", "BattleZone", "BeamRider", "Berzerk",
+    "Bowling", "Boxing", "Breakout", "Centipede", "ChopperCommand", "CrazyClimber", "Defender", "DemonAttack",
+    "DoubleDunk", "Enduro", "FishingDerby", "Freeway", "Frostbite", "Gopher", "Gravitar", "Hero", "IceHockey",
+    "Jamesbond", "Kangaroo", "Krull", "KungFuMaster", "MontezumaRevenge", "MsPacman", "NameThisGame", "Phoenix",
+    "Pitfall", "Pong", "PrivateEye", "Qbert", "Riverraid", "RoadRunner", "Robotank", "Seaquest", "Skiing", "Solaris",
+    "SpaceInvaders", "StarGunner", "Surround", "Tennis", "TimePilot", "Tutankham", "UpNDown", "Venture", "VideoPinball",
+    "WizardOfWor", "YarsRevenge", "Zaxxon",
+)  # fmt: skip
+
+_GYM_ID = re.compile(r"^(?:ALE/)?(?P<name>.+?)(?:NoFrameskip|Deterministic)?(?:-v\d+)?$", re.IGNORECASE)
+
+
+def resolve_game(name: str) -> str:
+    """The papers' spelling of a game that ale-py ships, from any usual spelling of it.
+
+    `ms_pacman`, `mspacman`, `MsPacman-v5`, `ALE/MsPacman-v5` and `MsPacmanNoFrameskip-v4` all give `MsPacman`.
+    Raises ValueError for a game that is not shipped or has no single-player mode.
+    """
+    rom = _roms_by_key().get(_key(name))
+    if rom is None:
+        playable = [_camel_case(rom) for rom in _roms_by_key().values() if rom not in MULTIPLAYER_ONLY]
+        raise unknown_name("game", name, playable)
+    if rom in MULTIPLAYER_ONLY:
+        raise ValueError(f"game {name!r} has no single-player mode in the emulator; choose another game")
+    return _camel_case(rom)
+
+
+def rom_id(name: str) -> str:
+    """ALE's snake_case name of a game in any usual spelling. Raises ValueError as `resolve_game` does."""
+    return _roms_by_key()[_key(resolve_game(name))]
+
+
+@cache
+def reference_scores() -> dict[str, tuple[float, float]]:
+    """Random and human scores by game, for the 57 games; the file's last column is their source.
+
+    Raw returns from no-op starts (Wang et al. 2016). Dopamine differs in one number: 0.0 for random VideoPinball.
+    """
+    with Path(__file__).with_name("reference_scores.csv").open(newline="") as file:
+        return {row["game"]: (float(row["random"]), float(row["human"])) for row in csv.DictReader(file)}
+
+
+def human_normalized(game: str, score: float) -> float:
+    """(score - random) / (human - random): 0 is random play, 1 the human tester. ValueError without a reference."""
+    name = resolve_game(game)
+    if name not in reference_scores():
+        raise ValueError(f"game {name!r} has no human reference score; the {len(ATARI_57)} of ATARI_57 have one")
+    random, human = reference_scores()[name]
+    return (score - random) / (human - random)
+
+
+def _key(name: str) -> str:
+    match = _GYM_ID.match(name.strip())
+    return re.sub(r"[^a-z0-9]", "", match["name"].lower()) if match else ""
+
+
+def _camel_case(rom: str) -> str:
+    return rom.title().replace("_", "")
+
+
+@cache
+def _roms_by_key() -> dict[str, str]:
+    spec = find_spec("ale_py")  # finds the package without loading the emulator
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("ale-py is not installed; its ROMs are needed: pip install ale-py")
+    roms = json.loads((Path(spec.origin).parent / "roms" / "md5.json").read_text())
+    return {_key(Path(file).stem): Path(file).stem for file in sorted(roms)}

@@ -1,0 +1,92 @@
+"""Evaluation protocols: everything about the emulator that changes what a score means."""
+
+from dataclasses import dataclass
+
+from envs.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The rules under which a game is played, learned and scored.
+
+    Neither preset presses FIRE for the agent after a reset, as in Dopamine and DQN Zoo: Gymnasium's and envpool's
+    fire reset is another game for Breakout, where an agent must then learn to launch the ball.
+    """
+
+    name: str
+    sticky_actions: float
+    """Probability that the emulator repeats the previous action, drawn at every frame."""
+    life_loss_ends_episode: bool
+    """Whether the learner zeroes the discount at a lost life; the game itself always plays on."""
+    full_action_set: bool
+    """All 18 joystick actions instead of the game's minimal set."""
+    noop_max: int
+    """Largest number of no-op frames drawn at the start of an episode; 0 for none."""
+    evaluation_episodes: int
+    evaluation_epsilon: float
+    frame_skip: int = 4
+    """Frames per agent step; the picture is the pixelwise maximum of the last two."""
+    max_frames: int = 108_000
+    """Frames after which an episode is truncated, starting no-ops not counted (30 minutes of play at 60 Hz)."""
+    fire_reset: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sticky_actions < 1:
+            raise ValueError(f"sticky_actions must be in [0, 1), got {self.sticky_actions}")
+        if not 0 <= self.evaluation_epsilon <= 1:
+            raise ValueError(f"evaluation_epsilon must be in [0, 1], got {self.evaluation_epsilon}")
+        if self.noop_max < 0 or self.evaluation_episodes < 1 or self.frame_skip < 1:
+            raise ValueError("noop_max must be at least 0, evaluation_episodes and frame_skip at least 1")
+        if self.max_frames < self.frame_skip or self.max_frames % self.frame_skip:
+            raise ValueError(f"max_frames must be a multiple of frame_skip ({self.frame_skip}), got {self.max_frames}")
+
+    @property
+    def time_limit(self) -> int:
+        """Agent steps after which an episode is truncated."""
+        return self.max_frames // self.frame_skip
+
+    def summary(self) -> str:
+        """The protocol in one line, for logs and results."""
+        return (
+            f"{self.name} (sticky actions {self.sticky_actions:g}, "
+            f"life loss {'ends' if self.life_loss_ends_episode else 'does not end'} the learning episode, "
+            f"{'full' if self.full_action_set else 'minimal'} action set, no-ops up to {self.noop_max}, "
+            f"{'' if self.fire_reset else 'no '}fire reset, frame skip {self.frame_skip}, "
+            f"limit {self.max_frames} frames)"
+        )
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        # Kaiser et al. 2020, with the evaluation of Agarwal et al. 2021 (Dopamine labs/atari_100k).
+        Protocol(
+            "atari100k",
+            sticky_actions=0.0,
+            life_loss_ends_episode=True,
+            full_action_set=False,
+            noop_max=30,
+            evaluation_episodes=100,
+            evaluation_epsilon=0.001,
+        ),
+        # Machado et al. 2018.
+        Protocol(
+            "machado",
+            sticky_actions=0.25,
+            life_loss_ends_episode=False,
+            full_action_set=True,
+            noop_max=0,
+            evaluation_episodes=100,
+            evaluation_epsilon=0.001,
+        ),
+    )
+}
+
+
+def resolve_protocol(protocol: str | Protocol) -> Protocol:
+    """The protocol of that name; a `Protocol` passes through. Raises ValueError for an unknown name."""
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol not in PROTOCOLS:
+        raise unknown_name("protocol", protocol, PROTOCOLS)
+    return PROTOCOLS[protocol]

@@ -1,0 +1,84 @@
+"""The contract that every environment of the project keeps: arrays over environments, single frames, raw rewards."""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Step(NamedTuple):
+    """What one agent step in each of N environments led to.
+
+    Arrays are to be read, not written: `first_frame` shares memory with `frame` when no episode ended.
+    """
+
+    frame: np.ndarray
+    """uint8 [N, *frame_shape]: what the action led to, the terminal frame included."""
+    reward: np.ndarray
+    """float32 [N], raw."""
+    terminated: np.ndarray
+    """bool [N]: the game is over. Wins over `truncated` when both happen at once."""
+    truncated: np.ndarray
+    """bool [N]: cut by the time limit."""
+    life_lost: np.ndarray
+    """bool [N]: the lives counter fell, also to 0."""
+    episode_return: np.ndarray
+    """float64 [N]: raw return of the whole game so far, this step included; final where ended."""
+    episode_steps: np.ndarray
+    """int64 [N]: agent steps of the episode so far, this one included."""
+    first_frame: np.ndarray
+    """uint8 [N, *frame_shape]: the next episode's first frame where ended, `frame` elsewhere."""
+
+    @property
+    def ended(self) -> np.ndarray:
+        """bool [N]: terminated or truncated."""
+        return self.terminated | self.truncated
+
+
+class VectorEnv(ABC):
+    """N environments stepped together; each step is exactly one agent step in each of them.
+
+    An episode that ends is followed at once by the next one: `Step.frame` is its last frame, `Step.first_frame` the
+    frame that the next action sees. A lost life starts no new episode.
+    """
+
+    num_envs: int
+    num_actions: int
+    frame_shape: tuple[int, ...]
+    time_limit: int | None
+    """Agent steps after which an episode may be truncated, never earlier; None if it never is."""
+    exact_resume: bool
+    """Whether `state_dict` and `load_state_dict` continue bit for bit."""
+
+    @abstractmethod
+    def reset(self) -> np.ndarray:
+        """Starts every environment anew; the first frames, uint8 [N, *frame_shape]."""
+
+    @abstractmethod
+    def send(self, actions: np.ndarray) -> None:
+        """Starts one agent step with integer actions [N]; `recv` waits for it."""
+
+    @abstractmethod
+    def recv(self) -> Step:
+        """What the actions last sent led to."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees the environments and their threads."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line: backend, versions, game, protocol."""
+
+    def step(self, actions: np.ndarray) -> Step:
+        """One agent step: `send`, then `recv`."""
+        self.send(actions)
+        return self.recv()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs in a fresh environment; RuntimeError where `exact_resume` is false."""
+        raise RuntimeError(f"{type(self).__name__} cannot be resumed exactly; start new episodes with reset()")
+
+    def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
+        """Continues where `state` was taken; the frames the environments show, uint8 [N, *frame_shape]."""
+        raise RuntimeError(f"{type(self).__name__} cannot be resumed exactly; start new episodes with reset()")
