@@ -1,0 +1,72 @@
+"""What a run did to its weights: effective learning rates, rotation and norms, per weight matrix, with no host sync."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn, optim
+
+from .weights import find_weights
+
+ADAPTIVE = (optim.Adam, optim.Adamax, optim.NAdam, optim.RAdam, optim.RMSprop, optim.Adagrad, optim.Adadelta)
+
+
+def weight_norms(module: nn.Module) -> dict[str, Tensor]:
+    """The Frobenius norm of every weight matrix by name, float32 scalars."""
+    values = snapshot(module, copy=False)
+    return (
+        dict(zip(values, torch._foreach_norm(list(values.values()), 2, torch.float32), strict=True)) if values else {}
+    )
+
+
+def effective_lr(module: nn.Module, optimizer: optim.Optimizer, *, adaptive: bool | None = None) -> dict[str, Tensor]:
+    """The effective learning rate of every weight matrix that `optimizer` owns, by name.
+
+    lr / ||W|| for optimisers whose update does not scale with the gradient (Adam's relatives), lr / ||W||^2 for SGD:
+    exact for scale-invariant weights, an approximation for others (arXiv 2507.20057, section 2.3). `adaptive` says
+    which, and must for an optimiser whose class does not tell.
+    Raises ValueError for such an optimiser without `adaptive`.
+    """
+    if adaptive is None:
+        adaptive = isinstance(optimizer, ADAPTIVE)
+        if not adaptive and not isinstance(optimizer, optim.SGD):
+            raise ValueError(
+                f"nap.effective_lr: pass adaptive=True if the updates of {type(optimizer).__name__} do not "
+                "scale with the gradient, as Adam's, or adaptive=False if they do, as SGD's"
+            )
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    weights = find_weights(module)
+    return {
+        name: rates[id(weights[name].parameter)] / (norm if adaptive else norm.square())
+        for name, norm in weight_norms(module).items()
+        if id(weights[name].parameter) in rates
+    }
+
+
+def snapshot(module: nn.Module, *, copy: bool = True) -> dict[str, Tensor]:
+    """Every weight matrix by name; without `copy` they share storage with the parameters."""
+    values = {name: weight.value() for name, weight in find_weights(module).items()}
+    return {name: value.clone() for name, value in values.items()} if copy else values
+
+
+def rotation(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The angle, in radians, between two versions of each weight matrix (`snapshot` before and after).
+
+    The quantity of Kosson et al. 2024, arXiv 2305.17212, which takes the arccos of the cosine; in float32 that is 0 for
+    every angle below 3e-4. The difference of two close matrices is exact, so its part across `before` gives the angle.
+    Raises ValueError if the names differ.
+    """
+    if before.keys() != after.keys():
+        raise ValueError(f"nap.rotation: the two have different weights: {sorted(before.keys() ^ after.keys())}")
+    return {name: angle(before[name], after[name]) for name in before}
+
+
+def angle(a: Tensor, b: Tensor) -> Tensor:
+    """The angle between two tensors taken as vectors, in radians from 0 to pi; 0 if one is zero."""
+    a, b = a.flatten().float(), b.flatten().float()
+    size = torch.linalg.vector_norm(a).clamp_min(1e-30)
+    direction = a / size
+    difference = b - a
+    across = difference - direction * (direction @ difference)
+    return torch.atan2(torch.linalg.vector_norm(across), direction @ b)

@@ -1,0 +1,224 @@
+"""Open-loop learning-rate controllers: each a pure function of the step count.
+
+The peak of each parameter group is the lr that the optimiser was made with. An lr that is a tensor is filled in place
+and stays that tensor for life, so a schedule never recompiles or re-captures a graph. The unit of a step is the caller's.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .weights import near
+
+
+class Schedule(LRScheduler):
+    """Base of the schedules: lr(step) = floor + (peak - floor) * shape(step), constant past `total_steps`.
+
+    `floor` is a learning rate, that of the first parameter group; another group's floor keeps the same ratio to its own
+    peak. Subclasses define `shape(step)`, from 0 (floor) to 1 (peak).
+    Raises ValueError for a `total_steps` below 1 or a floor outside 0..peak.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0) -> None:
+        self.total_steps = _whole("total_steps", total_steps, 1)
+        self.peaks = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+        if not 0 <= floor <= self.peaks[0]:
+            raise ValueError(f"nap.schedule: floor={floor!r} must be from 0 to the peak, which is {self.peaks[0]!r}")
+        self.floors = [floor * peak / self.peaks[0] if floor else 0.0 for peak in self.peaks]
+        super().__init__(optimizer)
+
+    def shape(self, step: int) -> float:
+        """Where the lr is between floor (0) and peak (1), for a step in 0..total_steps."""
+        raise NotImplementedError
+
+    def lr_at(self, step: int) -> list[float]:
+        """The lr of each parameter group at a step count."""
+        shape = self.shape(min(step, self.total_steps))
+        return [floor + (peak - floor) * shape for floor, peak in zip(self.floors, self.peaks, strict=True)]
+
+    def get_lr(self) -> list[float | Tensor]:
+        return list(self.lr_at(self.last_epoch))
+
+    def move_to(self, step: int) -> None:
+        """Sets the step count and the lr that belongs to it; for a count that does not grow by one at a time."""
+        self.last_epoch = _whole("step", step, 0) - 1
+        self._update_lr()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step count; the rest is the caller's configuration."""
+        return {"step": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Moves to a saved step count."""
+        self.move_to(state_dict["step"])
+
+
+class Constant(Schedule):
+    """The peak throughout."""
+
+    def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
+        super().__init__(optimizer, total_steps)
+
+    def shape(self, step: int) -> float:
+        return 1.0
+
+
+class Linear(Schedule):
+    """A straight line from the peak to `floor` at `total_steps`."""
+
+    def shape(self, step: int) -> float:
+        return 1 - step / self.total_steps
+
+
+class Cosine(Schedule):
+    """Half a cosine from the peak to `floor` at `total_steps`."""
+
+    def shape(self, step: int) -> float:
+        return half_cosine(step, self.total_steps)
+
+
+class OneCycle(Schedule):
+    """A straight line from `floor` to the peak over the first `warmup_fraction` of the steps, then half a cosine back."""
+
+    def __init__(
+        self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0, warmup_fraction: float = 0.1
+    ) -> None:
+        self.warmup = round(_fraction("warmup_fraction", warmup_fraction) * total_steps)
+        super().__init__(optimizer, total_steps, floor=floor)
+
+    def shape(self, step: int) -> float:
+        return ramp_then_cosine(step, self.warmup, self.total_steps)
+
+
+class Cyclic(Schedule):
+    """`cycles` equal warm restarts: a jump to the peak, then half a cosine to `floor` (SGDR, arXiv 1608.03983)."""
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0, cycles: int = 10) -> None:
+        self.cycles = _whole("cycles", cycles, 1)
+        super().__init__(optimizer, total_steps, floor=floor)
+
+    def shape(self, step: int) -> float:
+        return restarts(step, self.total_steps, self.cycles)
+
+
+class EarlyCycle(Schedule):
+    """`cycles` warm restarts in the first `cycle_fraction` of the steps, and `anneal` after them.
+
+    anneal "floor" stays at `floor`, the early stopping of re-warming in arXiv 2507.20057, section 6.2 (10 cycles in the
+    first fifth); "cosine" or "linear" restarts once more, to the peak, and comes down to `floor` over all that is left.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        *,
+        floor: float = 0.0,
+        cycles: int = 10,
+        cycle_fraction: float = 0.2,
+        anneal: str = "floor",
+    ) -> None:
+        if anneal not in (kinds := ("floor", "cosine", "linear")):
+            raise ValueError(f"nap.schedule: anneal={anneal!r} is unknown; {near(anneal, kinds)}")
+        self.cycles, self.anneal = _whole("cycles", cycles, 1), anneal
+        self.cycle_steps = round(_fraction("cycle_fraction", cycle_fraction) * total_steps)
+        super().__init__(optimizer, total_steps, floor=floor)
+
+    def shape(self, step: int) -> float:
+        if step < self.cycle_steps:
+            return restarts(step, self.cycle_steps, self.cycles)
+        rest = self.total_steps - self.cycle_steps
+        if self.anneal == "floor" or rest == 0:
+            return 0.0
+        left = step - self.cycle_steps
+        return half_cosine(left, rest) if self.anneal == "cosine" else 1 - left / rest
+
+
+class DelayedCosine(Schedule):
+    """`floor` for `delay` steps, a straight line to the peak over `warmup` steps, then half a cosine to `floor`.
+
+    The re-warming of the grokking study in arXiv 2507.20057, section 4. `delay` and `warmup` are in steps.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0, delay: int = 0, warmup: int = 1000
+    ) -> None:
+        self.delay, self.warmup = _whole("delay", delay, 0), _whole("warmup", warmup, 0)
+        if delay + warmup > total_steps:
+            raise ValueError(f"nap.schedule: delay + warmup = {delay + warmup} is more than total_steps={total_steps}")
+        super().__init__(optimizer, total_steps, floor=floor)
+
+    def shape(self, step: int) -> float:
+        if step < self.delay:
+            return 0.0
+        return ramp_then_cosine(step - self.delay, self.warmup, self.total_steps - self.delay)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "constant": Constant,
+    "linear": Linear,
+    "cosine": Cosine,
+    "one-cycle": OneCycle,
+    "cyclic": Cyclic,
+    "early-cycle": EarlyCycle,
+    "delayed-cosine": DelayedCosine,
+}
+
+
+def make_schedule(name: str, optimizer: Optimizer, total_steps: int, **options: Any) -> Schedule:
+    """The schedule of a name in `SCHEDULES`. Raises ValueError for an unknown name or option."""
+    if name not in SCHEDULES:
+        raise ValueError(f"nap.make_schedule: schedule {name!r} is unknown; {near(name, SCHEDULES)}")
+    known = list(inspect.signature(SCHEDULES[name]).parameters)[2:]
+    for option in options:
+        if option not in known:
+            hint = near(option, known) if known else "it takes none"
+            raise ValueError(f"nap.make_schedule: {name!r} has no option {option!r}; {hint}")
+    return SCHEDULES[name](optimizer, total_steps, **options)
+
+
+def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Loads an optimiser's state and keeps its lr tensors: `Optimizer.load_state_dict` alone would replace them."""
+    existing = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, lr in zip(optimizer.param_groups, existing, strict=True):
+        if isinstance(lr, Tensor):
+            lr.copy_(group["lr"]) if isinstance(group["lr"], Tensor) else lr.fill_(group["lr"])
+            group["lr"] = lr
+
+
+def half_cosine(step: int, steps: int) -> float:
+    """1 at step 0, 0 at `steps`."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def ramp_then_cosine(step: int, warmup: int, steps: int) -> float:
+    """0 to 1 over `warmup` steps, then half a cosine to 0 at `steps`."""
+    if step < warmup:
+        return step / warmup
+    return half_cosine(step - warmup, steps - warmup) if steps > warmup else 1.0
+
+
+def restarts(step: int, steps: int, cycles: int) -> float:
+    """`cycles` half cosines from 1 to 0 one after another; 0 at `steps`."""
+    if step == steps:
+        return 0.0
+    return half_cosine(step * cycles % steps, steps)  # whole numbers, so that no restart is lost to rounding
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"nap.schedule: {name}={value!r} must be a whole number, at least {least}")
+    return value
+
+
+def _fraction(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"nap.schedule: {name}={value!r} must be a fraction from 0 to 1")
+    return value

@@ -1,0 +1,68 @@
+"""The weight matrices of a module, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from torch import Tensor, nn
+
+Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+MATRIX_LAYERS = (nn.Linear, *Conv, nn.Embedding)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight matrix: a whole parameter, or the rows of it that form the matrix."""
+
+    name: str
+    owner: nn.Module
+    parameter: nn.Parameter
+    rows: slice | None = None
+
+    def value(self) -> Tensor:
+        """The matrix, detached, sharing storage with the parameter as it is stored now."""
+        value = self.parameter.detach()
+        return value if self.rows is None else value[self.rows]
+
+
+def find_weights(module: nn.Module) -> dict[str, Weight]:
+    """The weight matrices of every linear, convolution, embedding and attention layer, in registration order.
+
+    `nn.MultiheadAttention` stores its query, key and value matrices as one parameter; they are three matrices here,
+    named `in_proj_weight[q]`, `[k]` and `[v]`. A tied parameter appears once, under its first name.
+    """
+    found: dict[str, Weight] = {}
+    seen: set[int] = set()
+    for prefix, owner in module.named_modules():
+        for name, parameter, rows in _matrices(owner):
+            if isinstance(parameter, nn.parameter.UninitializedParameter):
+                raise ValueError(f"{prefix or type(owner).__name__} is lazy and has no weight yet: run one batch first")
+            if rows is None and id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            full = f"{prefix}.{name}" if prefix else name
+            found[full] = Weight(full, owner, parameter, rows)
+    return found
+
+
+def _matrices(owner: nn.Module) -> Iterable[tuple[str, nn.Parameter, slice | None]]:
+    own = owner._parameters
+    if isinstance(owner, MATRIX_LAYERS) and own.get("weight") is not None:
+        yield "weight", own["weight"], None  # type: ignore[misc]
+    elif isinstance(owner, nn.MultiheadAttention):
+        if (packed := own.get("in_proj_weight")) is not None:
+            size = owner.embed_dim
+            for i, part in enumerate("qkv"):
+                yield f"in_proj_weight[{part}]", packed, slice(i * size, (i + 1) * size)
+        for part in "qkv":
+            if (parameter := own.get(f"{part}_proj_weight")) is not None:
+                yield f"{part}_proj_weight", parameter, None
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """The end of an error message: the close match of `word` among `known`, else all of them."""
+    names = list(known)
+    match = get_close_matches(word, names, n=1)
+    return f"did you mean {match[0]!r}?" if match else f"it must be one of {', '.join(names)}"
