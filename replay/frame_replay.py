@@ -50,7 +50,7 @@ class FrameReplay(FrameRing):
         )
 
     def sample_index(self, batch_size: int, num_batches: int = 1, *, n_step: int = 1) -> torch.Tensor:
-        """Uniform legal starts as entries row * num_envs + env, int64 [num_batches, batch_size]."""
+        """Uniform legal starts as steps, row * num_envs + env since the first add: int64 [num_batches, batch_size]."""
         if min(batch_size, num_batches, n_step) < 1:
             sizes = f"{batch_size}, {num_batches} and {n_step}"
             raise ValueError(f"batch_size, num_batches and n_step must be at least 1, got {sizes}")
@@ -61,7 +61,7 @@ class FrameReplay(FrameRing):
             )
         low, high = (row * self.num_envs for row in self._legal_rows(n_step))
         shape = (num_batches, batch_size)
-        return torch.randint(low, high, shape, generator=self.generator, device=self.device).remainder_(self._ring_size)
+        return torch.randint(low, high, shape, generator=self.generator, device=self.device)
 
     def gather(
         self,
@@ -72,7 +72,7 @@ class FrameReplay(FrameRing):
         cut_at_life_loss: bool = False,
         clip_reward: float | None = None,
     ) -> TensorDict:
-        """Builds the transitions that start at `index`, int64 [K, B] of legal starts (not checked: it would wait).
+        """Builds the transitions that start at steps `index`, int64 [K, B], legal ones (not checked: it would wait).
 
         Keys, each [K, B]: `obs` and `next_obs` uint8 [K, B, stack, *frame_shape], oldest frame first, zeros before
         the episode's first frame; `action` int64; `reward` the n-step return, each reward clipped to
@@ -85,41 +85,49 @@ class FrameReplay(FrameRing):
             raise ValueError(f"gamma must be in [0, 1], got {gamma}")
         if clip_reward is not None and clip_reward <= 0:
             raise ValueError(f"clip_reward must be positive, or None for raw rewards, got {clip_reward}")
-        window = self._shift(index.unsqueeze(-1), torch.arange(n_step, device=self.device))
+        at = index % self._ring_size
+        window = (index.unsqueeze(-1) + self._offsets(0, n_step)) % self._ring_size
         reward = self.reward[window]
         if clip_reward is not None:
             reward = reward.clamp(-clip_reward, clip_reward)
         reward, discount, count = n_step_return(reward, self.flags[window], gamma, cut_at_life_loss)
-        obs, next_obs = self._observations(index, self._shift(index, count - 1), n_step)
+        obs, next_obs = self._observations(index, index + (count - 1) * self.num_envs, n_step)
         batch = {
             "obs": obs,
             "next_obs": next_obs,
-            "action": self.action[index].long(),
+            "action": self.action[at].long(),
             "reward": reward,
             "discount": discount,
             "index": index,
         }
         return TensorDict(batch, batch_size=index.shape)
 
-    def _shift(self, index: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """The entries of the same environments, `rows` later."""
-        return (index + rows * self.num_envs) % self._ring_size
+    def _offsets(self, first: int, stop: int) -> torch.Tensor:
+        """What to add to a step for the same environment's steps `first` to `stop` - 1 rows later."""
+        return torch.arange(first * self.num_envs, stop * self.num_envs, self.num_envs, device=self.device)
 
     def _observations(self, first: torch.Tensor, last: torch.Tensor, n_step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The stack before step `first` and the one after step `last` of the same episode."""
         stack = self.stack
-        after = self.successor[last].unsqueeze(-1)
         if n_step == 1:  # last is first: one window of stack + 1 frames holds both
-            pixels = self._pixels(torch.cat([self._history(first, stack), after], -1))
+            pixels = self._pixels(self._entries_through(last, 1 - stack))
             return pixels[:, :, :stack], pixels[:, :, 1:]
-        pixels = self._pixels(torch.cat([self._history(first, stack), self._history(last, stack - 1), after], -1))
+        before, after = self._entries(first, 1 - stack, 1), self._entries_through(last, 2 - stack)
+        pixels = self._pixels(torch.cat([before, after], -1))
         return pixels[:, :, :stack], pixels[:, :, stack:]
 
-    def _history(self, index: torch.Tensor, length: int) -> torch.Tensor:
-        """Frame-table entries of the `length` frames up to each step, int64 [K, B, length], zeros before its episode."""
-        back = torch.arange(length - 1, -1, -1, device=self.device)
-        index = index.unsqueeze(-1)
-        return torch.where(back <= self.age[index], self._shift(index, -back), self._zero_frame)
+    def _entries(self, step: torch.Tensor, first: int, stop: int) -> torch.Tensor:
+        """Frame-table entries of rows `first` to `stop` - 1 after each step, the zero frame before its episode."""
+        step = step.unsqueeze(-1)
+        frame = step + self._offsets(first, stop)
+        return torch.where(frame < self.start_step[step % self._ring_size], self._zero_frame, frame % self._ring_size)
+
+    def _entries_through(self, step: torch.Tensor, first: int) -> torch.Tensor:
+        """Frame-table entries from `first` rows after each step to the frame that its action led to."""
+        entries = self._entries(step, first, 2)
+        ending = self.ending[step % self._ring_size]
+        entries[..., -1] = torch.where(ending == 0, entries[..., -1], ending)
+        return entries
 
     def _pixels(self, table_index: torch.Tensor) -> torch.Tensor:
         shape = tuple(table_index.shape)

@@ -9,16 +9,19 @@ TERMINATED, TRUNCATED, LIFE_LOST = 1, 2, 4
 ENDED = TERMINATED | TRUNCATED
 
 STAGED_ROWS = 256  # host rows written between two synchronisations with the device, accelerators only
-FIELDS = ("action", "reward", "flags", "age", "successor")
+STEP = "action, reward, terminated, truncated, life_lost"
+BOOL, BYTE = np.dtype(bool), np.dtype(np.uint8)
+FIELDS = ("action", "reward", "flags", "ending", "start_step")
 
 
 class FrameRing:
     """Stores each frame once, for `num_envs` environments that step together.
 
-    Row t holds, per environment, the frame before the action, the action (uint8), the raw reward, the flag bits, the
-    age (steps since the episode's first frame) and the successor: where the frame that the action led to lies in the
-    flat frame table. The table [frames, pixels] has the rows of the ring, the open row included, then one frame of
-    zeros, then the true last frames of truncated steps. Tensors indexed by row are flat: entry row * num_envs + env.
+    Steps are counted from the first add: step = row * num_envs + env, kept at step % ring size in flat tensors. A step
+    has the frame before the action, the action (uint8), the raw reward, the flag bits, the start (the step at which
+    its episode began) and the ending: 0 inside an episode, else which frame of the table follows the episode's last
+    step. The frame table [frames, pixels] has the rows of the ring, the open row included, then one frame of zeros
+    (the ending of a termination), then the true last frames of truncated steps.
 
     Args: `capacity` in agent steps, rounded up to whole rows; `time_limit` is the least number of agent steps after
     which an episode can be truncated (None: never), which bounds how many last frames are kept.
@@ -64,12 +67,12 @@ class FrameRing:
         self.action = torch.zeros(size, dtype=torch.uint8, device=self.device)
         self.reward = torch.zeros(size, dtype=torch.float32, device=self.device)
         self.flags = torch.zeros(size, dtype=torch.uint8, device=self.device)
-        self.age = torch.zeros(size, dtype=torch.int32, device=self.device)
-        self.successor = torch.zeros(size, dtype=torch.int32, device=self.device)
-        self._open_age = np.zeros(self.num_envs, dtype=np.int64)
+        self.ending = torch.zeros(size, dtype=torch.int32, device=self.device)
+        self.start_step = torch.zeros(size, dtype=torch.int64, device=self.device)
         # The row that each kept last frame belongs to, counted from the first add; -1: none yet.
         self._owner = np.full((self.num_envs, self._last_frames), -1, dtype=np.int64)
         self._lanes = np.arange(self.num_envs, dtype=np.int64)
+        self._open_start = self._lanes.copy()  # the first step of each environment's running episode
 
     def _host_views(self) -> None:
         """Sets up numpy arrays to write rows through: the storage itself on the CPU, else pinned rows to copy from.
@@ -87,8 +90,9 @@ class FrameRing:
                 shape = (STAGED_ROWS, *stored.shape[1:])
                 self._staged[name] = torch.zeros(shape, dtype=stored.dtype, pin_memory=self._pinned)
         source = self._staged or self._rows
-        self._action, self._reward, self._flags, self._age, self._successor = (source[k].numpy() for k in FIELDS)
+        self._action, self._reward, self._flags, self._ending, self._start_step = (source[k].numpy() for k in FIELDS)
         self._frames = source["frames"].numpy()
+        self._frames_shape = self._frames.shape[1:]
 
     def _needs_staging(self) -> bool:
         return self.device.type != "cpu"
@@ -109,10 +113,9 @@ class FrameRing:
         frames = np.asarray(frames)
         self._check_frames("frames", frames)
         self._frames[0] = frames
-        self._age[0] = 0
-        self._open_age[:] = 0
+        self._start_step[0] = self._open_start
         if self._staged:
-            self._upload(0, "frames", "age")
+            self._upload(0, "frames", "start_step")
         self.started = True
 
     def add(
@@ -136,39 +139,40 @@ class FrameRing:
         terminated, truncated, next_frame = np.asarray(terminated), np.asarray(truncated), np.asarray(next_frame)
         self._check_step(action, reward, terminated, truncated, life_lost)
         self._check_frames("next_frame", next_frame)
-        ended = np.count_nonzero(terminated) + np.count_nonzero(truncated)
+        ended = (
+            True in terminated.tolist() or True in truncated.tolist()
+        )  # ten times as fast as .any() on a short array
         if ended:
             self._check_truncation(terminated, truncated, frame)
         slot, opened_slot = self.head % self._slots, (self.head + 1) % self._slots
-        opened = (self.head + 1) % self._ring_rows
         if self._pinned and opened_slot == 0:
             torch.cuda.current_stream(self.device).synchronize()  # the copies out of the staged rows are done
         self._action[slot] = action
         self._reward[slot] = reward
         self._flags[slot] = terminated
-        if np.count_nonzero(life_lost):
+        if True in life_lost.tolist():
             self._flags[slot] += np.multiply(life_lost, LIFE_LOST, dtype=np.uint8)
-        np.add(self._lanes, opened * self.num_envs, out=self._successor[slot], casting="unsafe")
-        self._open_age += 1
+        self._ending[slot] = 0
         if ended:
             self._end(slot, terminated, truncated, np.asarray(frame))
         self._frames[opened_slot] = next_frame
-        self._age[opened_slot] = self._open_age
+        self._start_step[opened_slot] = self._open_start
         if self._staged:
-            self._upload(self.head, "action", "reward", "flags", "successor")
-            self._upload(self.head + 1, "frames", "age")
+            self._upload(self.head, "action", "reward", "flags", "ending")
+            self._upload(self.head + 1, "frames", "start_step")
         self.head += 1
 
     def _end(self, slot: int, terminated: np.ndarray, truncated: np.ndarray, frame: np.ndarray) -> None:
         """Marks the ends of a row: nothing follows a termination, the true last frame follows a truncation."""
         self._flags[slot] += np.multiply(truncated, TRUNCATED, dtype=np.uint8)
-        self._successor[slot, terminated] = self._zero_frame
-        self._open_age[terminated | truncated] = 0
+        self._ending[slot, terminated] = self._zero_frame
+        ended = terminated | truncated
+        self._open_start[ended] = self._lanes[ended] + (self.head + 1) * self.num_envs
         for env in np.flatnonzero(truncated & ~terminated):
             place = int(self._owner[env].argmin())  # the oldest; time_limit makes sure that its row is gone
             self._owner[env, place] = self.head
             index = self._last_frame_index(env, place)
-            self._successor[slot, env] = index
+            self._ending[slot, env] = index
             self.frames[index].copy_(torch.tensor(frame[env]).flatten())
 
     def _last_frame_index(self, env: Any, place: Any) -> Any:
@@ -182,27 +186,27 @@ class FrameRing:
     def _check_step(self, action: np.ndarray, reward: np.ndarray, *bools: np.ndarray) -> None:
         if not self.started:
             raise ValueError("add() needs an open row: call start(frames) with the first frames")
-        lanes = self._lanes.shape
-        if not action.shape == reward.shape == bools[0].shape == bools[1].shape == bools[2].shape == lanes:
+        one, two, three = bools
+        if not action.shape == reward.shape == one.shape == two.shape == three.shape == self._lanes.shape:
             got = ", ".join(str(array.shape) for array in (action, reward, *bools))
-            raise ValueError(f"action, reward, terminated, truncated, life_lost must all be {lanes}, got {got}")
-        if not bools[0].dtype == bools[1].dtype == bools[2].dtype == np.bool_:
-            got = ", ".join(str(array.dtype) for array in bools)
-            raise ValueError(f"terminated, truncated, life_lost must be bool, got {got}")
-        if np.count_nonzero(action.astype(np.uint8) != action):
-            raise ValueError(f"actions must be integers in 0..255, got {action.tolist()}")
+            raise ValueError(f"{STEP} must each have shape {self._lanes.shape}, got {got}")
+        if not one.dtype == two.dtype == three.dtype == BOOL:
+            raise ValueError(f"terminated, truncated, life_lost must be bool, got {[str(b.dtype) for b in bools]}")
+        try:
+            bytes(action.tolist())
+        except (TypeError, ValueError):
+            raise ValueError(f"actions must be integers in 0..255, got {action.tolist()}") from None
 
     def _check_frames(self, name: str, frames: np.ndarray) -> None:
-        if frames.shape != self._frames.shape[1:] or frames.dtype != np.uint8:
-            wanted = f"uint8 {self._frames.shape[1:]}"
-            raise ValueError(f"{name} must be {wanted}, got {frames.dtype} {frames.shape}")
+        if frames.shape != self._frames_shape or frames.dtype != BYTE:
+            raise ValueError(f"{name} must be uint8 {self._frames_shape}, got {frames.dtype} {frames.shape}")
 
     def _check_truncation(self, terminated: np.ndarray, truncated: np.ndarray, frame: Any) -> None:
         cut = np.flatnonzero(truncated & ~terminated)
         if not len(cut):
             return
         self._check_frames("frame", np.asarray(frame))
-        length = int(self._open_age[cut].min()) + 1
+        length = self.head + 1 - int(self._open_start[cut].max()) // self.num_envs
         if self.time_limit is None or length < self.time_limit:
             limit = "time_limit=None (never)" if self.time_limit is None else f"time_limit={self.time_limit}"
             raise ValueError(f"an episode was truncated after {length} agent steps, but replay was built with {limit}")
@@ -214,7 +218,7 @@ class FrameRing:
         """Everything that a loaded replay needs to go on identically; the tensors are the storage, not copies."""
         return {
             **self._tensors(),
-            "open_age": torch.from_numpy(self._open_age),
+            "open_start": torch.from_numpy(self._open_start),
             "owner": torch.from_numpy(self._owner),
             "head": self.head,
             "started": self.started,
@@ -240,30 +244,31 @@ class FrameRing:
 
     def check(self) -> None:
         """Raises AssertionError naming the first broken invariant; reads the whole replay but its pixels."""
-        steps = np.arange(max(0, self.head - self.max_rows), self.head)
-        rows, following = steps % self._ring_rows, (steps + 1) % self._ring_rows
+        rows = np.arange(max(0, self.head - self.max_rows), self.head)
         stored = {name: self._rows[name].cpu().numpy() for name in FIELDS}
-        flags, age, successor = stored["flags"][rows], stored["age"], stored["successor"][rows]
+        flags, start, ending = (stored[name][rows % self._ring_rows] for name in ("flags", "start_step", "ending"))
+        step = rows[:, None] * self.num_envs + self._lanes
         ended = (flags & ENDED) != 0
-        truncated = (flags & ENDED) == TRUNCATED
+        next_start = np.vstack([start[1:], self._open_start])
+        opened = stored["start_step"][self.head % self._ring_rows]
         assert self.started or not self.head, "position: rows were added before start()"
         assert not self.frames[self._zero_frame].any(), "zero frame: it is no longer zero"
         assert (flags <= ENDED | LIFE_LOST).all(), "flags: unknown bits are set"
-        assert (age[following] == np.where(ended, 0, age[rows] + 1)).all(), "age: it does not follow from the flags"
-        assert (age[self.head % self._ring_rows] == self._open_age).all(), "age: the open row differs from the counter"
-        assert (age[rows] <= steps[:, None]).all(), "age: an episode started before the first step"
-        plain = following[:, None] * self.num_envs + self._lanes
-        assert (successor[~ended] == plain[~ended]).all(), (
-            "successor: a step inside an episode is not followed by the next"
-        )
-        assert (successor[(flags & TERMINATED) != 0] == self._zero_frame).all(), "successor: a termination has one"
-        self._check_last_frames(steps, truncated, successor)
+        assert (opened == self._open_start).all(), "start: the open row differs from the running episodes"
+        assert ((start >= 0) & (start <= step)).all(), "start: an episode starts after its own step"
+        assert (start % self.num_envs == self._lanes).all(), "start: an episode starts in another environment"
+        if len(rows):
+            follows = np.where(ended, step + self.num_envs, start)
+            assert (next_start == follows).all(), "start: it does not follow from the flags of the step before"
+        assert (ending[~ended] == 0).all(), "ending: a step inside an episode has one"
+        assert (ending[(flags & TERMINATED) != 0] == self._zero_frame).all(), "ending: a termination's is not zeros"
+        self._check_last_frames(rows, (flags & ENDED) == TRUNCATED, ending)
 
-    def _check_last_frames(self, steps: np.ndarray, truncated: np.ndarray, successor: np.ndarray) -> None:
+    def _check_last_frames(self, rows: np.ndarray, truncated: np.ndarray, ending: np.ndarray) -> None:
         env, place = np.nonzero(self._owner >= max(0, self.head - self.max_rows))
         owner = self._owner[env, place]
         held = set(zip(owner.tolist(), env.tolist(), self._last_frame_index(env, place).tolist(), strict=True))
         at, lane = np.nonzero(truncated)
-        wanted = set(zip(steps[at].tolist(), lane.tolist(), successor[at, lane].tolist(), strict=True))
+        wanted = set(zip(rows[at].tolist(), lane.tolist(), ending[at, lane].tolist(), strict=True))
         assert len({index for _, _, index in wanted}) == len(wanted), "last frames: two truncated steps share one"
         assert held == wanted, "last frames: they and the truncated steps do not refer to each other"

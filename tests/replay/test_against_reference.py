@@ -1,0 +1,105 @@
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from replay_histories import KINDS, History
+from replay_reference import ReferenceReplay
+
+from replay import FrameReplay
+
+
+@st.composite
+def replays(draw):
+    """Sizes, and a history long enough to wrap several times: one list of kinds per step."""
+    num_envs, stack = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    rows = draw(st.integers(stack + 1, 24))
+    time_limit = draw(st.sampled_from([None, 1, 2, 5]))
+    kinds = st.lists(st.integers(0, KINDS - 1), min_size=num_envs, max_size=num_envs)
+    history = draw(st.lists(kinds, min_size=1, max_size=draw(st.sampled_from([8, 30, 80]))))
+    return num_envs, stack, rows, time_limit, history
+
+
+views = st.fixed_dictionaries(
+    {
+        "n_step": st.integers(1, 20),
+        "gamma": st.sampled_from([0.0, 0.5, 0.99, 1.0]),
+        "cut_at_life_loss": st.booleans(),
+        "clip_reward": st.sampled_from([None, 1.0, 2.0]),
+    }
+)
+
+
+def legal_starts(replay: FrameReplay, reference: ReferenceReplay, n_step: int) -> list[tuple[int, int]]:
+    oldest = max(0, reference.head - replay.max_rows)
+    first = oldest + replay.stack - 1 if oldest else 0
+    rows = [row for row in range(first, reference.head) if row + n_step <= reference.head]
+    return [(row, env) for row in rows for env in range(replay.num_envs)]
+
+
+def assert_same(replay: FrameReplay, reference: ReferenceReplay, view: dict) -> None:
+    starts = legal_starts(replay, reference, view["n_step"])
+    assert replay.num_legal(view["n_step"]) == len(starts)
+    if not starts:
+        return
+    index = torch.tensor([[row * replay.num_envs + env for row, env in starts]])
+    batch = replay.gather(index, **view)[0]
+    for i, (row, env) in enumerate(starts):
+        wanted = reference.transition(row, env, *view.values())
+        assert np.array_equal(batch["obs"][i].numpy(), wanted.obs), (row, env)
+        assert batch["action"][i] == wanted.action
+        assert abs(batch["reward"][i] - wanted.reward) < 1e-4
+        assert abs(batch["discount"][i] - wanted.discount) < 1e-6
+        if wanted.discount:
+            assert np.array_equal(batch["next_obs"][i].numpy(), wanted.next_obs), (row, env)
+
+
+@given(replays(), views, st.booleans(), st.integers(0, 6))
+@settings(max_examples=120, deadline=None)
+def test_all_legal_starts_equal_the_reference(case, view, staged, every):
+    num_envs, stack, rows, time_limit, history = case
+    made, reference = History(num_envs, time_limit), ReferenceReplay(num_envs, stack)
+    replay = (StagedReplay if staged else FrameReplay)(rows * num_envs, num_envs, (2, 2), stack, time_limit)
+    first = made.frames()
+    replay.start(first)
+    reference.start(first)
+    replay.check()
+    for t, kinds in enumerate(history):
+        step = made.step(kinds)
+        replay.add(*step)
+        reference.add(*step)
+        replay.check()
+        if every and t % (5 * every) == 0:
+            assert_same(replay, reference, view)
+    assert len(replay) == min(len(history), rows) * num_envs
+    assert_same(replay, reference, view)
+
+
+class StagedReplay(FrameReplay):
+    """Writes through staged rows, as it does for an accelerator."""
+
+    def _needs_staging(self) -> bool:
+        return True
+
+
+def test_staged_rows_are_reused_without_loss():
+    replays_ = [cls(700, 2, (2, 2), 4, 3) for cls in (FrameReplay, StagedReplay)]
+    for replay in replays_:
+        made = History(2, 3)
+        replay.start(made.frames())
+        for step in made.steps(900):
+            replay.add(*step)
+    plain, staged = (replay.state_dict() for replay in replays_)
+    for name in ("frames", "action", "reward", "flags", "ending", "start_step"):
+        assert torch.equal(plain[name], staged[name]), name
+
+
+def test_next_obs_never_crosses_an_episode_even_where_discount_is_zero():
+    replay, made = FrameReplay(64, 1, (2, 2)), History(1, None)
+    replay.start(made.frames())
+    for kind in [0, 0, 1, 0, 0]:
+        replay.add(*made.step([kind]))
+    for n_step in (1, 2):
+        batch = replay.gather(torch.tensor([[2]]), n_step=n_step)
+        assert batch["discount"].item() == 0
+        assert not batch["next_obs"][0, 0, -1].any()
+        assert torch.equal(batch["next_obs"][0, 0, :-1], batch["obs"][0, 0, 1:])
