@@ -178,7 +178,7 @@ def _replace(beside: Path, final: Path) -> None:
 
 
 def _prune(directory: Path, step: int, keep: int) -> None:
-    """Keeps the newest `keep` that look whole; a later step than this one could not be loaded, else it were not later."""
+    """Keeps the newest `keep` that look whole; a later step than this one could not be loaded."""
     good = 0
     for path in _newest_first(directory):
         good += int(path.name) <= step and _looks_whole(path)

@@ -8,7 +8,6 @@ text "none" is None.
 
 import contextlib
 import dataclasses
-import functools
 import sys
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,6 @@ __all__ = ["ConfigError", "dump_yaml", "exit_on_bad_input", "from_mapping", "loa
 C = TypeVar("C")
 
 
-@functools.lru_cache
 def _fields(cls: Any) -> dict[str, tuple[Any, dataclasses.Field]]:
     """The fields of a config by name, each with its resolved type."""
     hints = typing.get_type_hints(cls)
@@ -53,7 +51,7 @@ def _coerce_all(cls: type, entries: Iterable[tuple[str, Any, str]]) -> dict[str,
     return values
 
 
-def _build(cls: type[C], values: Mapping[str, Any], base: C | None) -> C:
+def _build(cls: Any, values: Mapping[str, Any], base: C | None) -> C:
     return cls(**values) if base is None else dataclasses.replace(base, **values)  # type: ignore[type-var]
 
 
