@@ -52,15 +52,16 @@ class ReferenceReplay:
                 episodes.append(Episode([next_frame[env].copy()]))
         self.head += 1
 
-    def transition(self, row: int, env: int, n_step: int, gamma: float, cut: bool, clip: float | None) -> Transition:
+    def transition(self, row, env, *, n_step, gamma, cut_at_life_loss, clip_reward) -> Transition:
         episode = next(e for e in self.episodes[env] if any(step.row == row for step in e.steps))
         position = next(i for i, step in enumerate(episode.steps) if step.row == row)
         total, used, discount = 0.0, 0, None
         for step in episode.steps[position : position + n_step]:
-            reward = step.reward if clip is None else min(max(step.reward, -clip), clip)
+            clip = np.inf if clip_reward is None else clip_reward
+            reward = min(max(step.reward, -clip), clip)
             total += gamma**used * reward
             used += 1
-            if step.terminated or (cut and step.life_lost):
+            if step.terminated or (cut_at_life_loss and step.life_lost):
                 discount = 0.0
                 break
         return Transition(

@@ -12,7 +12,7 @@ from replay import FrameReplay
 def started(
     num_envs: int = 2, time_limit: int | None = 3, steps: int = 0, seed: int = 0
 ) -> tuple[FrameReplay, History]:
-    replay, made = FrameReplay(20 * num_envs, num_envs, (2, 2), time_limit=time_limit, seed=seed), History(num_envs, 3)
+    replay, made = FrameReplay(40, 2, (2, 2), time_limit=time_limit, seed=seed), History(2, 3)
     replay.start(made.frames())
     for step in made.steps(steps):
         replay.add(*step)
