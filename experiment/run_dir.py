@@ -4,7 +4,7 @@ import fcntl
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from experiment.config import dump_yaml
 from experiment.files import to_json, write_atomic
@@ -19,13 +19,14 @@ class RunDir:
         checkpoints: the directory that `experiment.checkpoint` fills.
     """
 
+    _locks: ClassVar[dict[Path, IO[str]]] = {}  # open for the life of the process, whatever becomes of the objects
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
         self.result = path / "result.json"
         self.checkpoints = path / "checkpoints"
-        self._lock: IO[str] | None = None
 
     @classmethod
     def create(cls, root: Path | str, name: str, config: Any, explicit: bool = False) -> "RunDir":
@@ -81,7 +82,8 @@ class RunDir:
         Raises:
             ConfigError: another process has it.
         """
-        if self._lock is not None:
+        key = self.path.resolve()
+        if key in self._locks:
             return
         file = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (held for the life of the run)
         try:
@@ -94,13 +96,13 @@ class RunDir:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        self._lock = file
+        self._locks[key] = file
 
     def unlock(self) -> None:
         """Lets another process have the run."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        file = self._locks.pop(self.path.resolve(), None)
+        if file is not None:
+            file.close()
 
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint was ever written."""

@@ -1,0 +1,355 @@
+"""The run directory, tracking, progress, interrupts and determinism."""
+
+import io
+import json
+import math
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import types
+import warnings
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from experiment import determinism
+from experiment.config import load_yaml
+from experiment.interrupt import Interrupt
+from experiment.progress import Progress, Rate
+from experiment.run_dir import RunDir, latest
+from experiment.tracking import Tracker
+from experiment.values import ConfigError
+
+
+@dataclass
+class Config:
+    seed: int = 0
+    """Seed."""
+
+
+# --- run directory
+
+
+def test_a_run_is_made_opened_and_found(tmp_path):
+    run = RunDir.create(tmp_path / "run", "dqn", Config(7))
+    assert load_yaml(Config, RunDir.open(run.path).config) == Config(7)
+    assert run.checkpoints.is_dir()
+    run.write_result({"score": math.nan, "steps": torch.tensor(3), "list": (1, 2)})
+    assert json.loads(run.result.read_text()) == {"score": None, "steps": 3, "list": [1, 2]}
+
+
+def test_taken_names(tmp_path):
+    names = [RunDir.create(tmp_path, "dqn", Config()).path.name for _ in range(3)]
+    assert names == ["dqn", "dqn-2", "dqn-3"]
+    with pytest.raises(ConfigError, match=r"exists: continue it with --resume .*dqn, or choose another --name$"):
+        RunDir.create(tmp_path, "dqn", Config(), explicit=True)
+    for name in ("", "a/b", "..", ".hidden"):
+        with pytest.raises(ConfigError, match="one directory name"):
+            RunDir.create(tmp_path, name, Config())
+
+
+def test_what_is_no_run(tmp_path):
+    RunDir.create(tmp_path, "breakout", Config())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"no such directory; did you mean 'breakout'\?"):
+        RunDir.open(tmp_path / "breakuot")
+    with pytest.raises(ConfigError, match=r"is not a run: it has no config.yaml$"):
+        RunDir.open(tmp_path / "empty")
+    with pytest.raises(ConfigError, match=r"no run in .* has a checkpoint"):
+        latest(tmp_path)
+
+
+def test_the_latest_run_is_the_one_that_saved_last(tmp_path):
+    runs = [RunDir.create(tmp_path, name, Config()) for name in "abc"]
+    for moment, run in ((3, runs[1]), (2, runs[0])):
+        (run.checkpoints / "000000000001").mkdir()
+        os.utime(run.checkpoints, (moment, moment))
+    assert latest(tmp_path).path == runs[1].path
+
+
+LOCK = "import sys; from experiment.run_dir import RunDir; RunDir.open(sys.argv[1]).lock(); print('locked', flush=True)"
+
+
+def test_a_second_process_is_refused_until_the_first_one_dies(tmp_path):
+    run = RunDir.create(tmp_path, "dqn", Config())
+    words = [sys.executable, "-c", LOCK, str(run.path)]
+    refused = subprocess.run(words, capture_output=True, text=True)
+    assert f"is in use by process {os.getpid()}" in refused.stderr
+    run.unlock()
+    owner = subprocess.Popen([*words[:2], LOCK + "; sys.stdin.read()", words[3]], stdin=-1, stdout=-1, text=True)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "locked\n"
+    with pytest.raises(ConfigError, match=f"in use by process {owner.pid}"):
+        run.lock()
+    owner.kill()
+    owner.communicate()
+    run.lock()
+
+
+# --- tracking
+
+ROWS = st.lists(st.dictionaries(st.text(max_size=5), st.floats() | st.integers() | st.text(max_size=5), max_size=3))
+
+
+@given(before=ROWS, lost=ROWS, after=ROWS, torn=st.binary(max_size=5))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_resumed_run_has_each_row_once(tmp_path, before, lost, after, torn):
+    path = tmp_path / "metrics.jsonl"
+    path.unlink(missing_ok=True)
+    tracker = Tracker(path)
+    for row in before:
+        tracker.log(row)
+    offset = tracker.offset()
+    for row in lost:
+        tracker.log(row)
+    tracker.close()
+    with open(path, "ab") as file:
+        file.write(torn.replace(b"\n", b""))
+    tracker = Tracker(path)
+    tracker.cut_to(offset)
+    for row in after:
+        tracker.log(row)
+    tracker.close()
+    plain = [
+        {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+        for row in before + after
+    ]
+    assert [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] == plain
+
+
+def test_a_row_is_there_when_log_returns(tmp_path):
+    Tracker(tmp_path / "m.jsonl").log({"loss": torch.tensor(0.5)})
+    assert json.loads((tmp_path / "m.jsonl").read_text()) == {"loss": 0.5}
+
+
+def test_a_full_disk_loses_rows_but_tears_none(tmp_path):
+    tracker = Tracker(tmp_path / "m.jsonl")
+    tracker.log({"a": 1})
+    real = tracker._file
+
+    class Full:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def write(self, data):
+            real.write(data[:3])
+            raise OSError(28, "No space left on device")
+
+    tracker._file = Full()
+    with pytest.warns(UserWarning, match="metrics are being lost, training goes on"):
+        tracker.log({"a": 2})
+    tracker.log({"a": 3})
+    tracker._file = real
+    tracker.log({"a": 4})
+    assert (tmp_path / "m.jsonl").read_text() == '{"a": 1}\n{"a": 4}\n'
+
+
+def test_wandb_missing_is_told_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"pip install 'rewarm\[wandb\]'"):
+        Tracker(tmp_path / "m.jsonl", track="wandb")
+
+
+@pytest.mark.parametrize("broken", ["init", "log", "finish"])
+def test_wandb_that_fails_stops_nothing(tmp_path, monkeypatch, broken):
+    rows = []
+
+    def fail(*_, **__):
+        raise RuntimeError("offline")
+
+    run = types.SimpleNamespace(log=rows.append, finish=lambda: None)
+    wandb = types.SimpleNamespace(init=lambda **_: run)
+    setattr(wandb if broken == "init" else run, broken, fail)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tracker = Tracker(tmp_path / "m.jsonl", track="wandb")
+        tracker.log({"a": 1})
+        tracker.log({"a": 2})
+        tracker.close()
+    assert ["offline" in str(warning.message) for warning in caught] == [True]
+    assert rows == ([{"a": 1}, {"a": 2}] if broken == "finish" else [])
+    assert (tmp_path / "m.jsonl").read_text() == '{"a": 1}\n{"a": 2}\n'
+
+
+# --- progress
+
+
+def test_the_rate_forgets_a_slow_start():
+    rate, done = Rate(window=60), 0.0
+    for second in range(200):
+        done += 1.0 if second < 100 else 50.0
+        rate.add(float(second), done)
+    assert rate.value() == pytest.approx(50.0)
+
+
+@given(st.lists(st.tuples(st.floats(0, 5), st.integers(0, 100)), min_size=1, max_size=400))
+def test_the_rate_is_that_of_about_the_last_window(steps):
+    rate, now, done, history = Rate(window=20), 0.0, 0, []
+    for wait, more in steps:
+        now, done = now + wait, done + more
+        history.append((now, done))
+        rate.add(now, done)
+    exact = [(done - d) / (now - t) for t, d in history if 15 <= now - t <= 30]
+    if exact and now > 30:
+        assert min(exact) - 1e-6 <= rate.value() <= max(exact) + 1e-6
+
+
+def plain_console() -> Console:
+    return Console(file=io.StringIO(), force_terminal=False)
+
+
+def test_without_a_terminal_one_line_early_and_then_one_an_interval():
+    now, calls, console = 0.0, 0, plain_console()
+
+    def figures():
+        nonlocal calls
+        calls += 1
+        return {"loss": "0.5"}
+
+    progress = Progress(1000, "agent steps", console, interval=30, clock=lambda: now)
+    for step in range(1000):
+        progress.update(step, figures)
+        now += 0.1
+    progress.close()
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == calls == 2 + 3 + 1
+    assert lines[1] == "2% 20/1,000 agent steps, 0:00:02 elapsed, 0:01:38 left, 10.0/s, loss 0.5"
+
+
+def test_a_resumed_run_does_not_count_what_was_done_before():
+    now, console = 0.0, plain_console()
+    progress = Progress(1000, "steps", console, start=900, clock=lambda: now)
+    now = 10.0
+    progress.update(950)
+    assert "95% 950/1,000 steps, 0:00:10 elapsed, 0:00:10 left, 5.0/s" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_the_live_view_fits_the_terminal(width, count):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=24, _environ={"TERM": "xterm"})
+    figures = {f"figure {i}": f"{10**i:,}" for i in range(count)}
+    with Progress(100_000, "agent steps", console) as progress:
+        progress.update(42_000, figures)
+    text = Console(file=io.StringIO(), width=width)
+    text.print(progress._live.get_renderable())
+    lines = text.file.getvalue().splitlines()
+    assert all(len(line.rstrip()) <= width for line in lines)
+    if width >= 60:
+        assert "42% 42,000/100,000 agent steps" in lines[0]
+        assert all(label in "\n".join(lines) and value in "\n".join(lines) for label, value in figures.items())
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_that_goes_away_is_silence(terminal):
+    if terminal:
+        reader, writer = pty.openpty()
+    else:
+        reader, writer = os.pipe()
+    console = Console(file=os.fdopen(writer, "w"), force_terminal=terminal, _environ={"TERM": "xterm"})
+    now = 0.0
+    with Progress(10, "steps", console, clock=lambda: now) as progress:
+        progress.update(1)
+        os.close(reader)
+        for done in range(2, 10):
+            now += 100.0
+            progress.update(done)
+    console.file.close()
+
+
+def test_a_closed_stream_is_silence():
+    now, console = 0.0, plain_console()
+    with Progress(10, "steps", console, clock=lambda: now) as progress:
+        progress.update(1)
+        console.file.close()
+        now = 100.0
+        progress.update(2)
+
+
+# --- interrupts
+
+
+def test_signals_are_requests_and_the_second_ctrl_c_insists():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with Interrupt() as interrupt:
+            assert not interrupt.requested
+            signal.raise_signal(signal.SIGHUP)
+            assert not interrupt.requested
+            signal.raise_signal(number)
+            assert interrupt.requested
+    with Interrupt():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_outside_the_main_thread_it_does_nothing():
+    seen = []
+
+    def work():
+        with Interrupt() as interrupt:
+            seen.append(interrupt.requested)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+# --- determinism
+
+
+@given(st.integers(0, 2**64), st.lists(st.text(max_size=8), unique=True, max_size=6))
+def test_seeds_depend_on_the_seed_and_the_name_alone(seed, names):
+    together = determinism.seeds(seed, *names)
+    assert together == {name: determinism.seeds(seed, name)[name] for name in reversed(names)}
+    assert len(set(together.values())) == len(names)
+    assert all(0 <= value < 2**31 for value in together.values())
+    assert not set(together.values()) & set(determinism.seeds(seed + 1, *names).values())
+
+
+def test_configure_makes_runs_equal():
+    threads = torch.get_num_threads()
+    with pytest.raises(ValueError, match="at least 1"):
+        determinism.configure(0, 1)
+    with pytest.raises(ValueError, match="non-negative"):
+        determinism.configure(1, -1)
+    draws = []
+    for seed in (1, 1, 2):
+        determinism.configure(threads, seed)
+        draws.append(determinism.parameter_hash(torch.nn.Linear(3, 3)))
+    assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_the_hash_sees_every_bit(dtype):
+    module = torch.nn.Module()
+    module.register_buffer("b", torch.arange(6, dtype=dtype).reshape(2, 3))
+    before = determinism.parameter_hash(module)
+    assert determinism.parameter_hash(module) == before
+    module.b = module.b.reshape(3, 2)
+    assert determinism.parameter_hash(module) != before
+    module.b = module.b.reshape(2, 3).clone()
+    assert determinism.parameter_hash(module) == before
+    module.b[1, 2] += 1
+    assert determinism.parameter_hash(module) != before
+
+
+def test_the_environment_is_recorded():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        described = determinism.environment()
+    assert json.loads(json.dumps(described)) == described
+    assert described["torch"] == torch.__version__
+    assert described["cpu"]
