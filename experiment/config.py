@@ -114,7 +114,8 @@ def _plain(node: yaml.Node, where: str) -> Any:
 def dump_yaml(config: Any) -> str:
     """Writes every field of a config, so that `load_yaml` gives back an equal one."""
     values = {name: _yaml_value(getattr(config, name)) for name in _fields(type(config))}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=2**31)
+    # unicode is escaped: PyYAML writes U+0085 in a form that it reads back as a space
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=False, width=2**31)
 
 
 def _yaml_value(value: Any) -> Any:

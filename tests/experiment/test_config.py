@@ -2,6 +2,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -51,6 +52,15 @@ def cli(*argv: str, **options) -> Config:
     return parse_cli(Config, argv, prog="prog", description="Does it.", **options)
 
 
+def complaint(call: Callable[[], object]) -> str:
+    """The message of the ConfigError, or "" if there is none; any other exception passes through."""
+    try:
+        call()
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
 TEXT = st.text(st.characters(codec="utf-8"))
 CONFIGS = st.builds(
     Config,
@@ -62,14 +72,15 @@ CONFIGS = st.builds(
     clip=st.floats(allow_nan=False),
     nap=st.booleans(),
     deep=st.booleans(),
-    name=TEXT | st.sampled_from(["on", "no", "null", "~", "1e-4", "", "1_0", "a: b", "- a", "#a", "a\nb", "=", "<<"]),
+    name=TEXT
+    | st.sampled_from(["\x85", "on", "no", "null", "~", "1e-4", "", "1_0", "a: b", "- a", "#a", "a\nb", "=", "<<"]),
     amp=st.sampled_from(["off", "on", "auto"]),
     methods=st.lists(TEXT).map(tuple),
 )
 
 
 @given(config=CONFIGS)
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_yaml_round_trip_is_exact(tmp_path, config):
     (tmp_path / "c.yaml").write_text(dump_yaml(config), encoding="utf-8", newline="")
     assert load_yaml(Config, tmp_path / "c.yaml") == config
@@ -131,7 +142,7 @@ def test_yaml_values_are_read_by_the_type_of_the_field(tmp_path, text, field_nam
         ("utd: 1e999999999", "utd: expected a rational"),
         ("utd: 1/0", "utd: expected a rational"),
         ("amp: true", r"amp: expected one of off, on, auto, got 'true'$"),
-        ("[" * 5000, "nested too deeply|not valid YAML"),
+        ("[" * 1500, "nested too deeply|not valid YAML"),
     ],
 )
 def test_mistakes_in_a_file_are_one_line(tmp_path, text, message):
@@ -145,10 +156,7 @@ def test_mistakes_in_a_file_are_one_line(tmp_path, text, message):
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_any_file_is_a_config_or_one_line(tmp_path, data):
     (tmp_path / "c.yaml").write_bytes(data)
-    try:
-        load_yaml(Config, tmp_path / "c.yaml")
-    except ConfigError as error:
-        assert "\n" not in str(error).removeprefix(str(tmp_path))
+    assert "\n" not in complaint(lambda: load_yaml(Config, tmp_path / "c.yaml"))
 
 
 def test_unreadable_files(tmp_path):
@@ -189,13 +197,10 @@ def test_mistakes_on_the_command_line_are_one_line(argv, message, capsys):
 @given(
     st.lists(st.text("-=nap seduti1/.", max_size=8) | st.sampled_from(["--utd", "--nap", "--seed=1", "x"]), max_size=5)
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_command_line_is_a_config_or_one_line(argv):
     if not {"-h", "--help"} & set(argv):
-        try:
-            cli(*argv)
-        except ConfigError as error:
-            assert "\n" not in str(error)
+        assert "\n" not in complaint(lambda: cli(*argv))
 
 
 def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
