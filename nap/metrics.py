@@ -7,17 +7,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn, optim
 
-from .weights import find_weights
+from .weights import find_weights, frobenius_norms
 
 ADAPTIVE = (optim.Adam, optim.Adamax, optim.NAdam, optim.RAdam, optim.RMSprop, optim.Adagrad, optim.Adadelta)
 
 
 def weight_norms(module: nn.Module) -> dict[str, Tensor]:
-    """The Frobenius norm of every weight matrix by name, float32 scalars."""
+    """The Frobenius norm of every weight matrix by name, scalars."""
     values = snapshot(module, copy=False)
-    return (
-        dict(zip(values, torch._foreach_norm(list(values.values()), 2, torch.float32), strict=True)) if values else {}
-    )
+    return dict(zip(values, frobenius_norms(list(values.values())), strict=True))
 
 
 def effective_lr(module: nn.Module, optimizer: optim.Optimizer, *, adaptive: bool | None = None) -> dict[str, Tensor]:

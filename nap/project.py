@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .flow import NORMS
 from .normalize import analyze
-from .weights import Weight, find_weights, near
+from .weights import Weight, find_weights, frobenius_norms, near
 
 Selection = Iterable[str] | Callable[[str, nn.Parameter], bool] | None
 TINY = 1e-30
@@ -53,7 +53,7 @@ class Projection:
         report = analyze(module)
         self.outputs_guessed = report.outputs_guessed
         chosen = _choose(module, set(report.outputs), include, exclude)
-        norms = {name: weight.value().norm(dtype=torch.float32) for name, weight in chosen.items()}
+        norms = dict(zip(chosen, frobenius_norms([weight.value() for weight in chosen.values()]), strict=True))
         self.left_at_zero = [name for name, norm in norms.items() if norm == 0]
         self._module = module
         self._weights = [weight for name, weight in chosen.items() if norms[name] > 0]
@@ -69,13 +69,12 @@ class Projection:
 
     @property
     def initial_norms(self) -> dict[str, Tensor]:
-        """||W_0||_F by name, float32 scalars."""
+        """||W_0||_F by name, scalars."""
         return dict(zip(self.names, self._targets, strict=True))
 
     def norms(self) -> dict[str, Tensor]:
-        """||W||_F by name as the weights are now, float32 scalars."""
-        values = [weight.value() for weight in self._weights]
-        return dict(zip(self.names, torch._foreach_norm(values, 2, torch.float32), strict=True)) if values else {}
+        """||W||_F by name as the weights are now, scalars."""
+        return dict(zip(self.names, frobenius_norms([weight.value() for weight in self._weights]), strict=True))
 
     @torch.no_grad()
     def project(self) -> None:
@@ -143,7 +142,7 @@ class Projection:
 def _rescale(groups: list[list[Tensor]], targets: list[Tensor]) -> None:
     """Scales each group of tensors so that their joint norm is its target; all groups in one foreach pass."""
     flat = [value for group in groups for value in group]
-    norms = list(torch._foreach_norm(flat, 2, torch.float32))
+    norms = frobenius_norms(flat)
     if len(flat) > len(groups):
         sizes = [len(group) for group in groups]
         norms = [torch.linalg.vector_norm(torch.stack(part)) for part in _split(norms, sizes)]
@@ -163,7 +162,7 @@ def _on(targets: list[Tensor], norms: Iterable[Tensor]) -> list[Tensor]:
 
 
 def _joint_norm(parameters: list[Tensor]) -> Tensor:
-    return torch.stack([parameter.norm(dtype=torch.float32) for parameter in parameters]).norm()
+    return torch.stack(frobenius_norms(parameters)).norm()
 
 
 def _affine_parameters(module: nn.Module) -> list[list[nn.Parameter]]:

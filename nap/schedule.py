@@ -1,7 +1,7 @@
 """Open-loop learning-rate controllers: each a pure function of the step count.
 
 The peak of each parameter group is the lr that the optimiser was made with. An lr that is a tensor is filled in place
-and stays that tensor for life, so a schedule never recompiles or re-captures a graph. The unit of a step is the caller's.
+and stays that tensor for life, so a schedule never recompiles or re-captures a graph. A step's unit is the caller's.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Cosine(Schedule):
 
 
 class OneCycle(Schedule):
-    """A straight line from `floor` to the peak over the first `warmup_fraction` of the steps, then half a cosine back."""
+    """A straight line from `floor` to the peak over the first `warmup_fraction` of the steps, then a half cosine."""
 
     def __init__(
         self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0, warmup_fraction: float = 0.1

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+import torch
 from torch import Tensor, nn
 
 Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -59,6 +60,12 @@ def _matrices(owner: nn.Module) -> Iterable[tuple[str, nn.Parameter, slice | Non
         for part in "qkv":
             if (parameter := own.get(f"{part}_proj_weight")) is not None:
                 yield f"{part}_proj_weight", parameter, None
+
+
+def frobenius_norms(values: list[Tensor]) -> list[Tensor]:
+    """The norm of each tensor, one foreach call: float64 scalars if any is float64, else float32 (bfloat16 too)."""
+    double = any(value.dtype is torch.float64 for value in values)
+    return list(torch._foreach_norm(values, 2, torch.float64 if double else torch.float32)) if values else []
 
 
 def near(word: str, known: Iterable[str]) -> str:
