@@ -8,12 +8,14 @@ They differ in this:
 | seeding | every episode, from run seed, environment and episode | once per environment and run |
 | `exact_resume` | yes: the current episodes are played again | no: a resume starts new episodes |
 | no-ops drawn | 0..noop_max | 1..noop_max; noop_max 0 becomes always one |
+| last frame of a game that is over within the frame skip | mostly the frame before it | mixes in its last screen |
 | cost of a new episode | about 0.13 s (a seeded reset loads the ROM) | a few milliseconds |
 | install | always there | `pip install -e .[envpool]` |
 
-With one seed the two therefore play different episodes. Neither starts a new episode at a lost life, clips a reward or
-counts the starting no-ops in the time limit. The pictures that both would put in a stack at an episode's start (ale-py
-zeros, envpool repeats) are never used: a stack is the replay's matter.
+That last frame follows no stated rule in either; nothing is bootstrapped from it. An episode that the time limit ends
+shows a whole one. With one seed the two play different episodes. Neither starts a new episode at a lost life, clips a
+reward or counts the starting no-ops in the time limit. Their stacks at an episode's start (ale-py zeros, envpool
+repeats) are never used: stacks are the replay's matter.
 """
 
 from typing import TYPE_CHECKING
