@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
-from reference import SlowAtari, is_area_average
+from slow_atari import SlowAtari, is_area_average
 
 import envs
 from envs.atari import episode_seed

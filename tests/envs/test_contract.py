@@ -17,7 +17,7 @@ from envs.games import rom_id
 from envs.vector_env import Step, VectorEnv
 
 sys.path.insert(0, str(Path(__file__).parent))
-from reference import SlowAtari, is_area_average
+from slow_atari import SlowAtari, is_area_average
 
 GAMES = ("Breakout", "BankHeist", "MsPacman", "Pong")  # BankHeist plays on at zero lives; Pong counts none
 PLAIN = dataclasses.replace(envs.PROTOCOLS["atari100k"], name="plain", noop_max=0)
