@@ -18,6 +18,7 @@ class Kind(Enum):
     """What an operation means for the scale of what passes through it."""
 
     LAYER = auto()  # has a weight matrix
+    UNSEEN = auto()  # a layer called as a function, so that no module says whose weight it is
     BLOCK = auto()  # one of torch's own transformer layers, whose inside is known
     NORM = auto()
     NONLINEAR = auto()
@@ -55,6 +56,8 @@ _SAME_NAMES = {
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "boolean_dispatch",
     "contiguous", "clone", "to", "float", "double", "half", "bfloat16", "neg",
 }  # fmt: skip
+_UNSEEN_NAMES = {"linear", "bilinear", "conv1d", "conv2d", "conv3d", "embedding", "multi_head_attention_forward"}
+_ARITHMETIC = {"add", "add_", "iadd", "sub", "sub_", "isub", "mul", "mul_", "imul", "truediv", "div", "div_"}
 _RESHAPE_NAMES = {
     "flatten", "unflatten", "reshape", "view", "permute", "transpose", "movedim", "squeeze", "unsqueeze", "getitem",
     "chunk", "split", "unbind", "mean", "sum", "expand", "repeat", "T", "mT",
@@ -99,6 +102,10 @@ class Flow:
         """The nodes of one kind, in the order of the computation."""
         return [node for node in self.nodes if self.kind(node) is kind]
 
+    def calls(self, module: nn.Module | None) -> list[fx.Node]:
+        """The nodes that call a module."""
+        return [node for node, called in self.modules.items() if called is module]
+
     def ends(self, node: fx.Node) -> Iterator[fx.Node]:
         """What a node's values reach first, other than operations that pass their scale through."""
         for user in node.users:
@@ -131,7 +138,8 @@ class Flow:
             source = node.args[0]
             attention = isinstance(source, fx.Node) and isinstance(self.modules.get(source), nn.MultiheadAttention)
             return self.layout(source) if attention and isinstance(source, fx.Node) else None
-        if kind in (Kind.RESHAPE, Kind.SHAPE) or name_of(node) in ("cat", "matmul", "bmm", "einsum", "glu"):
+        kept = kind in (Kind.SAME, Kind.NORM, Kind.NONLINEAR) or name_of(node) in _ARITHMETIC
+        if not kept or name_of(node) == "glu" or isinstance(self.modules.get(node), nn.GLU):
             return None
         inputs = (self.layout(source) for source in node.all_input_nodes)
         return next((found for found in inputs if found is not None), None)
@@ -143,7 +151,9 @@ class Flow:
         if name.lower() not in {squash.lower() for squash in SQUASHING}:
             return False
         reached = _descendants(node)
-        return not any(self.kind(later) in (Kind.LAYER, Kind.BLOCK, Kind.NONLINEAR, Kind.NORM) for later in reached)
+        return not any(
+            self.kind(later) in (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK, Kind.NONLINEAR, Kind.NORM) for later in reached
+        )
 
     def output_layers(self) -> set[nn.Module]:
         """The last layers: their values reach the module's output with no norm, nonlinearity or later layer between."""
@@ -154,7 +164,7 @@ class Flow:
             node = pending.pop()
             kind = self.kind(node)
             bounded = kind is Kind.NONLINEAR and not self.is_output_map(node)
-            if node in visited or bounded or kind in (Kind.NORM, Kind.BLOCK):
+            if node in visited or bounded or kind in (Kind.NORM, Kind.BLOCK, Kind.UNSEEN):
                 continue
             visited.add(node)
             if kind is Kind.LAYER:
@@ -212,6 +222,7 @@ def _end_reason(flow: Flow, end: fx.Node) -> str | None:
         attention = isinstance(flow.modules[end], nn.MultiheadAttention)
         return "forms attention logits or values" if attention else "feeds another layer with no norm between"
     fixed = {
+        Kind.UNSEEN: "feeds another layer with no norm between",
         Kind.BLOCK: "feeds a residual sum",
         Kind.NONLINEAR: "feeds a nonlinearity without a norm",
         Kind.OUTPUT: "reaches the output",
@@ -263,6 +274,7 @@ def _function_kind(node: fx.Node) -> Kind:
     names = [
         (_FUNCTION_NAMES, Kind.NONLINEAR),
         (_NORM_NAMES, Kind.NORM),
+        (_UNSEEN_NAMES, Kind.UNSEEN),
         (_SAME_NAMES, Kind.SAME),
         (_RESHAPE_NAMES, Kind.RESHAPE),
         (_SHAPE_NAMES, Kind.SHAPE),

@@ -90,6 +90,11 @@ def analyze(module: nn.Module) -> Report:
         for name, part in module.named_modules()
         if isinstance(part, nn.RNNBase | nn.RNNCellBase)
     ]
+    report.not_handled += [
+        (_place(module, flow, node), "a layer called as a function: its weights are not analysed")
+        for flow in traced
+        for node in flow.of(Kind.UNSEEN)
+    ]
     outputs = _output_parameters(weights, traced, report.outputs_guessed)
     reasons = _block_reasons(module)
     for flow in traced:
@@ -144,7 +149,7 @@ def _insert(module: nn.Module, flow: Flow, node: fx.Node, calls: Counter[int], m
         return None
     layout = flow.layout(source)
     if layout is None:
-        return "the width of its input is not known here (an input, a reshape or a concatenation)"
+        return "the width of its input is not known here (an input, a reshape, an unknown operation)"
     activation = flow.modules.get(node)
     names = [name for name, part in module.named_modules(remove_duplicate=False) if part is activation]
     if activation is not None and calls[id(activation)] == 1 and names != [""]:
@@ -154,8 +159,8 @@ def _insert(module: nn.Module, flow: Flow, node: fx.Node, calls: Counter[int], m
         return None
     layer = flow.source(source, (Kind.SAME,))
     used = flow.modules.get(layer)
-    alone = isinstance(used, MATRIX_LAYERS) and calls[id(used)] == 1
-    if used is not None and alone and all(flow.kind(end) is Kind.NONLINEAR for end in flow.ends(layer)):
+    ends = [end for call in flow.calls(used) for end in flow.ends(call)]
+    if isinstance(used, MATRIX_LAYERS) and all(flow.kind(end) is Kind.NONLINEAR for end in ends):
         used.register_module("norm", make(*layout))
         used.register_forward_hook(_apply_norm)
         return None
@@ -200,5 +205,6 @@ def _drop_biases(traced: list[Flow]) -> None:
 
 def _place(module: nn.Module, flow: Flow, node: fx.Node) -> str:
     if node in flow.modules:
-        return next((name for name, part in module.named_modules() if part is flow.modules[node]), str(node.target))
+        names = (name for name, part in module.named_modules() if part is flow.modules[node])
+        return next(names) or type(module).__name__
     return f"{name_of(node)}() in {type(module).__name__}.forward"
