@@ -64,7 +64,7 @@ class AleVectorEnv(AtariVectorEnv):
 
     def state_dict(self) -> dict[str, Any]:
         """Per environment: episode index, its length so far, and its actions (uint8, end to end in `actions`)."""
-        self._idle("state_dict")
+        self._ready("state_dict")
         return {
             "identity": self._identity(),
             "episode": self._episodes.copy(),

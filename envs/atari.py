@@ -67,9 +67,7 @@ class AtariVectorEnv(VectorEnv):
         return self._start(np.ones(self.num_envs, bool))
 
     def send(self, actions: np.ndarray) -> None:
-        self._idle("send")
-        if not self._running:
-            raise RuntimeError("reset() must come before the first step")
+        self._ready("send")
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
             raise ValueError(f"actions must be {self.num_envs} integers, got {actions.dtype} {list(actions.shape)}")
@@ -112,6 +110,11 @@ class AtariVectorEnv(VectorEnv):
     def _idle(self, what: str) -> None:
         if self._sent:
             raise RuntimeError(f"{what}() while a step is under way; call recv() first")
+
+    def _ready(self, what: str) -> None:
+        self._idle(what)
+        if not self._running:
+            raise RuntimeError(f"reset() must come before {what}()")
 
     def _describe(self, backend: str) -> str:
         environments = f"{self.num_envs} environment{'s' if self.num_envs > 1 else ''}"

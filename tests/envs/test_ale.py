@@ -99,6 +99,8 @@ def test_a_state_of_other_environments_is_refused(change):
 
 def test_a_step_under_way_has_no_state():
     env = envs.make("Breakout", "machado")
+    with pytest.raises(RuntimeError, match="reset"):
+        env.state_dict()
     env.reset()
     env.send(np.zeros(1, np.int64))
     with pytest.raises(RuntimeError, match="under way"):
