@@ -1,0 +1,51 @@
+"""Choosing actions: frame stacks, the exploration rate, the greedy-or-random choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class FrameStack:
+    """The newest frames of each environment on the device: uint8 [N, stack, H, W], zero before an episode's start."""
+
+    def __init__(self, num_envs: int, stack: int, frame_shape: tuple[int, ...], device: torch.device):
+        self.frames = torch.zeros(num_envs, stack, *frame_shape, dtype=torch.uint8, device=device)
+
+    def push(self, frame: np.ndarray, starts: np.ndarray) -> Tensor:
+        """Append `frame` [N, H, W], after clearing the environments where an episode starts; the stacks."""
+        if starts.any():
+            self.frames[torch.from_numpy(starts).to(self.frames.device)] = 0
+        newest = torch.from_numpy(frame).to(self.frames.device, non_blocking=True).unsqueeze(1)
+        self.frames = torch.cat([self.frames[:, 1:], newest], dim=1)
+        return self.frames
+
+
+def linear_epsilon(step: int, final: float, steps: int) -> float:
+    """Exploration rate at an agent step: from 1 to `final` over `steps`."""
+    return final if step >= steps else 1 + (final - 1) * step / steps
+
+
+class EpsilonGreedy:
+    """Random actions with probability epsilon, else the policy's; draws come from a generator of its own."""
+
+    def __init__(self, policy: Callable[[Tensor], Tensor], num_actions: int, seed: int):
+        self.policy, self.num_actions = policy, num_actions
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(self, obs: Tensor, epsilon: float) -> np.ndarray:
+        """Actions int64 [N] for stacks [N, stack, H, W]."""
+        explore = self.rng.random(len(obs)) < epsilon
+        actions = self.rng.integers(self.num_actions, size=len(obs))
+        if explore.all():
+            return actions
+        return np.where(explore, actions, self.policy(obs).cpu().numpy())
+
+    def state_dict(self) -> dict:
+        return {"rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.rng.bit_generator.state = state["rng"]

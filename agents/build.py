@@ -1,0 +1,103 @@
+"""From settings to built parts: the one place that reads settings to make things."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+import envs
+import nap
+from agents.acting import EpsilonGreedy, FrameStack
+from agents.config import DQNConfig
+from agents.dqn import DQN
+from agents.networks import NETWORKS
+from envs.vector_env import VectorEnv
+from experiment.config import ConfigError
+from experiment.determinism import seeds
+from plasticity.method import Method
+from plasticity.nap import NaP
+from replay import FrameReplay
+
+STACK = 4
+SEED_NAMES = ("network", "play", "exploration", "replay", "evaluation")
+
+
+def device_of(config: DQNConfig) -> torch.device:
+    """The device, if this machine has it."""
+    try:
+        device = torch.device(config.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {config.device} cannot be used: {reason}") from None
+    return device
+
+
+def build_env(config: DQNConfig, num_envs: int, seed: int) -> VectorEnv:
+    """The vector of emulators; they leave the learner's threads alone unless they play while it waits."""
+    threads = max(1, min(num_envs, config.threads))
+    return envs.make(config.env, config.rules, num_envs, seed, backend=config.backend, num_threads=threads)
+
+
+def build_replay(config: DQNConfig, env: VectorEnv, seed: int) -> FrameReplay:
+    return FrameReplay(
+        min(config.replay_capacity, config.budget),
+        env.num_envs,
+        env.frame_shape,
+        STACK,
+        time_limit=env.time_limit,
+        device=device_of(config),
+        seed=seed,
+    )
+
+
+def build_methods(config: DQNConfig) -> list[Method]:
+    """Plasticity methods in their order; projection is last."""
+    nap_method = partial(NaP, config.nap_norm, config.nap_axes, config.nap_every, config.nap_affine)
+    return [nap_method()] if config.nap else []
+
+
+def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.Schedule:
+    """The learning rate over the budget in agent steps; its peak is the optimiser's rate."""
+    options: dict[str, Any] = {}
+    if config.schedule != "constant":
+        options["floor"] = config.lr_floor
+    if config.schedule in ("cyclic", "early-cycle"):
+        options["cycles"] = config.cycles
+    if config.schedule == "early-cycle":
+        options |= {"cycle_fraction": config.cycle_fraction, "anneal": config.anneal}
+    return nap.make_schedule(config.schedule, optimizer, config.budget, **options)
+
+
+def build_agent(config: DQNConfig, frame_shape: tuple[int, ...], num_actions: int, seed: int) -> DQN:
+    """The agent that the settings describe, its network drawn from `seed`."""
+    torch.manual_seed(seed)
+    return build_learner(config, NETWORKS[config.network](STACK, frame_shape, num_actions))
+
+
+def build_learner(config: DQNConfig, network: nn.Module) -> DQN:
+    """The methods' structure, then the optimiser and its schedule, then the agent that owns them all."""
+    methods = build_methods(config)
+    for method in methods:
+        method.prepare(network)
+    device = device_of(config)
+    network.to(device=device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(
+        network.parameters(),
+        lr=torch.tensor(config.lr, device=device),
+        eps=config.adam_eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    return DQN(
+        network,
+        optimizer,
+        build_schedule(config, optimizer),
+        methods,
+        double_q=config.double_q,
+        dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision],
+        compile=config.compile == "true",
+    )

@@ -1,0 +1,184 @@
+"""Settings of the agents. Light on purpose: the command line reads this before torch is imported."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Literal
+
+from envs.games import resolve_game
+from envs.protocol import PROTOCOLS, Protocol
+from experiment.config import ConfigError, near
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """Settings of one run. Steps are agent steps: one action of one environment, 4 emulator frames."""
+
+    agent: Literal["dqn"] = "dqn"
+    """Agent that these settings are for."""
+    env: str = "Breakout"
+    """Game: any ROM that ale-py ships, in the papers' or ALE's spelling."""
+    protocol: Literal["atari100k", "machado"] = "atari100k"
+    """Rules of play and of scoring. atari100k: no sticky actions, a lost life ends a learning episode; machado: sticky actions 0.25, full action set."""
+    backend: Literal["ale", "envpool"] = "ale"
+    """Emulator backend."""
+    num_envs: int = 1
+    """Environments that play side by side."""
+    steps: int | None = None
+    """Budget in agent steps, over all environments; none: 100,000."""
+    frames: int | None = None
+    """Budget in emulator frames, instead of --steps (1 agent step is 4 frames)."""
+    seed: int = 0
+    """Decides everything: network, play, exploration and replay."""
+
+    network: Literal["nature", "small"] = "nature"
+    """nature: 3 convolutions and 512 units (Mnih 2015); small: 2 convolutions and 256 units (van Hasselt 2019)."""
+    utd: Fraction = Fraction(1)
+    """Updates per agent step, any positive rational: 8, 0.25, 3/7."""
+    batch_size: int = 32
+    """Transitions in a minibatch."""
+    n_step: int = 10
+    """Rewards summed before bootstrapping, in agent steps."""
+    gamma: float = 0.99
+    """Discount per agent step."""
+    double_q: bool = True
+    """Choose the next action with the online network (double Q-learning)."""
+    clip_rewards: bool = True
+    """Learn from rewards clipped to -1..1; scores are raw in any case."""
+    replay_capacity: int = 100_000
+    """Agent steps that the replay holds (7.06 kB each)."""
+    update_start: int = 1_600
+    """Agent step of the first update."""
+    target_period: int = 1_000
+    """Agent steps between copies to the target network."""
+    epsilon_final: float = 0.01
+    """Share of random actions at the end of the decay from 1."""
+    epsilon_steps: int = 5_000
+    """Length of the decay of epsilon, in agent steps."""
+
+    lr: float = 1e-4
+    """Adam's learning rate: the schedule's peak."""
+    schedule: Literal["auto", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle"] = "auto"
+    """Course of the learning rate over the budget. auto: early-cycle with NaP, constant without."""
+    lr_floor: float = 1e-6
+    """Lowest learning rate of the schedule."""
+    cycles: int = 10
+    """Warm restarts in the cycling part of the schedule (cyclic, early-cycle)."""
+    cycle_fraction: float = 0.2
+    """Share of the budget in which early-cycle cycles."""
+    anneal: Literal["floor", "linear", "cosine"] = "cosine"
+    """early-cycle after the cycling: stay at the floor, or go there from the peak linearly or as a cosine."""
+    adam_eps: float = 1.5e-4
+    """Adam's epsilon."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW), per update and unit of learning rate."""
+
+    nap: bool = False
+    """Normalize-and-Project; shorthand for --plasticity nap."""
+    nap_norm: Literal["layer", "rms"] = "layer"
+    """NaP: the norm before every nonlinearity."""
+    nap_axes: Literal["channels", "channels_and_space"] = "channels"
+    """NaP: what a convolution's norm is taken over."""
+    nap_every: int = 1
+    """NaP: updates between projections."""
+    nap_affine: Literal["free", "decay", "joint"] = "joint"
+    """NaP: scale and offset of the norms. joint: projected as a pair; decay: drawn to their initial values; free: left alone."""
+    plasticity: tuple[str, ...] = ()
+    """Methods against loss of plasticity, in order."""
+
+    device: str = "cpu"
+    """Device of networks and replay: cpu, cuda, cuda:1 ..."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: passes in bfloat16, on copies of fp32 weights that Adam updates."""
+    compile: Literal["auto", "true", "false"] = "auto"
+    """Compile the loss with torch.compile. auto: where a C++ compiler or CUDA is at hand."""
+    threads: int = 0
+    """CPU threads of torch; 0: all cores. Part of what decides the bits of a run."""
+    overlap: bool = False
+    """Let the emulator play while the learner updates; the updates then miss the newest step."""
+    block: int = 8
+    """Most updates that share one replay call and one pass of the target network."""
+
+    log_interval: int = 1_000
+    """Agent steps between rows in metrics.jsonl."""
+    checkpoint_interval: int = 10_000
+    """Agent steps between checkpoints; 0: only at the end or when interrupted."""
+    eval_episodes: int | None = None
+    """Whole games of the final evaluation; none: the protocol's number; 0: no evaluation."""
+    track: Literal["none", "wandb"] = "none"
+    """Tracker beside metrics.jsonl."""
+    name: str | None = None
+    """Name of the run directory; none: made from the settings and the time."""
+    root: str = "run"
+    """Folder of the run directories."""
+    resume: str | None = None
+    """A run directory to go on with, or auto: the newest unfinished run of these settings, if there is one."""
+
+    @property
+    def rules(self) -> Protocol:
+        return PROTOCOLS[self.protocol]
+
+    @property
+    def budget(self) -> int:
+        """Agent steps of the whole run."""
+        if self.frames is not None:
+            return self.frames // self.rules.frame_skip
+        return 100_000 if self.steps is None else self.steps
+
+    def resolved(self) -> DQNConfig:
+        """These settings with nothing left to the machine or to one another; a fault raises ConfigError."""
+        self._check()
+        use_nap = self.nap or "nap" in self.plasticity
+        schedule = self.schedule if self.schedule != "auto" else ("early-cycle" if use_nap else "constant")
+        return replace(
+            self,
+            env=resolve_game(self.env),
+            steps=self.budget,
+            frames=None,
+            nap=use_nap,
+            plasticity=tuple(name for name in self.plasticity if name != "nap"),
+            schedule=schedule,
+            compile=self.compile if self.compile != "auto" else _can_compile(self.device),
+            threads=self.threads or _cores(),
+            eval_episodes=self.rules.evaluation_episodes if self.eval_episodes is None else self.eval_episodes,
+        )
+
+    def _check(self) -> None:
+        for field, low in _AT_LEAST.items():
+            value = getattr(self, field)
+            if value is not None and value < low:
+                raise ConfigError(f"--{field.replace('_', '-')} is {value}: it has to be at least {low}")
+        for field, (above, high) in _ABOVE_UP_TO.items():
+            value = getattr(self, field)
+            if not above < value <= high:
+                raise ConfigError(f"--{field.replace('_', '-')} is {value}: it has to be above {above}, at most {high}")
+        if self.steps is not None and self.frames is not None:
+            raise ConfigError("--steps and --frames both set the budget: leave one out, or override a preset with --steps none")
+        if self.lr_floor > self.lr:
+            raise ConfigError(f"--lr-floor is {self.lr_floor}: it has to be at most the peak, --lr {self.lr}")
+        for name in self.plasticity:
+            if name != "nap":
+                raise ConfigError(f"--plasticity {name} is not a known method{near(name, ['nap'])}")
+
+
+_AT_LEAST = {
+    "num_envs": 1, "steps": 1, "frames": 4, "seed": 0, "batch_size": 1, "n_step": 1, "replay_capacity": 1,
+    "update_start": 0, "target_period": 1, "epsilon_final": 0, "epsilon_steps": 0, "lr_floor": 0, "cycles": 1,
+    "weight_decay": 0, "nap_every": 1, "threads": 0, "block": 1, "log_interval": 1, "checkpoint_interval": 0,
+    "eval_episodes": 0,
+}  # fmt: skip
+_ABOVE_UP_TO = {
+    "utd": (0, 1_000), "gamma": (0, 1), "epsilon_final": (-1, 1), "lr": (0, 10), "cycle_fraction": (0, 1), "adam_eps": (0, 1),
+}  # fmt: skip
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _can_compile(device: str) -> Literal["true", "false"]:
+    compiler = any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
+    return "true" if device.startswith("cuda") or compiler else "false"

@@ -1,0 +1,155 @@
+"""The training loop: act, store, update, report, save."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from agents.acting import EpsilonGreedy, FrameStack, linear_epsilon
+from agents.config import DQNConfig
+from agents.credit import UpdateCredit
+from agents.dqn import DQN
+from agents.monitor import Monitor
+from envs.vector_env import Step, VectorEnv
+from replay import FrameReplay
+
+Row = dict[str, float | int | str | None]
+
+class Trainer:
+    """One agent learning in one vector of environments; `step()` is one action in each and the updates that it earns.
+
+    Everything that a run carries from step to step is in `state_dict`, but for the replay and the emulators.
+    """
+
+    def __init__(
+        self,
+        config: DQNConfig,
+        env: VectorEnv,
+        replay: FrameReplay,
+        agent: DQN,
+        policy: EpsilonGreedy,
+        stack: FrameStack,
+    ):
+        self.config, self.env, self.replay, self.agent, self.policy, self.stack = config, env, replay, agent, policy, stack
+        self.credit = UpdateCredit(config.utd, config.update_start)
+        self.monitor = Monitor(agent)
+        self.agent_step = 0
+        self.episodes = 0
+        self.returns: deque[float] = deque(maxlen=100)
+        self.seconds = 0.0
+
+    @property
+    def done(self) -> bool:
+        return self.agent_step >= self.config.budget
+
+    @property
+    def epsilon(self) -> float:
+        return linear_epsilon(self.agent_step, self.config.epsilon_final, self.config.epsilon_steps)
+
+    def open(self) -> None:
+        """Begin an episode in every environment."""
+        first = self.env.reset()
+        self.replay.start(first)
+        self.obs = self.stack.push(first, np.ones(self.env.num_envs, bool))
+
+    def refill(self, steps: int) -> None:
+        """Play `steps` agent steps into an empty replay with the present policy; they count as nothing."""
+        for _ in range(-(-steps // self.env.num_envs)):
+            self.play()
+
+    def step(self) -> list[Row]:
+        """One action in each environment and the updates that it earns; the rows of metrics that are due."""
+        began = time.perf_counter()
+        before, self.agent_step = self.agent_step, self.agent_step + self.env.num_envs
+        if self.config.overlap:
+            step = self.play(meanwhile=self.learn)
+        else:
+            step = self.play()
+            self.learn()
+        self.agent.schedule.move_to(self.agent_step)
+        if self.passes(self.config.target_period, before):
+            self.agent.sync_target()
+        self.seconds += time.perf_counter() - began
+        rows = self._finished_episodes(step)
+        if self.passes(self.config.log_interval, before) or self.done:
+            rows.append({**self.figures(), "seconds": self.seconds, **self.monitor.report()})
+        return rows
+
+    def passes(self, period: int, before: int) -> bool:
+        """Whether a multiple of `period` agent steps lies behind step `before` and not behind this one."""
+        return self.agent_step // period > before // period
+
+    def play(self, meanwhile: Callable[[], None] | None = None) -> Step:
+        """Act once in each environment and store what came of it; `meanwhile` runs while the emulators do."""
+        actions = self.policy(self.obs, self.epsilon)
+        self.env.send(actions)
+        if meanwhile is not None:
+            meanwhile()
+        step = self.env.recv()
+        self.replay.add(
+            actions, step.reward, step.terminated, step.truncated, step.life_lost, step.frame, step.first_frame
+        )
+        self.obs = self.stack.push(step.first_frame, step.ended)
+        return step
+
+    def learn(self) -> None:
+        """Make the updates that are due, in blocks that share a replay call and a pass of the target network."""
+        config = self.config
+        if not self.replay.ready(config.batch_size, config.n_step):
+            return
+        due = self.credit.due(self.agent_step, self.agent.updates)
+        while due > 0:
+            count = min(due, config.block)
+            block = self.replay.sample(
+                config.batch_size,
+                count,
+                n_step=config.n_step,
+                gamma=config.gamma,
+                cut_at_life_loss=config.rules.life_loss_ends_episode,
+                clip_reward=1.0 if config.clip_rewards else None,
+            )
+            for batch in self.agent.bootstrap(block):
+                self.monitor.update(batch)
+            due -= count
+
+    def _finished_episodes(self, step: Step) -> list[Row]:
+        rows: list[Row] = []
+        for i in np.flatnonzero(step.ended):
+            self.episodes += 1
+            score, length = float(step.episode_return[i]), int(step.episode_steps[i])
+            self.returns.append(score)
+            row: Row = {"agent_step": self.agent_step, "episode": self.episodes}
+            rows.append(row | {"episode_return": score, "episode_steps": length})
+        return rows
+
+    def figures(self) -> Row:
+        """What can be told at any step without asking the device."""
+        return {
+            "agent_step": self.agent_step,
+            "frames": self.agent_step * self.config.rules.frame_skip,
+            "updates": self.agent.updates,
+            "episodes": self.episodes,
+            "mean_return": float(np.mean(self.returns)) if self.returns else None,
+            "epsilon": self.epsilon,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "agent": self.agent.state_dict(),
+            "policy": self.policy.state_dict(),
+            "agent_step": self.agent_step,
+            "episodes": self.episodes,
+            "returns": list(self.returns),
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.agent.load_state_dict(state["agent"])
+        self.policy.load_state_dict(state["policy"])
+        self.agent_step, self.episodes, self.seconds = state["agent_step"], state["episodes"], state["seconds"]
+        self.returns.clear()
+        self.returns.extend(state["returns"])

@@ -1,0 +1,51 @@
+"""Normalize-and-Project (Lyle et al. 2024) as a method on the seam."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import Optimizer
+
+import nap
+from plasticity.method import Method
+
+
+class NaP(Method):
+    """A norm before every nonlinearity, and each weight matrix back at its initial norm after every update.
+
+    Source: arXiv 2407.01800; the update is eq. 2 of arXiv 2507.20057. `after_update` runs behind every other method's.
+    """
+
+    def __init__(
+        self,
+        norm: Literal["layer", "rms"] = "layer",
+        axes: Literal["channels", "channels_and_space"] = "channels",
+        every: int = 1,
+        affine: Literal["free", "decay", "joint"] = "joint",
+    ):
+        self.norm: Literal["layer", "rms"] = norm
+        self.axes: Literal["channels", "channels_and_space"] = axes
+        self.every = every
+        self.affine: Literal["free", "decay", "joint"] = affine
+        self.projection: nap.Projection | None = None
+
+    def prepare(self, network: nn.Module) -> None:
+        self.report = nap.normalize(network, norm=self.norm, conv_axes=self.axes)
+
+    def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
+        self.projection = nap.Projection(network, every=self.every, affine=self.affine)
+
+    def after_update(self, update: int) -> None:
+        self._attached.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._attached.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._attached.load_state_dict(state)
+
+    @property
+    def _attached(self) -> nap.Projection:
+        assert self.projection is not None, "attach comes first"
+        return self.projection

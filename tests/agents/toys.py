@@ -1,0 +1,60 @@
+"""Small parts for the agents' tests: a network for little frames, and a trainer on Catch."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+
+import torch
+from torch import nn
+
+from agents.acting import EpsilonGreedy, FrameStack
+from agents.build import STACK, build_learner, build_replay
+from agents.config import DQNConfig
+from agents.networks import PixelConv2d, QNetwork
+from agents.trainer import Trainer
+from experiment.determinism import configure
+from tests.catch import Catch
+
+CATCH = DQNConfig(
+    steps=4_000,
+    utd=Fraction(1),
+    n_step=3,
+    lr=1e-3,
+    lr_floor=1e-5,
+    update_start=200,
+    target_period=100,
+    epsilon_steps=1_000,
+    epsilon_final=0.02,
+    replay_capacity=4_000,
+    compile="false",
+    threads=1,
+    log_interval=500,
+)
+
+
+def little_network(frame_shape: tuple[int, ...], num_actions: int) -> QNetwork:
+    # a 4×4 kernel with stride 2 reaches the last row of 10, where the paddle is; a 3×3 one does not
+    convs = nn.Sequential(PixelConv2d(STACK, 16, 4, 2), nn.ReLU())
+    return QNetwork(convs, 64, STACK, frame_shape, num_actions)
+
+
+def catch_trainer(seed: int = 0, num_envs: int = 1, **settings) -> Trainer:
+    """A trainer on Catch with the little network; `settings` as in DQNConfig."""
+    config = dataclasses.replace(CATCH, seed=seed, num_envs=num_envs, **settings).resolved()
+    configure(config.threads, seed)
+    env = Catch(num_envs, seed)
+    torch.manual_seed(seed)
+    agent = build_learner(config, little_network(env.frame_shape, env.num_actions))
+    replay = build_replay(config, env, seed)
+    policy = EpsilonGreedy(agent.act, env.num_actions, seed)
+    return Trainer(config, env, replay, agent, policy, FrameStack(num_envs, STACK, env.frame_shape, replay.device))
+
+
+def run(trainer: Trainer) -> list[dict]:
+    """All rows of a run to the end of its budget."""
+    trainer.open()
+    rows = []
+    while not trainer.done:
+        rows += trainer.step()
+    return rows

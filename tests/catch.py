@@ -1,0 +1,60 @@
+"""Catch, the smallest pixel game that needs more than one step of foresight (Osband et al. 2020, bsuite)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from envs.vector_env import Step, VectorEnv
+
+SIZE = 10
+
+
+class Catch(VectorEnv):
+    """A ball falls from a random column; a paddle in the last row moves left, stays, or moves right.
+
+    Reward +1 for a caught ball and -1 for a lost one, in the last of the nine steps of an episode.
+    """
+
+    num_actions = 3
+    frame_shape = (SIZE, SIZE)
+    time_limit = None
+    exact_resume = False
+
+    def __init__(self, num_envs: int = 1, seed: int = 0):
+        self.num_envs = num_envs
+        self.rng = np.random.default_rng(seed)
+
+    def reset(self) -> np.ndarray:
+        self.row = np.zeros(self.num_envs, np.int64)
+        self.ball = self.rng.integers(SIZE, size=self.num_envs)
+        self.paddle = np.full(self.num_envs, SIZE // 2)
+        return self._draw()
+
+    def _draw(self) -> np.ndarray:
+        frame = np.zeros((self.num_envs, SIZE, SIZE), np.uint8)
+        lanes = np.arange(self.num_envs)
+        frame[lanes, self.row, self.ball] = 255
+        frame[lanes, SIZE - 1, self.paddle] = 255
+        return frame
+
+    def send(self, actions: np.ndarray) -> None:
+        self.actions = np.asarray(actions)
+
+    def recv(self) -> Step:
+        self.row += 1
+        self.paddle = np.clip(self.paddle + self.actions - 1, 0, SIZE - 1)
+        terminated = self.row == SIZE - 1
+        reward = np.where(terminated, np.where(self.paddle == self.ball, 1.0, -1.0), 0.0).astype(np.float32)
+        frame, steps = self._draw(), self.row.copy()
+        self.row[terminated] = 0
+        self.ball[terminated] = self.rng.integers(SIZE, size=self.num_envs)[terminated]
+        self.paddle[terminated] = SIZE // 2
+        never = np.zeros(self.num_envs, bool)
+        first = np.where(terminated[:, None, None], self._draw(), frame)
+        return Step(frame, reward, terminated, never, never, reward.astype(np.float64), steps, first)
+
+    def describe(self) -> str:
+        return "Catch"
+
+    def close(self) -> None:
+        pass
