@@ -91,7 +91,8 @@ class FrameReplay(FrameRing):
         if clip_reward is not None:
             reward = reward.clamp(-clip_reward, clip_reward)
         reward, discount, count = n_step_return(reward, self.flags[window], gamma, cut_at_life_loss)
-        obs, next_obs = self._observations(index, index + (count - 1) * self.num_envs, n_step)
+        last = index if n_step == 1 else index + (count - 1) * self.num_envs
+        obs, next_obs = self._observations(index, last, n_step)
         batch = {
             "obs": obs,
             "next_obs": next_obs,

@@ -139,9 +139,8 @@ class FrameRing:
         terminated, truncated, next_frame = np.asarray(terminated), np.asarray(truncated), np.asarray(next_frame)
         self._check_step(action, reward, terminated, truncated, life_lost)
         self._check_frames("next_frame", next_frame)
-        ended = (
-            True in terminated.tolist() or True in truncated.tolist()
-        )  # ten times as fast as .any() on a short array
+        # `True in tolist()` takes a tenth of the time of any() on a short array.
+        ended = True in terminated.tolist() or True in truncated.tolist()
         if ended:
             self._check_truncation(terminated, truncated, frame)
         slot, opened_slot = self.head % self._slots, (self.head + 1) % self._slots

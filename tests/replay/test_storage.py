@@ -123,6 +123,21 @@ def test_bad_step_is_refused_in_one_line_and_stores_nothing(step, message):
     assert all(torch.equal(torch.as_tensor(before[key]), torch.as_tensor(after[key])) for key in before)
 
 
+def test_an_episode_may_be_truncated_from_the_time_limit_on():
+    for length in (1, 2, 3, 4):
+        replay, made = started(time_limit=3)
+        for _ in range(length - 1):
+            replay.add(*made.step([7, 7]))
+        step = change(3, np.array([False, True]))
+        if length < 3:
+            with pytest.raises(ValueError, match=f"truncated after {length} agent steps"):
+                replay.add(*step)
+        else:
+            replay.add(*step)
+            assert np.array_equal(replay.frames[replay.ending[(length - 1) * 2 + 1]].view(2, 2).numpy(), step[5][1])
+        replay.check()
+
+
 def test_truncation_without_time_limit_is_refused():
     replay, _ = started(time_limit=None)
     with pytest.raises(ValueError, match="never"):
