@@ -16,11 +16,12 @@ class FrameStack:
         self.frames = torch.zeros(num_envs, stack, *frame_shape, dtype=torch.uint8, device=device)
 
     def push(self, frame: np.ndarray, starts: np.ndarray) -> Tensor:
-        """Append `frame` [N, H, W], after clearing the environments where an episode starts; the stacks."""
+        """New stacks with `frame` [N, H, W] behind the older frames, or alone where an episode `starts` [N]."""
+        device, older = self.frames.device, self.frames[:, 1:]
         if starts.any():
-            self.frames[torch.from_numpy(starts).to(self.frames.device)] = 0
-        newest = torch.from_numpy(frame).to(self.frames.device, non_blocking=True).unsqueeze(1)
-        self.frames = torch.cat([self.frames[:, 1:], newest], dim=1)
+            older = older.masked_fill(torch.from_numpy(starts).to(device).view(-1, 1, 1, 1), 0)
+        newest = torch.from_numpy(frame).to(device, non_blocking=True).unsqueeze(1)
+        self.frames = torch.cat([older, newest], dim=1)
         return self.frames
 
 

@@ -10,19 +10,16 @@ from torch import nn
 
 import envs
 import nap
-from agents.acting import EpsilonGreedy, FrameStack
 from agents.config import DQNConfig
 from agents.dqn import DQN
 from agents.networks import NETWORKS
 from envs.vector_env import VectorEnv
 from experiment.config import ConfigError
-from experiment.determinism import seeds
 from plasticity.method import Method
 from plasticity.nap import NaP
 from replay import FrameReplay
 
 STACK = 4
-SEED_NAMES = ("network", "play", "exploration", "replay", "evaluation")
 
 
 def device_of(config: DQNConfig) -> torch.device:
@@ -84,7 +81,7 @@ def build_learner(config: DQNConfig, network: nn.Module) -> DQN:
     for method in methods:
         method.prepare(network)
     device = device_of(config)
-    network.to(device=device, memory_format=torch.channels_last)
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=torch.tensor(config.lr, device=device),

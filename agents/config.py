@@ -22,7 +22,7 @@ class DQNConfig:
     env: str = "Breakout"
     """Game: any ROM that ale-py ships, in the papers' or ALE's spelling."""
     protocol: Literal["atari100k", "machado"] = "atari100k"
-    """Rules of play and of scoring. atari100k: no sticky actions, a lost life ends a learning episode; machado: sticky actions 0.25, full action set."""
+    """Rules of play and scoring. atari100k: a lost life ends a learning episode; machado: sticky actions, all buttons."""
     backend: Literal["ale", "envpool"] = "ale"
     """Emulator backend."""
     num_envs: int = 1
@@ -85,7 +85,7 @@ class DQNConfig:
     nap_every: int = 1
     """NaP: updates between projections."""
     nap_affine: Literal["free", "decay", "joint"] = "joint"
-    """NaP: scale and offset of the norms. joint: projected as a pair; decay: drawn to their initial values; free: left alone."""
+    """NaP: scale and offset of norms. joint: projected as a pair; decay: drawn to where they began; free: left alone."""
     plasticity: tuple[str, ...] = ()
     """Methods against loss of plasticity, in order."""
 
@@ -156,7 +156,7 @@ class DQNConfig:
             if not above < value <= high:
                 raise ConfigError(f"--{field.replace('_', '-')} is {value}: it has to be above {above}, at most {high}")
         if self.steps is not None and self.frames is not None:
-            raise ConfigError("--steps and --frames both set the budget: leave one out, or override a preset with --steps none")
+            raise ConfigError("--steps and --frames both set the budget: leave one out (a preset's: --steps none)")
         if self.lr_floor > self.lr:
             raise ConfigError(f"--lr-floor is {self.lr_floor}: it has to be at most the peak, --lr {self.lr}")
         for name in self.plasticity:
@@ -171,7 +171,8 @@ _AT_LEAST = {
     "eval_episodes": 0,
 }  # fmt: skip
 _ABOVE_UP_TO = {
-    "utd": (0, 1_000), "gamma": (0, 1), "epsilon_final": (-1, 1), "lr": (0, 10), "cycle_fraction": (0, 1), "adam_eps": (0, 1),
+    "utd": (0, 1_000), "gamma": (0, 1), "epsilon_final": (-1, 1), "lr": (0, 10), "cycle_fraction": (0, 1),
+    "adam_eps": (0, 1),
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -81,7 +81,8 @@ class DQN:
             targets = self.targets(batch)
         values = self.online(batch["obs"]).gather(-1, batch["action"].unsqueeze(-1)).squeeze(-1).float()
         loss = F.huber_loss(values, targets)
-        metrics = {"loss": loss.detach(), "q": values.detach().mean(), "td_error": (targets - values.detach()).abs().mean()}
+        errors = (targets - values).detach().abs()
+        metrics = {"loss": loss.detach(), "q": values.detach().mean(), "td_error": errors.mean()}
         for method in self.methods:
             if (penalty := method.penalty()) is not None:
                 loss = loss + penalty

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Replica:
@@ -16,21 +16,22 @@ class Replica:
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype):
-        self.masters = [p for p in network.parameters() if p.requires_grad]
-        self.module = network if dtype == torch.float32 else deepcopy(network).to(dtype)
-        self.copies = [p for p in self.module.parameters() if p.requires_grad]
-        self.is_original = self.module is network
+        self.is_original = dtype == torch.float32
+        self.module = network if self.is_original else deepcopy(network).to(dtype)
+        self.originals: list[Tensor] = list(network.parameters())
+        self.copies: list[Tensor] = list(self.module.parameters())
         if not self.is_original:
-            for master in self.masters:
-                master.grad = torch.zeros_like(master)
+            for original in self.originals:
+                original.grad = torch.zeros_like(original)
 
     def collect_gradients(self) -> None:
         """Move the copy's gradients to the originals."""
         if not self.is_original:
-            torch._foreach_copy_([p.grad for p in self.masters], [p.grad for p in self.copies])
+            gradients = [copy.grad if copy.grad is not None else torch.zeros_like(copy) for copy in self.copies]
+            torch._foreach_copy_([original.grad for original in self.originals], gradients)  # type: ignore[misc]
 
+    @torch.no_grad()
     def refresh(self) -> None:
         """Bring the copy up to date with the originals."""
         if not self.is_original:
-            with torch.no_grad():
-                torch._foreach_copy_(self.copies, self.masters)
+            torch._foreach_copy_(self.copies, self.originals)

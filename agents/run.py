@@ -41,7 +41,8 @@ def find_resumed(config: DQNConfig) -> RunDir | None:
         return None
     if config.resume != "auto":
         run = RunDir.open(config.resume)
-        if not (same_settings(config, DQNConfig().resolved()) or same_settings(config, load_yaml(DQNConfig, run.config))):
+        allowed = (DQNConfig().resolved(), load_yaml(DQNConfig, run.config))
+        if not any(same_settings(config, settings) for settings in allowed):
             raise ConfigError(f"--resume {config.resume} goes on with the settings of that run: leave the others out")
         if run.result.is_file():
             raise ConfigError(f"run {config.resume} is finished: its score is in {run.result}")
@@ -54,9 +55,10 @@ def find_resumed(config: DQNConfig) -> RunDir | None:
 
 
 def default_name(config: DQNConfig) -> str:
-    utd = str(config.utd).replace("/", "_")
+    """What tells the run from others, and the time."""
+    utd = "utd" + str(config.utd).replace("/", "_")
     methods = (*config.plasticity, "nap") if config.nap else config.plasticity
-    return "-".join([config.agent, config.env, f"utd{utd}", *methods, f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")])
+    return "-".join([config.agent, config.env, utd, *methods, f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")])
 
 
 def build_trainer(config: DQNConfig, seed: dict[str, int]) -> Trainer:
@@ -126,7 +128,7 @@ class Run:
             f"run directory: {self.directory.path}",
         ]
         if config.compile == "true":
-            lines.append("compiling the loss at the first update: seconds with a warm cache, about a minute the first time")
+            lines.append("the loss is compiled at the first update: once for a minute or so, later from a cache")
         return "\n".join(lines)
 
     def _open(self) -> None:
@@ -198,9 +200,8 @@ def evaluate(config: DQNConfig, agent: DQN, episodes: int, seed: int) -> list[fl
     """Scores of whole games under the protocol's rules, with progress."""
     env = build_env(config, min(episodes, EVALUATION_ENVS), seed)
     scores: list[float] = []
-    games = play_episodes(
-        agent.act, env, episodes, stack=STACK, epsilon=config.rules.evaluation_epsilon, seed=seed, device=device_of(config)
-    )
+    epsilon, device = config.rules.evaluation_epsilon, device_of(config)
+    games = play_episodes(agent.act, env, episodes, stack=STACK, epsilon=epsilon, seed=seed, device=device)
     with Progress(episodes, "evaluation games") as progress:
         for score in games:
             scores.append(score)

@@ -19,6 +19,7 @@ from replay import FrameReplay
 
 Row = dict[str, float | int | str | None]
 
+
 class Trainer:
     """One agent learning in one vector of environments; `step()` is one action in each and the updates that it earns.
 
@@ -34,7 +35,8 @@ class Trainer:
         policy: EpsilonGreedy,
         stack: FrameStack,
     ):
-        self.config, self.env, self.replay, self.agent, self.policy, self.stack = config, env, replay, agent, policy, stack
+        self.config, self.env, self.replay, self.agent = config, env, replay, agent
+        self.policy, self.stack = policy, stack
         self.credit = UpdateCredit(config.utd, config.update_start)
         self.monitor = Monitor(agent)
         self.agent_step = 0

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ def test_epsilon_falls_from_one_to_its_final_value():
     values = [linear_epsilon(step, 0.01, 5000) for step in range(0, 8000, 100)]
     assert values[0] == 1
     assert values[25] == pytest.approx((1 + 0.01) / 2)
-    assert all(a >= b for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(values))
     assert set(values[50:]) == {0.01}
     assert linear_epsilon(0, 0.3, 0) == 0.3
 
