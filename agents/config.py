@@ -22,7 +22,7 @@ class DQNConfig:
     env: str = "Breakout"
     """Game: any ROM that ale-py ships, in the papers' or ALE's spelling."""
     protocol: Literal["atari100k", "machado"] = "atari100k"
-    """Rules of play and scoring. atari100k: a lost life ends a learning episode; machado: sticky actions, all buttons."""
+    """Rules of play and scoring. atari100k: a lost life ends a learning episode; machado: sticky actions."""
     backend: Literal["ale", "envpool"] = "ale"
     """Emulator backend."""
     num_envs: int = 1
@@ -85,7 +85,7 @@ class DQNConfig:
     nap_every: int = 1
     """NaP: updates between projections."""
     nap_affine: Literal["free", "decay", "joint"] = "joint"
-    """NaP: scale and offset of norms. joint: projected as a pair; decay: drawn to where they began; free: left alone."""
+    """NaP: scale and offset of norms. joint: projected as a pair; decay: drawn to their start; free: left alone."""
     plasticity: tuple[str, ...] = ()
     """Methods against loss of plasticity, in order."""
 

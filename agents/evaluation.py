@@ -1,4 +1,4 @@
-"""Scoring a policy: whole games under the protocol's rules, raw returns."""
+"""Scoring an agent: whole games under the protocol's rules, raw returns."""
 
 from __future__ import annotations
 
@@ -10,35 +10,54 @@ import torch
 from torch import Tensor
 
 from agents.acting import EpsilonGreedy, FrameStack
+from agents.build import STACK, build_env, device_of
+from agents.config import DQNConfig
 from envs.games import human_normalized, reference_scores
 from envs.vector_env import VectorEnv
+from experiment.progress import Progress
+
+NUM_ENVS = 10
 
 
 def play_episodes(
-    policy: Callable[[Tensor], Tensor],
-    env: VectorEnv,
-    episodes: int,
-    *,
-    stack: int,
-    epsilon: float,
-    seed: int,
-    device: torch.device,
-) -> Iterator[float]:
-    """Raw returns of `episodes` whole games, as they end.
+    policy: Callable[[Tensor], Tensor], env: VectorEnv, episodes: int, epsilon: float, seed: int, device: torch.device
+) -> Iterator[float | None]:
+    """Raw returns of `episodes` whole games as they end, and None after every step in which none ended.
 
     Every environment plays a number of games that is fixed beforehand: to take the first games that end, of several
     played side by side, would favour short ones.
     """
     act = EpsilonGreedy(policy, env.num_actions, seed)
-    frames = FrameStack(env.num_envs, stack, env.frame_shape, device)
+    stack = FrameStack(env.num_envs, STACK, env.frame_shape, device)
     left = episodes // env.num_envs + (np.arange(env.num_envs) < episodes % env.num_envs)
-    obs = frames.push(env.reset(), np.ones(env.num_envs, bool))
+    obs = stack.push(env.reset(), np.ones(env.num_envs, bool))
     while left.any():
         step = env.step(act(obs, epsilon))
-        for i in np.flatnonzero(step.ended & (left > 0)):
-            left[i] -= 1
-            yield float(step.episode_return[i])
-        obs = frames.push(step.first_frame, step.ended)
+        counted = np.flatnonzero(step.ended & (left > 0))
+        left[counted] -= 1
+        yield from step.episode_return[counted].tolist() or [None]
+        obs = stack.push(step.first_frame, step.ended)
+
+
+def score(
+    config: DQNConfig,
+    policy: Callable[[Tensor], Tensor],
+    episodes: int,
+    seed: int,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[float]:
+    """Returns of that many games, with progress; fewer if `stopped`."""
+    env = build_env(config, min(episodes, NUM_ENVS), seed)
+    scores: list[float] = []
+    with Progress(episodes, "evaluation games") as progress:
+        for ended in play_episodes(policy, env, episodes, config.rules.evaluation_epsilon, seed, device_of(config)):
+            if stopped():
+                break
+            if ended is not None:
+                scores.append(ended)
+            progress.update(len(scores), lambda: {"mean score": f"{np.mean(scores):.1f}" if scores else "-"})
+    env.close()
+    return scores
 
 
 def summary(game: str, scores: list[float]) -> dict[str, Any]:
@@ -52,3 +71,14 @@ def summary(game: str, scores: list[float]) -> dict[str, Any]:
         "human_normalized": human_normalized(game, mean) if game in reference_scores() else None,
         "scores": scores,
     }
+
+
+def verdict(config: DQNConfig, scores: list[float]) -> str:
+    """The score in one line, with the rules that it was obtained under."""
+    figures = summary(config.env, scores)
+    normalized = figures["human_normalized"]
+    human = "" if normalized is None else f", human-normalised {normalized:.3f}"
+    return (
+        f"{config.env}: mean {figures['mean']:.1f}, median {figures['median']:.1f} over {len(scores)} whole games"
+        f" ({config.protocol}, epsilon {config.rules.evaluation_epsilon:g}){human}"
+    )

@@ -13,7 +13,7 @@ from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import STACK, build_agent, build_env, build_replay, device_of
 from agents.config import DQNConfig
 from agents.dqn import DQN
-from agents.evaluation import play_episodes, summary
+from agents.evaluation import score, summary, verdict
 from agents.trainer import Trainer
 from experiment import checkpoint
 from experiment.config import ConfigError, load_yaml
@@ -25,7 +25,6 @@ from experiment.tracking import Tracker
 from nap import effective_lr
 
 INTERRUPTED = 130  # the shell's code for a program that SIGINT ended
-EVALUATION_ENVS = 10
 SEED_NAMES = ("network", "play", "exploration", "replay", "evaluation")
 
 
@@ -107,16 +106,27 @@ class Run:
         """Train to the end of the budget, save, evaluate; the exit code."""
         print(self._headline())
         with Interrupt() as interrupt:
-            self._open()
-            self._train_until(interrupt)
-            saved = self._save()
+            if not self.trainer.done:
+                self._open()
+                self._train_until(interrupt)
+                saved = self._save()
+                if interrupt.requested:
+                    return self._stop(saved)
+            scores = self._evaluate(interrupt)
             if interrupt.requested:
-                self.tracker.close()
-                print(self._farewell(saved))
-                return INTERRUPTED
-        self._evaluate()
-        self.tracker.close()
+                return self._stop(saved=True)
+        self._finish(scores)
         return 0
+
+    def _stop(self, saved: bool) -> int:
+        self.tracker.close()
+        step = self.trainer.agent_step
+        command = f"python -m agents.{self.config.agent} --resume {self.directory.path}"
+        if saved:
+            print(f"stopped at agent step {step:,}, all is saved; go on with: {command}")
+        else:
+            print(f"stopped at agent step {step:,}, which could not be saved; from the checkpoint before: {command}")
+        return INTERRUPTED
 
     def _headline(self) -> str:
         config = self.config
@@ -176,41 +186,22 @@ class Run:
             "ELR": f"{float(elr):.2e}",
         }
 
-    def _farewell(self, saved: bool) -> str:
-        step = self.trainer.agent_step
-        if not saved:
-            return f"stopped at agent step {step:,}; this step could not be saved, an earlier checkpoint may stand"
-        command = f"python -m agents.{self.config.agent} --resume {self.directory.path}"
-        return f"stopped at agent step {step:,} and saved; go on with: {command}"
+    def _evaluate(self, interrupt: Interrupt) -> list[float]:
+        episodes = self.config.eval_episodes
+        if not episodes:
+            return []
+        seed = self.seeds["evaluation"]
+        return score(self.config, self.trainer.agent.act, episodes, seed, stopped=lambda: interrupt.requested)
 
-    def _evaluate(self) -> None:
-        config, agent = self.config, self.trainer.agent
-        scores: list[float] = []
-        episodes = config.eval_episodes or 0
-        if episodes:
-            scores = evaluate(config, agent, episodes, self.seeds["evaluation"])
-        result = describe(config, agent, self.trainer, scores)
-        self.directory.write_result(result)
+    def _finish(self, scores: list[float]) -> None:
+        self.tracker.close()
+        self.directory.write_result(result(self.config, self.trainer, scores))
         if scores:
-            print(verdict(result))
+            print(verdict(self.config, scores))
         print(f"result: {self.directory.result}")
 
 
-def evaluate(config: DQNConfig, agent: DQN, episodes: int, seed: int) -> list[float]:
-    """Scores of whole games under the protocol's rules, with progress."""
-    env = build_env(config, min(episodes, EVALUATION_ENVS), seed)
-    scores: list[float] = []
-    epsilon, device = config.rules.evaluation_epsilon, device_of(config)
-    games = play_episodes(agent.act, env, episodes, stack=STACK, epsilon=epsilon, seed=seed, device=device)
-    with Progress(episodes, "evaluation games") as progress:
-        for score in games:
-            scores.append(score)
-            progress.update(len(scores), lambda: {"mean": f"{sum(scores) / len(scores):.1f}"})
-    env.close()
-    return scores
-
-
-def describe(config: DQNConfig, agent: DQN, trainer: Trainer, scores: list[float]) -> dict[str, Any]:
+def result(config: DQNConfig, trainer: Trainer, scores: list[float]) -> dict[str, Any]:
     """What result.json holds: the score, and everything that it stands on."""
     return {
         "agent": config.agent,
@@ -221,19 +212,18 @@ def describe(config: DQNConfig, agent: DQN, trainer: Trainer, scores: list[float
         "seed": config.seed,
         "agent_steps": trainer.agent_step,
         "frames": trainer.agent_step * config.rules.frame_skip,
-        "updates": agent.updates,
+        "updates": trainer.agent.updates,
         "training_seconds": trainer.seconds,
-        "parameter_hash": parameter_hash(agent.network),
+        "parameter_hash": parameter_hash(trainer.agent.network),
         "environment": environment(),
     }
 
 
-def verdict(result: dict[str, Any]) -> str:
-    """The score in one line."""
-    score = result["score"]
-    normalized = score["human_normalized"]
-    human = "" if normalized is None else f", human-normalised {normalized:.3f}"
-    return (
-        f"{result['game']}: mean {score['mean']:.1f}, median {score['median']:.1f} over {score['episodes']} games"
-        f" ({result['protocol']['name']}, epsilon {result['protocol']['evaluation_epsilon']:g}{human})"
-    )
+def load_agent(config: DQNConfig, directory: RunDir) -> tuple[DQN, int]:
+    """The agent of a run as its newest good checkpoint has it, and the agent step of that."""
+    saved = checkpoint.load_latest(directory.checkpoints)
+    env = build_env(config, 1, seed=0)
+    agent = build_agent(config, env.frame_shape, env.num_actions, seed=0)
+    env.close()
+    agent.load_state_dict(saved.state["trainer"]["agent"])
+    return agent, saved.step

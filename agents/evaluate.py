@@ -1,0 +1,55 @@
+"""Play a saved agent: `python -m agents.evaluate RUN`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from agents.config import DQNConfig
+from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
+from experiment.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What to play."""
+
+    run: str = field(default="", metadata={"positional": True, "metavar": "RUN"})
+    """Run directory; its newest good checkpoint is played."""
+    episodes: int | None = None
+    """Whole games to play; none: the protocol's number."""
+    seed: int | None = None
+    """Seed of the games; none: that of the run's own evaluation."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Load, play and print the score with its protocol."""
+    with exit_on_bad_input():
+        options = parse_cli(
+            EvaluateConfig,
+            argv,
+            prog="python -m agents.evaluate",
+            description="Play whole games with a saved agent, under the rules of its protocol.",
+            presets={},
+        )
+        if not options.run:
+            raise ConfigError("name a run directory: python -m agents.evaluate RUN")
+        if options.episodes is not None and options.episodes < 1:
+            raise ConfigError(f"--episodes is {options.episodes}: it has to be at least 1")
+        directory = RunDir.open(options.run)
+        config = load_yaml(DQNConfig, directory.config)
+        from agents.evaluation import score, verdict
+        from agents.run import load_agent
+        from experiment.determinism import configure, seeds
+
+        configure(config.threads, config.seed)
+        agent, step = load_agent(config, directory)
+        seed = seeds(config.seed, "evaluation")["evaluation"] if options.seed is None else options.seed
+    print(f"{config.env}, agent step {step:,}: {config.rules.summary()}")
+    scores = score(config, agent.act, options.episodes or config.rules.evaluation_episodes, seed)
+    print(verdict(config, scores))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,228 @@
+"""The real commands, end to end on real games, small."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agents import cli, evaluate
+from experiment import checkpoint
+
+# Pong: a random game ends after about 900 agent steps, whatever the agent does
+TINY = "--env Pong --network small --steps 260 --update-start 100 --threads 1 --compile false --log-interval 50".split()
+
+
+def command(*words, root):
+    return [sys.executable, "-m", "agents.dqn", *TINY, "--root", str(root), *map(str, words)]
+
+
+def dqn(*words, root):
+    return cli.main("dqn", [*TINY, "--root", str(root), *map(str, words)])
+
+
+def result(run: Path):
+    return json.loads((run / "result.json").read_text())
+
+
+def rows(run: Path):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_ends_with_a_score_its_protocol_and_settings_that_repeat_it(tmp_path, capsys):
+    assert dqn("--nap", "--name", "a", "--eval-episodes", 1, root=tmp_path) == 0
+    outcome = result(tmp_path / "a")
+    assert outcome["updates"] == 160
+    assert outcome["score"]["episodes"] == 1
+    assert -21 <= outcome["score"]["mean"] <= 21
+    assert outcome["protocol"]["name"] == "atari100k"
+    learner_rows = [row for row in rows(tmp_path / "a") if "loss" in row]
+    assert [row["agent_step"] for row in learner_rows] == [150, 200, 250, 260]
+    assert {"lr", "epsilon", "elr/torso.0.weight", "rotation/torso.0.weight", "norm/head.weight"} <= set(learner_rows[-1])
+    assert "Pong: mean" in capsys.readouterr().out
+
+    config = str(tmp_path / "a" / "config.yaml")
+    assert cli.main("dqn", ["--config", config, "--name", "b", "--eval-episodes", "0"]) == 0
+    assert cli.main("dqn", ["--config", config, "--name", "c", "--eval-episodes", "0", "--seed", "1"]) == 0
+    again, other = result(tmp_path / "b"), result(tmp_path / "c")
+    assert again["parameter_hash"] == outcome["parameter_hash"] != other["parameter_hash"]
+
+    assert evaluate.main([str(tmp_path / "a"), "--episodes", "1"]) == 0
+    assert f"mean {outcome['score']['mean']:.1f}" in capsys.readouterr().out
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_goes_on_where_it_stopped(tmp_path, number):
+    words = command("--name", "a", "--steps", 1000, "--utd", "3/7", "--eval-episodes", 0, root=tmp_path)
+    run, metrics = tmp_path / "a", tmp_path / "a" / "metrics.jsonl"
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: metrics.is_file() and metrics.stat().st_size > 0, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert f"--resume {run}" in out.splitlines()[-1]
+    assert "Traceback" not in err
+    stopped = int(max(path.name for path in (run / "checkpoints").iterdir()))
+    assert 0 < stopped < 1000
+
+    assert cli.main("dqn", ["--resume", str(run)]) == 0
+    assert result(run)["agent_steps"] == 1000
+    assert result(run)["updates"] == (1000 - 100) * 3 // 7
+    assert [row["agent_step"] for row in rows(run) if "frames" in row] == list(range(50, 1001, 50))
+
+
+@pytest.mark.parametrize(("utd", "num_envs"), [("0.25", 8), ("8", 2), ("1", 1)])
+def test_the_number_of_updates_is_exact_across_a_resume(tmp_path, utd, num_envs, monkeypatch):
+    import agents.run
+
+    settings = ["--utd", utd, "--num-envs", num_envs, "--name", "a", "--eval-episodes", 0, "--steps", 160]
+
+    class StopAt(agents.run.Interrupt):
+        requested = property(lambda self: self.trainer().agent_step >= 136, lambda self, value: None)
+
+    run_object = []
+    StopAt.trainer = lambda self: run_object[0].trainer
+    original = agents.run.Run.__init__
+    monkeypatch.setattr(agents.run.Run, "__init__", lambda self, c: (run_object.append(self), original(self, c))[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(agents.run, "Interrupt", StopAt)
+        assert dqn(*settings, root=tmp_path) == 130
+    assert cli.main("dqn", ["--resume", str(tmp_path / "a")]) == 0
+    assert result(tmp_path / "a")["updates"] == int(float(utd) * 60)
+
+
+def test_resume_auto_finds_the_unfinished_run_of_the_same_settings(tmp_path, capsys, monkeypatch):
+    import agents.run
+
+    class Stopped(agents.run.Interrupt):
+        requested = property(lambda self: True, lambda self, value: None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(agents.run, "Interrupt", Stopped)
+        for seed in (0, 1):
+            assert dqn("--name", f"s{seed}", "--seed", seed, "--eval-episodes", 0, root=tmp_path) == 130
+    assert dqn("--seed", 0, "--eval-episodes", 0, "--resume", "auto", root=tmp_path) == 0
+    assert (tmp_path / "s0" / "result.json").is_file()
+    assert not (tmp_path / "s1" / "result.json").is_file()
+    assert dqn("--seed", 0, "--eval-episodes", 0, "--resume", "auto", "--name", "new", root=tmp_path) == 0
+    assert (tmp_path / "new" / "result.json").is_file()
+
+
+def refused(capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        cli.main("dqn", [str(word) for word in words])
+    lines = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--env", "Brekout"], "Breakout"),
+        (["--utd", "-1"], "--utd"),
+        (["--utd", "0"], "--utd"),
+        (["--utd", "fast"], "rational"),
+        (["--utd", "1/0"], "rational"),
+        (["--nup"], "--nap"),
+        (["--protocol", "atari10k"], "atari100k"),
+        (["--schedule", "cycle"], "cyclic"),
+        (["--lr", "nan"], "--lr"),
+        (["--lr", "0"], "--lr"),
+        (["--lr-floor", "1"], "--lr-floor"),
+        (["--gamma", "1.5"], "--gamma"),
+        (["--num-envs", "0"], "--num-envs"),
+        (["--batch-size", "-3"], "--batch-size"),
+        (["--steps", "0"], "--steps"),
+        (["--steps", "100", "--frames", "400"], "--frames"),
+        (["--device", "cuda:99"], "cuda:99"),
+        (["--device", "gpu"], "gpu"),
+        (["--config", "no-such"], "no-such"),
+        (["--resume", "nowhere"], "nowhere"),
+        (["--plasticity", "nup"], "nap"),
+        (["--track", "wand"], "wandb"),
+        (["--seed"], "--seed"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(words, said, tmp_path, capsys):
+    assert said in refused(capsys, [*words, "--root", tmp_path / "run"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_misspelt_key_in_a_config_names_the_near_match(tmp_path, capsys):
+    (tmp_path / "my.yaml").write_text("env: Pong\nbatch_sise: 32\n")
+    line = refused(capsys, ["--config", tmp_path / "my.yaml"])
+    assert "batch_sise" in line
+    assert "batch_size" in line
+    assert "line 2" in line
+
+
+def test_what_is_not_a_run_cannot_be_resumed(tmp_path, capsys):
+    assert "config.yaml" in refused(capsys, ["--resume", tmp_path])
+
+
+def test_a_finished_run_and_other_settings_are_not_resumed(tmp_path, capsys):
+    assert dqn("--name", "a", "--eval-episodes", 0, root=tmp_path) == 0
+    assert "finished" in refused(capsys, ["--resume", tmp_path / "a"])
+    assert "--name" in refused(capsys, [*TINY, "--root", tmp_path, "--name", "a"])
+    (tmp_path / "a" / "result.json").unlink()
+    assert "leave" in refused(capsys, ["--resume", tmp_path / "a", "--lr", "3e-4"])
+
+
+def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capsys):
+    assert dqn("--name", "a", "--eval-episodes", 0, "--checkpoint-interval", 100, root=tmp_path) == 0
+    run = tmp_path / "a"
+    (run / "result.json").unlink()
+    newest = run / "checkpoints" / f"{260:012d}"
+    with (newest / "trainer.pt").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.warns(UserWarning, match=newest.name):
+        assert cli.main("dqn", ["--resume", str(run)]) == 0
+    assert "resuming at agent step 200" in capsys.readouterr().out
+    assert result(run)["updates"] == 160
+
+
+def test_a_full_disk_while_saving_does_not_stop_training(tmp_path, monkeypatch):
+    write, calls = checkpoint._write, []
+
+    def full_the_second_time(directory, step, state):
+        calls.append(step)
+        if len(calls) == 2:
+            (directory / "trainer.pt").write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        write(directory, step, state)
+
+    monkeypatch.setattr(checkpoint, "_write", full_the_second_time)
+    with pytest.warns(UserWarning, match="No space left"):
+        dqn("--name", "a", "--eval-episodes", 0, "--checkpoint-interval", 100, root=tmp_path)
+    assert calls == [100, 200, 260]
+    assert sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir()) == [f"{n:012d}" for n in (100, 260)]
+    assert result(tmp_path / "a")["updates"] == 160
+
+
+@pytest.mark.parametrize("module", ["agents.dqn", "agents.evaluate"])
+def test_help_is_answered_without_torch(module):
+    words = [sys.executable, "-X", "importtime", "-m", module, "--help"]
+    shown = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
+    assert shown.returncode == 0
+    imported = {line.rsplit("|")[-1].strip() for line in shown.stderr.splitlines()}
+    assert "dataclasses" in imported
+    assert not {"torch", "ale_py", "tensordict"} & imported
+    if module == "agents.dqn":
+        options = "env backend num-envs steps frames utd nap schedule protocol seed device precision compile config name"
+        for option in (*options.split(), "resume", "track", "cycles", "cycle-fraction", "lr", "lr-floor"):
+            assert f"--{option}" in shown.stdout

@@ -1,0 +1,44 @@
+"""Imports point one way: benchmarks -> agents -> {nap, plasticity, replay, envs, experiment}."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PARTS = {"nap", "plasticity", "replay", "envs", "experiment"}
+ALLOWED = {
+    "nap": set(),
+    "plasticity": {"nap"},
+    "replay": set(),
+    "envs": set(),
+    "experiment": set(),
+    "agents": PARTS,
+    "benchmarks": PARTS | {"agents"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """First names of all absolute imports of a file, those inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_a_package_imports_only_what_lies_below_it(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    for file in files:
+        ours = imported(file) & set(ALLOWED)
+        assert ours <= ALLOWED[package] | {package}, f"{file.relative_to(ROOT)} imports {ours}"
+
+
+def test_every_package_is_in_the_distribution():
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    text = (ROOT / "pyproject.toml").read_text()
+    assert all(f'"{package}"' in text for package in packages)
