@@ -1,0 +1,133 @@
+"""Contestants measured in strict alternation, so that a machine whose speed drifts drifts for all of them alike."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
+Run = Callable[[int], float | None]
+Role = Literal["ours", "peer", "limit"]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One thing to measure: `setup()` builds it once and gives `run(count)`, which does `count` calls of it.
+
+    Its figure of a round is `work` · count / seconds in `unit`, unless `run` returns a figure of its own. Contestants
+    with one `task` are compared with one another; `limit` names the series of that task that bounds this one. A round
+    is at least `least` calls.
+    """
+
+    task: str
+    name: str
+    unit: str
+    setup: Callable[[], Run]
+    role: Role = "ours"
+    work: float = 1.0
+    limit: str = ""
+    least: int = 1
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of one contestant: its calls, their time, and the figure in the contestant's unit."""
+
+    count: int
+    seconds: float
+    figure: float
+
+
+@dataclass
+class Series:
+    """All rounds of one contestant, in order."""
+
+    task: str
+    name: str
+    unit: str
+    role: Role
+    limit: str = ""
+    setup_seconds: float = 0.0
+    """Building it and its first call, which compiles."""
+    rounds: list[Round] = field(default_factory=list)
+
+    @property
+    def figures(self) -> list[float]:
+        return [r.figure for r in self.rounds]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.figures)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        return min(self.figures), max(self.figures)
+
+
+def rotated(items: Sequence[T], round: int, rounds: int) -> list[T]:
+    """The order of one round: everyone once, the start moving through the whole field over all rounds."""
+    shift = round * max(1, len(items) // rounds) % max(1, len(items))
+    return [*items[shift:], *items[:shift]]
+
+
+def ratio(series: Series, other: Series) -> float:
+    """The median over rounds of one's figure over the other's in the same round, which drift cannot move far."""
+    return statistics.median(a / b for a, b in zip(series.figures, other.figures, strict=True))
+
+
+def best_peer(series: Series, field: Iterable[Series]) -> Series | None:
+    """The peer of the same task with the highest median."""
+    peers = [other for other in field if other.role == "peer" and other.task == series.task]
+    return max(peers, key=lambda peer: peer.median, default=None)
+
+
+def limit_of(series: Series, field: Iterable[Series]) -> Series | None:
+    """The series that bounds this one: the limit that it names, else its task's only one."""
+    limits = [other for other in field if other.role == "limit" and other.task == series.task]
+    if series.limit:
+        limits = [other for other in limits if other.name == series.limit]
+    return limits[0] if len(limits) == 1 and series.role != "limit" else None
+
+
+def calls_for(seconds: float, run: Run, clock: Callable[[], float]) -> int:
+    """Calls that take about `seconds`, found by trying more and more of them."""
+    count, took = 1, _timed(run, 1, clock).seconds
+    while took < seconds / 10:
+        count *= 4
+        took = _timed(run, count, clock).seconds
+    return max(1, math.ceil(count * seconds / took))
+
+
+def _timed(run: Run, count: int, clock: Callable[[], float], work: float = 1.0) -> Round:
+    began = clock()
+    figure = run(count)
+    seconds = clock() - began
+    return Round(count, seconds, work * count / seconds if figure is None else figure)
+
+
+def alternate(
+    contestants: Sequence[Contestant],
+    rounds: int,
+    seconds: float,
+    report: Callable[[str], None] = lambda line: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Series]:
+    """Set everyone up, then let everyone run about `seconds` in each of `rounds`; a series for each, in given order."""
+    ready = []
+    for contestant in contestants:
+        report(f"setting up {contestant.task}: {contestant.name}")
+        series = Series(contestant.task, contestant.name, contestant.unit, contestant.role, contestant.limit)
+        began = clock()
+        run = contestant.setup()
+        run(1)
+        series.setup_seconds = clock() - began
+        ready.append((contestant, run, max(contestant.least, calls_for(seconds, run, clock)), series))
+    for number in range(rounds):
+        for contestant, run, count, series in rotated(ready, number, rounds):
+            report(f"round {number + 1} of {rounds}, {contestant.task}: {contestant.name}")
+            series.rounds.append(_timed(run, count, clock, contestant.work))
+    return [series for *_, series in ready]

@@ -1,0 +1,81 @@
+"""How many kernels and host synchronisations an update takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from agents.dqn import DQN
+
+# allocation and bookkeeping: no kernel
+FREE = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "alias", "_unsafe_view",
+        "is_same_size", "lift_fresh", "set_", "resize_")  # fmt: skip
+# the host waits for a value or for a shape
+SYNCS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2")
+# what Inductor leaves to a library call
+EXTERNAL = ("convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm")
+
+
+class OpCounter(TorchDispatchMode):
+    """Counts the ATen calls inside it by name; a foreach or fused call is one, and views are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if not func.is_view and name not in FREE:
+            self.calls[name] += 1
+        return func(*args, **(kwargs or {}))
+
+    def total(self, *names: str) -> int:
+        """Calls of these names, or of all."""
+        return sum(self.calls[name] for name in names or self.calls)
+
+
+@dataclass(frozen=True)
+class EagerCount:
+    """Calls of one block of updates: all of them, those of the two graphs that can be compiled, and host syncs."""
+
+    kernels: int
+    syncs: int
+    target: OpCounter
+    loss: OpCounter
+
+
+def eager_kernels(agent: DQN, block: TensorDictBase) -> EagerCount:
+    """Count one block of an eager agent: its target pass, then an update for each minibatch."""
+    with OpCounter() as whole:
+        batches = agent.bootstrap(block)
+        for batch in batches:
+            agent.update(batch)
+    with OpCounter() as target, torch.no_grad():
+        agent.target(block["next_obs"].flatten(0, 1))
+    agent.online.zero_grad()
+    with OpCounter() as loss:
+        agent.loss(batches[0])[0].backward()
+    return EagerCount(whole.total(), whole.total(*SYNCS), target, loss)
+
+
+def compiled_kernels(agent: DQN, block: TensorDictBase, eager: EagerCount) -> int:
+    """Kernels of the same block compiled: generated ones, library calls, and what stays outside of the two graphs."""
+    batches, target = _generated(lambda: agent.bootstrap(block))
+    _, loss = _generated(lambda: agent.update(batches[0]))
+    count = len(batches)
+    inside = eager.target.total() + count * eager.loss.total()
+    library = eager.target.total(*EXTERNAL) + count * eager.loss.total(*EXTERNAL)
+    return target + count * loss + library + eager.kernels - inside
+
+
+def _generated(call: Any) -> tuple[Any, int]:
+    """What a first call gives, and the kernels that compiling it made."""
+    from torch._inductor import metrics
+
+    before = metrics.generated_kernel_count
+    return call(), metrics.generated_kernel_count - before
