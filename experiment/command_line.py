@@ -73,10 +73,13 @@ def _take(name: str, words: Sequence[str], loose: list[str], fields: Fields) -> 
     end = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
     if end == 0:
         raise ConfigError(f"{flag(name)} needs a value")
-    many = name in fields and any(typing.get_origin(kind) is tuple for kind in members(fields[name][0]))
-    used = end if many else 1
+    used = end if _takes_many(name, fields) else 1
     loose.extend(words[used:])
     return ",".join(words[:used])
+
+
+def _takes_many(name: str, fields: Fields) -> bool:
+    return name in fields and any(typing.get_origin(kind) is tuple for kind in members(fields[name][0]))
 
 
 def _take_positional(fields: Fields, given: Mapping[str, Any], loose: list[str]) -> dict[str, str]:
@@ -84,8 +87,10 @@ def _take_positional(fields: Fields, given: Mapping[str, Any], loose: list[str])
     for name, (_, field) in fields.items():
         plain = [word for word in loose if not word.startswith("-")]
         if field.metadata.get("positional") and name not in given and plain:
-            taken[name] = plain[0]
-            loose.remove(plain[0])
+            words = plain if _takes_many(name, fields) else plain[:1]
+            taken[name] = ",".join(words)
+            for word in words:
+                loose.remove(word)
     return taken
 
 

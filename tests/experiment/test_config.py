@@ -267,3 +267,16 @@ def test_the_light_modules_import_no_torch():
         " experiment.interrupt; assert not {'torch', 'numpy', 'tyro'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@dataclass(frozen=True)
+class Many:
+    runs: tuple[str, ...] = field(default=(), metadata={"positional": True})
+    """Run directories."""
+    out: str = "a"
+    """File."""
+
+
+@pytest.mark.parametrize("words", [["x", "y", "--out", "b"], ["--out", "b", "x", "y"], ["x", "--out", "b", "y"]])
+def test_a_positional_list_takes_every_word_that_no_option_takes(words):
+    assert parse_cli(Many, words, prog="p", description="d", presets={}) == Many(("x", "y"), "b")

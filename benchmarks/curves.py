@@ -1,0 +1,100 @@
+"""Learning curves of runs: `python -m benchmarks.curves RUN... --out FIGURE`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from envs.games import reference_scores
+from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from experiment.run_dir import RunDir
+
+WINDOW = 20
+
+
+@dataclass(frozen=True)
+class CurvesConfig:
+    """What to draw."""
+
+    runs: tuple[str, ...] = field(default=(), metadata={"positional": True, "metavar": "RUN"})
+    """Run directories; runs of one game share a panel."""
+    out: str = "curves.svg"
+    """File of the figure; its ending tells the format."""
+
+
+def episodes(run: RunDir) -> tuple[list[int], list[float]]:
+    """Agent steps at which whole games ended, and their raw returns."""
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    rows = [row for row in rows if "episode_return" in row]
+    return [row["agent_step"] for row in rows], [row["episode_return"] for row in rows]
+
+
+def smooth(values: Sequence[float], window: int = WINDOW) -> list[float]:
+    """Mean of each value and those before it, at most `window` in all."""
+    means = []
+    for end in range(1, len(values) + 1):
+        recent = values[max(0, end - window) : end]
+        means.append(sum(recent) / len(recent))
+    return means
+
+
+def draw(runs: list[RunDir], out: Path) -> None:
+    """One panel a game: running mean of the episode returns over agent steps, random play, and the final score."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    results = [json.loads(run.result.read_text()) if run.result.is_file() else None for run in runs]
+    games: dict[str, list[tuple[RunDir, Any]]] = {}
+    for run, result in zip(runs, results, strict=True):
+        games.setdefault(game_of(run), []).append((run, result))
+    plt.rcParams["svg.hashsalt"] = "rewarm"  # the same figure from the same runs
+    figure, axes = plt.subplots(1, len(games), figsize=(4.6 * len(games), 3.4), squeeze=False, layout="constrained")
+    for axis, (game, members) in zip(axes[0], games.items(), strict=True):
+        draw_game(axis, game, members)
+    figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
+
+
+def draw_game(axis: Any, game: str, members: list[tuple[RunDir, Any]]) -> None:
+    for run, result in members:
+        steps, returns = episodes(run)
+        (line,) = axis.plot(steps, smooth(returns), label=run.path.name, linewidth=1.3)
+        if result and result["score"]:
+            score = result["score"]["mean"]
+            label = f"score of {result['score']['episodes']} games: {score:,.1f}"
+            axis.plot(result["agent_steps"], score, "o", color=line.get_color(), label=label, clip_on=False)
+    if game in reference_scores():
+        random = reference_scores()[game][0]
+        axis.axhline(random, color="0.4", linestyle=":", label=f"random play: {random:,.1f}")
+    axis.set(title=game, xlabel="agent steps", ylabel=f"return (mean of {WINDOW} games)", ylim=(0, None))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+
+
+def game_of(run: RunDir) -> str:
+    """The game that a run plays."""
+    from agents.config import DQNConfig
+    from experiment.config import load_yaml
+
+    return load_yaml(DQNConfig, run.config).env
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    with exit_on_bad_input():
+        config = parse_cli(
+            CurvesConfig, argv, prog="python -m benchmarks.curves", description="Draw learning curves.", presets={}
+        )
+        if not config.runs:
+            raise ConfigError("name at least one run directory")
+        draw([RunDir.open(path) for path in config.runs], Path(config.out))
+    print(config.out)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

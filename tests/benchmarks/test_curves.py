@@ -1,0 +1,44 @@
+import json
+
+import pytest
+
+from agents.config import DQNConfig
+from benchmarks import curves
+from experiment.run_dir import RunDir
+
+
+def make_run(root, name, game, finished):
+    run = RunDir.create(root, name, DQNConfig(env=game).resolved())
+    rows = [{"agent_step": 10 * i, "episode_return": float(i)} for i in range(30)] + [{"agent_step": 300, "loss": 1.0}]
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if finished:
+        run.write_result({"agent_steps": 300, "score": {"mean": 25.0, "episodes": 3}})
+    return run
+
+
+def test_the_running_mean_is_over_the_newest_games():
+    assert curves.smooth([1, 2, 3, 10], window=2) == [1, 1.5, 2.5, 6.5]
+
+
+def test_only_whole_games_are_read(tmp_path):
+    steps, returns = curves.episodes(make_run(tmp_path, "a", "Pong", False))
+    assert steps == list(range(0, 300, 10))
+    assert returns == [float(i) for i in range(30)]
+
+
+def test_the_same_runs_give_the_same_figure(tmp_path):
+    runs = [make_run(tmp_path, "a", "Pong", True), make_run(tmp_path, "b", "Krull", False)]
+    names = [str(run.path) for run in runs]
+    for out in ("one.svg", "two.svg"):
+        assert curves.main([*names, "--out", str(tmp_path / out)]) == 0
+    one, two = (tmp_path / "one.svg").read_text(), (tmp_path / "two.svg").read_text()
+    assert one == two
+    assert "Krull" in one or "<svg" in one
+
+
+def test_what_is_no_run_is_one_line(tmp_path, capsys):
+    for words in ([], [str(tmp_path / "nothing")]):
+        with pytest.raises(SystemExit) as stop:
+            curves.main(words)
+        assert stop.value.code == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
