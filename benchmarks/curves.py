@@ -52,7 +52,7 @@ def draw(runs: list[RunDir], out: Path) -> None:
     games: dict[str, list[tuple[RunDir, Any]]] = {}
     for run, result in zip(runs, results, strict=True):
         games.setdefault(game_of(run), []).append((run, result))
-    plt.rcParams["svg.hashsalt"] = "rewarm"  # the same figure from the same runs
+    plt.rcParams |= {"svg.hashsalt": "rewarm", "svg.fonttype": "none"}  # the same runs give the same, small file
     figure, axes = plt.subplots(1, len(games), figsize=(4.6 * len(games), 3.4), squeeze=False, layout="constrained")
     for axis, (game, members) in zip(axes[0], games.items(), strict=True):
         draw_game(axis, game, members)

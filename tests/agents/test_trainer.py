@@ -1,0 +1,104 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from experiment.determinism import parameter_hash
+from tests.agents.toys import catch_trainer, run
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_the_agent_learns_from_the_very_stacks_that_it_acted_on(num_envs, overlap):
+    trainer = catch_trainer(num_envs=num_envs, steps=120, update_start=10_000, overlap=overlap)
+    seen = []
+    act = trainer.policy
+
+    def spy(obs, epsilon):
+        actions = act(obs, epsilon)
+        seen.append((obs.clone(), actions))
+        return actions
+
+    trainer.policy = spy
+    run(trainer)
+    for row, (obs, actions) in enumerate(seen[:-1]):
+        batch = trainer.replay.gather(torch.arange(num_envs).unsqueeze(0) + row * num_envs)
+        assert torch.equal(batch["obs"][0], obs)
+        assert batch["action"][0].tolist() == list(actions)
+        alive = batch["discount"][0] > 0
+        assert torch.equal(batch["next_obs"][0][alive], seen[row + 1][0][alive])
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize(("utd", "num_envs"), [("1/4", 1), ("1", 2), ("3/7", 8), ("8", 1), ("8", 8)])
+def test_the_number_of_updates_is_exact(utd, num_envs, overlap):
+    from fractions import Fraction
+
+    trainer = catch_trainer(utd=Fraction(utd), num_envs=num_envs, steps=160, update_start=101, overlap=overlap, block=3)
+    run(trainer)
+    assert trainer.agent_step == 160
+    assert trainer.agent.updates == int(Fraction(utd) * 59)
+
+
+def test_updates_wait_for_enough_transitions_and_are_then_made_up():
+    trainer = catch_trainer(steps=100, update_start=0, batch_size=16, n_step=5)
+    trainer.open()
+    while not trainer.done:
+        trainer.step()
+        assert trainer.agent.updates == (trainer.agent_step if trainer.agent_step >= 20 else 0)
+
+
+def test_the_target_network_is_copied_at_multiples_of_its_period(monkeypatch):
+    trainer = catch_trainer(steps=100, num_envs=3, target_period=20)
+    synced = []
+    monkeypatch.setattr(trainer.agent, "sync_target", lambda: synced.append(trainer.agent_step))
+    run(trainer)
+    assert synced == [21, 42, 60, 81, 102]
+
+
+def test_the_learning_rate_is_that_of_the_agent_step():
+    trainer = catch_trainer(steps=200, num_envs=2, schedule="linear", lr=1e-3, lr_floor=1e-4)
+    trainer.open()
+    while not trainer.done:
+        trainer.step()
+        expected = 1e-3 + (1e-4 - 1e-3) * trainer.agent_step / 200
+        assert trainer.agent.optimizer.param_groups[0]["lr"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_rows_tell_of_every_episode_and_of_every_interval():
+    trainer = catch_trainer(steps=300, num_envs=2, update_start=100, log_interval=100)
+    rows = run(trainer)
+    episodes = [row for row in rows if "episode_return" in row]
+    assert [row["episode"] for row in episodes] == list(range(1, 2 * (150 // 9) + 1))
+    assert all(row["episode_steps"] == 9 and abs(row["episode_return"]) == 1 for row in episodes)
+    intervals = [row for row in rows if "frames" in row]
+    assert [row["agent_step"] for row in intervals] == [100, 200, 300]
+    assert "loss" not in intervals[0]
+    assert intervals[1]["updates"] == 100
+    assert intervals[2]["mean_return"] == pytest.approx(np.mean([row["episode_return"] for row in episodes][-100:]))
+
+
+def test_watching_does_not_change_what_is_learned():
+    hashes = set()
+    for interval in (1, 50, 1000):
+        trainer = catch_trainer(steps=300, log_interval=interval, nap=True)
+        run(trainer)
+        hashes.add(parameter_hash(trainer.agent.network))
+    assert len(hashes) == 1
+
+
+def test_a_refill_counts_as_nothing():
+    trainer = catch_trainer(steps=300)
+    run(trainer)
+    state = copy.deepcopy(trainer.state_dict())
+    resumed = catch_trainer(steps=400)
+    resumed.load_state_dict(state)
+    resumed.open()
+    resumed.refill(100)
+    assert len(resumed.replay) == 100
+    assert (resumed.agent_step, resumed.agent.updates, resumed.episodes) == (300, 100, trainer.episodes)
+    assert list(resumed.returns) == list(trainer.returns)
+    while not resumed.done:
+        resumed.step()
+    assert resumed.agent.updates == 200
