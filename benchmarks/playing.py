@@ -19,7 +19,7 @@ from agents.run import SEED_NAMES, build_trainer
 from benchmarks.alternate import Contestant, Run
 from benchmarks.learners import PRECISIONS
 from benchmarks.throughput import Settings
-from envs.games import resolve_game, rom_id
+from envs.games import rom_id
 from experiment.determinism import seeds
 
 PROTOCOL: Literal["atari100k"] = "atari100k"
@@ -48,7 +48,7 @@ def emulator_run(game: str) -> Run:
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)
     ale.setInt("random_seed", 0)
-    rom = ale_py.roms.get_rom_path(rom_id(resolve_game(game)))
+    rom = ale_py.roms.get_rom_path(rom_id(game))
     assert rom is not None, "resolve_game knows only games that ale-py ships"
     ale.loadROM(rom)
     actions = ale.getMinimalActionSet()

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from envs.games import resolve_game
 from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
 
 GROUPS = ("learner", "replay", "environment", "loop", "limits")
@@ -52,7 +53,7 @@ class Settings:
             raise ConfigError(f"--seconds is {self.seconds}: it has to be above 0")
         _check_names("only", self.only, GROUPS)
         _check_names("networks", self.networks, NETWORKS)
-        return replace(self, threads=self.threads or len(os.sched_getaffinity(0)))
+        return replace(self, game=resolve_game(self.game), threads=self.threads or len(os.sched_getaffinity(0)))
 
 
 def _check_names(field: str, names: Sequence[str], known: Sequence[str]) -> None:

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from tensordict import TensorDict
 from torch import nn
 
 from agents.build import build_agent
 from agents.config import DQNConfig
 from benchmarks import counting
 from benchmarks.counting import OpCounter, eager_kernels
+from benchmarks.replays import add_run
 from replay import FrameReplay
 
 
@@ -21,7 +23,6 @@ def test_views_and_allocations_are_no_kernels_a_fused_call_is_one():
         torch._foreach_add_(weights, 1)
     assert counter.calls == {"add": 1, "mm": 1, "_foreach_add_": 1}
     assert counter.total() == 3
-    assert counter.total(*counting.EXTERNAL) == 1
     assert counter.total(*counting.SYNCS) == 0
 
 
@@ -64,23 +65,49 @@ class TwoKernels:
 
 
 def test_inside_and_outside_of_the_graphs(monkeypatch):
-    from tensordict import TensorDict
-
     block = TensorDict({"next_obs": torch.zeros(3, 4, 2)}, batch_size=(3, 4))
     eager = eager_kernels(TwoKernels(), block)
     loss = eager.loss.total()
     assert loss >= 4  # sin, sum; backward: cos, mul
     assert eager.kernels == 1 + 3 * (loss + 1)
-    monkeypatch.setattr(counting, "_generated", lambda call: (call(), 2))
+    monkeypatch.setattr(counting, "_launches", lambda call: (call(), 2))
     assert counting.compiled_kernels(TwoKernels(), block, eager) == 2 + 3 * 2 + 3
+
+
+GENERATED = """
+cpp_fused_add_0 = async_compile.cpp_pybinding(['const float*', 'float*'], r'''
+extern "C"  void  kernel(const float* in_ptr0, float* out_ptr0)
+''')
+
+class Runner:
+    def call(self, args):
+        buf0 = empty_strided_cpu((8, 4), (4, 1), torch.float32)
+        # Original ATen: [aten.addmm], torch.ops.aten.addmm.default(
+        extern_kernels.addmm(arg0_1, arg1_1, out=buf0)
+        buf1 = torch.ops.aten.convolution_backward.default(buf0, [0], (1, 1))
+        assert_size_stride(buf1, (8, 4), (4, 1), 'torch.ops.aten.convolution_backward.default')
+        cpp_fused_add_0(buf1, buf0)
+        cpp_fused_add_0(buf0, buf1)
+        triton_poi_fused_relu_1.run(buf1, 32, stream=stream0)
+        return (buf0, )
+"""
+
+
+def test_launches_are_calls_and_not_definitions():
+    assert counting.launches_in(GENERATED) == 5
+
+
+def test_launches_are_found_in_what_a_first_call_compiles(monkeypatch, tmp_path):
+    path = tmp_path / "generated.py"
+    path.write_text(GENERATED)
+    monkeypatch.setattr(counting.PyCodeCache, "load_by_key_path", lambda key, path: "module")
+    assert counting._launches(lambda: counting.PyCodeCache.load_by_key_path("key", str(path))) == ("module", 5)
 
 
 @pytest.mark.parametrize("nap", [False, True])
 def test_an_update_of_ours_waits_for_nothing(nap):
     config = DQNConfig(network="small", nap=nap, compile="false", threads=1).resolved()
     replay = FrameReplay(40, 1, (84, 84), 4)
-    from benchmarks.replays import add_run
-
     add_run(replay)(40)
     eager = eager_kernels(build_agent(config, (84, 84), 4, seed=0), replay.sample(2, 2))
     assert eager.syncs == 0

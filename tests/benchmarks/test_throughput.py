@@ -8,11 +8,13 @@ import time
 import pytest
 from rich.console import Console
 
-from benchmarks import learners, limits, measure, report, throughput
+from benchmarks import learners, limits, measure, playing, report, throughput
 from benchmarks.alternate import Round, Series
 from benchmarks.measure import Results
 from benchmarks.throughput import Settings, main
+from envs.ale import AleVectorEnv
 from experiment.config import ConfigError
+from tests.agents.toys import catch_trainer
 
 
 def series(name: str, *figures: float, task="learner nature", role="ours", unit="updates/s", limit="") -> Series:
@@ -141,18 +143,59 @@ def test_a_missing_peer_is_told_and_left_out(monkeypatch):
     assert all("pip install -e .[bench]" in line for line in missing)
 
 
+def test_environments_play_as_often_as_asked(monkeypatch):
+    settings = Settings(threads=1).resolved()
+    field, _ = playing.environments(settings)
+    assert [each.role for each in field][:2] == ["limit", "ours"]
+    assert [each.work for each in field if each.name == "ours, ale"] == [1, 8]
+    steps: list[int] = []
+    step = AleVectorEnv.step
+    monkeypatch.setattr(AleVectorEnv, "step", lambda self, actions: steps.append(len(actions)) or step(self, actions))
+    run = field[1].setup()
+    run(7)
+    assert steps == [1] * 7
+    playing.emulator_run(settings.game)(3)
+
+
+def test_the_share_of_a_loop_is_the_time_in_learn(monkeypatch):
+    clock = Clock()
+    config = catch_trainer(update_start=40).config
+    monkeypatch.setattr(playing, "build_trainer", lambda config, seed: slow(catch_trainer(update_start=40), clock))
+    monkeypatch.setattr(playing.time, "perf_counter", clock)
+    run = playing.loop_run(config)
+    assert run(10) == pytest.approx(75.0)
+    assert run(3) == pytest.approx(75.0)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def slow(trainer, clock: Clock):
+    """The trainer, on whose clock playing takes one second and learning three."""
+    play, learn = trainer.play, trainer.learn
+
+    def slow_play(**kwargs):
+        clock.now += 1
+        return play(**kwargs)
+
+    def slow_learn():
+        clock.now += 3
+        learn()
+
+    trainer.play, trainer.learn = slow_play, slow_learn
+    return trainer
+
+
 def test_a_tiny_real_run(tmp_path, capsys):
-    words = "--rounds 1 --seconds 0.002 --threads 1 --only learner,replay,environment --networks small --no-compile"
+    words = "--rounds 1 --seconds 0.002 --threads 1 --only learner,replay --networks small --no-compile"
     assert main([*words.split(), "--no-peers", "--capacity", "300", "--out", str(tmp_path)]) == 0
     saved = json.loads((tmp_path / "throughput.json").read_text())
     tasks = {each["task"] for each in saved["series"]}
-    assert tasks == {
-        "learner small",
-        "replay sample 32",
-        "replay add",
-        "environment, 1 at once",
-        "environment, 8 at once",
-    }
+    assert tasks == {"learner small", "replay sample 32", "replay add"}
     assert all(each["median"] > 0 for each in saved["series"])
     assert saved["facts"]["host syncs per update, small fp32 NaP"] == "0"
     assert saved["facts"]["replay, bytes per agent step"] == "7,074"
