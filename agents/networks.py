@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -16,9 +15,10 @@ class PixelConv2d(nn.Conv2d):
     learning rate, ‖W₀‖ and Adam's step depend, and no scaled copy of the pixels is made.
     """
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        x = pixels.to(dtype=self.weight.dtype, memory_format=torch.channels_last)
-        return F.conv2d(x, self.weight / 255, self.bias, self.stride, self.padding)
+    def _conv_forward(self, pixels: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # not `forward`: to those who trace a network, NaP among them, this stays a convolution
+        x = pixels.to(dtype=weight.dtype, memory_format=torch.channels_last)
+        return super()._conv_forward(x, weight / 255, bias)
 
 
 class QNetwork(nn.Module):

@@ -61,18 +61,19 @@ class Trainer:
     def refill(self, steps: int) -> None:
         """Play `steps` agent steps into an empty replay with the present policy; they count as nothing."""
         for _ in range(-(-steps // self.env.num_envs)):
-            self.play()
+            self.play(self.epsilon)
 
     def step(self) -> list[Row]:
         """One action in each environment and the updates that it earns; the rows of metrics that are due."""
         began = time.perf_counter()
-        before, self.agent_step = self.agent_step, self.agent_step + self.env.num_envs
-        if self.config.overlap:
-            step = self.play(meanwhile=self.learn)
-        else:
-            step = self.play()
-            self.learn()
+        before, epsilon = self.agent_step, self.epsilon
+        self.agent_step += self.env.num_envs
         self.agent.schedule.move_to(self.agent_step)
+        if self.config.overlap:
+            step = self.play(epsilon, meanwhile=self.learn)
+        else:
+            step = self.play(epsilon)
+            self.learn()
         if self.passes(self.config.target_period, before):
             self.agent.sync_target()
         self.seconds += time.perf_counter() - began
@@ -85,9 +86,9 @@ class Trainer:
         """Whether a multiple of `period` agent steps lies behind step `before` and not behind this one."""
         return self.agent_step // period > before // period
 
-    def play(self, meanwhile: Callable[[], None] | None = None) -> Step:
+    def play(self, epsilon: float, meanwhile: Callable[[], None] | None = None) -> Step:
         """Act once in each environment and store what came of it; `meanwhile` runs while the emulators do."""
-        actions = self.policy(self.obs, self.epsilon)
+        actions = self.policy(self.obs, epsilon)
         self.env.send(actions)
         if meanwhile is not None:
             meanwhile()

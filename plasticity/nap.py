@@ -31,7 +31,10 @@ class NaP(Method):
         self.projection: nap.Projection | None = None
 
     def prepare(self, network: nn.Module) -> None:
+        """Normalise in place; ValueError for a network with a nonlinearity or weight that this cannot be done for."""
         self.report = nap.normalize(network, norm=self.norm, conv_axes=self.axes)
+        if self.report.not_handled:
+            raise ValueError(f"NaP cannot normalise this network: {self.report.not_handled}")
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         self.projection = nap.Projection(network, every=self.every, affine=self.affine)

@@ -42,7 +42,9 @@ def test_a_run_ends_with_a_score_its_protocol_and_settings_that_repeat_it(tmp_pa
     assert outcome["protocol"]["name"] == "atari100k"
     learner_rows = [row for row in rows(tmp_path / "a") if "loss" in row]
     assert [row["agent_step"] for row in learner_rows] == [150, 200, 250, 260]
-    assert {"lr", "epsilon", "elr/torso.0.weight", "rotation/torso.0.weight", "norm/head.weight"} <= set(learner_rows[-1])
+    assert {"lr", "epsilon", "elr/torso.0.weight", "rotation/torso.0.weight", "norm/head.weight"} <= set(
+        learner_rows[-1]
+    )
     assert "Pong: mean" in capsys.readouterr().out
 
     config = str(tmp_path / "a" / "config.yaml")
@@ -223,6 +225,8 @@ def test_help_is_answered_without_torch(module):
     assert "dataclasses" in imported
     assert not {"torch", "ale_py", "tensordict"} & imported
     if module == "agents.dqn":
-        options = "env backend num-envs steps frames utd nap schedule protocol seed device precision compile config name"
+        options = (
+            "env backend num-envs steps frames utd nap schedule protocol seed device precision compile config name"
+        )
         for option in (*options.split(), "resume", "track", "cycles", "cycle-fraction", "lr", "lr-floor"):
             assert f"--{option}" in shown.stdout
