@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 import envs
 import nap
-from agents.config import DQNConfig
+from agents.config import STACK, DQNConfig
 from agents.dqn import DQN
 from agents.networks import NETWORKS
 from envs.vector_env import VectorEnv
@@ -18,8 +19,6 @@ from experiment.config import ConfigError
 from plasticity.method import Method
 from plasticity.nap import NaP
 from replay import FrameReplay
-
-STACK = 4
 
 
 def device_of(config: DQNConfig) -> torch.device:
@@ -34,21 +33,27 @@ def device_of(config: DQNConfig) -> torch.device:
 
 
 def build_env(config: DQNConfig, num_envs: int, seed: int) -> VectorEnv:
-    """The vector of emulators; they leave the learner's threads alone unless they play while it waits."""
-    threads = max(1, min(num_envs, config.threads))
-    return envs.make(config.env, config.rules, num_envs, seed, backend=config.backend, num_threads=threads)
+    """The vector of emulators, on as many threads as the learner: they play while it waits.
+
+    With overlap both work at once, and the emulators have one thread.
+    """
+    threads = 1 if config.overlap else min(num_envs, config.threads)
+    try:
+        return envs.make(config.env, config.rules, num_envs, seed, backend=config.backend, num_threads=threads)
+    except ModuleNotFoundError as error:
+        raise ConfigError(str(error)) from None
 
 
 def build_replay(config: DQNConfig, env: VectorEnv, seed: int) -> FrameReplay:
-    return FrameReplay(
-        min(config.replay_capacity, config.budget),
-        env.num_envs,
-        env.frame_shape,
-        STACK,
-        time_limit=env.time_limit,
-        device=device_of(config),
-        seed=seed,
-    )
+    """The replay; no larger than the whole run."""
+    capacity = min(config.replay_capacity, config.budget)
+    try:
+        return FrameReplay(
+            capacity, env.num_envs, env.frame_shape, STACK, env.time_limit, device=device_of(config), seed=seed
+        )
+    except (RuntimeError, MemoryError):  # what torch and NumPy raise
+        size = capacity * math.prod(env.frame_shape) / 1e9
+        raise ConfigError(f"--replay-capacity: {capacity} steps need {size:,.1f} GB, which cannot be had") from None
 
 
 def build_methods(config: DQNConfig) -> list[Method]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from agents.config import DQNConfig
-from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
+from experiment.run_dir import RunDir
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DESCRIPTION = {"dqn": "Train a DQN on an Atari game, with Normalize-and-Project at any update-to-data ratio."}
+INTERRUPTED = 130  # the shell's code for a program that SIGINT ended
 
 
 def presets(agent: str) -> dict[str, Path]:
@@ -17,21 +24,43 @@ def presets(agent: str) -> dict[str, Path]:
     return {path.stem.removeprefix(f"{agent}-"): path for path in sorted(CONFIGS.glob(f"{agent}-*.yaml"))}
 
 
+def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
+    """The resolved settings of a command line; with `--resume RUN` those of the run. A mistake raises ConfigError."""
+    parse: Callable[..., DQNConfig] = partial(
+        parse_cli,
+        DQNConfig,
+        argv,
+        prog=f"python -m agents.{agent}",
+        description=DESCRIPTION[agent],
+        presets=presets(agent),
+    )
+    config = parse(default_preset="atari100k")
+    if config.resume not in (None, "auto"):
+        stored = load_yaml(DQNConfig, RunDir.open(config.resume).config)
+        config = parse(base=stored)
+        if replace(config, resume=None, track=stored.track) != stored:
+            raise ConfigError(f"--resume {config.resume} keeps the settings of that run: give no others (but --track)")
+    if config.agent != agent:
+        raise ConfigError(f"these settings are for python -m agents.{config.agent}, not agents.{agent}")
+    return config.resolved()
+
+
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as one line of what it says, for people who did not write the code."""
+    print("warning:", " ".join(str(message).split()), file=sys.stderr)
+
+
 def main(agent: str, argv: Sequence[str] | None = None) -> int:
     """Parse, prepare and train; the exit code. Bad input ends in one line and code 2."""
-    with exit_on_bad_input():
-        config = parse_cli(
-            DQNConfig,
-            argv,
-            prog=f"python -m agents.{agent}",
-            description=DESCRIPTION[agent],
-            presets=presets(agent),
-            default_preset="atari100k",
-        )
-        if config.agent != agent:
-            raise ConfigError(f"these settings are for python -m agents.{config.agent}, not agents.{agent}")
-        config = config.resolved()
-        from agents.run import Run
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            with exit_on_bad_input():
+                config = settings(agent, argv)
+                from agents.run import Run
 
-        run = Run(config)
-    return run.train()
+                run = Run(config)
+            return run.train()
+    except KeyboardInterrupt:  # before or after the part that saves
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED

@@ -12,6 +12,10 @@ from envs.games import resolve_game
 from envs.protocol import PROTOCOLS, Protocol
 from experiment.config import ConfigError, near
 
+Schedule = Literal["auto", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle"]
+STACK = 4
+"""Frames in an observation."""
+
 
 @dataclass(frozen=True)
 class DQNConfig:
@@ -34,7 +38,7 @@ class DQNConfig:
     seed: int = 0
     """Decides everything: network, play, exploration and replay."""
 
-    network: Literal["nature", "small"] = "nature"
+    network: Literal["nature", "small"] = "small"
     """nature: 3 convolutions and 512 units (Mnih 2015); small: 2 convolutions and 256 units (van Hasselt 2019)."""
     utd: Fraction = Fraction(1)
     """Updates per agent step, any positive rational: 8, 0.25, 3/7."""
@@ -51,7 +55,7 @@ class DQNConfig:
     replay_capacity: int = 100_000
     """Agent steps that the replay holds (7.06 kB each)."""
     update_start: int = 1_600
-    """Agent step of the first update."""
+    """Agent steps played before updates are earned."""
     target_period: int = 1_000
     """Agent steps between copies to the target network."""
     epsilon_final: float = 0.01
@@ -59,11 +63,11 @@ class DQNConfig:
     epsilon_steps: int = 5_000
     """Length of the decay of epsilon, in agent steps."""
 
-    lr: float = 1e-4
+    lr: float = 3e-4
     """Adam's learning rate: the schedule's peak."""
-    schedule: Literal["auto", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle"] = "auto"
+    schedule: Schedule = "auto"
     """Course of the learning rate over the budget. auto: early-cycle with NaP, constant without."""
-    lr_floor: float = 1e-6
+    lr_floor: float = 3e-5
     """Lowest learning rate of the schedule."""
     cycles: int = 10
     """Warm restarts in the cycling part of the schedule (cyclic, early-cycle)."""
@@ -128,19 +132,29 @@ class DQNConfig:
             return self.frames // self.rules.frame_skip
         return 100_000 if self.steps is None else self.steps
 
+    @property
+    def projects(self) -> bool:
+        """Whether NaP is among the methods, by either of its names."""
+        return self.nap or "nap" in self.plasticity
+
+    @property
+    def course(self) -> Schedule:
+        """The schedule, with auto decided."""
+        if self.schedule != "auto":
+            return self.schedule
+        return "early-cycle" if self.projects else "constant"
+
     def resolved(self) -> DQNConfig:
         """These settings with nothing left to the machine or to one another; a fault raises ConfigError."""
         self._check()
-        use_nap = self.nap or "nap" in self.plasticity
-        schedule = self.schedule if self.schedule != "auto" else ("early-cycle" if use_nap else "constant")
         return replace(
             self,
             env=resolve_game(self.env),
             steps=self.budget,
             frames=None,
-            nap=use_nap,
+            nap=self.projects,
             plasticity=tuple(name for name in self.plasticity if name != "nap"),
-            schedule=schedule,
+            schedule=self.course,
             compile=self.compile if self.compile != "auto" else _can_compile(self.device),
             threads=self.threads or _cores(),
             eval_episodes=self.rules.evaluation_episodes if self.eval_episodes is None else self.eval_episodes,
@@ -157,11 +171,28 @@ class DQNConfig:
                 raise ConfigError(f"--{field.replace('_', '-')} is {value}: it has to be above {above}, at most {high}")
         if self.steps is not None and self.frames is not None:
             raise ConfigError("--steps and --frames both set the budget: leave one out (a preset's: --steps none)")
-        if self.lr_floor > self.lr:
+        if self.frames is not None and self.frames % self.rules.frame_skip:
+            raise ConfigError(f"--frames is {self.frames}: it has to be a multiple of {self.rules.frame_skip}")
+        if self.course != "constant" and self.lr_floor > self.lr:
             raise ConfigError(f"--lr-floor is {self.lr_floor}: it has to be at most the peak, --lr {self.lr}")
+        if self.device.split(":")[0] not in ("cpu", "cuda"):
+            raise ConfigError(f"--device is {self.device!r}: it has to be cpu, cuda or cuda:N")
+        self._check_updates_can_happen()
         for name in self.plasticity:
             if name != "nap":
                 raise ConfigError(f"--plasticity {name} is not a known method{near(name, ['nap'])}")
+
+    def _check_updates_can_happen(self) -> None:
+        if self.update_start >= self.budget:
+            raise ConfigError(
+                f"--update-start {self.update_start} is not below the budget of {self.budget} agent steps"
+            )
+        rows = min(self.replay_capacity, self.budget) // self.num_envs
+        if (rows - self.n_step - STACK) * self.num_envs < self.batch_size:
+            raise ConfigError(
+                f"a replay of {rows * self.num_envs} agent steps is too small for --batch-size {self.batch_size}, "
+                f"--n-step {self.n_step} and --num-envs {self.num_envs}"
+            )
 
 
 _AT_LEAST = {

@@ -107,7 +107,7 @@ class DQN:
 
     def sync_target(self) -> None:
         """Copy the online network into the target network."""
-        torch._foreach_copy_(list(self.target.parameters()), list(self.online.parameters()))
+        torch._foreach_copy_(list(self.target.state_dict().values()), list(self.online.state_dict().values()))
 
     def state_dict(self) -> dict[str, Any]:
         return {

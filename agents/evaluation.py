@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from agents.acting import EpsilonGreedy, FrameStack
-from agents.build import STACK, build_env, device_of
-from agents.config import DQNConfig
+from agents.build import build_env, device_of
+from agents.config import STACK, DQNConfig
 from envs.games import human_normalized, reference_scores
 from envs.vector_env import VectorEnv
 from experiment.progress import Progress

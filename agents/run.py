@@ -3,54 +3,66 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from agents.acting import EpsilonGreedy, FrameStack
-from agents.build import STACK, build_agent, build_env, build_replay, device_of
-from agents.config import DQNConfig
+from agents.build import build_agent, build_env, build_replay, device_of
+from agents.cli import INTERRUPTED
+from agents.config import STACK, DQNConfig
 from agents.dqn import DQN
 from agents.evaluation import score, summary, verdict
 from agents.trainer import Trainer
 from experiment import checkpoint
-from experiment.config import ConfigError, load_yaml
+from experiment.config import ConfigError, dump_yaml, load_yaml
 from experiment.determinism import configure, environment, parameter_hash, seeds
 from experiment.interrupt import Interrupt
 from experiment.progress import Progress, Rate
 from experiment.run_dir import RunDir
-from experiment.tracking import Tracker
+from experiment.tracking import Tracker, check_tracker
 from nap import effective_lr
 
-INTERRUPTED = 130  # the shell's code for a program that SIGINT ended
-SEED_NAMES = ("network", "play", "exploration", "replay", "evaluation")
+SEED_NAMES = ("network", "exploration", "replay", "evaluation")
+MACHINE = {"name": None, "root": "", "resume": None, "track": "none", "threads": 0, "compile": "auto"}
+"""Settings that name a run or come from the machine, with one value for all: they do not tell runs apart."""
 
 
 def same_settings(a: DQNConfig, b: DQNConfig) -> bool:
-    """Whether two settings give the same run: all but its name, place and tracker."""
-    elsewhere = {"name": None, "root": "", "resume": None, "track": "none"}
-    return dataclasses.replace(a, **elsewhere) == dataclasses.replace(b, **elsewhere)  # type: ignore[arg-type]
+    """Whether two settings are of the same run, wherever it is kept and goes on."""
+    return dataclasses.replace(a, **MACHINE) == dataclasses.replace(b, **MACHINE)  # type: ignore[arg-type]
 
 
 def find_resumed(config: DQNConfig) -> RunDir | None:
-    """The run to go on with: the one named, with `auto` the newest unfinished one of the same settings, or None."""
+    """The run to go on with, or None for a new one.
+
+    With `--resume auto` that is the run of the given name, if it exists, or else the newest unfinished run of the same
+    settings. Raises ConfigError if the named run has other settings.
+    """
     if config.resume is None:
         return None
     if config.resume != "auto":
-        run = RunDir.open(config.resume)
-        allowed = (DQNConfig().resolved(), load_yaml(DQNConfig, run.config))
-        if not any(same_settings(config, settings) for settings in allowed):
-            raise ConfigError(f"--resume {config.resume} goes on with the settings of that run: leave the others out")
-        if run.result.is_file():
-            raise ConfigError(f"run {config.resume} is finished: its score is in {run.result}")
-        return run
+        return RunDir.open(config.resume)
     root = Path(config.root)
+    if config.name is not None:
+        named = RunDir(root / config.name)
+        if named.config.is_file() and not same_settings(config, load_yaml(DQNConfig, named.config)):
+            raise ConfigError(f"run {str(named.path)!r} has other settings: choose another --name")
+        return named if named.config.is_file() else None
     runs = [RunDir(path) for path in root.iterdir()] if root.is_dir() else []
-    runs = [run for run in runs if run.config.is_file() and run.has_checkpoint() and not run.result.is_file()]
-    runs = [run for run in runs if same_settings(config, load_yaml(DQNConfig, run.config))]
+    runs = [run for run in runs if run.has_checkpoint() and not run.result.is_file() and _is_of(config, run)]
     return max(runs, key=lambda run: run.checkpoints.stat().st_mtime_ns, default=None)
+
+
+def _is_of(config: DQNConfig, run: RunDir) -> bool:
+    try:
+        return same_settings(config, load_yaml(DQNConfig, run.config))
+    except ConfigError:  # a run of another version of the settings
+        return False
 
 
 def default_name(config: DQNConfig) -> str:
@@ -60,8 +72,10 @@ def default_name(config: DQNConfig) -> str:
     return "-".join([config.agent, config.env, utd, *methods, f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")])
 
 
-def build_trainer(config: DQNConfig, seed: dict[str, int]) -> Trainer:
-    env = build_env(config, config.num_envs, seed["play"])
+def build_trainer(config: DQNConfig, agent_step: int = 0) -> Trainer:
+    """All parts of a run at their start; emulators that begin at a later `agent_step` play other games."""
+    seed = seeds(config.seed, *SEED_NAMES)
+    env = build_env(config, config.num_envs, seeds(config.seed, play := f"play from {agent_step}")[play])
     agent = build_agent(config, env.frame_shape, env.num_actions, seed["network"])
     replay = build_replay(config, env, seed["replay"])
     policy = EpsilonGreedy(agent.act, env.num_actions, seed["exploration"])
@@ -73,21 +87,34 @@ class Run:
 
     def __init__(self, config: DQNConfig):
         """Build every part, or load the run to go on with; ConfigError before anything is written."""
+        check_tracker(config.track)
         resumed = find_resumed(config)
-        saved = checkpoint.load_latest(resumed.checkpoints) if resumed else None
-        config = load_yaml(DQNConfig, resumed.config) if resumed else dataclasses.replace(config, resume=None)
+        saved = None
+        if resumed is not None:
+            resumed.lock()
+            if resumed.result.is_file():
+                raise ConfigError(f"run {str(resumed.path)!r} is finished: its score is in {resumed.result}")
+            saved = checkpoint.load_latest(resumed.checkpoints) if resumed.has_checkpoint() else None
+            config = dataclasses.replace(load_yaml(DQNConfig, resumed.config), track=config.track)
+        elif config.resume == "auto":
+            print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
         device_of(config)
         configure(config.threads, config.seed)
         self.config = config
-        self.seeds = seeds(config.seed, *SEED_NAMES)
-        self.trainer = build_trainer(config, self.seeds)
-        self.directory = resumed or RunDir.create(
-            config.root, config.name or default_name(config), config, explicit=config.name is not None
-        )
-        self.directory.lock()
+        self.first_update: float | None = None
+        self.trainer = build_trainer(config, saved.step if saved else 0)
+        self.directory = resumed or self._create(config)
         self.tracker = Tracker(self.directory.metrics, config.track, config=dataclasses.asdict(config))
-        if saved:
+        if saved is not None:
             self._restore(saved.state)
+        else:
+            self.tracker.cut_to(0)
+
+    @staticmethod
+    def _create(config: DQNConfig) -> RunDir:
+        name = default_name(config) if config.name is None else config.name
+        stored = dataclasses.replace(config, name=None, resume=None)
+        return RunDir.create(config.root, name, stored, explicit=config.name is not None)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.trainer.load_state_dict(state["trainer"])
@@ -105,18 +132,16 @@ class Run:
     def train(self) -> int:
         """Train to the end of the budget, save, evaluate; the exit code."""
         print(self._headline())
+        saved = True
         with Interrupt() as interrupt:
             if not self.trainer.done:
                 self._open()
                 self._train_until(interrupt)
                 saved = self._save()
-                if interrupt.requested:
-                    return self._stop(saved)
-            scores = self._evaluate(interrupt)
+            scores = [] if interrupt.requested else self._evaluate(interrupt)
             if interrupt.requested:
-                return self._stop(saved=True)
-        self._finish(scores)
-        return 0
+                return self._stop(saved)
+        return self._finish(scores)
 
     def _stop(self, saved: bool) -> int:
         self.tracker.close()
@@ -147,21 +172,18 @@ class Run:
         if trainer.agent_step:
             steps = min(trainer.agent_step, max(self.config.update_start, self.config.batch_size + self.config.n_step))
             print(f"resuming at agent step {trainer.agent_step:,}: new episodes, and a replay refilled with {steps:,}")
-            print("steps of the present policy, which count neither as agent steps nor as episodes")
+            print("steps of the present policy, which count neither as agent steps nor as episodes", flush=True)
             trainer.refill(steps)
 
     def _train_until(self, interrupt: Interrupt) -> None:
-        trainer, began = self.trainer, time.monotonic()
+        trainer, rate, began = self.trainer, Rate(), time.monotonic()
         updates = trainer.agent.updates
-        while trainer.agent.updates == updates and not trainer.done and not interrupt.requested:
-            self._step()
-        if trainer.agent.updates > updates:
-            print(f"first update after {time.monotonic() - began:.1f} s")
-        rate = Rate()
         with Progress(self.config.budget, "agent steps", start=trainer.agent_step) as progress:
             while not trainer.done and not interrupt.requested:
                 self._step()
                 progress.update(trainer.agent_step, lambda: self._figures(rate))
+                if self.first_update is None and trainer.agent.updates > updates:
+                    self.first_update = time.monotonic() - began
 
     def _step(self) -> None:
         before = self.trainer.agent_step
@@ -181,6 +203,7 @@ class Run:
             "updates": f"{agent.updates:,}",
             "updates/s": f"{rate.value():.1f}",
             f"return (last {len(trainer.returns)})": mean,
+            "first update": "-" if self.first_update is None else f"{self.first_update:.1f} s",
             "epsilon": f"{trainer.epsilon:.3f}",
             "lr": f"{float(agent.optimizer.param_groups[0]['lr']):.2e}",
             "ELR": f"{float(elr):.2e}",
@@ -190,15 +213,20 @@ class Run:
         episodes = self.config.eval_episodes
         if not episodes:
             return []
-        seed = self.seeds["evaluation"]
+        seed = seeds(self.config.seed, "evaluation")["evaluation"]
         return score(self.config, self.trainer.agent.act, episodes, seed, stopped=lambda: interrupt.requested)
 
-    def _finish(self, scores: list[float]) -> None:
+    def _finish(self, scores: list[float]) -> int:
         self.tracker.close()
-        self.directory.write_result(result(self.config, self.trainer, scores))
         if scores:
             print(verdict(self.config, scores))
+        try:
+            self.directory.write_result(result(self.config, self.trainer, scores))
+        except OSError as error:
+            print(f"warning: {self.directory.result} could not be written: {error.strerror}", file=sys.stderr)
+            return 1
         print(f"result: {self.directory.result}")
+        return 0
 
 
 def result(config: DQNConfig, trainer: Trainer, scores: list[float]) -> dict[str, Any]:
@@ -208,6 +236,7 @@ def result(config: DQNConfig, trainer: Trainer, scores: list[float]) -> dict[str
         "game": config.env,
         "score": summary(config.env, scores) if scores else None,
         "protocol": dataclasses.asdict(config.rules),
+        "settings": yaml.safe_load(dump_yaml(config)),
         "backend": trainer.env.describe(),
         "seed": config.seed,
         "agent_steps": trainer.agent_step,

@@ -144,6 +144,7 @@ class Trainer:
         return {
             "agent": self.agent.state_dict(),
             "policy": self.policy.state_dict(),
+            "replay_generator": self.replay.generator.get_state(),
             "agent_step": self.agent_step,
             "episodes": self.episodes,
             "returns": list(self.returns),
@@ -153,6 +154,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.agent.load_state_dict(state["agent"])
         self.policy.load_state_dict(state["policy"])
+        self.replay.generator.set_state(state["replay_generator"])
         self.agent_step, self.episodes, self.seconds = state["agent_step"], state["episodes"], state["seconds"]
         self.returns.clear()
         self.returns.extend(state["returns"])

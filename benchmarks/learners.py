@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.build import STACK, build_agent
-from agents.config import DQNConfig
+from agents.build import build_agent
+from agents.config import STACK, DQNConfig
 from agents.dqn import DQN
 from agents.monitor import Monitor
 from benchmarks.alternate import Contestant, Run, Series, ratio

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from agents.build import STACK
+from agents.config import STACK
 from agents.networks import NETWORKS
 from benchmarks.alternate import Contestant, Round, Run, Series
 from benchmarks.learners import BATCH, NUM_ACTIONS, PRECISIONS, limit_name

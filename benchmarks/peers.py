@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.build import STACK
+from agents.config import STACK
 from benchmarks.alternate import Contestant, Run
 from benchmarks.learners import BATCH, NUM_ACTIONS, STEPS, TARGET_PERIOD, limit_name
 from benchmarks.replays import EPISODE, FRAME_SHAPE, POOL, random_frames

@@ -15,12 +15,11 @@ import torch
 
 import envs
 from agents.config import DQNConfig
-from agents.run import SEED_NAMES, build_trainer
+from agents.run import build_trainer
 from benchmarks.alternate import Contestant, Run
 from benchmarks.learners import PRECISIONS
 from benchmarks.throughput import Settings
 from envs.games import rom_id
-from experiment.determinism import seeds
 
 PROTOCOL: Literal["atari100k"] = "atari100k"
 STRETCH = 300  # updates of a loop in a round of one second
@@ -102,7 +101,7 @@ def loops(settings: Settings) -> list[Contestant]:
 
 def loop_run(config: DQNConfig) -> Run:
     """Agent steps of a trainer; its figure is the percentage of their time inside `learn`."""
-    trainer = build_trainer(config, seeds(0, *SEED_NAMES))
+    trainer = build_trainer(config)
     learn, spent = trainer.learn, 0.0
 
     def timed() -> None:

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from agents.build import STACK
+from agents.config import STACK
 from benchmarks.alternate import Contestant, Run
 from benchmarks.throughput import Settings
 from replay import FrameReplay

@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from agents.build import STACK
+from agents.config import STACK
 from agents.networks import NETWORKS
 from benchmarks.alternate import Series
 from benchmarks.learners import BATCH, NUM_ACTIONS, PRECISIONS

@@ -14,11 +14,16 @@ import torch
 
 
 def configure(threads: int, seed: int) -> None:
-    """Sets torch's threads, seeds the global generators and forbids cuDNN to choose its kernels by the clock."""
+    """Sets torch's threads and seeds the global generators.
+
+    On CUDA, float32 is then float32 (no TF32), and cuDNN does not choose its kernels by the clock.
+    """
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     child = seeds(seed, "python", "numpy", "torch")
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     random.seed(child["python"])

@@ -111,17 +111,3 @@ class RunDir:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json, whole or not at all."""
         write_atomic(self.result, to_json(result, indent=2) + "\n")
-
-
-def latest(root: Path | str) -> RunDir:
-    """Returns the run under `root` whose checkpoints changed last, for `--resume auto`.
-
-    Raises:
-        ConfigError: no run there has a checkpoint.
-    """
-    root = Path(root)
-    runs = [RunDir(path) for path in root.iterdir()] if root.is_dir() else []
-    runs = [run for run in runs if run.config.is_file() and run.has_checkpoint()]
-    if not runs:
-        raise ConfigError(f"nothing to resume: no run in {str(root)!r} has a checkpoint")
-    return max(runs, key=lambda run: run.checkpoints.stat().st_mtime_ns)

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import importlib.util
 import os
 import warnings
 from collections.abc import Mapping
@@ -10,6 +11,12 @@ from typing import Any, BinaryIO
 
 from experiment.files import to_json
 from experiment.values import ConfigError
+
+
+def check_tracker(track: str) -> None:
+    """Raises ConfigError if the tracker is asked for and not installed; before anything of a run is written."""
+    if track == "wandb" and importlib.util.find_spec("wandb") is None:
+        raise ConfigError("--track wandb needs wandb, which is not installed: pip install 'rewarm[wandb]'")
 
 
 class Tracker:
@@ -25,6 +32,7 @@ class Tracker:
     def __init__(
         self, path: Path, track: str = "none", name: str = "", config: Mapping[str, Any] | None = None
     ) -> None:
+        check_tracker(track)
         self._wandb = _start_wandb(name or path.parent.name, config or {}, path.parent) if track == "wandb" else None
         self._file: BinaryIO = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by close)
         self._failing = False
@@ -76,9 +84,6 @@ class Tracker:
 def _start_wandb(name: str, config: Mapping[str, Any], directory: Path) -> Any:
     try:
         wandb = importlib.import_module("wandb")
-    except ImportError:
-        raise ConfigError("--track wandb needs wandb, which is not installed: pip install 'rewarm[wandb]'") from None
-    try:
         return wandb.init(project="rewarm", id=name, name=name, config=dict(config), dir=str(directory), resume="allow")
     except Exception as error:  # whatever a tracker does, training goes on
         warnings.warn(f"wandb did not start, metrics.jsonl is written all the same: {error}", stacklevel=3)

@@ -28,7 +28,7 @@ class Schedule(LRScheduler):
     def __init__(self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0) -> None:
         self.total_steps = _whole("total_steps", total_steps, 1)
         self.peaks = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
-        if not 0 <= floor <= self.peaks[0]:
+        if not 0 <= floor <= self.peaks[0] * (1 + 1e-6):  # an lr held as a float32 tensor may lie a little lower
             raise ValueError(f"nap.schedule: floor={floor!r} must be from 0 to the peak, which is {self.peaks[0]!r}")
         self.floors = [floor * peak / self.peaks[0] if floor else 0.0 for peak in self.peaks]
         super().__init__(optimizer)

@@ -1,20 +1,26 @@
 """The real commands, end to end on real games, small."""
 
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import torch
 
 from agents import cli, evaluate
 from experiment import checkpoint
+from experiment.run_dir import RunDir
 
 # Pong: a random game ends after about 900 agent steps, whatever the agent does
-TINY = "--env Pong --network small --steps 260 --update-start 100 --threads 1 --compile false --log-interval 50".split()
+TINY = ["--env=Pong", "--network=small", "--steps=260", "--update-start=100", "--log-interval=50"]
+TINY += ["--threads=1", "--compile=false"]
 
 
 def command(*words, root):
@@ -47,6 +53,7 @@ def test_a_run_ends_with_a_score_its_protocol_and_settings_that_repeat_it(tmp_pa
     )
     assert "Pong: mean" in capsys.readouterr().out
 
+    capsys.readouterr()
     config = str(tmp_path / "a" / "config.yaml")
     assert cli.main("dqn", ["--config", config, "--name", "b", "--eval-episodes", "0"]) == 0
     assert cli.main("dqn", ["--config", config, "--name", "c", "--eval-episodes", "0", "--seed", "1"]) == 0
@@ -85,41 +92,128 @@ def test_a_stopped_run_goes_on_where_it_stopped(tmp_path, number):
     assert [row["agent_step"] for row in rows(run) if "frames" in row] == list(range(50, 1001, 50))
 
 
-@pytest.mark.parametrize(("utd", "num_envs"), [("0.25", 8), ("8", 2), ("1", 1)])
-def test_the_number_of_updates_is_exact_across_a_resume(tmp_path, utd, num_envs, monkeypatch):
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Makes the next runs stop as by Ctrl-C at an agent step; inf: never."""
     import agents.run
 
-    settings = ["--utd", utd, "--num-envs", num_envs, "--name", "a", "--eval-episodes", 0, "--steps", 160]
-
-    class StopAt(agents.run.Interrupt):
-        requested = property(lambda self: self.trainer().agent_step >= 136, lambda self, value: None)
-
-    run_object = []
-    StopAt.trainer = lambda self: run_object[0].trainer
+    steps, runs = [float("inf")], []
     original = agents.run.Run.__init__
-    monkeypatch.setattr(agents.run.Run, "__init__", lambda self, c: (run_object.append(self), original(self, c))[1])
-    with monkeypatch.context() as patch:
-        patch.setattr(agents.run, "Interrupt", StopAt)
-        assert dqn(*settings, root=tmp_path) == 130
+
+    def remember(run, config):
+        runs.append(run)
+        original(run, config)
+
+    class Stop(agents.run.Interrupt):
+        requested = property(lambda self: runs[-1].trainer.agent_step >= steps[0], lambda self, value: None)
+
+    monkeypatch.setattr(agents.run.Run, "__init__", remember)
+    monkeypatch.setattr(agents.run, "Interrupt", Stop)
+
+    def set_step(step):
+        steps[0] = step
+        return runs
+
+    return set_step
+
+
+@pytest.mark.parametrize("utd", ["0.25", "1", "3/7", "8"])
+@pytest.mark.parametrize("num_envs", [1, 2, 8])
+def test_the_number_of_updates_is_exact_across_a_resume(tmp_path, utd, num_envs, stop_at):
+    settings = ["--utd", utd, "--num-envs", num_envs, "--n-step", 3, "--batch-size", 8, "--name", "a"]
+    stop_at(126)
+    assert dqn(*settings, "--steps", 136, "--eval-episodes", 0, root=tmp_path) == 130
+    stop_at(float("inf"))
     assert cli.main("dqn", ["--resume", str(tmp_path / "a")]) == 0
-    assert result(tmp_path / "a")["updates"] == int(float(utd) * 60)
+    assert result(tmp_path / "a")["updates"] == int(Fraction(utd) * 36)
 
 
-def test_resume_auto_finds_the_unfinished_run_of_the_same_settings(tmp_path, capsys, monkeypatch):
-    import agents.run
+def test_a_resumed_run_draws_neither_the_same_batches_nor_the_same_games_again(tmp_path, stop_at):
+    runs = stop_at(150)
+    assert dqn("--name", "a", "--eval-episodes", 0, root=tmp_path) == 130
+    stop_at(float("inf"))
+    assert cli.main("dqn", ["--resume", str(tmp_path / "a")]) == 0
+    first, second = runs
+    assert first.trainer.env.describe() != second.trainer.env.describe()
+    saved = first.trainer.state_dict()["replay_generator"]
+    second.trainer.load_state_dict(first.trainer.state_dict())
+    assert torch.equal(second.trainer.replay.generator.get_state(), saved)
 
-    class Stopped(agents.run.Interrupt):
-        requested = property(lambda self: True, lambda self, value: None)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(agents.run, "Interrupt", Stopped)
-        for seed in (0, 1):
-            assert dqn("--name", f"s{seed}", "--seed", seed, "--eval-episodes", 0, root=tmp_path) == 130
-    assert dqn("--seed", 0, "--eval-episodes", 0, "--resume", "auto", root=tmp_path) == 0
+def test_resume_auto_finds_the_unfinished_run_of_the_same_settings(tmp_path, capsys, stop_at):
+    plain = ["--eval-episodes", 0]
+    stop_at(150)
+    for seed in (0, 1):
+        assert dqn("--name", f"s{seed}", "--seed", seed, *plain, root=tmp_path) == 130
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "checkpoints" / "5").mkdir(parents=True)
+    (tmp_path / "old" / "config.yaml").write_text("a_key_of_long_ago: 1\n")
+    stop_at(float("inf"))
+    assert dqn(*plain, "--resume", "auto", root=tmp_path) == 0
     assert (tmp_path / "s0" / "result.json").is_file()
     assert not (tmp_path / "s1" / "result.json").is_file()
-    assert dqn("--seed", 0, "--eval-episodes", 0, "--resume", "auto", "--name", "new", root=tmp_path) == 0
+    assert dqn("--seed", 1, *plain, "--resume", "auto", "--name", "s1", root=tmp_path) == 0
+    assert (tmp_path / "s1" / "result.json").is_file()
+    capsys.readouterr()
+    assert dqn(*plain, "--resume", "auto", "--name", "new", root=tmp_path) == 0
+    assert "a new one begins" in capsys.readouterr().out
     assert (tmp_path / "new" / "result.json").is_file()
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_again(tmp_path):
+    plain = ["--eval-episodes", 0, "--name", "a"]
+    assert dqn(*plain, root=tmp_path) == 0
+    expected = result(tmp_path / "a")["parameter_hash"], len(rows(tmp_path / "a"))
+    (tmp_path / "a" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "a" / "checkpoints")
+    (tmp_path / "a" / "checkpoints").mkdir()
+    assert dqn(*plain, "--resume", "auto", root=tmp_path) == 0
+    assert (result(tmp_path / "a")["parameter_hash"], len(rows(tmp_path / "a"))) == expected
+
+
+def test_an_interrupted_evaluation_is_made_again(tmp_path, monkeypatch, capsys, stop_at):
+    import agents.run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(agents.run, "score", lambda *_, stopped, **__: stop_at(0) and [])
+        assert dqn("--name", "a", "--eval-episodes", 1, root=tmp_path) == 130
+    assert "all is saved" in capsys.readouterr().out
+    assert not (tmp_path / "a" / "result.json").exists()
+    stop_at(float("inf"))
+    assert cli.main("dqn", ["--resume", str(tmp_path / "a")]) == 0
+    assert result(tmp_path / "a")["score"]["episodes"] == 1
+    assert result(tmp_path / "a")["updates"] == 160
+
+
+def test_a_full_disk_at_the_end_still_tells_the_score(tmp_path, monkeypatch, capsys):
+    def full(run, outcome):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunDir, "write_result", full)
+    assert dqn("--name", "a", "--eval-episodes", 1, root=tmp_path) == 1
+    shown = capsys.readouterr()
+    assert "Pong: mean" in shown.out
+    assert "No space left" in shown.err
+
+
+@pytest.mark.parametrize(("module", "words"), [("envpool", ["--backend", "envpool"]), ("wandb", ["--track", "wandb"])])
+def test_a_missing_extra_is_named(module, words, tmp_path, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == module else find(name, *rest))
+    monkeypatch.delitem(sys.modules, "envs.envpool_backend", raising=False)
+    assert "pip install" in refused(capsys, [*TINY, *words, "--root", tmp_path / "run"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_use_by_another_process_is_refused(tmp_path, stop_at):
+    stop_at(150)
+    assert dqn("--name", "a", "--eval-episodes", 0, root=tmp_path) == 130  # and this process keeps it
+    words = [sys.executable, "-m", "agents.dqn", "--resume", str(tmp_path / "a")]
+    other = subprocess.run(words, capture_output=True, text=True)
+    assert other.returncode == 2
+    (line,) = other.stderr.splitlines()
+    assert f"in use by process {os.getpid()}" in line
 
 
 def refused(capsys, words):
@@ -145,11 +239,22 @@ def refused(capsys, words):
         (["--schedule", "cycle"], "cyclic"),
         (["--lr", "nan"], "--lr"),
         (["--lr", "0"], "--lr"),
-        (["--lr-floor", "1"], "--lr-floor"),
+        (["--nap", "--lr-floor", "1"], "--lr-floor"),
         (["--gamma", "1.5"], "--gamma"),
         (["--num-envs", "0"], "--num-envs"),
         (["--batch-size", "-3"], "--batch-size"),
         (["--steps", "0"], "--steps"),
+        (["--frames", "4001"], "--frames"),
+        (["--steps", "1000"], "--update-start"),
+        (["--replay-capacity", "10"], "replay"),
+        (["--n-step", "99999"], "--n-step"),
+        (["--batch-size", "1000000000000"], "--batch-size"),
+        (["--replay-capacity", "1000000000000", "--steps", "1000000000000"], "--replay-capacity"),
+        (["--cycles", "0"], "--cycles"),
+        (["--eval-episodes", "-1"], "--eval-episodes"),
+        (["--device", "meta"], "--device"),
+        (["--name", "a/b"], "name"),
+        (["--name", ""], "name"),
         (["--steps", "100", "--frames", "400"], "--frames"),
         (["--device", "cuda:99"], "cuda:99"),
         (["--device", "gpu"], "gpu"),
@@ -179,10 +284,14 @@ def test_what_is_not_a_run_cannot_be_resumed(tmp_path, capsys):
 
 def test_a_finished_run_and_other_settings_are_not_resumed(tmp_path, capsys):
     assert dqn("--name", "a", "--eval-episodes", 0, root=tmp_path) == 0
+    again = [*TINY, "--eval-episodes", 0, "--root", tmp_path, "--name", "a"]
     assert "finished" in refused(capsys, ["--resume", tmp_path / "a"])
-    assert "--name" in refused(capsys, [*TINY, "--root", tmp_path, "--name", "a"])
+    assert "finished" in refused(capsys, [*again, "--resume", "auto"])
+    assert "other settings" in refused(capsys, [*again, "--resume", "auto", "--lr", "3e-4"])
+    assert "--name" in refused(capsys, again)
     (tmp_path / "a" / "result.json").unlink()
-    assert "leave" in refused(capsys, ["--resume", tmp_path / "a", "--lr", "3e-4"])
+    for words in (["--lr", "3e-4"], ["--utd", "2"], ["--name", "b"], ["--root", "nowhere"], ["--env", "Breakout"]):
+        assert "--resume" in refused(capsys, ["--resume", tmp_path / "a", *words])
 
 
 def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capsys):
@@ -192,13 +301,16 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(tmp_path, ca
     newest = run / "checkpoints" / f"{260:012d}"
     with (newest / "trainer.pt").open("r+b") as file:
         file.truncate(1000)
-    with pytest.warns(UserWarning, match=newest.name):
-        assert cli.main("dqn", ["--resume", str(run)]) == 0
-    assert "resuming at agent step 200" in capsys.readouterr().out
+    assert cli.main("dqn", ["--resume", str(run)]) == 0
+    shown = capsys.readouterr()
+    assert "resuming at agent step 200" in shown.out
+    (line,) = [line for line in shown.err.splitlines() if "damaged" in line]
+    assert line.startswith("warning: ")
+    assert str(newest) in line
     assert result(run)["updates"] == 160
 
 
-def test_a_full_disk_while_saving_does_not_stop_training(tmp_path, monkeypatch):
+def test_a_full_disk_while_saving_does_not_stop_training(tmp_path, monkeypatch, capsys):
     write, calls = checkpoint._write, []
 
     def full_the_second_time(directory, step, state):
@@ -209,8 +321,8 @@ def test_a_full_disk_while_saving_does_not_stop_training(tmp_path, monkeypatch):
         write(directory, step, state)
 
     monkeypatch.setattr(checkpoint, "_write", full_the_second_time)
-    with pytest.warns(UserWarning, match="No space left"):
-        dqn("--name", "a", "--eval-episodes", 0, "--checkpoint-interval", 100, root=tmp_path)
+    assert dqn("--name", "a", "--eval-episodes", 0, "--checkpoint-interval", 100, root=tmp_path) == 0
+    assert "No space left" in capsys.readouterr().err
     assert calls == [100, 200, 260]
     assert sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir()) == [f"{n:012d}" for n in (100, 260)]
     assert result(tmp_path / "a")["updates"] == 160

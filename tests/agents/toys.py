@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from agents.acting import EpsilonGreedy, FrameStack
-from agents.build import STACK, build_learner, build_replay
-from agents.config import DQNConfig
+from agents.build import build_learner, build_replay
+from agents.config import STACK, DQNConfig
 from agents.networks import PixelConv2d, QNetwork
 from agents.trainer import Trainer
 from experiment.determinism import configure

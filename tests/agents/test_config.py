@@ -1,0 +1,57 @@
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+
+from agents.cli import presets
+from agents.config import DQNConfig
+from experiment.config import ConfigError, dump_yaml, load_yaml
+
+
+def test_the_default_preset_says_what_the_defaults_are():
+    assert load_yaml(DQNConfig, presets("dqn")["atari100k"]) == DQNConfig()
+
+
+@pytest.mark.parametrize("name", presets("dqn"))
+def test_every_preset_resolves(name):
+    config = load_yaml(DQNConfig, presets("dqn")[name]).resolved()
+    assert config.resolved() == config
+
+
+def test_the_preset_of_200m_frames_is_dopamines_dqn():
+    config = load_yaml(DQNConfig, presets("dqn")["200m"]).resolved()
+    assert config.budget * 4 == 200_000_000
+    assert (config.utd, config.update_start, config.target_period) == (Fraction(1, 4), 20_000, 8_000)
+    assert (config.lr, config.adam_eps, config.epsilon_steps, config.rules.sticky_actions) == (
+        6.25e-5,
+        1.5e-4,
+        250_000,
+        0.25,
+    )
+
+
+def test_resolved_settings_come_back_from_yaml(tmp_path):
+    config = DQNConfig(env="ms_pacman", utd=Fraction(3, 7), plasticity=("nap",), frames=40_000).resolved()
+    (tmp_path / "config.yaml").write_text(dump_yaml(config))
+    assert load_yaml(DQNConfig, tmp_path / "config.yaml").resolved() == config
+    assert (config.env, config.steps, config.schedule, config.nap) == ("MsPacman", 10_000, "early-cycle", True)
+
+
+def test_nothing_is_left_to_the_machine():
+    config = DQNConfig().resolved()
+    assert config.threads > 0
+    assert config.compile in ("true", "false")
+    assert config.schedule == "constant"
+    assert config.eval_episodes == 100
+
+
+@pytest.mark.parametrize("nap", [{"nap": True}, {"plasticity": ("nap",)}])
+def test_both_names_of_nap_are_one(nap):
+    assert DQNConfig(**nap).resolved() == DQNConfig(nap=True).resolved()
+
+
+def test_a_floor_matters_only_to_schedules_that_have_one():
+    assert DQNConfig(lr=1e-7, schedule="constant").resolved()
+    assert DQNConfig(lr=1e-4, lr_floor=1e-4, nap=True).resolved()
+    with pytest.raises(ConfigError, match="--lr-floor"):
+        replace(DQNConfig(), lr=1e-7, nap=True).resolved()
