@@ -11,7 +11,7 @@ from tests.agents.toys import catch_trainer, run
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("num_envs", [1, 3])
 def test_the_agent_learns_from_the_very_stacks_that_it_acted_on(num_envs, overlap):
-    trainer = catch_trainer(num_envs=num_envs, steps=120, update_start=10_000, overlap=overlap)
+    trainer = catch_trainer(num_envs=num_envs, steps=120, update_start=90, overlap=overlap)
     seen = []
     act = trainer.policy
 
@@ -50,7 +50,7 @@ def test_updates_wait_for_enough_transitions_and_are_then_made_up():
 
 
 def test_the_target_network_is_copied_at_multiples_of_its_period(monkeypatch):
-    trainer = catch_trainer(steps=100, num_envs=3, target_period=20)
+    trainer = catch_trainer(steps=100, num_envs=3, target_period=20, update_start=50)
     synced = []
     monkeypatch.setattr(trainer.agent, "sync_target", lambda: synced.append(trainer.agent_step))
     run(trainer)
@@ -58,7 +58,7 @@ def test_the_target_network_is_copied_at_multiples_of_its_period(monkeypatch):
 
 
 def test_the_learning_rate_is_that_of_the_agent_step():
-    trainer = catch_trainer(steps=200, num_envs=2, schedule="linear", lr=1e-3, lr_floor=1e-4)
+    trainer = catch_trainer(steps=200, num_envs=2, update_start=100, schedule="linear", lr=1e-3, lr_floor=1e-4)
     trainer.open()
     while not trainer.done:
         trainer.step()
