@@ -8,8 +8,11 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import nap
 from agents.build import build_learner
+from agents.dqn import DQN
 from experiment.determinism import parameter_hash
+from plasticity.method import Method
 from tests.agents.toys import CATCH, little_network
 
 SHAPE = (10, 10)
@@ -130,6 +133,29 @@ def test_the_loss_is_one_graph_and_a_schedule_does_not_recompile_it(settings):
         twin.schedule.move_to(step)
     for ours, theirs in zip(agent.network.parameters(), twin.network.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-2 if "precision" in settings else 1e-4, atol=2e-3)
+
+
+class Weigh(Method):
+    """The sum of squares of all weights, as a method would add it."""
+
+    def attach(self, network, target, optimizer):
+        self.weights = list(network.parameters())
+
+    def penalty(self):
+        return torch.stack([weight.square().sum() for weight in self.weights]).sum()
+
+
+def test_a_penalty_is_added_to_the_loss_within_the_one_graph():
+    plain, network = learner(), copy.deepcopy(learner().network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=torch.tensor(0.1))
+    agent = DQN(network, optimizer, nap.make_schedule("constant", optimizer, 10), [Weigh()])
+    compiled = CompileCounterWithBackend("aot_eager")
+    loss = torch.compile(agent.loss, fullgraph=True, backend=compiled)
+    batch = agent.bootstrap(block())[0]
+    expected = plain.loss(plain.bootstrap(block())[0])[0] + sum(w.square().sum() for w in network.parameters())
+    assert loss(batch)[0].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert compiled.frame_count == 1
+    assert loss(batch)[1]["loss"].item() == pytest.approx(plain.loss(plain.bootstrap(block())[0])[0].item(), rel=1e-5)
 
 
 def test_a_loaded_agent_goes_on_bit_for_bit_with_the_same_tensors():

@@ -1,8 +1,10 @@
 import copy
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiment.determinism import parameter_hash
 from tests.agents.toys import catch_trainer, run
@@ -33,8 +35,6 @@ def test_the_agent_learns_from_the_very_stacks_that_it_acted_on(num_envs, overla
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize(("utd", "num_envs"), [("1/4", 1), ("1", 2), ("3/7", 8), ("8", 1), ("8", 8)])
 def test_the_number_of_updates_is_exact(utd, num_envs, overlap):
-    from fractions import Fraction
-
     trainer = catch_trainer(utd=Fraction(utd), num_envs=num_envs, steps=160, update_start=101, overlap=overlap, block=3)
     run(trainer)
     assert trainer.agent_step == 160
@@ -86,6 +86,28 @@ def test_watching_does_not_change_what_is_learned():
         run(trainer)
         hashes.add(parameter_hash(trainer.agent.network))
     assert len(hashes) == 1
+
+
+class Waits(TorchDispatchMode):
+    """Counts the calls that wait for the device to tell a number."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("settings", [{}, {"nap": True, "precision": "bf16"}])
+def test_a_whole_step_with_its_updates_never_waits_for_the_device(settings):
+    trainer = catch_trainer(steps=400, utd=Fraction(8), log_interval=1_000, **settings)
+    trainer.open()
+    while trainer.agent.updates < 16:
+        trainer.step()
+    with Waits() as waits:
+        assert trainer.step() == []
+    assert waits.count == 0
+    assert trainer.agent.updates == 24
 
 
 def test_a_refill_counts_as_nothing():
