@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,22 +46,28 @@ def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
     return config.resolved()
 
 
-def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """A warning as one line of what it says, for people who did not write the code."""
+@contextlib.contextmanager
+def terminal_manners() -> Iterator[None]:
+    """Shows a warning as one line, and ends with one line on a Ctrl-C where nothing is there to be saved."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            yield
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print("warning:", " ".join(str(message).split()), file=sys.stderr)
 
 
 def main(agent: str, argv: Sequence[str] | None = None) -> int:
     """Parse, prepare and train; the exit code. Bad input ends in one line and code 2."""
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = show_warning
-            with exit_on_bad_input():
-                config = settings(agent, argv)
-                from agents.run import Run
+    with terminal_manners():
+        with exit_on_bad_input():
+            config = settings(agent, argv)
+            from agents.run import Run
 
-                run = Run(config)
-            return run.train()
-    except KeyboardInterrupt:  # before or after the part that saves
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+            run = Run(config)
+        return run.train()

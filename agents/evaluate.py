@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from agents.cli import terminal_manners
 from agents.config import DQNConfig
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.run_dir import RunDir
@@ -20,34 +21,43 @@ class EvaluateConfig:
     """Whole games to play; none: the protocol's number."""
     seed: int | None = None
     """Seed of the games; none: that of the run's own evaluation."""
+    device: str | None = None
+    """Device of the network: cpu, cuda, cuda:1 ...; none: the run's."""
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot be played."""
+        if not self.run:
+            raise ConfigError("name a run directory: python -m agents.evaluate RUN")
+        if self.episodes is not None and self.episodes < 1:
+            raise ConfigError(f"--episodes is {self.episodes}: it has to be at least 1")
+        if self.seed is not None and self.seed < 0:
+            raise ConfigError(f"--seed is {self.seed}: it has to be at least 0")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Load, play and print the score with its protocol."""
-    with exit_on_bad_input():
-        options = parse_cli(
-            EvaluateConfig,
-            argv,
-            prog="python -m agents.evaluate",
-            description="Play whole games with a saved agent, under the rules of its protocol.",
-            presets={},
-        )
-        if not options.run:
-            raise ConfigError("name a run directory: python -m agents.evaluate RUN")
-        if options.episodes is not None and options.episodes < 1:
-            raise ConfigError(f"--episodes is {options.episodes}: it has to be at least 1")
-        directory = RunDir.open(options.run)
-        config = load_yaml(DQNConfig, directory.config)
-        from agents.evaluation import score, verdict
-        from agents.run import load_agent
-        from experiment.determinism import configure, seeds
+    with terminal_manners():
+        with exit_on_bad_input():
+            options = parse_cli(
+                EvaluateConfig,
+                argv,
+                prog="python -m agents.evaluate",
+                description="Play whole games with a saved agent, under the rules of its protocol.",
+                presets={},
+            )
+            options.check()
+            directory = RunDir.open(options.run)
+            config = load_yaml(DQNConfig, directory.config)
+            config = replace(config, device=options.device or config.device).resolved()
+            from agents.evaluation import score, verdict
+            from agents.run import load_agent
+            from experiment.determinism import configure, seeds
 
-        configure(config.threads, config.seed)
-        agent, step = load_agent(config, directory)
-        seed = seeds(config.seed, "evaluation")["evaluation"] if options.seed is None else options.seed
-    print(f"{config.env}, agent step {step:,}: {config.rules.summary()}")
-    scores = score(config, agent.act, options.episodes or config.rules.evaluation_episodes, seed)
-    print(verdict(config, scores))
+            configure(config.threads, config.seed)
+            agent, step = load_agent(config, directory)
+            seed = seeds(config.seed, "evaluation")["evaluation"] if options.seed is None else options.seed
+        print(f"{config.env}, agent step {step:,}: {config.rules.summary()}")
+        print(verdict(config, score(config, agent.act, options.episodes or config.rules.evaluation_episodes, seed)))
     return 0
 
 

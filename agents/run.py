@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_agent, build_env, build_replay, device_of
@@ -19,7 +18,7 @@ from agents.dqn import DQN
 from agents.evaluation import score, summary, verdict
 from agents.trainer import Trainer
 from experiment import checkpoint
-from experiment.config import ConfigError, dump_yaml, load_yaml
+from experiment.config import ConfigError, as_plain, load_yaml
 from experiment.determinism import configure, environment, parameter_hash, seeds
 from experiment.interrupt import Interrupt
 from experiment.progress import Progress, Rate
@@ -27,7 +26,6 @@ from experiment.run_dir import RunDir
 from experiment.tracking import Tracker, check_tracker
 from nap import effective_lr
 
-SEED_NAMES = ("network", "exploration", "replay", "evaluation")
 MACHINE = {"name": None, "root": "", "resume": None, "track": "none", "threads": 0, "compile": "auto"}
 """Settings that name a run or come from the machine, with one value for all: they do not tell runs apart."""
 
@@ -74,8 +72,9 @@ def default_name(config: DQNConfig) -> str:
 
 def build_trainer(config: DQNConfig, agent_step: int = 0) -> Trainer:
     """All parts of a run at their start; emulators that begin at a later `agent_step` play other games."""
-    seed = seeds(config.seed, *SEED_NAMES)
-    env = build_env(config, config.num_envs, seeds(config.seed, play := f"play from {agent_step}")[play])
+    play = f"play from {agent_step}"
+    seed = seeds(config.seed, "network", "exploration", "replay", play)
+    env = build_env(config, config.num_envs, seed[play])
     agent = build_agent(config, env.frame_shape, env.num_actions, seed["network"])
     replay = build_replay(config, env, seed["replay"])
     policy = EpsilonGreedy(agent.act, env.num_actions, seed["exploration"])
@@ -104,7 +103,7 @@ class Run:
         self.first_update: float | None = None
         self.trainer = build_trainer(config, saved.step if saved else 0)
         self.directory = resumed or self._create(config)
-        self.tracker = Tracker(self.directory.metrics, config.track, config=dataclasses.asdict(config))
+        self.tracker = Tracker(self.directory.metrics, config.track, config=as_plain(config))
         if saved is not None:
             self._restore(saved.state)
         else:
@@ -236,7 +235,7 @@ def result(config: DQNConfig, trainer: Trainer, scores: list[float]) -> dict[str
         "game": config.env,
         "score": summary(config.env, scores) if scores else None,
         "protocol": dataclasses.asdict(config.rules),
-        "settings": yaml.safe_load(dump_yaml(config)),
+        "settings": as_plain(config),
         "backend": trainer.env.describe(),
         "seed": config.seed,
         "agent_steps": trainer.agent_step,

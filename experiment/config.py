@@ -20,7 +20,16 @@ import yaml
 from experiment import command_line
 from experiment.values import ConfigError, coerce, near
 
-__all__ = ["ConfigError", "dump_yaml", "exit_on_bad_input", "from_mapping", "load_yaml", "near", "parse_cli"]
+__all__ = [
+    "ConfigError",
+    "as_plain",
+    "dump_yaml",
+    "exit_on_bad_input",
+    "from_mapping",
+    "load_yaml",
+    "near",
+    "parse_cli",
+]
 
 C = TypeVar("C")
 
@@ -111,14 +120,18 @@ def _plain(node: yaml.Node, where: str) -> Any:
     raise ConfigError(f"{where}: expected one value or a list of names")
 
 
+def as_plain(config: Any) -> dict[str, Any]:
+    """Every field of a config, in values that YAML and JSON have; `from_mapping` gives back an equal one."""
+    return {name: _plain_value(getattr(config, name)) for name in _fields(type(config))}
+
+
 def dump_yaml(config: Any) -> str:
     """Writes every field of a config, so that `load_yaml` gives back an equal one."""
-    values = {name: _yaml_value(getattr(config, name)) for name in _fields(type(config))}
     # unicode is escaped: PyYAML writes U+0085 in a form that it reads back as a space
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=False, width=2**31)
+    return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=False, width=2**31)
 
 
-def _yaml_value(value: Any) -> Any:
+def _plain_value(value: Any) -> Any:
     if isinstance(value, Fraction):
         return value.numerator if value.denominator == 1 else str(value)
     return list(value) if isinstance(value, tuple) else value

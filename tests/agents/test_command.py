@@ -270,6 +270,25 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(words, said, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("words", [[], ["nowhere"], ["RUN", "--episodes", "0"], ["RUN", "--seed", "-1"], ["RUN", "-x"]])
+def test_evaluate_answers_bad_input_in_one_line(words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(words)
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_ctrl_c_before_training_ends_in_one_line(capsys, monkeypatch):
+    def pressed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "settings", pressed)
+    with pytest.raises(SystemExit) as stop:
+        cli.main("dqn", [])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_a_misspelt_key_in_a_config_names_the_near_match(tmp_path, capsys):
     (tmp_path / "my.yaml").write_text("env: Pong\nbatch_sise: 32\n")
     line = refused(capsys, ["--config", tmp_path / "my.yaml"])
