@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import importlib.util
 import os
 import warnings
 from collections.abc import Mapping
@@ -15,8 +14,11 @@ from experiment.values import ConfigError
 
 def check_tracker(track: str) -> None:
     """Raises ConfigError if the tracker is asked for and not installed; before anything of a run is written."""
-    if track == "wandb" and importlib.util.find_spec("wandb") is None:
-        raise ConfigError("--track wandb needs wandb, which is not installed: pip install 'rewarm[wandb]'")
+    try:
+        if track == "wandb":
+            importlib.import_module("wandb")
+    except ImportError:
+        raise ConfigError("--track wandb needs wandb, which is not installed: pip install 'rewarm[wandb]'") from None
 
 
 class Tracker:

@@ -160,7 +160,7 @@ def test_environments_play_as_often_as_asked(monkeypatch):
 def test_the_share_of_a_loop_is_the_time_in_learn(monkeypatch):
     clock = Clock()
     config = catch_trainer(update_start=40).config
-    monkeypatch.setattr(playing, "build_trainer", lambda config, seed: slow(catch_trainer(update_start=40), clock))
+    monkeypatch.setattr(playing, "build_trainer", lambda config: slow(catch_trainer(update_start=40), clock))
     monkeypatch.setattr(playing.time, "perf_counter", clock)
     run = playing.loop_run(config)
     assert run(10) == pytest.approx(75.0)
@@ -178,9 +178,9 @@ def slow(trainer, clock: Clock):
     """The trainer, on whose clock playing takes one second and learning three."""
     play, learn = trainer.play, trainer.learn
 
-    def slow_play(**kwargs):
+    def slow_play(*args, **kwargs):
         clock.now += 1
-        return play(**kwargs)
+        return play(*args, **kwargs)
 
     def slow_learn():
         clock.now += 3

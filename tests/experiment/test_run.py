@@ -23,7 +23,7 @@ from experiment import determinism
 from experiment.config import load_yaml
 from experiment.interrupt import Interrupt
 from experiment.progress import Progress, Rate
-from experiment.run_dir import RunDir, latest
+from experiment.run_dir import RunDir
 from experiment.tracking import Tracker
 from experiment.values import ConfigError
 
@@ -62,16 +62,6 @@ def test_what_is_no_run(tmp_path):
         RunDir.open(tmp_path / "breakuot")
     with pytest.raises(ConfigError, match=r"is not a run: it has no config.yaml$"):
         RunDir.open(tmp_path / "empty")
-    with pytest.raises(ConfigError, match=r"no run in .* has a checkpoint"):
-        latest(tmp_path)
-
-
-def test_the_latest_run_is_the_one_that_saved_last(tmp_path):
-    runs = [RunDir.create(tmp_path, name, Config()) for name in "abc"]
-    for moment, run in ((3, runs[1]), (2, runs[0])):
-        (run.checkpoints / "000000000001").mkdir()
-        os.utime(run.checkpoints, (moment, moment))
-    assert latest(tmp_path).path == runs[1].path
 
 
 LOCK = "import sys; from experiment.run_dir import RunDir; RunDir.open(sys.argv[1]).lock(); print('locked', flush=True)"
