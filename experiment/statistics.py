@@ -1,0 +1,227 @@
+"""Statistics over runs: IQM and its relatives, bootstrap intervals, concordance.
+
+Scores are a mapping of task to the scores of its runs, higher is better, as many runs per task as there are. A plain
+sequence is taken as one score per task. The aggregates reduce the last axis, so that the runs of a task may also be a
+batch of shape (..., runs). Agarwal et al. 2021, arXiv 2108.13264.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+Scores = Mapping[str, ArrayLike] | Sequence[float] | np.ndarray
+
+_BATCH = 2**19
+"""Scores that are resampled at once: enough for speed, 4 MB an array."""
+
+
+class Interval(NamedTuple):
+    """A statistic of the data and the bounds of its interval, which are NaN where the data cannot give one."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean(scores: Scores) -> Any:
+    """The mean over tasks of each task's mean."""
+    return _task_means(_tasks(scores)).mean(-1)
+
+
+def median(scores: Scores) -> Any:
+    """The median over tasks of each task's mean."""
+    return np.median(_task_means(_tasks(scores)), axis=-1)
+
+
+def optimality_gap(scores: Scores, target: float = 1.0) -> Any:
+    """How far scores fall short of `target` on average; what lies above it does not make up for what lies below."""
+    return _task_means([np.maximum(target - runs, 0.0) for runs in _tasks(scores)]).mean(-1)
+
+
+def iqm(scores: Scores) -> Any:
+    """The interquartile mean: the mean of the middle half of all runs of all tasks.
+
+    A quarter of the runs, rounded down, is cut at each end, as scipy.stats.trim_mean does. Every run weighs the same,
+    as in published numbers, so that a task with more runs than others weighs more; in the other aggregates tasks do.
+    """
+    values = np.sort(np.concatenate(_tasks(scores), axis=-1), axis=-1)
+    cut = values.shape[-1] // 4
+    return values[..., cut : values.shape[-1] - cut].mean(-1)
+
+
+def probability_of_improvement(a: Scores, b: Scores) -> Any:
+    """The probability that a run of `a` scores above a run of `b` on a random task; a tie counts one half.
+
+    The mean over tasks of the Mann-Whitney U statistic over the number of pairs. Raises ValueError if the tasks differ.
+    """
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        if a.keys() != b.keys():
+            raise ValueError(f"these tasks have runs on one side alone: {', '.join(sorted(a.keys() ^ b.keys()))}")
+        b = {task: b[task] for task in a}
+    pairs = zip(_tasks(a), _tasks(b), strict=True)
+    return np.stack([_share_above(x[..., :, None], y[..., None, :]) for x, y in pairs], axis=-1).mean(-1)
+
+
+def _share_above(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    counts = np.count_nonzero(x > y, axis=(-2, -1)) + np.count_nonzero(x >= y, axis=(-2, -1))
+    return counts / (2 * x.shape[-2] * y.shape[-1])
+
+
+def _task_means(tasks: Sequence[np.ndarray]) -> np.ndarray:
+    return np.stack([runs.mean(-1) for runs in tasks], axis=-1)
+
+
+def _tasks(scores: Scores) -> list[np.ndarray]:
+    """The runs of each task, shape (..., runs)."""
+    if not isinstance(scores, Mapping):
+        values = np.asarray(scores, dtype=float)
+        if values.ndim != 1:
+            raise ValueError("scores are a mapping of task to the scores of its runs, or one score per task")
+        scores = {f"task {index}": values[index : index + 1] for index in range(len(values))}
+    if not scores:
+        raise ValueError("there are no scores")
+    tasks = {task: np.asarray(runs, dtype=float) for task, runs in scores.items()}
+    for task, runs in tasks.items():
+        if runs.ndim == 0 or runs.shape[-1] == 0:
+            raise ValueError(f"{task!r} has no runs: give a list of scores, or leave the task out")
+        if not np.isfinite(runs).all():
+            raise ValueError(f"a score of {task!r} is not finite")
+    return list(tasks.values())
+
+
+def stratified_interval(
+    statistic: Callable[..., Any],
+    *scores: Mapping[str, ArrayLike],
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """The percentile bootstrap interval of a statistic of one or more sets of scores, over runs within each task.
+
+    Each resample draws every task's runs with replacement, so that it holds as many of each task as there are. A task
+    of one run adds no spread; where no task has two, the bounds are NaN. `statistic` is any aggregate here, or a
+    function of as many mappings that reduces the last axis: `lambda a, b: iqm(a) - iqm(b)`. Equal arguments give equal
+    intervals. Agarwal et al. 2021, section 3.
+    Raises ValueError for scores that are no mapping, a statistic of another shape, or wrong settings.
+    """
+    _check(resamples, confidence)
+    if not scores or not all(isinstance(each, Mapping) for each in scores):
+        raise ValueError("stratified_interval: scores must be a mapping of task to the scores of its runs")
+    sets = [dict(zip(each, _tasks(each), strict=True)) for each in scores]
+    sizes = [runs.size for tasks in sets for runs in tasks.values()]
+    value = float(statistic(*sets))
+    if max(sizes) < 2:
+        return Interval(value, math.nan, math.nan)
+    generator = np.random.default_rng(seed)
+    batch = max(_BATCH // sum(sizes), 1)
+    counts = [min(batch, resamples - start) for start in range(0, resamples, batch)]
+    drawn = [_check_shape(statistic(*_resample(sets, count, generator)), count) for count in counts]
+    return _percentiles(value, np.concatenate(drawn), confidence)
+
+
+def _resample(sets: Sequence[Mapping[str, np.ndarray]], count: int, generator: np.random.Generator) -> list[Any]:
+    return [
+        {task: runs[generator.integers(len(runs), size=(count, len(runs)))] for task, runs in tasks.items()}
+        for tasks in sets
+    ]
+
+
+def _check_shape(values: ArrayLike, count: int) -> np.ndarray:
+    drawn = np.asarray(values, dtype=float)
+    if drawn.shape != (count,):
+        raise ValueError("the statistic must reduce the last axis of each task's scores (resamples, runs), no other")
+    return drawn
+
+
+def bootstrap_interval(
+    values: ArrayLike,
+    statistic: Callable[[np.ndarray], Any] = np.mean,
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """The percentile bootstrap interval of a statistic of independent values, shape (n,), or rows, shape (n, ...).
+
+    `statistic` takes values as they were given. For one value the bounds are NaN. The percentile method is optimistic
+    for few values: a 95% interval of a normal mean covers it in 76% of cases for n = 3, 83% for 5 and 90% for 10.
+    Raises ValueError for no values, values that are not finite, or wrong settings.
+    """
+    _check(resamples, confidence)
+    rows = np.asarray(values)
+    if rows.ndim == 0 or len(rows) == 0:
+        raise ValueError("bootstrap_interval: there are no values")
+    if not np.isfinite(rows).all():
+        raise ValueError("bootstrap_interval: a value is not finite")
+    value = float(statistic(rows))
+    if len(rows) < 2:
+        return Interval(value, math.nan, math.nan)
+    generator = np.random.default_rng(seed)
+    picks = generator.integers(len(rows), size=(resamples, len(rows)))
+    return _percentiles(value, np.array([float(statistic(rows[pick])) for pick in picks]), confidence)
+
+
+def paired_interval(
+    a: ArrayLike, b: ArrayLike, statistic: Callable[[np.ndarray], Any] = np.mean, **settings: Any
+) -> Interval:
+    """The interval of a statistic of the differences a - b of runs that belong together, such as those of one seed.
+
+    `settings` are those of `bootstrap_interval`. Raises ValueError if there are not as many of the one as of the other.
+    """
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"paired_interval: a and b must be of one length, got shapes {first.shape} and {second.shape}")
+    return bootstrap_interval(first - second, statistic, **settings)
+
+
+def concordance(
+    order: ArrayLike,
+    times: ArrayLike,
+    censored: ArrayLike,
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Harrell's C: the share of comparable pairs that `order` puts as their times are, with a bootstrap interval.
+
+    1 when a larger `order` always means a later time, 0.5 for no relation, 0 when it always means an earlier one. Where
+    `censored` is True the event had not happened by that time. A pair is comparable if the earlier time is an event's;
+    at equal times, if one alone is an event: it was first. A tie in `order` counts one half. NaN if no pair is
+    comparable; such resamples are left out of the interval. Harrell et al. 1982, JAMA 247(18).
+    Raises ValueError for unequal lengths and values that are not finite.
+    """
+    columns = [np.asarray(column, dtype=float) for column in (order, times, censored)]
+    if len({column.shape for column in columns}) > 1 or columns[0].ndim != 1:
+        shapes = ", ".join(str(column.shape) for column in columns)
+        raise ValueError(f"concordance: order, times and censored must be of one length, got shapes {shapes}")
+    rows = np.stack(columns, axis=1)
+    return bootstrap_interval(rows, _harrell, resamples=resamples, confidence=confidence, seed=seed)
+
+
+def _harrell(rows: np.ndarray) -> float:
+    order, times, censored = rows.T
+    happened = censored == 0
+    earlier = (times[:, None] < times) | ((times[:, None] == times) & ~happened)
+    comparable = happened[:, None] & earlier
+    pairs = comparable.sum()
+    return float((comparable * (np.sign(order - order[:, None]) / 2 + 0.5)).sum() / pairs) if pairs else math.nan
+
+
+def _check(resamples: int, confidence: float) -> None:
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+
+
+def _percentiles(value: float, drawn: np.ndarray, confidence: float) -> Interval:
+    """The interval from resampled statistics; those that are undefined, NaN, are left out."""
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn):
+        return Interval(value, math.nan, math.nan)
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, float(low), float(high))
