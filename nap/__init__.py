@@ -8,9 +8,36 @@ nap.Projection(model).attach(optimizer)
 schedule = nap.make_schedule("cyclic", optimizer, total_steps=10_000)
 """
 
-from .metrics import effective_lr, rotation, snapshot, weight_norms
+from .curvature import entk, entk_change, gradient_covariance, sharpness
+from .features import (
+    activation_pattern,
+    approximate_rank_yang,
+    covariance_change,
+    dead_units,
+    dormant_dohare,
+    dormant_sokar,
+    erank_roy,
+    feature_covariance,
+    feature_rank_lyle,
+    linear_cka,
+    linearised_units,
+    pattern_change,
+    policy_churn,
+    srank_kumar,
+    stable_rank,
+)
+from .metrics import (
+    effective_lr,
+    gradient_norms,
+    laziness,
+    rotation,
+    snapshot,
+    update_ratio,
+    weight_norms,
+)
 from .normalize import Report, analyze, normalize
 from .norms import ChannelNorm, ChannelSpaceRMSNorm, NormalizedActivation
+from .probe import Probe
 from .project import Projection
 from .schedule import (
     SCHEDULES,
@@ -38,15 +65,38 @@ __all__ = [
     "Linear",
     "NormalizedActivation",
     "OneCycle",
+    "Probe",
     "Projection",
     "Report",
     "Schedule",
+    "activation_pattern",
     "analyze",
+    "approximate_rank_yang",
+    "covariance_change",
+    "dead_units",
+    "dormant_dohare",
+    "dormant_sokar",
     "effective_lr",
+    "entk",
+    "entk_change",
+    "erank_roy",
+    "feature_covariance",
+    "feature_rank_lyle",
+    "gradient_covariance",
+    "gradient_norms",
+    "laziness",
+    "linear_cka",
+    "linearised_units",
     "load_optimizer_state",
     "make_schedule",
     "normalize",
+    "pattern_change",
+    "policy_churn",
     "rotation",
+    "sharpness",
     "snapshot",
+    "srank_kumar",
+    "stable_rank",
+    "update_ratio",
     "weight_norms",
 ]

@@ -60,6 +60,47 @@ def rotation(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[
     return {name: angle(before[name], after[name]) for name in before}
 
 
+def gradient_norms(module: nn.Module) -> dict[str, Tensor]:
+    """The Frobenius norm of the gradient of every weight matrix that has one, by name, scalars."""
+    slopes = {name: (weight.parameter.grad, weight.rows) for name, weight in find_weights(module).items()}
+    values = {name: grad if rows is None else grad[rows] for name, (grad, rows) in slopes.items() if grad is not None}
+    return dict(zip(values, frobenius_norms(list(values.values())), strict=True))
+
+
+def update_ratio(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """||W' - W|| / ||W|| of each weight matrix (`snapshot` before and after); 0 where nothing moved.
+
+    One step apart it is the update/weight ratio; since initialisation, how far each layer has left it.
+    Raises ValueError if the names differ.
+    """
+    moved, size = _moves("update_ratio", before, after)
+    return {name: _ratio(moved[name], size[name]) for name in before}
+
+
+def laziness(initial: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> Tensor:
+    """||w - w_0|| / ||w_0|| of all weight matrices together, a scalar (Kumar et al. 2023, arXiv 2310.06110).
+
+    Small in lazy training, which leaves the features where they were. Raises ValueError if the names differ.
+    """
+    moved, size = _moves("laziness", initial, now)
+    return _ratio(*(torch.stack(list(norms.values())).norm() for norms in (moved, size)))
+
+
+def _moves(
+    where: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    if before.keys() != after.keys() or not before:
+        differing = sorted(before.keys() ^ after.keys()) or "none at all"
+        raise ValueError(f"nap.{where}: the two have different weights: {differing}")
+    old = list(before.values())
+    moved = frobenius_norms(list(torch._foreach_sub([after[name] for name in before], old)))
+    return dict(zip(before, moved, strict=True)), dict(zip(before, frobenius_norms(old), strict=True))
+
+
+def _ratio(moved: Tensor, size: Tensor) -> Tensor:
+    return torch.where(moved == 0, moved, moved / size)
+
+
 def angle(a: Tensor, b: Tensor) -> Tensor:
     """The angle between two tensors taken as vectors, in radians from 0 to pi; 0 if one is zero."""
     a, b = a.flatten().float(), b.flatten().float()
