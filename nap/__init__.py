@@ -39,6 +39,8 @@ from .normalize import Report, analyze, normalize
 from .norms import ChannelNorm, ChannelSpaceRMSNorm, NormalizedActivation
 from .probe import Probe
 from .project import Projection
+from .rates import RATES, param_groups, refresh_rates
+from .rewarm import Cusum, PageHinkley, Rewarm
 from .schedule import (
     SCHEDULES,
     Constant,
@@ -54,20 +56,24 @@ from .schedule import (
 )
 
 __all__ = [
+    "RATES",
     "SCHEDULES",
     "ChannelNorm",
     "ChannelSpaceRMSNorm",
     "Constant",
     "Cosine",
+    "Cusum",
     "Cyclic",
     "DelayedCosine",
     "EarlyCycle",
     "Linear",
     "NormalizedActivation",
     "OneCycle",
+    "PageHinkley",
     "Probe",
     "Projection",
     "Report",
+    "Rewarm",
     "Schedule",
     "activation_pattern",
     "analyze",
@@ -90,8 +96,10 @@ __all__ = [
     "load_optimizer_state",
     "make_schedule",
     "normalize",
+    "param_groups",
     "pattern_change",
     "policy_churn",
+    "refresh_rates",
     "rotation",
     "sharpness",
     "snapshot",

@@ -13,11 +13,12 @@ from .normalize import analyze
 from .weights import Weight, find_weights, frobenius_norms, near
 
 Selection = Iterable[str] | Callable[[str, nn.Parameter], bool] | None
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 TINY = 1e-30
 
 
 class Projection:
-    """Rescales weight matrices, in place, to the Frobenius norm that they had when this object was made.
+    """Rescales weight matrices, in place, to the norm that they had when this object was made.
 
     Eq. 2 of arXiv 2507.20057: W <- W * ||W_0||_F / ||W||_F after the optimiser's step, for every linear, convolution,
     embedding and attention matrix but those of the output layers (`nn.MultiheadAttention`'s query, key and value
@@ -30,7 +31,10 @@ class Projection:
         (arXiv 2407.01800).
     include, exclude: names of parameters or modules, or a predicate of (name, parameter). `exclude` takes matrices
         out; `include` adds any parameter of two or more dimensions, the output layer's too.
-    mode: "frobenius".
+    mode: what has a norm: "frobenius", the whole matrix; "neuron", each output neuron's weights by themselves, a row of
+        a linear layer or embedding and a filter of a convolution. A neuron that starts at zero is left alone.
+    radius: "initial" keeps each norm as it was when this object was made, which changes nothing then; "unit" makes each
+        norm 1, now and at each projection. SimbaV2 (arXiv 2502.15280) is "neuron" with "unit".
 
     Every tensor operation is a foreach call with no host sync, so `project` may stand inside `torch.compile` or a
     captured CUDA graph. A graph replays `project`, not the count of `every`.
@@ -47,17 +51,22 @@ class Projection:
         include: Selection = None,
         exclude: Selection = None,
         mode: str = "frobenius",
+        radius: str = "initial",
     ) -> None:
-        _check_options(every, affine, decay, mode)
-        self.every, self.affine, self.decay = every, affine, decay
+        _check_options(every, affine, decay, mode, radius)
+        self.every, self.affine, self.decay, self.mode, self.radius = every, affine, decay, mode, radius
         report = analyze(module)
         self.outputs_guessed = report.outputs_guessed
-        chosen = _choose(module, set(report.outputs), include, exclude)
-        norms = dict(zip(chosen, frobenius_norms([weight.value() for weight in chosen.values()]), strict=True))
-        self.left_at_zero = [name for name, norm in norms.items() if norm == 0]
+        chosen = list(_choose(module, set(report.outputs), include, exclude).values())
+        norms = self._measure(chosen)[1]
+        moving = [bool((norm > 0).any()) for norm in norms]
+        self.left_at_zero = [weight.name for weight, moves in zip(chosen, moving, strict=True) if not moves]
         self._module = module
-        self._weights = [weight for name, weight in chosen.items() if norms[name] > 0]
-        self._targets = [norms[weight.name] for weight in self._weights]
+        self._weights = [weight for weight, moves in zip(chosen, moving, strict=True) if moves]
+        self._targets = [norm for norm, moves in zip(norms, moving, strict=True) if moves]
+        if radius == "unit":
+            self._targets = [(norm > 0).to(norm.dtype) for norm in self._targets]
+            self._rescale_weights()
         self._affine = [] if affine == "free" else _affine_parameters(module)
         self._affine_initial = self._affine_state()
         self.updates = 0
@@ -69,23 +78,24 @@ class Projection:
 
     @property
     def initial_norms(self) -> dict[str, Tensor]:
-        """||W_0||_F by name, scalars."""
-        return dict(zip(self.names, self._targets, strict=True))
+        """The norms that are kept, by name: ||W_0||_F, a scalar; in mode "neuron" one for each neuron."""
+        return self._by_name(self._targets)
 
     def norms(self) -> dict[str, Tensor]:
-        """||W||_F by name as the weights are now, scalars."""
-        return dict(zip(self.names, frobenius_norms([weight.value() for weight in self._weights]), strict=True))
+        """The same norms as the weights are now."""
+        return self._by_name(self._measure(self._weights)[1])
 
     @torch.no_grad()
     def project(self) -> None:
         """Rescales every projected matrix now, and treats the norms' scale and offset as `affine` says."""
         if self._weights:
-            _rescale([[weight.value()] for weight in self._weights], self._targets)
+            self._rescale_weights()
         if self.affine == "decay" and self._affine:
-            parameters = [parameter.detach() for pair in self._affine for parameter in pair]
+            parameters = [parameter for pair in _detached(self._affine) for parameter in pair]
             torch._foreach_lerp_(parameters, self._affine_initial, self.decay)
         elif self.affine == "joint" and self._affine:
-            _rescale([[parameter.detach() for parameter in pair] for pair in self._affine], self._affine_initial)
+            pairs = _detached(self._affine)
+            _rescale(pairs, _joint_norms(pairs), self._affine_initial)
 
     __call__ = project
 
@@ -127,42 +137,76 @@ class Projection:
         if len(saved) != len(self._targets) or len(state["affine"]) != len(self._affine_initial):
             raise ValueError("nap.Projection: the loaded state is of other weights or of another `affine`")
         for name, target in self.initial_norms.items():
+            if saved[name].shape != target.shape:
+                raise ValueError(f"nap.Projection: the loaded initial norm of {name} is of another `mode`")
             target.copy_(saved[name])
         for initial, value in zip(self._affine_initial, state["affine"], strict=True):
             initial.copy_(value)
         self.updates = state["updates"]
 
+    def _rescale_weights(self) -> None:
+        values, norms = self._measure(self._weights)
+        targets = self._targets
+        if self.mode == "neuron":
+            pairs = zip(_on(targets, norms), norms, strict=True)
+            targets = [torch.where(target > 0, target, norm.clamp_min(TINY)) for target, norm in pairs]
+        _rescale([[value] for value in values], norms, targets)
+
+    def _measure(self, weights: list[Weight]) -> tuple[list[Tensor], list[Tensor]]:
+        """The values of weights, and their norms in a shape that multiplies them."""
+        if self.mode == "frobenius":
+            values = [weight.value() for weight in weights]
+            return values, frobenius_norms(values)
+        views = [_by_neuron(weight) for weight in weights]
+        return [view for view, _ in views], [_neuron_norms(view, leading) for view, leading in views]
+
+    def _by_name(self, norms: list[Tensor]) -> dict[str, Tensor]:
+        shaped = norms if self.mode == "frobenius" else [norm.flatten() for norm in norms]
+        return dict(zip(self.names, shaped, strict=True))
+
     def _affine_state(self) -> list[Tensor]:
-        pairs = [[parameter.detach() for parameter in pair] for pair in self._affine]
-        if self.affine == "joint":
-            return [_joint_norm(pair) for pair in pairs]
-        return [parameter.clone() for pair in pairs for parameter in pair]
+        pairs = _detached(self._affine)
+        return _joint_norms(pairs) if self.affine == "joint" else [value.clone() for pair in pairs for value in pair]
 
 
-def _rescale(groups: list[list[Tensor]], targets: list[Tensor]) -> None:
-    """Scales each group of tensors so that their joint norm is its target; all groups in one foreach pass."""
-    flat = [value for group in groups for value in group]
-    norms = frobenius_norms(flat)
-    if len(flat) > len(groups):
-        sizes = [len(group) for group in groups]
-        norms = [torch.linalg.vector_norm(torch.stack(part)) for part in _split(norms, sizes)]
+def _rescale(groups: list[list[Tensor]], norms: list[Tensor], targets: list[Tensor]) -> None:
+    """Scales each group of tensors from its norm to its target; all groups in one foreach pass."""
     torch._foreach_clamp_min_(norms, TINY)
     scales = torch._foreach_div(_on(targets, norms), norms)
+    flat = [value for group in groups for value in group]
     torch._foreach_mul_(flat, [scale for scale, group in zip(scales, groups, strict=True) for _ in group])
 
 
-def _split(values: Iterable[Tensor], sizes: list[int]) -> list[list[Tensor]]:
-    remaining = iter(values)
-    return [[next(remaining) for _ in range(size)] for size in sizes]
+def _by_neuron(weight: Weight) -> tuple[Tensor, int]:
+    """A view of a weight with its neurons along the leading dimensions, and how many those are."""
+    value, owner = weight.value(), weight.owner
+    if isinstance(owner, TRANSPOSED):  # [in, out of a group, ...], the groups side by side in the inputs
+        return value.unflatten(0, (owner.groups, -1)).transpose(1, 2), 2
+    return value, 1
+
+
+def _neuron_norms(view: Tensor, leading: int) -> Tensor:
+    dtype = torch.float64 if view.dtype is torch.float64 else torch.float32
+    return torch.linalg.vector_norm(view, dim=tuple(range(leading, view.ndim)), keepdim=True, dtype=dtype)
+
+
+def _joint_norms(pairs: list[list[Tensor]]) -> list[Tensor]:
+    """sqrt(sum scale^2 + sum offset^2) of each pair, or of a scale alone; a foreach call for each step."""
+    squares = torch._foreach_pow(frobenius_norms([value for pair in pairs for value in pair]), 2)
+    remaining = iter(squares)
+    parts = [[next(remaining) for _ in pair] for pair in pairs]
+    if both := [part for part in parts if len(part) == 2]:
+        torch._foreach_add_([part[0] for part in both], [part[1] for part in both])
+    return list(torch._foreach_sqrt([part[0] for part in parts]))
+
+
+def _detached(pairs: list[list[nn.Parameter]]) -> list[list[Tensor]]:
+    return [[parameter.detach() for parameter in pair] for pair in pairs]
 
 
 def _on(targets: list[Tensor], norms: Iterable[Tensor]) -> list[Tensor]:
     """The targets on the devices of the norms, for a module that was moved after its projection was made."""
     return [target.to(norm.device, non_blocking=True) for target, norm in zip(targets, norms, strict=True)]
-
-
-def _joint_norm(parameters: list[Tensor]) -> Tensor:
-    return torch.stack(frobenius_norms(parameters)).norm()
 
 
 def _affine_parameters(module: nn.Module) -> list[list[nn.Parameter]]:
@@ -209,12 +253,15 @@ def _matcher(selection: Selection, known: dict[str, Weight], option: str) -> Cal
     return lambda weight: any(matches(weight.name, name) for name in names)
 
 
-def _check_options(every: int, affine: str, decay: float, mode: str) -> None:
+def _check_options(every: int, affine: str, decay: float, mode: str, radius: str) -> None:
     if not isinstance(every, int) or every < 1:
         raise ValueError(f"nap.Projection: every={every!r} must be a whole number of updates, at least 1")
-    if affine not in (kinds := ("free", "decay", "joint")):
-        raise ValueError(f"nap.Projection: affine={affine!r} is unknown; {near(affine, kinds)}")
     if not 0 <= decay <= 1:
         raise ValueError(f"nap.Projection: decay={decay!r} must be a fraction from 0 to 1")
-    if mode != "frobenius":
-        raise ValueError(f"nap.Projection: mode={mode!r} is unknown; {near(mode, ['frobenius'])}")
+    for option, value, known in (
+        ("affine", affine, ("free", "decay", "joint")),
+        ("mode", mode, ("frobenius", "neuron")),
+        ("radius", radius, ("initial", "unit")),
+    ):
+        if value not in known:
+            raise ValueError(f"nap.Projection: {option}={value!r} is unknown; {near(value, known)}")

@@ -1,4 +1,4 @@
-"""Open-loop learning-rate controllers: each a pure function of the step count.
+"""Learning-rate controllers: the open-loop ones, each a pure function of the step count, and the base of all.
 
 The peak of each parameter group is the lr that the optimiser was made with. An lr that is a tensor is filled in place
 and stays that tensor for life, so a schedule never recompiles or re-captures a graph. A step's unit is the caller's.
@@ -27,7 +27,7 @@ class Schedule(LRScheduler):
 
     def __init__(self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0) -> None:
         self.total_steps = _whole("total_steps", total_steps, 1)
-        self.peaks = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+        self.peaks = _peaks(optimizer)
         if not 0 <= floor <= self.peaks[0] * (1 + 1e-6):  # an lr held as a float32 tensor may lie a little lower
             raise ValueError(f"nap.schedule: floor={floor!r} must be from 0 to the peak, which is {self.peaks[0]!r}")
         self.floors = [floor * peak / self.peaks[0] if floor else 0.0 for peak in self.peaks]
@@ -39,7 +39,9 @@ class Schedule(LRScheduler):
 
     def lr_at(self, step: int) -> list[float]:
         """The lr of each parameter group at a step count."""
-        shape = self.shape(min(step, self.total_steps))
+        return self._between(self.shape(min(step, self.total_steps)))
+
+    def _between(self, shape: float) -> list[float]:
         return [floor + (peak - floor) * shape for floor, peak in zip(self.floors, self.peaks, strict=True)]
 
     def get_lr(self) -> list[float | Tensor]:
@@ -50,12 +52,22 @@ class Schedule(LRScheduler):
         self.last_epoch = _whole("step", step, 0) - 1
         self._update_lr()
 
+    def set_peaks(self, peaks: list[float]) -> None:
+        """Gives each parameter group another peak, and now the lr that follows from it; a floor keeps its ratio."""
+        pairs = list(zip(self.floors, self.peaks, strict=True))
+        self.floors = [new * floor / old if floor else 0.0 for (floor, old), new in zip(pairs, peaks, strict=True)]
+        self.peaks = list(peaks)
+        self.move_to(self.last_epoch)
+
     def state_dict(self) -> dict[str, Any]:
-        """The step count; the rest is the caller's configuration."""
-        return {"step": self.last_epoch}
+        """The step count, and each group's peak and floor; the rest is the caller's configuration."""
+        return {"step": self.last_epoch, "peaks": list(self.peaks), "floors": list(self.floors)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Moves to a saved step count."""
+        """Moves to a saved step count, with the saved peaks and floors. Raises ValueError for other groups."""
+        if (saved := len(state_dict["peaks"])) != (own := len(self.peaks)):
+            raise ValueError(f"nap.schedule: the loaded state is of {saved} parameter groups, the optimizer has {own}")
+        self.peaks, self.floors = list(state_dict["peaks"]), list(state_dict["floors"])
         self.move_to(state_dict["step"])
 
 
@@ -141,23 +153,50 @@ class EarlyCycle(Schedule):
 
 
 class DelayedCosine(Schedule):
-    """`floor` for `delay` steps, a straight line to the peak over `warmup` steps, then half a cosine to `floor`.
+    """A low rate for `delay` steps, a straight line to the peak over `warmup` steps, then half a cosine to `floor`.
 
-    The re-warming of the grokking study in arXiv 2507.20057, section 4. `delay` and `warmup` are in steps.
+    The re-warming of the grokking study in arXiv 2507.20057, section 4. `low` is a learning rate, that of the first
+    group as `floor` is; none: `floor`. The cosine takes `anneal_steps`, and the lr stays at `floor` after it; none: all
+    the steps that are left. Steps count from the start of the schedule.
+    Raises ValueError if the parts are longer than `total_steps`.
     """
 
     def __init__(
-        self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0, delay: int = 0, warmup: int = 1000
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        *,
+        floor: float = 0.0,
+        delay: int = 0,
+        low: float | None = None,
+        warmup: int = 1000,
+        anneal_steps: int | None = None,
     ) -> None:
         self.delay, self.warmup = _whole("delay", delay, 0), _whole("warmup", warmup, 0)
         if delay + warmup > total_steps:
             raise ValueError(f"nap.schedule: delay + warmup = {delay + warmup} is more than total_steps={total_steps}")
+        left = total_steps - delay - warmup
+        self.anneal_steps = left if anneal_steps is None else _whole("anneal_steps", anneal_steps, 1)
+        if self.anneal_steps > left:
+            raise ValueError(f"nap.schedule: anneal_steps={anneal_steps} is more than the {left} steps that are left")
+        peak = _peaks(optimizer)[0]
+        if low is not None and not 0 <= low <= peak * (1 + 1e-6):
+            raise ValueError(f"nap.schedule: low={low!r} must be from 0 to the peak, which is {peak!r}")
+        self.low_share = low / peak if low else low
         super().__init__(optimizer, total_steps, floor=floor)
 
     def shape(self, step: int) -> float:
         if step < self.delay:
             return 0.0
-        return ramp_then_cosine(step - self.delay, self.warmup, self.total_steps - self.delay)
+        steps = self.warmup + self.anneal_steps
+        return ramp_then_cosine(min(step - self.delay, steps), self.warmup, steps)
+
+    def lr_at(self, step: int) -> list[float]:
+        """The lr of each parameter group at a step count."""
+        if self.low_share is None or step >= self.delay + self.warmup:
+            return super().lr_at(step)
+        share = self.low_share + (1 - self.low_share) * self.shape(step)
+        return [peak * share for peak in self.peaks]
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
@@ -175,12 +214,24 @@ def make_schedule(name: str, optimizer: Optimizer, total_steps: int, **options: 
     """The schedule of a name in `SCHEDULES`. Raises ValueError for an unknown name or option."""
     if name not in SCHEDULES:
         raise ValueError(f"nap.make_schedule: schedule {name!r} is unknown; {near(name, SCHEDULES)}")
-    known = list(inspect.signature(SCHEDULES[name]).parameters)[2:]
+    known = _options(SCHEDULES[name])
     for option in options:
         if option not in known:
             hint = near(option, known) if known else "it takes none"
             raise ValueError(f"nap.make_schedule: {name!r} has no option {option!r}; {hint}")
     return SCHEDULES[name](optimizer, total_steps, **options)
+
+
+def _options(kind: type[Schedule]) -> list[str]:
+    """The names of the keyword options of a schedule, those that it hands on to its base class included."""
+    found: list[str] = []
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            found += [option.name for option in parameters if option.kind is option.KEYWORD_ONLY]
+            if not any(option.kind is option.VAR_KEYWORD for option in parameters):
+                break
+    return found
 
 
 def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
@@ -210,6 +261,10 @@ def restarts(step: int, steps: int, cycles: int) -> float:
     if step == steps:
         return 0.0
     return half_cosine(step * cycles % steps, steps)  # whole numbers, so that no restart is lost to rounding
+
+
+def _peaks(optimizer: Optimizer) -> list[float]:
+    return [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
 
 
 def _whole(name: str, value: int, least: int) -> int:

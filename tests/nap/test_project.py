@@ -122,6 +122,7 @@ def test_query_key_and_value_are_projected_each_by_itself() -> None:
 
 
 def test_every_k_projects_each_kth_update() -> None:
+    torch.manual_seed(0)
     module = mlp(3, 5, 2)
     optimizer = torch.optim.SGD(module.parameters(), 0.5)
     projection = nap.Projection(module, every=3).attach(optimizer)
@@ -302,7 +303,8 @@ def test_bad_options_are_one_clear_line() -> None:
         ({"affine": "join"}, "did you mean 'joint'"),
         ({"every": 0}, "every=0 must be a whole number"),
         ({"decay": 2.0}, "fraction from 0 to 1"),
-        ({"mode": "neuron"}, "must be one of frobenius"),
+        ({"mode": "neurons"}, "did you mean .neuron."),
+        ({"radius": "initials"}, "did you mean .initial."),
         ({"exclude": ["0.weigt"]}, "did you mean '0.weight'"),
     ]
     for options, message in bad:

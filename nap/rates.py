@@ -1,0 +1,145 @@
+"""Parameter groups: weight decay by kind of parameter, and learning rates by layer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .flow import NORMS
+from .normalize import analyze
+from .schedule import Schedule
+from .weights import find_weights, near
+
+RATES = ("constant", "fast-features", "slow-features", "even-ratio")
+
+
+def param_groups(
+    module: nn.Module,
+    lr: float | Tensor,
+    *,
+    weight_decay: float = 0.0,
+    scale_decay: float = 0.0,
+    rates: str = "constant",
+) -> list[dict[str, Any]]:
+    """Parameter groups for a torch optimiser, with every parameter of `module` in exactly one of them.
+
+    weight_decay: of every parameter of two or more dimensions outside the norms. Offsets and biases have none.
+    scale_decay: of the scales of norm layers, which lets a normalised and projected network lower its attention logits
+        (arXiv 2507.20057, section 4). How a decay works is the optimiser's: decoupled in AdamW, a gradient in Adam.
+    rates: the layers' learning rates (arXiv 2507.20057, section 5 and figure 5). "constant": `lr` for all;
+        "fast-features": a tenth of it for the output layers, which are those of `nap.analyze`; "slow-features": a tenth
+        of it for everything else; "even-ratio": proportional to the mean |w| of each layer's weights as they are now,
+        with the mean over all parameters, each counted once, equal to `lr`. A layer is a module that has weight
+        matrices, its bias included. Norms and free-standing parameters have `lr` in "even-ratio", and so has a layer
+        of zeros, which could not move otherwise.
+
+    If `lr` is a tensor, each group gets a tensor of its own. `name` tells what is in a group. A schedule made on the
+    optimiser multiplies each group's rate. Call it after `nap.normalize`, which adds and removes parameters.
+    Raises ValueError for unknown `rates`, and for a `scale_decay` that finds no scale.
+    """
+    if rates not in RATES:
+        raise ValueError(f"nap.param_groups: rates={rates!r} is unknown; {near(rates, RATES)}")
+    scales = {id(part._parameters["weight"]) for part in module.modules() if _has_scale(part)}
+    if scale_decay and not scales:
+        raise ValueError(f"nap.param_groups: scale_decay={scale_decay!r}, but no norm layer here has a scale")
+    norms = {id(p) for part in module.modules() if isinstance(part, NORMS) for p in part.parameters(recurse=False)}
+    parts, factors = _factors(module, rates)
+    found: dict[tuple[str, str, float], list[nn.Parameter]] = defaultdict(list)
+    for parameter in module.parameters():
+        matrix = parameter.ndim >= 2 and id(parameter) not in norms
+        decay = weight_decay if matrix else scale_decay if id(parameter) in scales else 0.0
+        kind = "scales" if id(parameter) in scales else "weights" if matrix else "offsets"
+        found[parts.get(id(parameter), ""), kind if decay else "no decay", decay].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr.detach() * factors[part] if isinstance(lr, Tensor) else lr * factors[part],
+            "weight_decay": decay,
+            "name": f"{part} {kind}".strip(),
+        }
+        for (part, kind, decay), parameters in found.items()
+    ]
+
+
+def refresh_rates(module: nn.Module, optimizer: Optimizer, schedule: Schedule | None = None) -> None:
+    """Brings "even-ratio" rates up to date with the present weights, in place; their mean stays what it is.
+
+    `optimizer` has groups of `param_groups(module, ..., rates="even-ratio")`, and `schedule` is the one on it, if any:
+    its peaks change, and each lr is the new peak times the shape of the present step. A tensor lr is filled, so nothing
+    recompiles. Reads the weights' sizes from the device once, which waits for it.
+    Raises ValueError if the groups are others, or if the optimiser has a schedule that was not passed.
+    """
+    parts, factors = _factors(module, "even-ratio")
+    groups = optimizer.param_groups
+    owners = [{parts.get(id(parameter), "") for parameter in group["params"]} for group in groups]
+    if any(len(owner) != 1 for owner in owners) or all(owner == {""} for owner in owners):
+        raise ValueError('nap.refresh_rates: the optimizer needs the groups of param_groups(..., rates="even-ratio")')
+    if schedule is None and any("initial_lr" in group for group in groups):
+        raise ValueError("nap.refresh_rates: a schedule is at work on this optimizer; pass it as the third argument")
+    sizes = [sum(parameter.numel() for parameter in group["params"]) for group in groups]
+    present = schedule.peaks if schedule is not None else [float(group["lr"]) for group in groups]
+    mean = sum(rate * size for rate, size in zip(present, sizes, strict=True)) / sum(sizes)
+    rates = [mean * factors[part] for owner in owners for part in owner]
+    if schedule is not None:
+        schedule.set_peaks(rates)
+        return
+    for group, rate in zip(groups, rates, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def _has_scale(part: nn.Module) -> bool:
+    return isinstance(part, NORMS) and part._parameters.get("weight") is not None
+
+
+def _factors(module: nn.Module, rates: str) -> tuple[dict[int, str], dict[str, float]]:
+    """The part of the module that each parameter's rate goes by, and each part's share of the whole rate."""
+    if rates == "even-ratio":
+        parts = _layers(module)
+        return parts, {"": 1.0} | _even_ratio(module, parts)
+    if rates == "constant":
+        return {}, {"": 1.0}
+    outputs = set(analyze(module).outputs)
+    ids = {id(weight.parameter) for name, weight in find_weights(module).items() if name in outputs}
+    owners = [part for part in module.modules() if any(id(p) in ids for p in part.parameters(recurse=False))]
+    parts = {id(parameter): "output" for owner in owners for parameter in owner.parameters(recurse=False)}
+    return parts, {"": 1.0, "output": 0.1} if rates == "fast-features" else {"": 0.1, "output": 1.0}
+
+
+def _layers(module: nn.Module) -> dict[int, str]:
+    """The layer of each parameter that belongs to one, the first of those that share it."""
+    parts: dict[int, str] = {}
+    owners = {id(weight.owner): weight.owner for weight in find_weights(module).values()}
+    for name, part in module.named_modules():
+        if id(part) in owners:
+            for parameter in part.parameters(recurse=False):
+                parts.setdefault(id(parameter), name or type(part).__name__)
+    return parts
+
+
+@torch.no_grad()
+def _even_ratio(module: nn.Module, parts: dict[int, str]) -> dict[str, float]:
+    """Each layer's mean |w| over the mean of those of all layers, counted by parameter."""
+    weights = {id(weight.parameter): weight.parameter.detach() for weight in find_weights(module).values()}
+    sums = torch._foreach_norm(list(weights.values()), 1)
+    totals: dict[str, float] = defaultdict(float)
+    counts: dict[str, int] = defaultdict(int)
+    for (key, weight), total in zip(weights.items(), torch.stack([s.float() for s in sums]).tolist(), strict=True):
+        totals[parts[key]] += total
+        counts[parts[key]] += weight.numel()
+    sizes: dict[str, int] = defaultdict(int)
+    for parameter in module.parameters():
+        sizes[parts.get(id(parameter), "")] += parameter.numel()
+    means = {layer: total / counts[layer] for layer, total in totals.items() if total > 0}
+    whole = sum(sizes[layer] for layer in means)
+    return {layer: means[layer] * whole / _weighted(means, sizes) if layer in means else 1.0 for layer in totals}
+
+
+def _weighted(values: dict[str, float], sizes: dict[str, int]) -> float:
+    return sum(value * sizes[layer] for layer, value in values.items())
