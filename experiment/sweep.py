@@ -1,0 +1,405 @@
+"""Runs many commands side by side, each a process that makes one run directory, and goes on where a sweep was stopped.
+
+What is to be done is read from the run directories alone: a run with a result is never run again, one with a checkpoint
+goes on, any other begins. A run's log is locked while a process works on it, so that two sweeps of the same runs share
+them, and a sweep that was killed can be started again at once.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import math
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Literal
+
+from experiment.interrupt import Interrupt
+from experiment.progress import Progress, Rate
+from experiment.run_dir import RunDir
+from experiment.values import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+State = Literal["done", "interrupted", "leftover", "new"]
+
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"),
+    "PYTHONUNBUFFERED": "1",  # so that the log of a run that is killed has its last line
+}
+POLL = 0.1
+LOOK_AGAIN = 1.0
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        name: tells it from the others, and names its log.
+        command: makes the run directory, and ends it with result.json.
+        directory: that run directory.
+        resume: the command that goes on with an interrupted run; by default `command --resume DIRECTORY`.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    directory: Path
+    resume: tuple[str, ...] = ()
+
+    @property
+    def log(self) -> Path:
+        """What the run's processes print, one attempt after another."""
+        return self.directory.parent / "logs" / f"{self.name}.log"
+
+    def state(self) -> State:
+        """What the run directory says: finished, to go on with, remains without a checkpoint, or not begun."""
+        run = RunDir(self.directory)
+        if run.result.is_file():
+            return "done"
+        if run.has_checkpoint():
+            return "interrupted"
+        return "leftover" if run.path.exists() else "new"
+
+    def words(self) -> tuple[str, ...]:
+        """The command that this run needs now."""
+        if self.state() != "interrupted":
+            return self.command
+        return self.resume or (*self.command, "--resume", str(self.directory))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The names of the runs that have a result, of those that failed, each with why, and of those still to be done."""
+
+    finished: tuple[str, ...]
+    failed: dict[str, str]
+    left: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every run has its result, 1 if one failed, else 130, the shell's code for what Ctrl-C ended."""
+        return 1 if self.failed else 130 if self.left else 0
+
+
+def plan(jobs: Iterable[Job]) -> str:
+    """What a sweep would do: a line with the number of runs, and one for each run. Starts and changes nothing."""
+    jobs = _checked(jobs)
+    states = {job.name: job.state() for job in jobs}
+    count = Counter(states.values())
+    begin = count["new"] + count["leftover"]
+    lines = [f"{len(jobs)} runs: {count['done']} done, {count['interrupted']} to resume, {begin} to start"]
+    verbs = {"done": "done", "interrupted": "resume", "leftover": "restart", "new": "start"}
+    for job in jobs:
+        command = "" if states[job.name] == "done" else f": {shlex.join(job.words())}"
+        lines.append(f"{verbs[states[job.name]]:<8}{job.name}{command}")
+    return "\n".join(lines)
+
+
+def sweep(
+    jobs: Iterable[Job], processes: int | None = None, *, retries: int = 2, console: "Console | None" = None
+) -> Outcome:
+    """Runs what is not finished, `processes` at a time (default: one per core), each on a core and with one thread.
+
+    A run that fails is tried `retries` times more, after the others, and goes on from its checkpoint. A directory
+    without a checkpoint is removed if nothing was measured in it, and else moved to aside/. The first SIGINT or SIGTERM
+    is passed on, so that the runs save and end; a second kills them. If this process is killed, they get a SIGTERM
+    (on Linux). A run that another process has is waited for, and taken over if that leaves it unfinished. Sweeps of
+    other runs at the same time do better on other cores (taskset), for each takes the first of those it may use.
+
+    Raises:
+        ConfigError: two runs of one name or directory, a name that is no file name, or no process.
+    """
+    from rich.console import Console
+
+    return _Sweep(_checked(jobs), processes, retries, console or Console()).run()
+
+
+def _checked(jobs: Iterable[Job]) -> list[Job]:
+    jobs = list(jobs)
+    for name, count in Counter(job.name for job in jobs).items():
+        if not name or Path(name).name != name or name.startswith("."):
+            raise ConfigError(f"the name of a run is one file name, not {name!r}")
+        if count > 1:
+            raise ConfigError(f"{count} runs are named {name!r}: give each a name of its own")
+    owner: dict[Path, str] = {}
+    for job in jobs:
+        path = job.directory.resolve()
+        if path.name in ("logs", "aside"):
+            raise ConfigError(f"run {job.name!r}: {path.name!r} is the sweep's own directory, no name for a run's")
+        if owner.setdefault(path, job.name) != job.name:
+            raise ConfigError(f"runs {owner[path]!r} and {job.name!r} have the same directory {str(job.directory)!r}")
+        if not job.command:
+            raise ConfigError(f"run {job.name!r} has no command")
+    return jobs
+
+
+class _Signals(Interrupt):
+    """Counts the signals to stop, and keeps the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.first = signal.SIGTERM
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if not self.requested:
+            self.first = signal.Signals(number)
+        self.requested = True
+        self.count += 1
+
+
+class _SweepProgress(Progress):
+    """Progress of runs that take minutes or hours: the rate is that of the whole sweep."""
+
+    def __init__(self, total: int, console: "Console", start: int) -> None:
+        super().__init__(total, "runs", console, start=start)
+        self._rate = Rate(math.inf)
+        self._rate.add(self._began, start)
+
+
+@dataclass
+class _Child:
+    """A process that works on a run; its log is locked as long as it, or what it has started, keeps the log open."""
+
+    job: Job
+    slot: int
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    offset: int
+    """Where in the log its own lines begin."""
+
+    def kill(self) -> None:
+        """Ends it at once, with all that it has started; also what is left of those after its end."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def last_line(self) -> str:
+        """The last line that it has printed, or ""."""
+        with open(self.job.log, "rb") as file:
+            file.seek(max(self.offset, file.seek(0, os.SEEK_END) - 65536))
+            lines = file.read().decode(errors="replace").split("\n")
+        return next((line.strip()[-300:] for line in reversed(lines) if line.strip()), "")
+
+    def reason(self) -> str:
+        """Why the run has no result."""
+        code = self.process.returncode
+        if code < 0:
+            how = f"ended by signal {-code}, {signal.strsignal(-code)}"
+        else:
+            how = f"exit code {code}" if code else f"exit code 0, but no {RunDir(self.job.directory).result}"
+        return f"{self.last_line() or 'it printed nothing'} ({how})"
+
+
+class _Sweep:
+    """The state of a sweep while it runs."""
+
+    def __init__(self, jobs: Sequence[Job], processes: int | None, retries: int, console: "Console") -> None:
+        self.cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        processes = (len(self.cores) or os.cpu_count() or 1) if processes is None else processes
+        if processes < 1 or retries < 0:
+            raise ConfigError(f"a sweep needs 1 process and 0 retries or more, not {processes} and {retries}")
+        self.jobs, self.retries, self.console = jobs, retries, console
+        self.finished = {job.name for job in jobs if job.state() == "done"}
+        self.waiting = deque(job for job in jobs if job.name not in self.finished)
+        self.elsewhere: list[Job] = []
+        self.running: list[_Child] = []
+        self.free = list(range(min(processes, max(len(self.waiting), 1))))
+        self.attempts: Counter[str] = Counter()
+        self.failed: dict[str, str] = {}
+        self.stopping = False
+        self.look_again = 0.0
+
+    def run(self) -> Outcome:
+        total, start = len(self.jobs), len(self.finished)
+        signals = _Signals()
+        with signals, _SweepProgress(total, self.console, start) as progress:
+            try:
+                while self.running or ((self.waiting or self.elsewhere) and not signals.requested):
+                    self._obey(signals)
+                    if not signals.requested:
+                        self._start_jobs()
+                    progress.update(len(self.finished) + len(self.failed), self._figures())
+                    time.sleep(POLL)
+                    self._reap()
+                progress.update(len(self.finished) + len(self.failed), self._figures())
+            finally:
+                for child in self.running:
+                    child.kill()
+        return self._outcome()
+
+    def _obey(self, signals: _Signals) -> None:
+        if signals.requested and not self.stopping:
+            self.stopping = True
+            for child in self.running:
+                child.process.send_signal(signals.first)
+            if self.running:
+                self._say("stopping: the runs save and end; a second Ctrl-C kills them")
+        if signals.count > 1:
+            for child in self.running:
+                child.kill()
+
+    def _start_jobs(self) -> None:
+        if self.elsewhere and not self.waiting and time.monotonic() >= self.look_again:
+            self.waiting.extend(self.elsewhere)
+            self.elsewhere.clear()
+            self.look_again = time.monotonic() + LOOK_AGAIN
+        while self.free and self.waiting:
+            job = self.waiting.popleft()
+            try:
+                self._start(job)
+            except OSError as error:
+                self.failed[job.name] = f"{error.filename or job.log}: {error.strerror or error}"
+
+    def _start(self, job: Job) -> None:
+        log = _claim(job)
+        if log is None:
+            self.elsewhere.append(job)
+        elif job.state() == "done":  # another sweep was faster
+            log.close()
+            self.finished.add(job.name)
+        else:
+            with contextlib.ExitStack() as on_error:
+                on_error.enter_context(log)
+                note = _clear(job)
+                if note:
+                    self._say(note)
+                self.running.append(self._launch(job, log))
+                on_error.pop_all()
+
+    def _launch(self, job: Job, log: IO[bytes]) -> _Child:
+        self.attempts[job.name] += 1
+        words, slot = job.words(), self.free[0]
+        when = time.strftime("%Y-%m-%d %H:%M:%S")
+        log.write(f"--- {when}, attempt {self.attempts[job.name]}: {shlex.join(words)}\n".encode())
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=os.environ | ENVIRONMENT,
+            start_new_session=True,  # a Ctrl-C reaches it through this process alone
+            preexec_fn=_child_setup(self.cores[slot % len(self.cores)] if self.cores else None),
+        )
+        del self.free[0]
+        return _Child(job, slot, process, log, log.tell())
+
+    def _reap(self) -> None:
+        for child in [child for child in self.running if child.process.poll() is not None]:
+            child.kill()
+            self.running.remove(child)
+            self.free.append(child.slot)
+            self._settle(child)
+            child.log.close()
+
+    def _settle(self, child: _Child) -> None:
+        """Decides what becomes of a run whose process has ended."""
+        job = child.job
+        if job.state() == "done":
+            self.finished.add(job.name)
+        elif self.stopping or self.attempts[job.name] <= self.retries:
+            self.waiting.append(job)
+            if not self.stopping:
+                self._say(f"{job.name} will be tried again: {child.reason()}")
+        else:
+            self.failed[job.name] = f"{child.reason()}, {self.attempts[job.name]} attempts, log: {job.log}"
+
+    def _figures(self) -> dict[str, str]:
+        figures = {
+            "waiting": len(self.waiting),
+            "running": len(self.running),
+            "done": len(self.finished),
+            "failed": len(self.failed),
+            "in use elsewhere": len(self.elsewhere),
+        }
+        return {label: str(count) for label, count in figures.items() if count or label != "in use elsewhere"}
+
+    def _outcome(self) -> Outcome:
+        names = [job.name for job in self.jobs]
+        left = tuple(name for name in names if name not in self.finished and name not in self.failed)
+        for name, reason in self.failed.items():
+            self._say(f"failed: {name}: {reason}")
+        if left:
+            self._say(f"{len(left)} of {len(names)} runs are left; the same command goes on with them")
+        return Outcome(tuple(name for name in names if name in self.finished), self.failed, left)
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError, SystemExit):  # the terminal went away, the sweep goes on
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _claim(job: Job) -> IO[bytes] | None:
+    """Opens and locks the run's log; None if another sweep or process works on the run."""
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    log = open(job.log, "ab", buffering=0)  # noqa: SIM115 (closed with the run's process)
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if job.directory.is_dir():
+            run = RunDir(job.directory)
+            run.lock()
+            run.unlock()
+    except (BlockingIOError, ConfigError):
+        log.close()
+        return None
+    except BaseException:
+        log.close()
+        raise
+    return log
+
+
+def _clear(job: Job) -> str:
+    """Makes room for a run that has to begin anew; returns what was done if it moved something.
+
+    Raises:
+        FileExistsError: what is there is no run, and is left alone.
+    """
+    path = job.directory
+    if job.state() != "leftover":
+        return ""
+    if path.is_dir() and not any(_is_content(path, file) for file in path.rglob("*")):
+        shutil.rmtree(path)
+        return ""
+    if not RunDir(path).config.is_file():
+        raise FileExistsError(0, "this is no run directory, it has no config.yaml: move it out of the way", str(path))
+    aside = path.parent / "aside"
+    aside.mkdir(exist_ok=True)
+    count = 1
+    while (aside / f"{path.name}-{count}").exists():
+        count += 1
+    path.rename(aside / f"{path.name}-{count}")
+    return f"{job.name} begins anew: it had no checkpoint; what it had is in {aside / path.name}-{count}"
+
+
+def _is_content(run: Path, file: Path) -> bool:
+    """Whether a file of a run is more than every run begins with: not empty, no setting, no half checkpoint."""
+    parts = file.relative_to(run).parts
+    setting = parts in ((".lock",), ("config.yaml",), (".config.yaml.tmp",))
+    half = parts[0] == "checkpoints" and len(parts) > 1 and parts[1].startswith(".tmp-")
+    return not (setting or half or file.is_dir() or file.stat().st_size == 0)
+
+
+def _child_setup(core: int | None) -> Callable[[], None]:
+    """What a child does before it becomes its command: binds its life to this process and itself to a core."""
+    parent = os.getpid()
+
+    def setup() -> None:
+        if _LIBC is not None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:  # it died before the line above
+                os._exit(1)
+        if core is not None:
+            os.sched_setaffinity(0, {core})
+
+    return setup

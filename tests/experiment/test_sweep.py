@@ -1,0 +1,336 @@
+"""Sweeps of small real processes, with kills of the runs and of the launcher."""
+
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from experiment.run_dir import RunDir
+from experiment.sweep import Job, plan, sweep
+from experiment.values import ConfigError
+
+RUN = """
+import json, os, shutil, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+from experiment.interrupt import Interrupt
+from experiment.run_dir import RunDir
+
+@dataclass
+class Config:
+    seed: int = 0
+
+path, steps, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+resumed = "--resume" in sys.argv
+run = RunDir.open(sys.argv[-1]) if resumed else RunDir.create(path.parent, path.name, Config(), explicit=True)
+run.lock()
+assert not run.result.exists()
+step = max(int(item.name) for item in run.checkpoints.iterdir() if item.name.isdigit()) if resumed else 0
+rows = run.metrics.read_text().splitlines(True) if resumed else []
+run.metrics.write_text("".join(rows[:step]))
+print("begins at", step, flush=True)
+with Interrupt() as interrupt:
+    while step < steps and not interrupt.requested:
+        step += 1
+        with open(run.metrics, "a") as file:
+            file.write(f"{step}\\n")
+        time.sleep(seconds)
+        (run.checkpoints / str(step)).mkdir()
+if step < steps:
+    print("stopped at", step)
+    sys.exit(130)
+with open(path.parent / "results.txt", "a") as file:
+    file.write(path.name + "\\n")
+run.write_result({"steps": step, "threads": os.environ.get("OMP_NUM_THREADS"), "cores": len(os.sched_getaffinity(0))})
+"""
+
+LAUNCH = """
+import sys
+from pathlib import Path
+from experiment.sweep import Job, sweep
+script, root, count, seconds = sys.argv[1:]
+def job(name):
+    return Job(name, (sys.executable, script, str(Path(root) / name), "10", seconds), Path(root) / name)
+outcome = sweep([job(f"run{index}") for index in range(int(count))], 2)
+print(outcome)
+sys.exit(outcome.exit_code)
+"""
+
+
+def jobs(tmp_path: Path, count: int, steps: int = 5, seconds: float = 0.01) -> list[Job]:
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    paths = [tmp_path / "runs" / f"run{index}" for index in range(count)]
+    words = (sys.executable, str(script))
+    return [Job(path.name, (*words, str(path), str(steps), str(seconds)), path) for path in paths]
+
+
+def shell(tmp_path: Path, name: str, code: str) -> Job:
+    return Job(name, (sys.executable, "-c", code), tmp_path / "runs" / name)
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _children_find_the_packages(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+def assert_each_done_once(tmp_path: Path, count: int, steps: int) -> None:
+    names = [f"run{index}" for index in range(count)]
+    assert sorted((tmp_path / "runs" / "results.txt").read_text().split()) == names
+    for name in names:
+        run = RunDir(tmp_path / "runs" / name)
+        assert json.loads(run.result.read_text())["steps"] == steps
+        assert run.metrics.read_text().split() == [str(step + 1) for step in range(steps)]
+
+
+def wait_for(condition, seconds: float = 15.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def lock_owner(run: Path) -> int:
+    """The process of a run that has begun to train, else 0."""
+    return int((run / ".lock").read_text()) if RunDir(run).has_checkpoint() else 0
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def launch(tmp_path: Path, count: int, seconds: float = 0.1, script: str = RUN) -> subprocess.Popen:
+    (tmp_path / "run.py").write_text(script)
+    words = [sys.executable, "-c", LAUNCH, str(tmp_path / "run.py"), str(tmp_path / "runs"), str(count), str(seconds)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_all_runs_are_done_once_with_one_thread_and_core_each(tmp_path):
+    console = quiet()
+    outcome = sweep(jobs(tmp_path, 3), 2, console=console)
+    assert outcome.finished == ("run0", "run1", "run2")
+    assert (outcome.failed, outcome.left, outcome.exit_code) == ({}, (), 0)
+    assert_each_done_once(tmp_path, 3, 5)
+    result = json.loads((tmp_path / "runs" / "run0" / "result.json").read_text())
+    assert (result["threads"], result["cores"]) == ("1", 1)
+    lines = said(console).splitlines()
+    assert all(re.match(r"\d+% \d/3 runs, ", line) for line in lines)
+    assert lines[-1].startswith("100% 3/3 runs, ")
+    assert lines[-1].endswith("waiting 0, running 0, done 3, failed 0")
+    before = (tmp_path / "runs" / "logs" / "run0.log").read_bytes()
+    assert sweep(jobs(tmp_path, 3), 2, console=quiet()) == outcome
+    assert (tmp_path / "runs" / "logs" / "run0.log").read_bytes() == before
+
+
+def test_the_plan_says_what_a_sweep_would_do(tmp_path):
+    done, interrupted, leftover, new, custom = jobs(tmp_path, 5)
+    for job in (done, interrupted, leftover, custom):
+        job.directory.mkdir(parents=True)
+    (done.directory / "result.json").write_text("{}")
+    (interrupted.directory / "checkpoints" / "7").mkdir(parents=True)
+    (custom.directory / "checkpoints" / "7").mkdir(parents=True)
+    custom = Job(custom.name, custom.command, custom.directory, resume=("go", "on"))
+    lines = plan([done, interrupted, leftover, new, custom]).splitlines()
+    assert lines[0] == "5 runs: 1 done, 2 to resume, 2 to start"
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ["done", "run0"],
+        ["resume", "run1:"],
+        ["restart", "run2:"],
+        ["start", "run3:"],
+        ["resume", "run4:"],
+    ]
+    assert lines[2].endswith(f" 5 0.01 --resume {interrupted.directory}")
+    assert lines[4].endswith(f"{new.directory} 5 0.01")
+    assert lines[5].endswith("run4: go on")
+    assert not (tmp_path / "runs" / "logs").exists()
+
+
+def test_a_worker_killed_in_the_middle_is_tried_again_and_nothing_is_lost(tmp_path):
+    launcher = launch(tmp_path, 3)
+    wait_for(lambda: lock_owner(tmp_path / "runs" / "run1"))
+    os.kill(lock_owner(tmp_path / "runs" / "run1"), signal.SIGKILL)
+    output = launcher.communicate(timeout=30)[0]
+    assert launcher.returncode == 0, output
+    assert "run1 will be tried again: begins at 0 (ended by signal 9, Killed)" in output
+    assert re.search(r"begins at [1-9]", (tmp_path / "runs" / "logs" / "run1.log").read_text())
+    assert_each_done_once(tmp_path, 3, 10)
+
+
+def test_a_killed_launcher_takes_its_runs_along_and_a_second_one_goes_on_at_once(tmp_path):
+    first = launch(tmp_path, 3)
+    wait_for(lambda: lock_owner(tmp_path / "runs" / "run0") and lock_owner(tmp_path / "runs" / "run1"))
+    children = [lock_owner(tmp_path / "runs" / f"run{index}") for index in range(2)]
+    first.kill()
+    second = launch(tmp_path, 3)
+    wait_for(lambda: not any(alive(child) for child in children))
+    output = second.communicate(timeout=30)[0]
+    first.communicate()
+    assert second.returncode == 0, output
+    assert "tried again" not in output
+    assert_each_done_once(tmp_path, 3, 10)
+
+
+def test_two_sweeps_of_the_same_runs_share_them(tmp_path):
+    launchers = [launch(tmp_path, 4, 0.05) for _ in range(2)]
+    outputs = [launcher.communicate(timeout=30)[0] for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
+    assert all("finished=('run0', 'run1', 'run2', 'run3')" in output for output in outputs)
+    assert_each_done_once(tmp_path, 4, 10)
+    assert "tried again" not in "".join(outputs)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_runs_save_and_the_next_sweep_goes_on(tmp_path, number):
+    launcher = launch(tmp_path, 3)
+    wait_for(lambda: lock_owner(tmp_path / "runs" / "run0") and lock_owner(tmp_path / "runs" / "run1"))
+    launcher.send_signal(number)
+    output = launcher.communicate(timeout=30)[0]
+    assert launcher.returncode == 130, output
+    assert "3 of 3 runs are left; the same command goes on with them" in output
+    logs = [(tmp_path / "runs" / "logs" / f"run{index}.log").read_text() for index in range(2)]
+    assert all("stopped at" in log for log in logs)
+    assert not (tmp_path / "runs" / "run2").exists()
+    again = launch(tmp_path, 3, 0.01)
+    assert again.wait(timeout=30) == 0, again.communicate()[0]
+    again.communicate()
+    assert_each_done_once(tmp_path, 3, 10)
+
+
+STUBBORN = """
+import signal, sys, time
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: print("heard", number, flush=True))
+print("ready", flush=True)
+while True:
+    time.sleep(0.1)
+"""
+
+
+def test_a_second_signal_kills(tmp_path):
+    launcher = launch(tmp_path, 1, script=STUBBORN)
+    log = tmp_path / "runs" / "logs" / "run0.log"
+    wait_for(lambda: log.exists() and "ready" in log.read_text())
+    launcher.send_signal(signal.SIGINT)
+    wait_for(lambda: "heard 2" in log.read_text())
+    time.sleep(0.3)
+    assert log.read_text().count("heard") == 1
+    assert launcher.poll() is None
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(timeout=10) == 130
+    launcher.communicate()
+
+
+def test_a_failing_run_is_retried_then_named_with_its_last_line_and_log(tmp_path):
+    console = quiet()
+    failing = shell(tmp_path, "bad", "print('trying'); raise SystemExit('no such game')")
+    silent = shell(tmp_path, "silent", "")
+    missing = Job("missing", ("/no/such/program",), tmp_path / "runs" / "missing")
+    outcome = sweep([failing, silent, missing, *jobs(tmp_path, 1)], 2, retries=1, console=console)
+    assert outcome.finished == ("run0",)
+    assert outcome.exit_code == 1
+    log = tmp_path / "runs" / "logs" / "bad.log"
+    assert outcome.failed["bad"] == f"no such game (exit code 1), 2 attempts, log: {log}"
+    assert outcome.failed["silent"].startswith(
+        f"it printed nothing (exit code 0, but no {silent.directory}/result.json)"
+    )
+    assert outcome.failed["missing"] == "/no/such/program: No such file or directory"
+    assert log.read_text().count("\nno such game\n") == 2
+    assert f"failed: bad: {outcome.failed['bad']}" in said(console).splitlines()
+
+
+def test_a_directory_without_a_checkpoint_is_kept_if_it_holds_metrics(tmp_path):
+    console = quiet()
+    worthless, measured, foreign = jobs(tmp_path, 3)
+    for job in (worthless, measured, foreign):
+        (job.directory / "checkpoints" / ".tmp-3").mkdir(parents=True)
+        (job.directory / "checkpoints" / ".tmp-3" / "part.pt").write_text("half")
+        (job.directory / "metrics.jsonl").touch()
+        (job.directory / "config.yaml").write_text("seed: 1\n")
+    (measured.directory / "metrics.jsonl").write_text("measured\n")
+    (foreign.directory / "thesis.tex").write_text("years of work")
+    (foreign.directory / "config.yaml").unlink()
+    outcome = sweep([worthless, measured, foreign], 2, console=console)
+    assert outcome.finished == ("run0", "run1")
+    assert outcome.failed["run2"] == (
+        f"{foreign.directory}: this is no run directory, it has no config.yaml: move it out of the way"
+    )
+    assert (foreign.directory / "thesis.tex").read_text() == "years of work"
+    aside = tmp_path / "runs" / "aside"
+    assert [path.name for path in aside.iterdir()] == ["run1-1"]
+    assert (aside / "run1-1" / "metrics.jsonl").read_text() == "measured\n"
+    assert f"run1 begins anew: it had no checkpoint; what it had is in {aside / 'run1-1'}" in said(console)
+
+
+def test_a_run_in_use_is_waited_for(tmp_path):
+    (job,) = jobs(tmp_path, 1)
+    by_hand = subprocess.Popen([*job.command[:3], "10", "0.1"], stdout=subprocess.DEVNULL)
+    wait_for(lambda: lock_owner(job.directory))
+    assert sweep([job], 1, console=quiet()).finished == ("run0",)
+    assert by_hand.wait(timeout=10) == 0
+    assert "attempt" not in job.log.read_text()
+    assert_each_done_once(tmp_path, 1, 10)
+
+
+def test_bad_input_is_one_line(tmp_path):
+    a, b = jobs(tmp_path, 2)
+    for wrong, message in [
+        ([a, a], "2 runs are named 'run0': give each a name of its own"),
+        ([a, Job("b", b.command, a.directory)], "runs 'run0' and 'b' have the same directory"),
+        ([Job("a/b", a.command, a.directory)], "the name of a run is one file name, not 'a/b'"),
+        ([Job("a", (), a.directory)], "run 'a' has no command"),
+        ([Job("a", a.command, tmp_path / "logs")], "run 'a': 'logs' is the sweep's own directory"),
+    ]:
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            sweep(wrong, 1, console=quiet())
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            plan(wrong)
+    with pytest.raises(ConfigError, match="not 0 and 2"):
+        sweep([a], 0, console=quiet())
+
+
+def test_the_live_view_shows_the_runs(tmp_path):
+    jobs(tmp_path, 0)
+    leader, follower = pty.openpty()
+    words = [sys.executable, "-c", LAUNCH, str(tmp_path / "run.py"), str(tmp_path / "runs"), "2", "0.05"]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(words, stdout=follower, stderr=follower, env=environment) as process:
+        os.close(follower)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(leader, 4096)
+            except OSError:
+                break
+    os.close(leader)
+    assert process.returncode == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert "100% 2/2 runs" in text
+    assert re.search(r"running\s+2", text)
+
+
+def test_ten_thousand_runs_are_planned_quickly(tmp_path):
+    many = [Job(f"run{index}", ("true",), tmp_path / f"run{index}") for index in range(10_000)]
+    began = time.monotonic()
+    assert plan(many).startswith("10000 runs: 0 done, 0 to resume, 10000 to start")
+    assert time.monotonic() - began < 5
