@@ -1,0 +1,149 @@
+"""Settings of the grokking study. Light on purpose: the command line reads this before torch is imported."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from experiment.config import ConfigError, near
+
+NORM_POSITIONS = (
+    "embedding", "attention", "query", "key", "attention-output", "mlp", "mlp-output", "final",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GrokkingConfig:
+    """Settings of one run; every length is in updates."""
+
+    operation: Literal["add", "sub", "mul", "div", "s5"] = "add"
+    """Binary operation modulo --modulus (div needs a prime), or s5: composition of the permutations of 5 things."""
+    modulus: int = 117
+    """Size of the set; s5 has 120 whatever this is."""
+    fraction: float = 0.2
+    """Share of the ordered pairs that are for training."""
+    model: Literal["transformer", "mlp"] = "transformer"
+    """transformer: one block, width 128, 4 heads, 512 hidden units; mlp: embeddings of x and y, two hidden layers."""
+    norm: Literal["rms", "none"] = "rms"
+    """rms: RMSNorm before every nonlinearity and at --norm-positions."""
+    norm_positions: tuple[str, ...] = ("attention", "mlp", "final")
+    """Further norms of the transformer: embedding, attention, query, key, attention-output, mlp, mlp-output, final."""
+    seed: int = 0
+    """Decides everything: the split, the initial weights, the batches."""
+
+    schedule: Literal["rewarm", "constant"] = "rewarm"
+    """rewarm: --low-lr for --delay, warm-up to --lr, cosine to --final-lr; constant: warm-up, then --lr."""
+    lr: float = 1e-2
+    """Learning rate: the peak of the schedule."""
+    low_lr: float = 1e-5
+    """Learning rate before the re-warm."""
+    delay: int = 2_000
+    """Updates before the re-warm."""
+    warmup: int = 1_000
+    """Updates from --low-lr up to the peak (constant: from 0)."""
+    anneal: int = 9_000
+    """Updates from the peak down to --final-lr (constant: at the peak)."""
+    final_lr: float = 1e-4
+    """Learning rate at the end of the cosine."""
+    updates: int | None = None
+    """Budget; none: delay + warm-up + anneal. A shorter one cuts the schedule off, a longer one stays at its end."""
+    batch_size: int = 512
+    """Training pairs in a batch, drawn with replacement; 0: all of them."""
+
+    optimizer: Literal["adamw", "grokfast-ema", "omnigrok"] = "adamw"
+    """adamw; grokfast-ema: gradients amplified by their moving average; omnigrok: AdamW at a fixed global norm."""
+    beta1: float = 0.9
+    """Adam's decay of the mean."""
+    beta2: float = 0.999
+    """Adam's decay of the second moment."""
+    weight_decay: float = 0.0
+    """Weight decay of the weight matrices, per update and unit of learning rate."""
+    coupled_decay: bool = False
+    """Add the weight decay to the gradients (Adam with L2) instead of decoupling it (AdamW)."""
+    scale_decay: float = 1.0
+    """Weight decay of the norms' scales alone."""
+    grokfast_alpha: float = 0.98
+    """grokfast-ema: decay of the moving average."""
+    grokfast_lambda: float = 2.0
+    """grokfast-ema: weight of the moving average that is added."""
+    omnigrok_alpha: float = 0.8
+    """omnigrok: the global norm, as a multiple of the initial one."""
+
+    projection: Literal["frobenius", "off"] = "frobenius"
+    """frobenius: each weight matrix back to its initial norm."""
+    project_every: int = 1
+    """Updates between projections."""
+    norm_end: float = 1.0
+    """Multiple of the initial norm that projection moves to, geometrically over the budget; lr follows, so ELR stays."""
+    elr_end: float = 1.0
+    """Multiple of the schedule's effective learning rate that is moved to, geometrically over the budget."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: passes in bfloat16 by autocast, on fp32 weights; what is measured is always measured in fp32."""
+    compile: bool = False
+    """Compile the loss with torch.compile: up to a minute at the start, then faster."""
+    threads: int = 1
+    """CPU threads of torch. Part of what decides the bits of a run."""
+    log_interval: int = 100
+    """Updates between rows in metrics.jsonl."""
+    checkpoint_interval: int = 5_000
+    """Updates between checkpoints; 0: only at the end or when interrupted."""
+    figure: bool = True
+    """Draw figure.png into the run directory at the end."""
+    name: str | None = None
+    """Name of the run directory; none: made from the settings and the time."""
+    root: str = "run"
+    """Folder of the run directories."""
+    resume: str | None = None
+    """A run directory to go on with; its settings are kept."""
+
+    @property
+    def budget(self) -> int:
+        """Updates of the whole run."""
+        if self.updates is not None:
+            return self.updates
+        return self.warmup + self.anneal + (self.delay if self.schedule == "rewarm" else 0)
+
+    @property
+    def rewarm_at(self) -> int:
+        """Updates before the learning rate rises."""
+        return self.delay if self.schedule == "rewarm" else 0
+
+    def resolved(self) -> GrokkingConfig:
+        """These settings with the budget decided; a fault raises ConfigError."""
+        self._check()
+        return replace(self, updates=self.budget, modulus=120 if self.operation == "s5" else self.modulus)
+
+    def _check(self) -> None:
+        for field, (low, high) in _RANGES.items():
+            value = getattr(self, field)
+            if value is not None and not low <= value <= high:
+                allowed = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise ConfigError(f"--{field.replace('_', '-')} is {value}: it has to be {allowed}")
+        for position in self.norm_positions:
+            if position not in NORM_POSITIONS:
+                raise ConfigError(f"--norm-positions has {position!r}, which is none{near(position, NORM_POSITIONS)}")
+        if self.operation == "div" and not is_prime(self.modulus):
+            raise ConfigError(f"--operation div needs a prime --modulus, and {self.modulus} is not one")
+        if self.budget < 1:
+            raise ConfigError("--delay, --warmup and --anneal are all 0: there is nothing to do")
+        if self.schedule == "rewarm" and max(self.low_lr, self.final_lr) > self.lr:
+            raise ConfigError(f"--low-lr and --final-lr have to be at most the peak, --lr {self.lr}")
+        if self.projection == "off" and self.norm_end != 1:
+            raise ConfigError("--norm-end moves the norm that projection holds: it needs --projection frobenius")
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "modulus": (2, 1_000), "fraction": (0, 1), "seed": (0, math.inf), "lr": (1e-12, 10), "low_lr": (0, 10),
+    "delay": (0, math.inf), "warmup": (0, math.inf), "anneal": (0, math.inf), "final_lr": (0, 10),
+    "updates": (1, math.inf), "batch_size": (0, math.inf), "beta1": (0, 0.9999), "beta2": (0, 0.999999),
+    "weight_decay": (0, math.inf), "scale_decay": (0, math.inf), "grokfast_alpha": (0, 0.9999),
+    "grokfast_lambda": (0, math.inf), "omnigrok_alpha": (1e-3, 1e3), "project_every": (1, math.inf),
+    "norm_end": (1e-3, 1e3), "elr_end": (1e-3, 1e3), "threads": (1, 1_024), "log_interval": (1, math.inf),
+    "checkpoint_interval": (0, math.inf),
+}  # fmt: skip
+
+
+def is_prime(number: int) -> bool:
+    return number > 1 and all(number % divisor for divisor in range(2, math.isqrt(number) + 1))

@@ -1,0 +1,225 @@
+"""Figures from run directories: `python -m studies.grokking.figures RUN... --out DIR`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
+from experiment.run_dir import RunDir
+from studies.grokking.config import GrokkingConfig
+from studies.grokking.outcome import Row
+
+BLUE, ORANGE, GREEN, GREY, RED = "#2b6cb0", "#dd6b20", "#2f855a", "#718096", "#c53030"
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.3,
+    "savefig.dpi": 130,
+}
+
+
+@dataclass(frozen=True)
+class FiguresConfig:
+    """What to draw."""
+
+    runs: tuple[str, ...] = field(default=(), metadata={"positional": True, "metavar": "RUN"})
+    """Run directories, or folders of them."""
+    out: str = "figures"
+    """Folder of the figures."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run as a figure needs it: its name, settings, rows of metrics and result, if it has one."""
+
+    name: str
+    config: GrokkingConfig
+    rows: list[Row]
+    result: Row | None
+
+    def column(self, metric: str) -> list[float]:
+        """A metric at every row; NaN where it is missing."""
+        return [float("nan") if row.get(metric) is None else row[metric] for row in self.rows]
+
+
+def load(directory: RunDir) -> Finished:
+    """Reads a run, finished or not. Raises ConfigError if it has no rows."""
+    if not directory.metrics.is_file():
+        raise ConfigError(f"run {str(directory.path)!r} has no metrics.jsonl")
+    rows = [json.loads(line) for line in directory.metrics.read_text(encoding="utf-8").splitlines()]
+    if not rows:
+        raise ConfigError(f"run {str(directory.path)!r} has measured nothing yet")
+    result = json.loads(directory.result.read_text(encoding="utf-8")) if directory.result.is_file() else None
+    return Finished(directory.path.name, load_yaml(GrokkingConfig, directory.config), rows, result)
+
+
+def plotting() -> Any:
+    """matplotlib's pyplot, without a display. Raises ConfigError if matplotlib is not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise ConfigError("figures need matplotlib, which is not installed: pip install 'rewarm[plot]'") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pyplot.rcdefaults()
+    pyplot.rcParams |= STYLE
+    return pyplot
+
+
+def draw_run(directory: RunDir, out: Path) -> Path:
+    """One run explained: accuracy, learning rates, feature change, ranks and norms over updates."""
+    run, pyplot = load(directory), plotting()
+    figure, axes = pyplot.subplots(2, 3, figsize=(12, 6.2), sharex=True, layout="constrained")
+    panels: list[Callable[[Any, Finished], None]] = [
+        _accuracy, _rates, _norms, _pattern_change, _covariance_change, _ranks,
+    ]  # fmt: skip
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        panel(axis, run)
+        _mark_rewarm(axis, run)
+        axis.margins(x=0.01)
+        axis.xaxis.set_major_formatter(thousands)
+    for axis in axes[1]:
+        axis.set_xlabel("updates")
+    figure.suptitle(_title(run), fontsize=11, x=0.01, ha="left")
+    figure.savefig(out)
+    pyplot.close(figure)
+    return out
+
+
+def thousands(value: float, _: Any = None) -> str:
+    """12000 as 12k."""
+    return f"{value / 1000:g}k" if value else "0"
+
+
+def _title(run: Finished) -> str:
+    config = run.config
+    task = "composition in S5" if config.operation == "s5" else f"x {config.operation} y mod {config.modulus}"
+    rewarm = f"re-warmed after {config.delay:,} updates" if config.rewarm_at else "warm from the start"
+    return f"Grokking: {task}, {config.model}, {rewarm}"
+
+
+def _mark_rewarm(axis: Any, run: Finished) -> None:
+    if run.config.rewarm_at:
+        axis.axvline(run.config.rewarm_at, color=RED, linestyle=":", linewidth=1)
+
+
+def _accuracy(axis: Any, run: Finished) -> None:
+    updates = run.column("update")
+    axis.plot(updates, run.column("train_accuracy"), color=GREY, label="train")
+    axis.plot(updates, run.column("test_accuracy"), color=BLUE, label="test")
+    if run.result:
+        floor = run.result["symmetric_floor"]
+        axis.axhline(floor, color=GREY, linestyle="--", linewidth=0.9, label=f"memorised, and symmetric: {floor:.2f}")
+    axis.set(title="Accuracy", ylim=(-0.02, 1.04))
+    if run.config.rewarm_at:
+        axis.annotate("re-warm", (run.config.rewarm_at, 0.62), color=RED, fontsize=8, rotation=90, ha="right")
+    axis.legend(loc="lower right")
+
+
+def _rates(axis: Any, run: Finished) -> None:
+    updates = run.column("update")
+    axis.plot(updates, run.column("lr"), color="black", label="lr")
+    for (name, values), color in zip(_layers(run, "elr/"), _shades(run, "elr/"), strict=True):
+        axis.plot(updates, values, color=color, linewidth=0.9, label=name)
+    axis.set(title="Learning rate, and effective lr / ‖W‖ per layer", yscale="log")
+    axis.legend(loc="lower right", ncols=2, fontsize=6.5)
+
+
+def _norms(axis: Any, run: Finished) -> None:
+    updates = run.column("update")
+    for (name, values), color in zip(_layers(run, "norm/"), _shades(run, "norm/"), strict=True):
+        axis.plot(updates, values, color=color, linewidth=0.9)
+    for i, (name, values) in enumerate(_layers(run, "scale/")):
+        label = "scale of norms (root mean square)" if i == 0 else None
+        axis.plot(updates, values, color=ORANGE, linestyle="--", linewidth=0.9, label=label)
+    axis.plot([], [], color=BLUE, linewidth=0.9, label="‖W‖ per layer")
+    axis.set(title="Norms", yscale="log")
+    axis.legend(loc="lower left")
+
+
+def _pattern_change(axis: Any, run: Finished) -> None:
+    _change(axis, run, "pattern_change/")
+    axis.set(title=f"Δ_A: share of ReLUs that switched in {run.config.log_interval} updates", ylim=(0, None))
+
+
+def _covariance_change(axis: Any, run: Finished) -> None:
+    _change(axis, run, "covariance_change/")
+    axis.set(title=f"Δ_C: change of the features' Gram matrix in {run.config.log_interval} updates", ylim=(0, None))
+
+
+def _change(axis: Any, run: Finished, metric: str) -> None:
+    updates = run.column("update")
+    for name, values in _hidden(run, metric):
+        axis.plot(updates, values, color=GREEN, label=name)
+
+
+def _ranks(axis: Any, run: Finished) -> None:
+    updates = run.column("update")
+    for (name, values), color in zip(_layers(run, "erank_roy/"), (GREEN, ORANGE, BLUE), strict=False):
+        label = "attention output" if name == "output" else "MLP features" if name == "activation" else name
+        axis.plot(updates, values, color=color, label=label)
+    axis.set(title="Effective rank", ylim=(0, None))
+    if "attention_entropy" in run.rows[0]:
+        entropy = axis.twinx()
+        entropy.plot(updates, run.column("attention_entropy"), color=GREY, linewidth=0.9, label="attention entropy")
+        entropy.set(ylim=(0, 1.65))
+        entropy.set_ylabel("attention entropy, nats", color=GREY)
+        entropy.spines["right"].set_visible(True)
+    axis.legend(loc="lower left")
+
+
+def _layers(run: Finished, prefix: str) -> list[tuple[str, list[float]]]:
+    """The metrics of a prefix, by the layer that follows it."""
+    keys = dict.fromkeys(key for row in run.rows for key in row if key.startswith(prefix))
+    return [(key.removeprefix(prefix).removesuffix(".weight"), run.column(key)) for key in keys]
+
+
+def _hidden(run: Finished, prefix: str) -> list[tuple[str, list[float]]]:
+    return [(name, values) for name, values in _layers(run, prefix) if name.startswith("activation")]
+
+
+def _shades(run: Finished, prefix: str) -> list[Any]:
+    from matplotlib import colormaps
+
+    count = len(_layers(run, prefix))
+    return [colormaps["winter"](i / max(count - 1, 1)) for i in range(count)]
+
+
+def run_directories(paths: Iterable[str]) -> list[RunDir]:
+    """The runs that the paths are or hold."""
+    found = []
+    for path in map(Path, paths):
+        inside = [RunDir(item) for item in sorted(path.iterdir()) if (item / "config.yaml").is_file()] if path.is_dir() else []
+        found += inside or [RunDir.open(path)]
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    with exit_on_bad_input():
+        config = parse_cli(
+            FiguresConfig, argv, prog="python -m studies.grokking.figures", description="Draw runs.", presets={}
+        )
+        if not config.runs:
+            raise ConfigError("name at least one run directory, or a folder of them")
+        runs = run_directories(config.runs)
+        out = Path(config.out)
+        out.mkdir(parents=True, exist_ok=True)
+        for run in runs:
+            print(draw_run(run, out / f"{run.path.name}.png"))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

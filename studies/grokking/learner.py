@@ -1,0 +1,196 @@
+"""One update of the network, and everything that acts on it: schedule, optimiser, gradient filter, projection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import nap
+from studies.grokking.config import GrokkingConfig
+from studies.grokking.data import Task
+
+
+class Learner:
+    """A network that learns a task; `update` is one step of the optimiser and what follows it."""
+
+    def __init__(self, config: GrokkingConfig, task: Task, model: nn.Module, seed: int) -> None:
+        self.config, self.model = config, model
+        self.generator = torch.Generator().manual_seed(seed)
+        self.pairs, self.answers = task.pairs[task.train], task.answers[task.train]
+        self.projection = nap.Projection(model, every=config.project_every) if config.projection != "off" else None
+        projected = self.projection.names if self.projection else []
+        self.projected = [parameter for name, parameter in model.named_parameters() if name in projected]
+        self.optimizer = make_optimizer(config, model, self.projected)
+        self.schedule = make_schedule(config, self.optimizer)
+        self.filter = GradientEMA(model, config) if config.optimizer == "grokfast-ema" else None
+        self.sphere = GlobalNorm(model, config.omnigrok_alpha) if config.optimizer == "omnigrok" else None
+        self.updates = 0
+        self._loss = torch.compile(self.loss, fullgraph=True, dynamic=False) if config.compile else self.loss
+
+    def loss(self, pairs: Tensor, answers: Tensor) -> Tensor:
+        """Mean cross-entropy."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16"):
+            logits = self.model(pairs)
+        return F.cross_entropy(logits.float(), answers)
+
+    def prepare(self) -> None:
+        """Compiles, if that is asked for; nothing that a run consists of changes."""
+        if self.config.compile:
+            size = self.config.batch_size or len(self.pairs)
+            chosen = torch.arange(size) % len(self.pairs)
+            self._loss(self.pairs[chosen], self.answers[chosen]).backward()
+            self.optimizer.zero_grad()
+
+    def update(self) -> None:
+        """One update; its learning rate is the schedule's at the number of updates before it."""
+        self._set_rates()
+        self.optimizer.zero_grad()
+        self._loss(*self._batch()).backward()
+        if self.filter:
+            self.filter.apply()
+        self.optimizer.step()
+        self.updates += 1
+        if self.projection:
+            self._project(self.projection)
+        if self.sphere:
+            self.sphere.apply()
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        if not self.config.batch_size:
+            return self.pairs, self.answers
+        chosen = torch.randint(len(self.pairs), (self.config.batch_size,), generator=self.generator)
+        return self.pairs[chosen], self.answers[chosen]
+
+    def _set_rates(self) -> None:
+        self.schedule.move_to(self.updates)
+        elr, norm = self._factor(self.config.elr_end), self._factor(self.config.norm_end)
+        for group in self.optimizer.param_groups:
+            if (factor := elr * (norm if group["projected"] else 1)) != 1:
+                group["lr"].mul_(factor)
+
+    def _project(self, projection: nap.Projection) -> None:
+        projection.step()
+        if self.config.norm_end != 1 and self.updates % self.config.project_every == 0:
+            with torch.no_grad():
+                torch._foreach_mul_(self.projected, self._factor(self.config.norm_end))
+
+    def _factor(self, end: float) -> float:
+        """From 1 to `end`, geometrically over the budget."""
+        return end ** min(self.updates / self.config.budget, 1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "projection": self.projection.state_dict() if self.projection else None,
+            "filter": self.filter.averages if self.filter else None,
+            "sphere": self.sphere.target if self.sphere else None,
+            "generator": self.generator.get_state(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave, into the existing tensors."""
+        self.model.load_state_dict(state["model"])
+        nap.load_optimizer_state(self.optimizer, state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.projection:
+            self.projection.load_state_dict(state["projection"])
+        if self.filter:
+            self.filter.averages = state["filter"]
+        if self.sphere:
+            self.sphere.target = state["sphere"]
+        self.generator.set_state(state["generator"])
+        self.updates = state["updates"]
+
+
+class GradientEMA:
+    """Grokfast-EMA: g <- g + lambda m with m <- alpha m + (1 - alpha) g, m being g at first (arXiv 2405.20233)."""
+
+    def __init__(self, model: nn.Module, config: GrokkingConfig) -> None:
+        self.parameters = list(model.parameters())
+        self.alpha, self.weight = config.grokfast_alpha, config.grokfast_lambda
+        self.averages: list[Tensor] = []
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if not self.averages:
+            self.averages = [gradient.clone() for gradient in gradients]
+        torch._foreach_lerp_(self.averages, gradients, 1 - self.alpha)
+        torch._foreach_add_(gradients, self.averages, alpha=self.weight)
+
+
+class GlobalNorm:
+    """Omnigrok: all parameters, as one vector, at alpha times their initial norm (arXiv 2210.01117)."""
+
+    def __init__(self, model: nn.Module, alpha: float) -> None:
+        self.parameters = list(model.parameters())
+        self.target = alpha * self.norm()
+
+    def norm(self) -> Tensor:
+        return global_norm(self.parameters)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        torch._foreach_mul_(self.parameters, self.target / self.norm())
+
+
+@torch.no_grad()
+def global_norm(parameters: list[nn.Parameter]) -> Tensor:
+    """The norm of all parameters as one vector."""
+    return torch.stack(torch._foreach_norm(parameters)).norm()
+
+
+def make_optimizer(config: GrokkingConfig, model: nn.Module, projected: list[nn.Parameter]) -> torch.optim.Adam:
+    """Adam with the decays of the settings; each group is of `projected` parameters or of others, and says which."""
+    groups = nap.param_groups(
+        model,
+        torch.tensor(config.lr),
+        weight_decay=config.weight_decay,
+        scale_decay=config.scale_decay if config.norm != "none" else 0.0,
+    )
+    inside = {id(parameter) for parameter in projected}
+    split = [
+        group | {"params": members, "lr": group["lr"].clone(), "projected": part}
+        for group in groups
+        for part in (True, False)
+        if (members := [parameter for parameter in group["params"] if (id(parameter) in inside) is part])
+    ]
+    return torch.optim.Adam(
+        split,
+        lr=torch.tensor(config.lr),
+        betas=(config.beta1, config.beta2),
+        decoupled_weight_decay=not config.coupled_decay,
+        fused=True,
+    )
+
+
+class Warmup(nap.Schedule):
+    """A straight line from 0 to the peak over `warmup` steps, then the peak."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, warmup: int) -> None:
+        super().__init__(optimizer, max(warmup, 1))
+
+    def shape(self, step: int) -> float:
+        return step / self.total_steps
+
+
+def make_schedule(config: GrokkingConfig, optimizer: torch.optim.Optimizer) -> nap.Schedule:
+    """The schedule of the settings; constant is a warm-up to the peak and the peak from then on."""
+    if config.schedule == "constant":
+        return Warmup(optimizer, config.warmup)
+    return nap.DelayedCosine(
+        optimizer,
+        config.delay + config.warmup + max(config.anneal, 1),
+        floor=config.final_lr,
+        delay=config.delay,
+        low=config.low_lr,
+        warmup=config.warmup,
+        anneal_steps=max(config.anneal, 1),
+    )
+
