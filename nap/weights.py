@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
-Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+from .foreign import LINEAR_ROLES, Role, role
+
+_Transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_Transposed)
 MATRIX_LAYERS = (nn.Linear, *Conv, nn.Embedding)
 
 
@@ -21,6 +24,16 @@ class Weight:
     owner: nn.Module
     parameter: nn.Parameter
     rows: slice | None = None
+    owners: list[nn.Module] = field(default_factory=list)
+    """Every module that holds the parameter, `owner` first."""
+    tied: list[str] = field(default_factory=list)
+    """The parameter's other names."""
+
+    @property
+    def out_axis(self) -> int:
+        """The axis that counts the output features (of an embedding: the tokens)."""
+        transposed = isinstance(self.owner, _Transposed) or role(self.owner) is Role.TRANSPOSED_LINEAR
+        return 1 if transposed else 0
 
     def value(self) -> Tensor:
         """The matrix, detached, sharing storage with the parameter as it is stored now."""
@@ -31,26 +44,31 @@ class Weight:
 def find_weights(module: nn.Module) -> dict[str, Weight]:
     """The weight matrices of every linear, convolution, embedding and attention layer, in registration order.
 
+    A module of another library that computes x @ weight or x @ weight.T (+ bias) is a linear layer too.
     `nn.MultiheadAttention` stores its query, key and value matrices as one parameter; they are three matrices here,
     named `in_proj_weight[q]`, `[k]` and `[v]`. A tied parameter appears once, under its first name.
     """
     found: dict[str, Weight] = {}
-    seen: set[int] = set()
+    whole: dict[int, Weight] = {}
     for prefix, owner in module.named_modules():
         for name, parameter, rows in _matrices(owner):
             if isinstance(parameter, nn.parameter.UninitializedParameter):
                 raise ValueError(f"{prefix or type(owner).__name__} is lazy and has no weight yet: run one batch first")
-            if rows is None and id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
             full = f"{prefix}.{name}" if prefix else name
-            found[full] = Weight(full, owner, parameter, rows)
+            if rows is None and id(parameter) in whole:
+                first = whole[id(parameter)]
+                first.owners.append(owner)
+                first.tied.append(full)
+                continue
+            found[full] = Weight(full, owner, parameter, rows, [owner])
+            if rows is None:
+                whole[id(parameter)] = found[full]
     return found
 
 
 def _matrices(owner: nn.Module) -> Iterable[tuple[str, nn.Parameter, slice | None]]:
     own = owner._parameters
-    if isinstance(owner, MATRIX_LAYERS) and own.get("weight") is not None:
+    if (isinstance(owner, MATRIX_LAYERS) or role(owner) in LINEAR_ROLES) and own.get("weight") is not None:
         yield "weight", own["weight"], None  # type: ignore[misc]
     elif isinstance(owner, nn.MultiheadAttention):
         if (packed := own.get("in_proj_weight")) is not None:

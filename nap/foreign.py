@@ -1,0 +1,114 @@
+"""Modules of other libraries, recognised by what they compute: linear layers, norms and elementwise activations."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from enum import Enum, auto
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+
+class Role(Enum):
+    """What a module without children turned out to compute."""
+
+    LINEAR = auto()  # x @ weight.T + bias
+    TRANSPOSED_LINEAR = auto()  # x @ weight + bias, as transformers' Conv1D
+    NORM = auto()  # the same for x and 3x
+    ACTIVATION = auto()  # elementwise and not affine
+    UNKNOWN = auto()
+
+
+Random = Callable[..., Tensor]
+LINEAR_ROLES = (Role.LINEAR, Role.TRANSPOSED_LINEAR)
+_known: WeakKeyDictionary[nn.Module, Role] = WeakKeyDictionary()
+
+
+def role(module: nn.Module) -> Role:
+    """What a module that is not torch's own computes, found once by running a copy of it on a few random numbers."""
+    if type(module).__module__.startswith("torch.") or not _is_small(module):
+        return Role.UNKNOWN
+    if module not in _known:
+        _known[module] = _probe(module)
+    return _known[module]
+
+
+def _is_small(module: nn.Module) -> bool:
+    parameters = {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
+    if any(is_lazy(parameter) or not parameter.is_floating_point() for parameter in parameters.values()):
+        return False
+    shapes = {name: parameter.shape for name, parameter in parameters.items()}
+    matrices = [name for name, shape in shapes.items() if len(shape) > 1]
+    flat = all(parameter.is_floating_point() for parameter in module.parameters()) and module._modules.keys() <= {
+        "norm"
+    }
+    return flat and len(shapes) <= 2 and matrices in ([], ["weight"]) and len(shapes.get("weight", ())) <= 2
+
+
+def _probe(module: nn.Module) -> Role:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            twin = copy.deepcopy(module).to("cpu", torch.float32).eval()
+            for parameter in twin.parameters():
+                parameter.copy_(random(*parameter.shape))
+        except Exception:  # anything may be raised by another library's module: it is then not known
+            return Role.UNKNOWN
+        weight = twin._parameters.get("weight")
+        if weight is not None and weight.ndim == 2:
+            return next((kind for kind in LINEAR_ROLES if _is_linear(twin, kind, random)), Role.UNKNOWN)
+        width = max([8, *(parameter.numel() for parameter in twin.parameters() if parameter.numel() > 1)])
+        for shape in ((4, width), (2, 3, width), (2, width, 3, 3)):
+            x, other = random(*shape), random(*shape)
+            if _is_elementwise(twin, x, other):
+                return Role.UNKNOWN if _is_affine(twin, x, other) else Role.ACTIVATION
+            if _is_scale_free(twin, x, other):
+                return Role.NORM
+    return Role.UNKNOWN
+
+
+def _call(module: nn.Module, x: Tensor) -> Tensor | None:
+    try:
+        out = module.forward(x.clone())  # not by call: fx patches that while it traces, and hooks are not its own
+    except Exception:  # the wrong shape for it, or more arguments wanted
+        return None
+    return out if isinstance(out, Tensor) and out.is_floating_point() else None
+
+
+def _close(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is not None and b is not None and a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def _is_linear(module: nn.Module, kind: Role, random: Random) -> bool:
+    weight, bias = module._parameters["weight"], module._parameters.get("bias")
+    assert weight is not None
+    matrix = weight if kind is Role.TRANSPOSED_LINEAR else weight.T
+    x = random(2, 3, matrix.shape[0])
+    expected = x @ matrix
+    return _close(_call(module, x), expected if bias is None or bias.shape != matrix.shape[1:] else expected + bias)
+
+
+def _is_elementwise(module: nn.Module, x: Tensor, other: Tensor) -> bool:
+    kept = other > 0
+    a, b = _call(module, x), _call(module, other)
+    if a is None or b is None or not a.shape == b.shape == x.shape:
+        return False
+    return _close(_call(module, torch.where(kept, x, other)), torch.where(kept, a, b))
+
+
+def _is_affine(module: nn.Module, x: Tensor, other: Tensor) -> bool:
+    a, b, both, zero = (module.forward(value) for value in (x, other, x + other, torch.zeros_like(x)))
+    return _close(a + b, both + zero)
+
+
+def _is_scale_free(module: nn.Module, x: Tensor, other: Tensor) -> bool:
+    out = _call(module, x)
+    same_shape = out is not None and out.shape == x.shape
+    return same_shape and _close(out, _call(module, 3 * x)) and not _close(out, _call(module, other))
