@@ -75,7 +75,7 @@ class GrokkingConfig:
     project_every: int = 1
     """Updates between projections."""
     norm_end: float = 1.0
-    """Multiple of the initial norm that projection moves to, geometrically over the budget; lr follows, so ELR stays."""
+    """Multiple of the initial norm that projection moves to, geometrically over the budget; lr follows."""
     elr_end: float = 1.0
     """Multiple of the schedule's effective learning rate that is moved to, geometrically over the budget."""
 

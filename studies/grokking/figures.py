@@ -139,9 +139,9 @@ def _rates(axis: Any, run: Finished) -> None:
 
 def _norms(axis: Any, run: Finished) -> None:
     updates = run.column("update")
-    for (name, values), color in zip(_layers(run, "norm/"), _shades(run, "norm/"), strict=True):
+    for (_, values), color in zip(_layers(run, "norm/"), _shades(run, "norm/"), strict=True):
         axis.plot(updates, values, color=color, linewidth=0.9)
-    for i, (name, values) in enumerate(_layers(run, "scale/")):
+    for i, (_, values) in enumerate(_layers(run, "scale/")):
         label = "scale of norms (root mean square)" if i == 0 else None
         axis.plot(updates, values, color=ORANGE, linestyle="--", linewidth=0.9, label=label)
     axis.plot([], [], color=BLUE, linewidth=0.9, label="‖W‖ per layer")
@@ -201,8 +201,8 @@ def run_directories(paths: Iterable[str]) -> list[RunDir]:
     """The runs that the paths are or hold."""
     found = []
     for path in map(Path, paths):
-        inside = [RunDir(item) for item in sorted(path.iterdir()) if (item / "config.yaml").is_file()] if path.is_dir() else []
-        found += inside or [RunDir.open(path)]
+        items = sorted(path.iterdir()) if path.is_dir() else []
+        found += [RunDir(item) for item in items if (item / "config.yaml").is_file()] or [RunDir.open(path)]
     return found
 
 

@@ -47,7 +47,8 @@ def first_at(rows: Sequence[Row], metric: str, level: float) -> Row | None:
 
 def sentence(found: Row, config: GrokkingConfig) -> str:
     """The outcome in one line."""
-    parts = [f"test accuracy {found['before_rewarm']:.3f} before the re-warm"] if config.rewarm_at else ["test accuracy"]
+    before = f" {found['before_rewarm']:.3f} before the re-warm" if config.rewarm_at else ""
+    parts = [f"test accuracy{before}"]
     after = " of it" if config.rewarm_at else ""
     for level in (95, 99):
         updates = found[f"updates_from_rewarm_to_test_{level}"]
