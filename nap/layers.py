@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from .flow import _NONLINEAR_MODULES, ENCODER_LAYERS, Kind, flows, name_of
+from .flow import trace
+from .kinds import ENCODER_LAYERS, Kind, module_kind, name_of
 from .norms import NormalizedActivation
 from .weights import near
 
-NONLINEARITIES: tuple[type[nn.Module], ...] = _NONLINEAR_MODULES
 Layers = dict[str, tuple[nn.Module, int | None]]
 
 
@@ -21,25 +21,28 @@ def hidden_layers(model: nn.Module) -> Layers:
 
     Raises ValueError if there is none, or if another one is seen to be a function, whose output cannot be watched.
     """
-    traced, untraced = flows(model)
-    hidden = [(flow, node) for flow in traced for node in flow.of(Kind.NONLINEAR)]
-    bounds = [(flow, node) for flow, node in hidden if not untraced and flow.is_output_map(node)]
-    functions = [name_of(node) for flow, node in hidden if node not in flow.modules and (flow, node) not in bounds]
+    hidden = [(flow, node) for flow in trace(model).flows for node in flow.of(Kind.NONLINEAR)]
+    functions = [name_of(node) for flow, node in hidden if node not in flow.modules and not flow.is_output_map(node)]
     functions += [
         part.activation.__name__
         for part in model.modules()
         if isinstance(part, ENCODER_LAYERS) and not isinstance(part.activation, nn.Module)
     ]
-    left_out = {id(flow.modules.get(node)) for flow, node in bounds}
-    left_out |= {id(part.activation) for part in model.modules() if isinstance(part, NormalizedActivation)}
+    left_out = [flow.modules.get(node) for flow, node in hidden if flow.is_output_map(node)]
+    left_out += [part.activation for part in model.modules() if isinstance(part, NormalizedActivation)]
     found: Layers = {
         name: (part, None)
         for name, part in model.named_modules()
-        if isinstance(part, (NormalizedActivation, *NONLINEARITIES)) and id(part) not in left_out
+        if (isinstance(part, NormalizedActivation) or is_nonlinearity(part)) and part not in left_out
     }
     if not found or functions:
         raise ValueError(_unseen(model, functions))
     return found
+
+
+def is_nonlinearity(module: nn.Module) -> bool:
+    """Whether a module is an elementwise nonlinearity of torch or of another library."""
+    return module_kind(module) is Kind.NONLINEAR
 
 
 def choose_layers(model: nn.Module, wanted: Iterable[str] | Mapping[str, int]) -> Layers:

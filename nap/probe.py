@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from . import features as f
-from .layers import NONLINEARITIES, as_rows, as_units, choose_layers, hidden_layers
+from .layers import as_rows, as_units, choose_layers, hidden_layers, is_nonlinearity
 from .norms import NormalizedActivation
 from .weights import near
 
@@ -153,7 +153,7 @@ class _Pass:
         yield module.register_forward_hook(lambda _, args, output: self.see(name, output, axis))
         if isinstance(module, NormalizedActivation):
             yield module.norm.register_forward_hook(lambda _, args, output: self.see_input(name, output, axis))
-        elif isinstance(module, NONLINEARITIES):
+        elif is_nonlinearity(module):
             yield module.register_forward_pre_hook(lambda _, args: self.see_input(name, args[0], axis))
 
     def see_input(self, name: str, x: Tensor, axis: int | None) -> None:

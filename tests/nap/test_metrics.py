@@ -80,3 +80,48 @@ def test_nap_imports_nothing_but_torch() -> None:
     ours = ("agents", "benchmarks", "envs", "experiment", "plasticity", "replay", "tensordict", "tyro", "gymnasium")
     code = f"import sys, nap; sys.exit(bool(set(sys.modules) & set({ours!r})))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_gradient_norms_by_hand() -> None:
+    made = module()
+    assert nap.gradient_norms(made) == {}
+    made[2].weight.grad = torch.tensor([[3.0, 4.0]])
+    assert {name: float(value) for name, value in nap.gradient_norms(made).items()} == {"2.weight": 5.0}
+    attention = nn.MultiheadAttention(2, 1)
+    attention.in_proj_weight.grad = torch.arange(12.0).reshape(6, 2)
+    found = nap.gradient_norms(attention)
+    assert float(found["in_proj_weight[k]"]) == pytest.approx(math.sqrt(16 + 25 + 36 + 49))
+
+
+def test_update_ratio_and_laziness_by_hand() -> None:
+    made = module()
+    before = nap.snapshot(made)
+    made[0].weight.data[0, 1] = 1.0
+    after = nap.snapshot(made)
+    ratios = {name: float(ratio) for name, ratio in nap.update_ratio(before, after).items()}
+    assert ratios == pytest.approx({"0.weight": 0.2, "2.weight": 0.0})
+    assert float(nap.laziness(before, after)) == pytest.approx(1 / math.sqrt(26))
+    zero = {"w": torch.zeros(2, 2)}
+    assert float(nap.update_ratio(zero, zero)["w"]) == 0
+    assert float(nap.update_ratio(zero, {"w": torch.ones(2, 2)})["w"]) == math.inf
+    for call in (nap.update_ratio, nap.laziness):
+        with pytest.raises(ValueError, match=r"different weights: \['v', 'w'\]"):
+            call(zero, {"v": zero["w"]})
+        with pytest.raises(ValueError, match="none at all"):
+            call({}, {})
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=3), seed=st.integers(0, 99)
+)
+def test_update_ratio_and_laziness_are_their_definitions(shapes: list[tuple[int, int]], seed: int) -> None:
+    torch.manual_seed(seed)
+    before = {str(i): torch.randn(shape) for i, shape in enumerate(shapes)}
+    after = {name: value + torch.randn_like(value) for name, value in before.items()}
+    moved = {name: sum(float(d) ** 2 for d in (after[name] - value).flatten()) for name, value in before.items()}
+    size = {name: sum(float(w) ** 2 for w in value.flatten()) for name, value in before.items()}
+    for name, ratio in nap.update_ratio(before, after).items():
+        assert float(ratio) == pytest.approx(math.sqrt(moved[name] / size[name]), rel=1e-4)
+    lazy = math.sqrt(sum(moved.values()) / sum(size.values()))
+    assert float(nap.laziness(before, after)) == pytest.approx(lazy, rel=1e-4)
