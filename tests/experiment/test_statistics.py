@@ -151,7 +151,7 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
 
 def test_pairs_cancel_what_they_share():
     shared = np.random.default_rng(0).normal(size=6) * 100
-    interval = paired_interval(shared + [1, 2, 3, 1, 2, 3], shared)
+    interval = paired_interval(shared + np.array([1, 2, 3, 1, 2, 3]), shared)
     assert interval.value == pytest.approx(2)
     assert 1 < interval.low < 2 < interval.high < 3
     assert paired_interval([3, 4], [1, 1], np.max, resamples=50).value == 3

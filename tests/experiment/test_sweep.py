@@ -101,7 +101,7 @@ def assert_each_done_once(tmp_path: Path, count: int, steps: int) -> None:
         assert run.metrics.read_text().split() == [str(step + 1) for step in range(steps)]
 
 
-def wait_for(condition, seconds: float = 15.0) -> None:
+def wait_for(condition, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -170,7 +170,7 @@ def test_a_worker_killed_in_the_middle_is_tried_again_and_nothing_is_lost(tmp_pa
     launcher = launch(tmp_path, 3)
     wait_for(lambda: lock_owner(tmp_path / "runs" / "run1"))
     os.kill(lock_owner(tmp_path / "runs" / "run1"), signal.SIGKILL)
-    output = launcher.communicate(timeout=30)[0]
+    output = launcher.communicate(timeout=120)[0]
     assert launcher.returncode == 0, output
     assert "run1 will be tried again: begins at 0 (ended by signal 9, Killed)" in output
     assert re.search(r"begins at [1-9]", (tmp_path / "runs" / "logs" / "run1.log").read_text())
@@ -184,16 +184,17 @@ def test_a_killed_launcher_takes_its_runs_along_and_a_second_one_goes_on_at_once
     first.kill()
     second = launch(tmp_path, 3)
     wait_for(lambda: not any(alive(child) for child in children))
-    output = second.communicate(timeout=30)[0]
+    output = second.communicate(timeout=120)[0]
     first.communicate()
     assert second.returncode == 0, output
     assert "tried again" not in output
+    assert all("stopped at" in (tmp_path / "runs" / "logs" / f"run{index}.log").read_text() for index in range(2))
     assert_each_done_once(tmp_path, 3, 10)
 
 
 def test_two_sweeps_of_the_same_runs_share_them(tmp_path):
     launchers = [launch(tmp_path, 4, 0.05) for _ in range(2)]
-    outputs = [launcher.communicate(timeout=30)[0] for launcher in launchers]
+    outputs = [launcher.communicate(timeout=120)[0] for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
     assert all("finished=('run0', 'run1', 'run2', 'run3')" in output for output in outputs)
     assert_each_done_once(tmp_path, 4, 10)
@@ -205,14 +206,14 @@ def test_a_signal_lets_the_runs_save_and_the_next_sweep_goes_on(tmp_path, number
     launcher = launch(tmp_path, 3)
     wait_for(lambda: lock_owner(tmp_path / "runs" / "run0") and lock_owner(tmp_path / "runs" / "run1"))
     launcher.send_signal(number)
-    output = launcher.communicate(timeout=30)[0]
+    output = launcher.communicate(timeout=120)[0]
     assert launcher.returncode == 130, output
     assert "3 of 3 runs are left; the same command goes on with them" in output
     logs = [(tmp_path / "runs" / "logs" / f"run{index}.log").read_text() for index in range(2)]
     assert all("stopped at" in log for log in logs)
     assert not (tmp_path / "runs" / "run2").exists()
     again = launch(tmp_path, 3, 0.01)
-    assert again.wait(timeout=30) == 0, again.communicate()[0]
+    assert again.wait(timeout=120) == 0, again.communicate()[0]
     again.communicate()
     assert_each_done_once(tmp_path, 3, 10)
 
@@ -222,7 +223,7 @@ import signal, sys, time
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: print("heard", number, flush=True))
 print("ready", flush=True)
-while True:
+for _ in range(200):
     time.sleep(0.1)
 """
 
@@ -237,7 +238,7 @@ def test_a_second_signal_kills(tmp_path):
     assert log.read_text().count("heard") == 1
     assert launcher.poll() is None
     launcher.send_signal(signal.SIGTERM)
-    assert launcher.wait(timeout=10) == 130
+    assert launcher.wait(timeout=120) == 130
     launcher.communicate()
 
 
@@ -287,7 +288,7 @@ def test_a_run_in_use_is_waited_for(tmp_path):
     by_hand = subprocess.Popen([*job.command[:3], "10", "0.1"], stdout=subprocess.DEVNULL)
     wait_for(lambda: lock_owner(job.directory))
     assert sweep([job], 1, console=quiet()).finished == ("run0",)
-    assert by_hand.wait(timeout=10) == 0
+    assert by_hand.wait(timeout=120) == 0
     assert "attempt" not in job.log.read_text()
     assert_each_done_once(tmp_path, 1, 10)
 
