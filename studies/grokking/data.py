@@ -73,4 +73,3 @@ def _compositions() -> tuple[Tensor, Tensor]:
     answers = [number[tuple(a[i] for i in b)] for a, b in product(elements, elements)]
     numbers = torch.arange(len(elements))
     return torch.cartesian_prod(numbers, numbers), torch.tensor(answers)
-

@@ -174,10 +174,11 @@ class Warmup(nap.Schedule):
     """A straight line from 0 to the peak over `warmup` steps, then the peak."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, warmup: int) -> None:
+        self.warmup = warmup
         super().__init__(optimizer, max(warmup, 1))
 
     def shape(self, step: int) -> float:
-        return step / self.total_steps
+        return step / self.warmup if self.warmup else 1.0
 
 
 def make_schedule(config: GrokkingConfig, optimizer: torch.optim.Optimizer) -> nap.Schedule:
@@ -193,4 +194,3 @@ def make_schedule(config: GrokkingConfig, optimizer: torch.optim.Optimizer) -> n
         warmup=config.warmup,
         anneal_steps=max(config.anneal, 1),
     )
-

@@ -97,8 +97,8 @@ class Run:
         operation = "composition in S5" if config.operation == "s5" else f"{config.operation} mod {config.modulus}"
         decays = f"weight decay {config.weight_decay:g}, scale decay {config.scale_decay:g}"
         lines = [
-            f"{operation}: {len(task.train):,} training pairs, {len(task.test):,} test pairs; memorising those and their "
-            f"mirror images alone gives a test accuracy of {task.symmetric_floor():.3f}",
+            f"{operation}: {len(task.train):,} training pairs, {len(task.test):,} test pairs; memorising "
+            f"those and their mirror images alone gives a test accuracy of {task.symmetric_floor():.3f}",
             f"{config.model}, norm {config.norm}, projection {config.projection}, {config.optimizer}, {decays}, "
             f"{config.schedule} lr {config.lr:g}, {config.precision}, threads {config.threads}",
             f"run directory: {self.directory.path}",

@@ -1,0 +1,76 @@
+"""Runs one of the study's experiments: `python -m studies.grokking.suite rewarm`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
+from experiment.sweep import Job, plan, sweep
+from studies.grokking.suites import SUITES, Arm
+
+
+@dataclass(frozen=True)
+class SuiteConfig:
+    """What to run."""
+
+    suite: str = field(default="", metadata={"positional": True, "metavar": "NAME"})
+    """rewarm, controls, figure2, baselines, norm-or-elr, norm-or-elr-invariant, mlp or batch."""
+    processes: int | None = None
+    """Runs side by side, one thread each; none: one a core."""
+    root: str = "run/grokking"
+    """Folder of the suites; each makes a folder of its run directories in it."""
+    precision: str = "fp32"
+    """Precision of every run: fp32 or bf16."""
+    compile: bool = False
+    """Compile the loss in every run."""
+    plan: bool = False
+    """Say what would be run, and run nothing."""
+
+
+def jobs(config: SuiteConfig) -> list[Job]:
+    """The runs of a suite. Raises ConfigError for an unknown one."""
+    if config.suite not in SUITES:
+        raise ConfigError(
+            f"no suite is named {config.suite!r}; it has to be one of {', '.join(SUITES)}{near(config.suite, SUITES)}"
+        )
+    folder = Path(config.root) / config.suite
+    return [_job(arm, folder, config) for arm in SUITES[config.suite]()]
+
+
+def _job(arm: Arm, folder: Path, config: SuiteConfig) -> Job:
+    program = (sys.executable, "-m", "studies.grokking")
+    common = ["--precision", config.precision, *(["--compile"] if config.compile else [])]
+    where = ["--root", str(folder), "--name", arm.name]
+    directory = folder / arm.name
+    return Job(
+        arm.name,
+        (*program, *arm.options(), *common, *where),
+        directory,
+        resume=(*program, "--resume", str(directory)),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    with exit_on_bad_input():
+        config = parse_cli(
+            SuiteConfig,
+            argv,
+            prog="python -m studies.grokking.suite",
+            description="Run one experiment of the grokking study; what is finished is not run again.",
+            presets={},
+        )
+        planned = jobs(config)
+        if config.plan:
+            print(plan(planned))
+            return 0
+        outcome = sweep(planned, config.processes)
+    if not outcome.failed and not outcome.left:
+        print(f"figures: python -m studies.grokking.figures {Path(config.root) / config.suite}")
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,120 @@
+"""The study's experiments: named lists of runs, each a name and the settings in which it differs from the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+SEEDS = (0, 1, 2)
+INVARIANT = "embedding,query,key,attention-output,mlp,mlp-output,final"
+"""Norm positions that make every weight matrix scale-invariant, but the head and, against the norms, the values."""
+FREE = {"norm": "none", "projection": "off", "schedule": "constant", "anneal": 30_000}
+"""Neither norms nor projection, at a constant rate: the setting of the other methods."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run: its name, and its settings as `--option value` takes them."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def options(self) -> list[str]:
+        """The settings as words of a command line; a switch has no value."""
+        words: list[str] = []
+        for name, value in self.settings.items():
+            option = f"--{name.replace('_', '-')}"
+            words += [option] if value is True else [option, str(value)]
+        return words
+
+
+def over_seeds(name: str, seeds: tuple[int, ...] = SEEDS, **settings: Any) -> list[Arm]:
+    """The same settings with several seeds."""
+    return [Arm(f"{name}-s{seed}", settings | {"seed": seed}) for seed in seeds]
+
+
+def rewarm() -> list[Arm]:
+    """Re-warming after delays, 3 seeds and once after 100,000 updates (arXiv 2507.20057, figure 3 left)."""
+    arms = [arm for delay in (0, 2_000, 20_000) for arm in over_seeds(f"delay{delay}", delay=delay)]
+    return arms + over_seeds("delay100000", (0,), delay=100_000)
+
+
+def controls() -> list[Arm]:
+    """What must not grok: a low peak, and norms with projection but no scale decay; and S5, which is tried."""
+    return [
+        *over_seeds("peak0.001", lr=1e-3),
+        *over_seeds("no-scale-decay", scale_decay=0.0),
+        *over_seeds("s5", (0,), operation="s5"),
+    ]
+
+
+def figure2() -> list[Arm]:
+    """Rate, weight decay and projection every 100 updates or never, without norms (figure 2 left)."""
+    cells = product((1e-2, 1e-3, 1e-4), (0.01, 1.0), ("off", "frobenius"))
+    return [
+        arm
+        for lr, decay, projection in cells
+        for arm in over_seeds(
+            f"lr{lr:g}-wd{decay:g}-{'free' if projection == 'off' else 'projected'}",
+            (0,),
+            **FREE | {"lr": lr, "weight_decay": decay, "projection": projection, "project_every": 100},
+        )
+    ]
+
+
+def baselines() -> list[Arm]:
+    """Other ways to grok on the same task and seeds, each at its own authors' settings, beside re-warming at once."""
+    own = FREE | {"lr": 1e-3, "warmup": 10}
+    return [
+        *over_seeds("nap", delay=0),
+        *over_seeds("adamw", **own, weight_decay=1.0, beta2=0.98),
+        *over_seeds("omnigrok", **own, optimizer="omnigrok"),
+        *over_seeds(
+            "grokfast-ema", **own, optimizer="grokfast-ema", weight_decay=0.005, coupled_decay=True, beta2=0.98
+        ),
+    ]
+
+
+def norm_or_elr() -> list[Arm]:
+    """Norm to {1/4, 1, 4} of itself and effective learning rate to {1/4, 1, 4} of itself, over the budget."""
+    return _norm_or_elr({})
+
+
+def norm_or_elr_invariant() -> list[Arm]:
+    """The same on a network that norms make as good as scale-invariant."""
+    return _norm_or_elr({"norm_positions": INVARIANT})
+
+
+def _norm_or_elr(settings: dict[str, Any]) -> list[Arm]:
+    constant = settings | {"schedule": "constant", "lr": 3e-3, "anneal": 9_000}
+    return [
+        arm
+        for norm, elr in product((0.25, 1.0, 4.0), repeat=2)
+        for arm in over_seeds(f"norm{norm:g}-elr{elr:g}", **constant, norm_end=norm, elr_end=elr)
+    ]
+
+
+def mlp() -> list[Arm]:
+    """The architecture check: an MLP, re-warmed, and with a peak too low."""
+    return [*over_seeds("mlp", model="mlp"), *over_seeds("mlp-peak0.001", (0,), model="mlp", lr=1e-3)]
+
+
+def choices() -> list[Arm]:
+    """How the result depends on what the paper leaves open: batch size, low rate and length of the anneal."""
+    arms = [arm for size in (128, 1024, 0) for arm in over_seeds(f"batch{size or '-all'}", batch_size=size)]
+    arms += [arm for low in (1e-4, 1e-6) for arm in over_seeds(f"low{low:g}", low_lr=low, delay=20_000)]
+    return arms + [arm for length in (4_000, 30_000) for arm in over_seeds(f"anneal{length}", anneal=length)]
+
+
+SUITES: dict[str, Callable[[], list[Arm]]] = {
+    "rewarm": rewarm,
+    "controls": controls,
+    "figure2": figure2,
+    "baselines": baselines,
+    "norm-or-elr": norm_or_elr,
+    "norm-or-elr-invariant": norm_or_elr_invariant,
+    "mlp": mlp,
+    "batch": choices,
+}

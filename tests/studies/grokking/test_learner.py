@@ -1,0 +1,123 @@
+"""One update: the optimiser's variants against literal references, the schedule, the projection."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import nap
+from studies.grokking.config import GrokkingConfig
+from studies.grokking.data import make_task
+from studies.grokking.learner import Learner, global_norm
+from studies.grokking.model import make_model
+
+SMALL = GrokkingConfig(modulus=7, fraction=0.5, batch_size=16, delay=3, warmup=2, anneal=5, schedule="rewarm")
+FREE = replace(SMALL, norm="none", projection="off", schedule="constant", warmup=0, lr=1e-3)
+
+
+def learner(config):
+    task = make_task(config.operation, config.modulus, config.fraction, 0)
+    return Learner(config.resolved(), task, make_model(config, task.size, 1), 2)
+
+
+def literal(config, updates):
+    """The same run with torch's plain optimisers and one parameter at a time; the parameters after each update."""
+    made = learner(config)
+    model = make_model(config, config.modulus, 1)
+    kind = torch.optim.Adam if config.coupled_decay else torch.optim.AdamW
+    betas = (config.beta1, config.beta2)
+    optimizer = kind(model.parameters(), lr=config.lr, betas=betas, weight_decay=config.weight_decay)
+    initial = math.sqrt(sum(float(p.detach().square().sum()) for p in model.parameters()))
+    averages = {}
+    for _ in range(updates):
+        chosen = torch.randint(len(made.pairs), (config.batch_size,), generator=made.generator)
+        model.zero_grad()
+        F.cross_entropy(model.plain(made.pairs[chosen]), made.answers[chosen]).backward()
+        if config.optimizer == "grokfast-ema":
+            for name, p in model.named_parameters():
+                averages.setdefault(name, p.grad.clone())
+                averages[name] = averages[name] * config.grokfast_alpha + p.grad * (1 - config.grokfast_alpha)
+                p.grad += averages[name] * config.grokfast_lambda
+        optimizer.step()
+        if config.optimizer == "omnigrok":
+            size = math.sqrt(sum(float(p.detach().square().sum()) for p in model.parameters()))
+            for p in model.parameters():
+                p.data *= config.omnigrok_alpha * initial / size
+    return model
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"weight_decay": 1.0},
+        {"weight_decay": 0.1, "coupled_decay": True},
+        {"optimizer": "grokfast-ema", "weight_decay": 0.005, "coupled_decay": True, "beta2": 0.98},
+        {"optimizer": "omnigrok"},
+    ],
+)
+def test_each_optimiser_is_its_literal_reference(variant):
+    config = replace(FREE, **variant)
+    made = learner(config)
+    for _ in range(8):
+        made.update()
+    for (name, p), expected in zip(made.model.named_parameters(), literal(config, 8).parameters(), strict=True):
+        torch.testing.assert_close(p, expected, rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_omnigrok_holds_the_global_norm():
+    made = learner(replace(FREE, optimizer="omnigrok"))
+    initial = global_norm(list(made.model.parameters()))
+    made.update()
+    assert global_norm(list(made.model.parameters())).item() == pytest.approx(0.8 * initial.item(), rel=1e-5)
+
+
+def test_rates_follow_the_schedule():
+    made = learner(SMALL)
+    rates = []
+    for _ in range(10):
+        made.update()
+        rates.append(made.optimizer.param_groups[0]["lr"].item())
+    assert rates[:4] == pytest.approx([SMALL.low_lr] * 4)  # the warm-up begins at the low rate
+    assert rates[5] == pytest.approx(SMALL.lr)
+    assert all(a > b for a, b in pairwise(rates[5:]))
+    assert rates[-1] > SMALL.final_lr
+
+
+def test_projection_holds_every_norm_but_the_heads():
+    made = learner(replace(SMALL, low_lr=1e-2))
+    before = nap.weight_norms(made.model)
+    for _ in range(4):
+        made.update()
+    after = nap.weight_norms(made.model)
+    changed = [name for name in before if not math.isclose(before[name], after[name], rel_tol=1e-5)]
+    assert changed == ["head.weight"]
+
+
+def test_scale_decay_shrinks_scales_alone():
+    kept, decayed = (learner(replace(SMALL, low_lr=1e-2, scale_decay=decay)) for decay in (0.0, 10.0))
+    kept.update()
+    decayed.update()
+    for (name, a), b in zip(kept.model.named_parameters(), decayed.model.parameters(), strict=True):
+        if name.endswith("norm.weight"):
+            torch.testing.assert_close(a - b, torch.full_like(a, 0.1), rtol=1e-3, atol=1e-5)
+        else:
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(("norm", "elr"), [(0.25, 1.0), (4.0, 1.0), (1.0, 0.25), (4.0, 4.0)])
+def test_norm_and_elr_move_apart(norm, elr):
+    made = learner(replace(SMALL, schedule="constant", warmup=0, anneal=10, norm_end=norm, elr_end=elr))
+    before, rate = nap.weight_norms(made.model), nap.effective_lr(made.model, made.optimizer)
+    for _ in range(10):
+        made.update()
+    after = nap.weight_norms(made.model)
+    made._set_rates()
+    end = nap.effective_lr(made.model, made.optimizer)
+    for name in made.projection.names:
+        assert after[name] / before[name] == pytest.approx(norm, rel=1e-4)
+        assert end[name] / rate[name] == pytest.approx(elr, rel=1e-4)
+    head = [group["lr"].item() for group in made.optimizer.param_groups if not group["projected"]]
+    assert head == pytest.approx([made.config.lr * elr] * len(head))

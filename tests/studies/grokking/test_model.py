@@ -1,0 +1,108 @@
+"""The fast forward is the plain one."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import nap
+from studies.grokking.config import NORM_POSITIONS, GrokkingConfig
+from studies.grokking.data import make_task
+from studies.grokking.model import make_model
+
+SIZE = 13
+
+
+def textbook(model, pairs):
+    """The transformer once more, one example, head and position at a time, from the weights alone."""
+
+    def norm(name, x):
+        part = model.get_submodule(name)
+        return x if isinstance(part, nn.Identity) else x / x.square().mean(-1, keepdim=True).sqrt() * part.weight
+
+    outputs = []
+    for x, y in pairs.tolist():
+        tokens = [x, SIZE, y, SIZE + 1, SIZE + 2]
+        stream = [model.tokens.weight[t] + model.positions.weight[i] for i, t in enumerate(tokens)]
+        stream = [norm("embedding_norm", row) for row in stream]
+        normed = [norm("attention_norm", row) for row in stream]
+        taken = []
+        for head in range(4):
+            part = slice(32 * head, 32 * head + 32)
+            query = norm("query_norm", model.query.weight[part] @ normed[-1])
+            scores = [query @ norm("key_norm", model.key.weight[part] @ row) / 32**0.5 for row in normed]
+            weights = torch.stack(scores).softmax(0)
+            taken.append(sum(w * (model.value.weight[part] @ row) for w, row in zip(weights, normed, strict=True)))
+        last = stream[-1] + norm("attention_output_norm", model.output.weight @ torch.cat(taken))
+        hidden = model.up.weight @ norm("mlp_norm", last)
+        if isinstance(model.activation, nap.NormalizedActivation):
+            hidden = norm("activation.norm", hidden)
+        last = last + norm("mlp_output_norm", model.down.weight @ hidden.relu())
+        outputs.append(model.head.weight @ norm("final_norm", last))
+    return torch.stack(outputs)
+
+
+def gradients(model, logits, answers):
+    loss = F.cross_entropy(logits, answers)
+    return torch.autograd.grad(loss, list(model.parameters()))
+
+
+def assert_same(model, fast, slow, answers):
+    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
+    pairs = zip(gradients(model, fast, answers), gradients(model, slow, answers), strict=True)
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+def perturbed(config, seed):
+    """A model whose norms have scales that matter."""
+    model = make_model(config, SIZE, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@settings(max_examples=12, deadline=None)
+@given(norms=st.sets(st.sampled_from(NORM_POSITIONS)), norm=st.sampled_from(["rms", "none"]), seed=st.integers(0, 9))
+def test_the_transformers_fast_forward_is_the_plain_one(norms, norm, seed):
+    task = make_task("add", SIZE, 0.3, seed)
+    model = perturbed(GrokkingConfig(norm=norm, norm_positions=tuple(norms)), seed)
+    pairs, answers = task.pairs[task.train], task.answers[task.train]
+    assert_same(model, model(pairs), model.plain(pairs), answers)
+    assert_same(model, model(pairs[:3]), textbook(model, pairs[:3]), answers[:3])
+
+
+@pytest.mark.parametrize("norm", ["rms", "none"])
+def test_the_mlps_fast_forward_is_the_plain_one(norm):
+    task = make_task("mul", SIZE, 0.3, 0)
+    model = perturbed(GrokkingConfig(model="mlp", norm=norm), 0)
+    pairs, answers = task.pairs[task.train], task.answers[task.train]
+    assert_same(model, model(pairs), model.plain(pairs), answers)
+
+
+def test_attention_entropy_is_that_of_the_weights():
+    model = make_model(GrokkingConfig(), SIZE, 0)
+    pairs = make_task("add", SIZE, 0.5, 0).pairs
+    for part in (model.query, model.key):
+        part.weight.data.zero_()
+    assert model.attention_entropy(pairs).item() == pytest.approx(torch.tensor(5.0).log().item())
+
+
+def test_nap_understands_the_networks():
+    report = nap.analyze(make_model(GrokkingConfig(norm_positions=NORM_POSITIONS), SIZE, 0))
+    assert report.outputs == ["head.weight"]
+    assert not report.outputs_guessed
+    assert {"up.weight", "down.weight", "output.weight"} <= set(report.scale_invariant)
+    report = nap.analyze(make_model(GrokkingConfig(model="mlp"), SIZE, 0))
+    assert report.outputs == ["head.weight"]
+    assert not report.outputs_guessed
+
+
+def test_a_norm_stands_before_every_nonlinearity():
+    for kind in ("transformer", "mlp"):
+        model = make_model(GrokkingConfig(model=kind), SIZE, 0)
+        inside = {id(part.activation) for part in model.modules() if isinstance(part, nap.NormalizedActivation)}
+        assert all(id(part) in inside for part in model.modules() if isinstance(part, nn.ReLU))
