@@ -7,18 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-
-class PixelConv2d(nn.Conv2d):
-    """A convolution over uint8 pixels: [B, C, H, W] in 0..255 -> [B, out, H', W'] in the weight's dtype.
-
-    1/255 is applied to the weight where it is used. The stored weight keeps its scale, on which the effective
-    learning rate, ‖W₀‖ and Adam's step depend, and no scaled copy of the pixels is made.
-    """
-
-    def _conv_forward(self, pixels: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # not `forward`: to those who trace a network, NaP among them, this stays a convolution
-        x = pixels.to(dtype=weight.dtype, memory_format=torch.channels_last)
-        return super()._conv_forward(x, weight / 255, bias)
+from agents.convolution import Conv2d, PixelConv2d
 
 
 class QNetwork(nn.Module):
@@ -38,14 +27,14 @@ class QNetwork(nn.Module):
 def nature(stack: int, frame_shape: tuple[int, ...], num_actions: int) -> QNetwork:
     """The network of Mnih et al. 2015: three convolutions and 512 hidden units, 1.7 M weights at 84×84."""
     convs = nn.Sequential(
-        PixelConv2d(stack, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU()
+        PixelConv2d(stack, 32, 8, 4), nn.ReLU(), Conv2d(32, 64, 4, 2), nn.ReLU(), Conv2d(64, 64, 3), nn.ReLU()
     )
     return QNetwork(convs, 512, stack, frame_shape, num_actions)
 
 
 def small(stack: int, frame_shape: tuple[int, ...], num_actions: int) -> QNetwork:
     """The network of van Hasselt et al. 2019 (DER): two convolutions and 256 hidden units, 0.2 M weights at 84×84."""
-    convs = nn.Sequential(PixelConv2d(stack, 32, 5, 5), nn.ReLU(), nn.Conv2d(32, 64, 5, 5), nn.ReLU())
+    convs = nn.Sequential(PixelConv2d(stack, 32, 5, 5), nn.ReLU(), Conv2d(32, 64, 5, 5), nn.ReLU())
     return QNetwork(convs, 256, stack, frame_shape, num_actions)
 
 

@@ -86,26 +86,32 @@ class FrameReplay(FrameRing):
         if clip_reward is not None and clip_reward <= 0:
             raise ValueError(f"clip_reward must be positive, or None for raw rewards, got {clip_reward}")
         at = index % self._ring_size
-        window = (index.unsqueeze(-1) + self._offsets(0, n_step)) % self._ring_size
-        reward = self.reward[window]
+        window = at.unsqueeze(-1) if n_step == 1 else self._window(index, n_step)
+        reward = self.reward.take(window)
         if clip_reward is not None:
             reward = reward.clamp(-clip_reward, clip_reward)
-        reward, discount, count = n_step_return(reward, self.flags[window], gamma, cut_at_life_loss)
+        reward, discount, count = n_step_return(reward, self.flags.take(window), gamma, cut_at_life_loss)
         last = index if n_step == 1 else index + (count - 1) * self.num_envs
         obs, next_obs = self._observations(index, last, n_step)
         batch = {
             "obs": obs,
             "next_obs": next_obs,
-            "action": self.action[at].long(),
+            "action": self.action.take(at).long(),
             "reward": reward,
             "discount": discount,
             "index": index,
         }
         return TensorDict(batch, batch_size=index.shape)
 
+    def _window(self, index: torch.Tensor, n_step: int) -> torch.Tensor:
+        return (index.unsqueeze(-1) + self._offsets(0, n_step)) % self._ring_size
+
     def _offsets(self, first: int, stop: int) -> torch.Tensor:
         """What to add to a step for the same environment's steps `first` to `stop` - 1 rows later."""
-        return torch.arange(first * self.num_envs, stop * self.num_envs, self.num_envs, device=self.device)
+        if (first, stop) not in self._offset_cache:
+            rows = torch.arange(first, stop, device=self.device)
+            self._offset_cache[first, stop] = rows * self.num_envs
+        return self._offset_cache[first, stop]
 
     def _observations(self, first: torch.Tensor, last: torch.Tensor, n_step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The stack before step `first` and the one after step `last` of the same episode."""
@@ -120,13 +126,14 @@ class FrameReplay(FrameRing):
     def _entries(self, step: torch.Tensor, first: int, stop: int) -> torch.Tensor:
         """Frame-table entries of rows `first` to `stop` - 1 after each step, the zero frame before its episode."""
         step = step.unsqueeze(-1)
+        start = self.start_step.take(step % self._ring_size)
         frame = step + self._offsets(first, stop)
-        return torch.where(frame < self.start_step[step % self._ring_size], self._zero_frame, frame % self._ring_size)
+        return torch.where(frame < start, self._zero_frame, frame % self._ring_size)
 
     def _entries_through(self, step: torch.Tensor, first: int) -> torch.Tensor:
         """Frame-table entries from `first` rows after each step to the frame that its action led to."""
         entries = self._entries(step, first, 2)
-        ending = self.ending[step % self._ring_size]
+        ending = self.ending.take(step % self._ring_size)
         entries[..., -1] = torch.where(ending == 0, entries[..., -1], ending)
         return entries
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from agents.networks import NETWORKS, PixelConv2d
+from agents.convolution import PixelConv2d
+from agents.networks import NETWORKS
 
 SHAPE = (84, 84)
 

@@ -11,7 +11,8 @@ from torch import nn
 from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_learner, build_replay
 from agents.config import STACK, DQNConfig
-from agents.networks import PixelConv2d, QNetwork
+from agents.convolution import PixelConv2d
+from agents.networks import QNetwork
 from agents.trainer import Trainer
 from experiment.determinism import configure
 from tests.catch import Catch
