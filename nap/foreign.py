@@ -42,10 +42,8 @@ def _is_small(module: nn.Module) -> bool:
         return False
     shapes = {name: parameter.shape for name, parameter in parameters.items()}
     matrices = [name for name, shape in shapes.items() if len(shape) > 1]
-    flat = all(parameter.is_floating_point() for parameter in module.parameters()) and module._modules.keys() <= {
-        "norm"
-    }
-    return flat and len(shapes) <= 2 and matrices in ([], ["weight"]) and len(shapes.get("weight", ())) <= 2
+    childless = module._modules.keys() <= {"norm"}  # but for a norm that `normalize` attached to its output
+    return childless and len(shapes) <= 2 and matrices in ([], ["weight"]) and len(shapes.get("weight", ())) <= 2
 
 
 def _probe(module: nn.Module) -> Role:

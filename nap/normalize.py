@@ -294,6 +294,8 @@ def _normalize_block(block: Any, make: MakeNorm) -> None:
         norm = make(hidden.out_features, 0, hidden.weight)
         function = {F.relu: nn.ReLU, F.gelu: nn.GELU}.get(block.activation)
         block.activation = NormalizedActivation(norm, function() if function else block.activation)
+        # TransformerDecoderLayer.__setstate__ looks for it here, and else makes a copy with a relu of its own.
+        block.__dict__["activation"] = block.activation
     block.activation_relu_or_gelu = 0  # or eval mode takes a fused kernel that does not call the activation
     block.linear1.bias = None
 
