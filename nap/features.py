@@ -16,10 +16,6 @@ from torch import Tensor
 
 Features = Tensor | Iterable[Tensor]
 
-# A sum of singular values this little below the share that a rank asks for counts as reaching it: in equal singular
-# values the share is met exactly, and rounding must not decide the rank.
-SLACK = 1e-6
-
 
 def gram(features: Tensor) -> Tensor:
     """The inner products of the rows, [n, n] in float64."""
@@ -83,7 +79,7 @@ def srank_of(sigma: Tensor, delta: float) -> Tensor:
     if not 0 < delta < 1:
         raise ValueError(f"nap: a rank's delta must be between 0 and 1, not {delta!r}")
     sums = sigma.cumsum(0)
-    count = (sums < (1 - delta - SLACK) * sums[-1]).sum() + 1
+    count = (sums < (1 - delta) * sums[-1]).sum() + 1
     return _unless_nan(torch.where(sums[-1] == 0, 0, count), sums[-1])
 
 

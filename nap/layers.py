@@ -28,7 +28,7 @@ def hidden_layers(model: nn.Module) -> Layers:
         for part in model.modules()
         if isinstance(part, ENCODER_LAYERS) and not isinstance(part.activation, nn.Module)
     ]
-    left_out = [flow.modules.get(node) for flow, node in hidden if flow.is_output_map(node)]
+    left_out: list[object] = [flow.modules.get(node) for flow, node in hidden if flow.is_output_map(node)]
     left_out += [part.activation for part in model.modules() if isinstance(part, NormalizedActivation)]
     found: Layers = {
         name: (part, None)
