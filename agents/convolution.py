@@ -19,7 +19,7 @@ class Conv2d(nn.Conv2d):
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # not `forward`: to those who trace a network, NaP among them, this stays a convolution
         if x.dtype == torch.bfloat16 and x.device.type == "cpu" and self._is_plain():
-            return _PatchGradient.apply(x, weight, bias, self.stride)  # type: ignore[no-any-return,no-untyped-call]
+            return _PatchGradient.apply(x, weight, bias, self.stride)
         return super()._conv_forward(x, weight, bias)
 
     def _is_plain(self) -> bool:
