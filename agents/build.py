@@ -11,7 +11,7 @@ from torch import nn
 
 import envs
 import nap
-from agents.config import STACK, DQNConfig
+from agents.config import CLOSED_LOOP, STACK, DQNConfig
 from agents.dqn import DQN
 from agents.networks import NETWORKS
 from envs.vector_env import VectorEnv
@@ -71,6 +71,11 @@ def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.S
         options["cycles"] = config.cycles
     if config.schedule == "early-cycle":
         options |= {"cycle_fraction": config.cycle_fraction, "anneal": config.anneal}
+    if config.schedule == "delayed-cosine":
+        options |= {"delay": config.lr_delay, "warmup": config.lr_warmup}
+    if config.schedule in CLOSED_LOOP:  # one sample per --log-interval: a run has 100 or so
+        options |= {"cycle_steps": max(config.budget // config.cycles, 1), "warmup": config.lr_warmup}
+        options |= {"threshold": config.rewarm_threshold, "min_samples": 10, "time_constant": 100}
     return nap.make_schedule(config.schedule, optimizer, config.budget, **options)
 
 

@@ -12,7 +12,12 @@ from envs.games import resolve_game
 from envs.protocol import PROTOCOLS, Protocol
 from experiment.config import ConfigError, near
 
-Schedule = Literal["auto", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle"]
+Schedule = Literal[
+    "auto", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle", "delayed-cosine", "cusum",
+    "page-hinkley",
+]  # fmt: skip
+CLOSED_LOOP = ("cusum", "page-hinkley")
+"""Schedules that listen to a signal."""
 STACK = 4
 """Frames in an observation."""
 
@@ -66,15 +71,23 @@ class DQNConfig:
     lr: float = 3e-4
     """Adam's learning rate: the schedule's peak."""
     schedule: Schedule = "auto"
-    """Course of the learning rate over the budget. auto: early-cycle with NaP, constant without."""
+    """Course of the learning rate over the budget. auto: early-cycle with NaP, constant without. cusum and page-hinkley
+    restart it when the mean TD error, read every --log-interval, has risen."""
     lr_floor: float = 3e-5
     """Lowest learning rate of the schedule."""
     cycles: int = 10
-    """Warm restarts in the cycling part of the schedule (cyclic, early-cycle)."""
+    """Warm restarts in the cycling part of the schedule (cyclic, early-cycle). cusum, page-hinkley: a restart takes
+    the budget divided by this."""
     cycle_fraction: float = 0.2
     """Share of the budget in which early-cycle cycles."""
     anneal: Literal["floor", "linear", "cosine"] = "cosine"
     """early-cycle after the cycling: stay at the floor, or go there from the peak linearly or as a cosine."""
+    lr_delay: int = 0
+    """delayed-cosine: agent steps at the floor before the warm-up."""
+    lr_warmup: int = 0
+    """delayed-cosine, cusum, page-hinkley: agent steps from the floor to the peak, before the cosine."""
+    rewarm_threshold: float = 10.0
+    """cusum, page-hinkley: evidence that restarts the schedule, in standard deviations of the log of the TD error."""
     adam_eps: float = 1.5e-4
     """Adam's epsilon."""
     weight_decay: float = 0.0
@@ -175,12 +188,21 @@ class DQNConfig:
             raise ConfigError(f"--frames is {self.frames}: it has to be a multiple of {self.rules.frame_skip}")
         if self.course != "constant" and self.lr_floor > self.lr:
             raise ConfigError(f"--lr-floor is {self.lr_floor}: it has to be at most the peak, --lr {self.lr}")
+        self._check_parts_of_the_schedule()
         if self.device.split(":")[0] not in ("cpu", "cuda"):
             raise ConfigError(f"--device is {self.device!r}: it has to be cpu, cuda or cuda:N")
         self._check_updates_can_happen()
         for name in self.plasticity:
             if name != "nap":
                 raise ConfigError(f"--plasticity {name} is not a known method{near(name, ['nap'])}")
+
+    def _check_parts_of_the_schedule(self) -> None:
+        delay = self.lr_delay if self.course == "delayed-cosine" else 0
+        warms = self.course in ("delayed-cosine", *CLOSED_LOOP)
+        whole = self.budget if self.course not in CLOSED_LOOP else self.budget // self.cycles
+        if warms and delay + self.lr_warmup > whole:
+            parts = f"--lr-delay {delay} and --lr-warmup" if delay else "--lr-warmup"
+            raise ConfigError(f"{parts} {self.lr_warmup} are longer than the schedule's {whole} agent steps")
 
     def _check_updates_can_happen(self) -> None:
         if self.update_start >= self.budget:
@@ -198,6 +220,7 @@ class DQNConfig:
 _AT_LEAST = {
     "num_envs": 1, "steps": 1, "frames": 4, "seed": 0, "batch_size": 1, "n_step": 1, "replay_capacity": 1,
     "update_start": 0, "target_period": 1, "epsilon_final": 0, "epsilon_steps": 0, "lr_floor": 0, "cycles": 1,
+    "lr_delay": 0, "lr_warmup": 0, "rewarm_threshold": 0,
     "weight_decay": 0, "nap_every": 1, "threads": 0, "block": 1, "log_interval": 1, "checkpoint_interval": 0,
     "eval_episodes": 0,
 }  # fmt: skip

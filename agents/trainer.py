@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+import nap
 from agents.acting import EpsilonGreedy, FrameStack, linear_epsilon
 from agents.config import DQNConfig
 from agents.credit import UpdateCredit
@@ -79,8 +80,18 @@ class Trainer:
         self.seconds += time.perf_counter() - began
         rows = self._finished_episodes(step)
         if self.passes(self.config.log_interval, before) or self.done:
-            rows.append({**self.figures(), "seconds": self.seconds, **self.monitor.report()})
+            rows.append({**self.figures(), "seconds": self.seconds, **self._report()})
         return rows
+
+    def _report(self) -> Row:
+        """The monitor's figures; a closed-loop schedule hears the TD error where they are read anyway."""
+        report: Row = {**self.monitor.report()}
+        schedule = self.agent.schedule
+        if isinstance(schedule, nap.Rewarm):
+            if (error := report.get("td_error")) is not None:
+                schedule.observe(float(error))
+            report["rewarms"] = len(schedule.alarms)
+        return report
 
     def passes(self, period: int, before: int) -> bool:
         """Whether a multiple of `period` agent steps lies behind step `before` and not behind this one."""

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .flow import NORMS
+from .foreign import Role, role
+from .kinds import NORMS
 from .normalize import analyze
 from .weights import Weight, find_weights, frobenius_norms, near
 
 Selection = Iterable[str] | Callable[[str, nn.Parameter], bool] | None
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 TINY = 1e-30
 
 
@@ -179,10 +179,11 @@ def _rescale(groups: list[list[Tensor]], norms: list[Tensor], targets: list[Tens
 
 def _by_neuron(weight: Weight) -> tuple[Tensor, int]:
     """A view of a weight with its neurons along the leading dimensions, and how many those are."""
-    value, owner = weight.value(), weight.owner
-    if isinstance(owner, TRANSPOSED):  # [in, out of a group, ...], the groups side by side in the inputs
-        return value.unflatten(0, (owner.groups, -1)).transpose(1, 2), 2
-    return value, 1
+    value = weight.value()
+    if weight.out_axis == 0:
+        return value, 1
+    groups = getattr(weight.owner, "groups", 1)  # [in, out of a group, ...]: the groups lie side by side in the inputs
+    return value.unflatten(0, (groups, -1)).transpose(1, 2), 2
 
 
 def _neuron_norms(view: Tensor, leading: int) -> Tensor:
@@ -209,11 +210,15 @@ def _on(targets: list[Tensor], norms: Iterable[Tensor]) -> list[Tensor]:
     return [target.to(norm.device, non_blocking=True) for target, norm in zip(targets, norms, strict=True)]
 
 
+def norm_layers(module: nn.Module) -> list[nn.Module]:
+    """The normalisation layers of a module, those of other libraries included."""
+    return [part for part in module.modules() if isinstance(part, NORMS) or role(part) is Role.NORM]
+
+
 def _affine_parameters(module: nn.Module) -> list[list[nn.Parameter]]:
     pairs = [
         [parameter for name in ("weight", "bias") if (parameter := part._parameters.get(name)) is not None]
-        for part in module.modules()
-        if isinstance(part, NORMS)
+        for part in norm_layers(module)
     ]
     return [pair for pair in pairs if pair]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .flow import NORMS
 from .normalize import analyze
+from .project import norm_layers
 from .schedule import Schedule
 from .weights import find_weights, near
 
@@ -43,16 +43,17 @@ def param_groups(
     """
     if rates not in RATES:
         raise ValueError(f"nap.param_groups: rates={rates!r} is unknown; {near(rates, RATES)}")
-    scales = {id(part._parameters["weight"]) for part in module.modules() if _has_scale(part)}
+    norms = norm_layers(module)
+    scales = {id(part._parameters["weight"]) for part in norms if part._parameters.get("weight") is not None}
     if scale_decay and not scales:
         raise ValueError(f"nap.param_groups: scale_decay={scale_decay!r}, but no norm layer here has a scale")
-    norms = {id(p) for part in module.modules() if isinstance(part, NORMS) for p in part.parameters(recurse=False)}
+    offsets = {id(parameter) for part in norms for parameter in part.parameters(recurse=False)} - scales
     parts, factors = _factors(module, rates)
     found: dict[tuple[str, str, float], list[nn.Parameter]] = defaultdict(list)
     for parameter in module.parameters():
-        matrix = parameter.ndim >= 2 and id(parameter) not in norms
-        decay = weight_decay if matrix else scale_decay if id(parameter) in scales else 0.0
-        kind = "scales" if id(parameter) in scales else "weights" if matrix else "offsets"
+        scale = id(parameter) in scales
+        matrix = parameter.ndim >= 2 and not scale and id(parameter) not in offsets
+        kind, decay = ("weights", weight_decay) if matrix else ("scales", scale_decay) if scale else ("offsets", 0.0)
         found[parts.get(id(parameter), ""), kind if decay else "no decay", decay].append(parameter)
     return [
         {
@@ -92,10 +93,6 @@ def refresh_rates(module: nn.Module, optimizer: Optimizer, schedule: Schedule | 
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
-
-
-def _has_scale(part: nn.Module) -> bool:
-    return isinstance(part, NORMS) and part._parameters.get("weight") is not None
 
 
 def _factors(module: nn.Module, rates: str) -> tuple[dict[int, str], dict[str, float]]:

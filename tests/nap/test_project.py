@@ -198,11 +198,12 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("mode", ["frobenius", "neuron"])
 @pytest.mark.parametrize("affine", ["free", "decay", "joint"])
-def test_no_host_sync_and_as_many_foreach_calls_for_many_weights_as_for_few(affine: str) -> None:
+def test_no_host_sync_and_as_many_foreach_calls_for_many_weights_as_for_few(affine: str, mode: str) -> None:
     counts = []
     for widths in [(3, 4, 2), (3, 4, 4, 4, 4, 4, 2)]:
-        projection = nap.Projection(mlp(*widths), affine=affine)
+        projection = nap.Projection(mlp(*widths), affine=affine, mode=mode)
         with Operations() as seen:
             projection()
         assert not any("_local_scalar_dense" in name or "_to_copy" in name for name in seen.names)
@@ -210,12 +211,13 @@ def test_no_host_sync_and_as_many_foreach_calls_for_many_weights_as_for_few(affi
     assert counts[0] == counts[1] > 0
 
 
+@pytest.mark.parametrize("mode", ["frobenius", "neuron"])
 @pytest.mark.parametrize("affine", ["free", "decay", "joint"])
-def test_project_compiles_as_one_graph(affine: str) -> None:
+def test_project_compiles_as_one_graph(affine: str, mode: str) -> None:
     torch._dynamo.reset()
     module = encoder()
     twin = copy.deepcopy(module)
-    projection, eager = nap.Projection(module, affine=affine), nap.Projection(twin, affine=affine)
+    projection, eager = (nap.Projection(part, affine=affine, mode=mode) for part in (module, twin))
     compiled = torch.compile(projection.project, fullgraph=True, backend="aot_eager")
     for part in (module, twin):
         for parameter in part.parameters():
@@ -224,6 +226,112 @@ def test_project_compiles_as_one_graph(affine: str) -> None:
     eager()
     torch.testing.assert_close(module.state_dict(), twin.state_dict())
     assert_at_initial_norms(projection)
+
+
+class Conv1D(nn.Module):
+    """x @ weight + bias, as in the transformers package: the output features are the columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 6))
+        self.bias = nn.Parameter(torch.zeros(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+def neurons(layer: nn.Module, name: str, value: Tensor) -> list[list[float]]:
+    """The weights of each output neuron, one by one."""
+    value = value.double()
+    if isinstance(layer, nn.ConvTranspose2d):
+        inputs = layer.in_channels // layer.groups
+        per_group = layer.out_channels // layer.groups
+        rows = [(slice(g * inputs, (g + 1) * inputs), o) for g in range(layer.groups) for o in range(per_group)]
+        return [value[inputs_of_group, output].flatten().tolist() for inputs_of_group, output in rows]
+    columns = isinstance(layer, Conv1D)
+    return [row.flatten().tolist() for row in (value.T if columns else value)]
+
+
+def sizes(rows: list[list[float]]) -> Tensor:
+    return torch.tensor([sum(w * w for w in row) ** 0.5 for row in rows])
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: nn.Linear(4, 6),
+    "conv": lambda: nn.Conv2d(4, 6, 3, groups=2),
+    "transposed": lambda: nn.ConvTranspose2d(4, 6, 3, groups=2),
+    "embedding": lambda: nn.Embedding(5, 4),
+    "other library": Conv1D,
+}
+
+
+@pytest.mark.parametrize("radius", ["initial", "unit"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_neuron_mode_projects_each_output_neuron_by_itself(kind: str, radius: str) -> None:
+    torch.manual_seed(0)
+    layer = LAYERS[kind]()
+    before = layer.weight.detach().clone()
+    projection = nap.Projection(layer, mode="neuron", radius=radius, include=lambda *_: True)
+    initial = sizes(neurons(layer, kind, before))
+    targets = initial if radius == "initial" else torch.ones_like(initial)
+    assert projection.names == ["weight"]
+    torch.testing.assert_close(projection.initial_norms["weight"], targets)
+    torch.testing.assert_close(projection.norms()["weight"], targets)
+    assert radius == "unit" or torch.equal(layer.weight, before)
+    moved = layer.weight.data.mul_(3).add_(torch.randn_like(before)).clone()
+    projection()
+    torch.testing.assert_close(projection.norms()["weight"], targets)
+    now, then = neurons(layer, kind, layer.weight.detach()), neurons(layer, kind, moved)
+    for row, old, target in zip(now, then, targets.tolist(), strict=True):
+        norm = sum(w * w for w in old) ** 0.5
+        assert row == pytest.approx([w * target / norm for w in old], rel=1e-4, abs=1e-6)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    network=st.sampled_from(sorted(NETWORKS)),
+    optimizer=st.sampled_from(sorted(OPTIMIZERS)),
+    radius=st.sampled_from(["initial", "unit"]),
+    affine=st.sampled_from(["free", "decay", "joint"]),
+)
+def test_after_each_update_every_neuron_has_its_norm(network: str, optimizer: str, radius: str, affine: str) -> None:
+    module, x = NETWORKS[network][0](), NETWORKS[network][1]
+    made = OPTIMIZERS[optimizer](module.parameters())
+    projection = nap.Projection(module, mode="neuron", radius=radius, affine=affine).attach(made)
+    for _ in range(3):
+        update(module, x, made)
+        torch.testing.assert_close(projection.norms(), projection.initial_norms, rtol=1e-5, atol=0)
+    assert all(radius == "initial" or (norm == 1).all() for norm in projection.initial_norms.values())
+
+
+@pytest.mark.parametrize("radius", ["initial", "unit"])
+def test_a_neuron_that_starts_at_zero_is_left_alone(radius: str) -> None:
+    table = nn.Embedding(5, 4, padding_idx=2)
+    module = nn.Sequential(table, nn.Linear(4, 2))
+    projection = nap.Projection(module, mode="neuron", radius=radius)
+    assert projection.left_at_zero == []
+    table.weight.data.mul_(2)
+    table.weight.data[2] = 0.25
+    projection()
+    assert (table.weight[2] == 0.25).all()
+    kept = torch.tensor([0, 1, 3, 4])
+    torch.testing.assert_close(projection.norms()["0.weight"][kept], projection.initial_norms["0.weight"][kept])
+    table.weight.data[1] = 0
+    projection()
+    assert (table.weight[1] == 0).all()
+
+
+def test_a_state_of_another_mode_is_refused() -> None:
+    module = mlp(3, 5, 2)
+    state = nap.Projection(module).state_dict()
+    with pytest.raises(ValueError, match=r"0\.weight is of another `mode`"):
+        nap.Projection(module, mode="neuron").load_state_dict(state)
+    saved = copy.deepcopy((first := nap.Projection(module, mode="neuron")).state_dict())
+    module[0].weight.data.mul_(3)
+    second = nap.Projection(module, mode="neuron")
+    second.load_state_dict(saved)
+    second()
+    torch.testing.assert_close(first.norms(), first.initial_norms)
 
 
 def test_nothing_is_left_in_a_network_that_was_not_given_to_it() -> None:

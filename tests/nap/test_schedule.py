@@ -38,6 +38,11 @@ def reference(name: str, step: int) -> float:
         "early-cycle cosine": early if early is not None else cosine((step - 40) / 160),
         "early-cycle linear": early if early is not None else 1 - (step - 40) / 160,
         "delayed-cosine": 0.0 if step < 60 else (step - 60) / 20 if step < 80 else cosine((step - 80) / 120),
+        "delayed-cosine short": 0.0
+        if step < 60
+        else (step - 60) / 20
+        if step < 80
+        else cosine(min(step - 80, 50) / 50),
     }[name]
 
 
@@ -51,6 +56,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "early-cycle cosine": {"floor": FLOOR, "cycles": 4, "cycle_fraction": 0.2, "anneal": "cosine"},
     "early-cycle linear": {"floor": FLOOR, "cycles": 4, "cycle_fraction": 0.2, "anneal": "linear"},
     "delayed-cosine": {"floor": FLOOR, "delay": 60, "warmup": 20},
+    "delayed-cosine short": {"floor": FLOOR, "delay": 60, "warmup": 20, "anneal_steps": 50},
 }
 
 
@@ -132,6 +138,47 @@ def test_groups_keep_their_own_peaks_and_the_floor_its_ratio() -> None:
     assert schedule.lr_at(10) == pytest.approx([1e-3, 4e-3])
 
 
+@pytest.mark.parametrize("low", [0.0, 1e-6, 5e-5, PEAK])
+def test_the_low_rate_of_the_delay_is_not_the_floor(low: float) -> None:
+    groups = [{"params": torch.nn.Parameter(torch.ones(2)), "lr": PEAK * factor} for factor in (1, 3)]
+    options = {"floor": FLOOR, "delay": 60, "low": low, "warmup": 20, "anneal_steps": 100}
+    schedule = nap.make_schedule("delayed-cosine", torch.optim.SGD(groups, lr=1.0), TOTAL, **options)
+    for step in range(TOTAL + 5):
+        if step < 80:
+            expected = low + (PEAK - low) * max(step - 60, 0) / 20
+        else:
+            expected = FLOOR + (PEAK - FLOOR) * cosine(min(step - 80, 100) / 100)
+        assert schedule.lr_at(step) == pytest.approx([expected, 3 * expected], rel=1e-9, abs=1e-15)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(sorted(set(OPTIONS) - {"constant"})),
+    peaks=st.lists(st.floats(1e-5, 1e-1), min_size=2, max_size=2),
+    step=st.integers(0, TOTAL),
+)
+def test_new_peaks_keep_the_shape_the_floors_ratio_and_the_lr_tensors(name: str, peaks: list[float], step: int) -> None:
+    rates = [torch.tensor(PEAK, dtype=torch.float64), torch.tensor(PEAK / 2, dtype=torch.float64)]
+    groups = [{"params": torch.nn.Parameter(torch.ones(2)), "lr": rate} for rate in rates]
+    made = torch.optim.Adam(groups)
+    schedule = make(name, made)
+    schedule.move_to(step)
+    schedule.set_peaks(peaks)
+    share = FLOOR / PEAK + (1 - FLOOR / PEAK) * reference(name, step)
+    assert [float(rate) for rate in rates] == pytest.approx([peak * share for peak in peaks], rel=1e-9)
+    assert all(group["lr"] is rate for group, rate in zip(made.param_groups, rates, strict=True))
+    resumed = make(name, torch.optim.Adam([{"params": torch.nn.Parameter(torch.ones(2)), "lr": 1.0} for _ in range(2)]))
+    resumed.load_state_dict(schedule.state_dict())
+    assert resumed.lr_at(step + 1) == schedule.lr_at(step + 1)
+
+
+def test_a_state_of_other_groups_is_refused() -> None:
+    two = torch.optim.SGD([{"params": torch.nn.Parameter(torch.ones(2))} for _ in range(2)], lr=PEAK)
+    state = nap.Cosine(two, TOTAL).state_dict()
+    with pytest.raises(ValueError, match="of 2 parameter groups, the optimizer has 1"):
+        nap.Cosine(optimizer(), TOTAL).load_state_dict(state)
+
+
 @pytest.mark.parametrize("saved_as_tensor", [False, True])
 def test_loading_keeps_the_lr_tensor_and_takes_its_value(saved_as_tensor: bool) -> None:
     saved = optimizer(torch.tensor(PEAK) if saved_as_tensor else PEAK)
@@ -170,6 +217,8 @@ def test_bad_input_is_one_clear_line() -> None:
         ("early-cycle", 10, {"anneal": "cosin"}, "did you mean 'cosine'"),
         ("early-cycle", 10, {"cycle_fraction": 1.5}, "fraction from 0 to 1"),
         ("delayed-cosine", 10, {"delay": 8, "warmup": 3}, "more than total_steps=10"),
+        ("delayed-cosine", 10, {"delay": 4, "warmup": 3, "anneal_steps": 4}, "more than the 3 steps that are left"),
+        ("delayed-cosine", 10, {"delay": 4, "warmup": 3, "low": 1.0}, "low=1.0 must be from 0 to the peak"),
     ]
     for name, total, options, message in bad:
         with pytest.raises(ValueError, match=message) as error:

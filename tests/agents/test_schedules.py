@@ -1,0 +1,93 @@
+"""The schedules that the command line offers, in a training run."""
+
+import math
+
+import pytest
+
+from agents.config import DQNConfig
+from experiment import checkpoint
+from experiment.config import ConfigError
+from tests.agents.toys import catch_trainer, run
+
+CLOSED = {"schedule": "cusum", "lr": 1e-3, "lr_floor": 1e-4, "cycles": 5, "lr_warmup": 20}
+
+
+def lr_of(trainer):
+    return trainer.agent.optimizer.param_groups[0]["lr"]
+
+
+def hearing(trainer, errors, monkeypatch):
+    """The trainer, its monitor telling these mean TD errors one after another."""
+    told = iter(errors)
+    monkeypatch.setattr(trainer.monitor, "report", lambda: {"td_error": next(told)})
+    return trainer
+
+
+def errors(count, rises_at):
+    return [math.exp(0.1 * math.sin(9.0 * i) + (2.0 if i >= rises_at else 0.0)) for i in range(count)]
+
+
+def test_delayed_cosine_counts_in_agent_steps():
+    settings = {"schedule": "delayed-cosine", "lr_delay": 60, "lr_warmup": 40, "lr": 1e-3, "lr_floor": 1e-4}
+    trainer = catch_trainer(steps=300, num_envs=2, update_start=100, **settings)
+    trainer.open()
+    while not trainer.done:
+        trainer.step()
+        t = trainer.agent_step
+        shape = 0 if t < 60 else (t - 60) / 40 if t < 100 else (1 + math.cos(math.pi * (t - 100) / 200)) / 2
+        assert lr_of(trainer).item() == pytest.approx(1e-4 + 9e-4 * shape, rel=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["cusum", "page-hinkley"])
+def test_a_risen_td_error_restarts_the_schedule_once(schedule, monkeypatch):
+    trainer = catch_trainer(
+        steps=1000, num_envs=2, log_interval=10, update_start=900, **CLOSED | {"schedule": schedule}
+    )
+    lr = lr_of(hearing(trainer, errors(100, rises_at=69), monkeypatch))
+    rows = [row for row in run(trainer) if "frames" in row]
+    [alarm] = trainer.agent.schedule.alarms
+    assert 700 <= alarm <= 740
+    assert [row["rewarms"] for row in rows] == [int(row["agent_step"] >= alarm) for row in rows]
+    assert lr_of(trainer) is lr
+    assert trainer.agent.schedule.lr_at(alarm + 20)[0] == pytest.approx(1e-3)
+    assert trainer.agent.schedule.cycle_steps == 200
+
+
+def test_the_signal_is_the_mean_td_error_of_the_row(monkeypatch):
+    trainer = catch_trainer(steps=400, log_interval=50, update_start=100, **CLOSED)
+    heard = []
+    monkeypatch.setattr(trainer.agent.schedule, "observe", heard.append)
+    rows = [row for row in run(trainer) if "frames" in row]
+    assert heard == [row["td_error"] for row in rows if "td_error" in row]
+    assert len(heard) == 6
+
+
+def test_a_checkpoint_has_what_the_schedule_heard(tmp_path, monkeypatch):
+    settings = {"steps": 1000, "num_envs": 2, "log_interval": 10, "update_start": 900, **CLOSED}
+    told = errors(100, rises_at=69)
+    whole = hearing(catch_trainer(**settings), told, monkeypatch)
+    run(whole)
+    first = hearing(catch_trainer(**settings), told, monkeypatch)
+    first.open()
+    while first.agent_step < 700:
+        first.step()
+    checkpoint.save_or_warn(tmp_path, 700, {"trainer": first.state_dict()})
+    resumed = hearing(catch_trainer(**settings), told[70:], monkeypatch)
+    resumed.load_state_dict(checkpoint.load_latest(tmp_path).state["trainer"])
+    run(resumed)
+    assert resumed.agent.schedule.state_dict() == whole.agent.schedule.state_dict()
+    assert lr_of(resumed).item() == lr_of(whole).item()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "delayed-cosine", "lr_delay": 90_000, "lr_warmup": 10_001}, "--lr-delay 90000 and --lr-warmup"),
+        ({"schedule": "cusum", "lr_warmup": 10_001}, "--lr-warmup 10001 .* 10000 agent steps"),
+        ({"schedule": "page-hinkley", "rewarm_threshold": -1.0}, "--rewarm-threshold"),
+    ],
+)
+def test_a_schedule_that_does_not_fit_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        DQNConfig(**settings).resolved()
+    assert DQNConfig(**settings | {"schedule": "linear", "rewarm_threshold": 1.0}).resolved()
