@@ -22,7 +22,7 @@ FREE = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided"
         "is_same_size", "lift_fresh", "set_", "resize_")  # fmt: skip
 # the host waits for a value or for a shape
 SYNCS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2")
-# a launch in the code that Inductor writes: a kernel of its own, or a library call; to view bytes as another type is none
+# a launch in the code that Inductor writes: a kernel of its own, or a library call (a view of bytes is none)
 LAUNCH = re.compile(
     r"^ +(?:\w+ = )?"
     r"(?:cpp_fused\w*|triton_\w+\.run|extern_kernels\.\w+|torch\.ops\.(?!aten\.view\.)\w+\.\w+\.\w+)\(",
