@@ -36,7 +36,7 @@ class GrokkingConfig:
     """rewarm: --low-lr for --delay, warm-up to --lr, cosine to --final-lr; constant: warm-up, then --lr."""
     lr: float = 1e-2
     """Learning rate: the peak of the schedule."""
-    low_lr: float = 1e-5
+    low_lr: float = 1e-4
     """Learning rate before the re-warm."""
     delay: int = 2_000
     """Updates before the re-warm."""

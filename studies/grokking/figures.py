@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
+from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.run_dir import RunDir
-from studies.grokking.config import GrokkingConfig
-from studies.grokking.outcome import Row
+from studies.grokking.comparisons import DRAWINGS, draw_curves
+from studies.grokking.runs import FinishedRun, load
 
 BLUE, ORANGE, GREEN, GREY, RED = "#2b6cb0", "#dd6b20", "#2f855a", "#718096", "#c53030"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 10,
@@ -34,34 +33,9 @@ class FiguresConfig:
     """What to draw."""
 
     runs: tuple[str, ...] = field(default=(), metadata={"positional": True, "metavar": "RUN"})
-    """Run directories, or folders of them."""
+    """Run directories, each explained in a figure, or folders of a suite, each compared in one."""
     out: str = "figures"
     """Folder of the figures."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A run as a figure needs it: its name, settings, rows of metrics and result, if it has one."""
-
-    name: str
-    config: GrokkingConfig
-    rows: list[Row]
-    result: Row | None
-
-    def column(self, metric: str) -> list[float]:
-        """A metric at every row; NaN where it is missing."""
-        return [float("nan") if row.get(metric) is None else row[metric] for row in self.rows]
-
-
-def load(directory: RunDir) -> Finished:
-    """Reads a run, finished or not. Raises ConfigError if it has no rows."""
-    if not directory.metrics.is_file():
-        raise ConfigError(f"run {str(directory.path)!r} has no metrics.jsonl")
-    rows = [json.loads(line) for line in directory.metrics.read_text(encoding="utf-8").splitlines()]
-    if not rows:
-        raise ConfigError(f"run {str(directory.path)!r} has measured nothing yet")
-    result = json.loads(directory.result.read_text(encoding="utf-8")) if directory.result.is_file() else None
-    return Finished(directory.path.name, load_yaml(GrokkingConfig, directory.config), rows, result)
 
 
 def plotting() -> Any:
@@ -82,7 +56,7 @@ def draw_run(directory: RunDir, out: Path) -> Path:
     """One run explained: accuracy, learning rates, feature change, ranks and norms over updates."""
     run, pyplot = load(directory), plotting()
     figure, axes = pyplot.subplots(2, 3, figsize=(12, 6.2), sharex=True, layout="constrained")
-    panels: list[Callable[[Any, Finished], None]] = [
+    panels: list[Callable[[Any, FinishedRun], None]] = [
         _accuracy, _rates, _norms, _pattern_change, _covariance_change, _ranks,
     ]  # fmt: skip
     for axis, panel in zip(axes.flat, panels, strict=True):
@@ -103,19 +77,19 @@ def thousands(value: float, _: Any = None) -> str:
     return f"{value / 1000:g}k" if value else "0"
 
 
-def _title(run: Finished) -> str:
+def _title(run: FinishedRun) -> str:
     config = run.config
     task = "composition in S5" if config.operation == "s5" else f"x {config.operation} y mod {config.modulus}"
     rewarm = f"re-warmed after {config.delay:,} updates" if config.rewarm_at else "warm from the start"
     return f"Grokking: {task}, {config.model}, {rewarm}"
 
 
-def _mark_rewarm(axis: Any, run: Finished) -> None:
+def _mark_rewarm(axis: Any, run: FinishedRun) -> None:
     if run.config.rewarm_at:
         axis.axvline(run.config.rewarm_at, color=RED, linestyle=":", linewidth=1)
 
 
-def _accuracy(axis: Any, run: Finished) -> None:
+def _accuracy(axis: Any, run: FinishedRun) -> None:
     updates = run.column("update")
     axis.plot(updates, run.column("train_accuracy"), color=GREY, label="train")
     axis.plot(updates, run.column("test_accuracy"), color=BLUE, label="test")
@@ -128,7 +102,7 @@ def _accuracy(axis: Any, run: Finished) -> None:
     axis.legend(loc="lower right")
 
 
-def _rates(axis: Any, run: Finished) -> None:
+def _rates(axis: Any, run: FinishedRun) -> None:
     updates = run.column("update")
     axis.plot(updates, run.column("lr"), color="black", label="lr")
     for (name, values), color in zip(_layers(run, "elr/"), _shades(run, "elr/"), strict=True):
@@ -137,7 +111,7 @@ def _rates(axis: Any, run: Finished) -> None:
     axis.legend(loc="lower right", ncols=2, fontsize=6.5)
 
 
-def _norms(axis: Any, run: Finished) -> None:
+def _norms(axis: Any, run: FinishedRun) -> None:
     updates = run.column("update")
     for (_, values), color in zip(_layers(run, "norm/"), _shades(run, "norm/"), strict=True):
         axis.plot(updates, values, color=color, linewidth=0.9)
@@ -149,23 +123,23 @@ def _norms(axis: Any, run: Finished) -> None:
     axis.legend(loc="lower left")
 
 
-def _pattern_change(axis: Any, run: Finished) -> None:
+def _pattern_change(axis: Any, run: FinishedRun) -> None:
     _change(axis, run, "pattern_change/")
     axis.set(title=f"Δ_A: share of ReLUs that switched in {run.config.log_interval} updates", ylim=(0, None))
 
 
-def _covariance_change(axis: Any, run: Finished) -> None:
+def _covariance_change(axis: Any, run: FinishedRun) -> None:
     _change(axis, run, "covariance_change/")
     axis.set(title=f"Δ_C: change of the features' Gram matrix in {run.config.log_interval} updates", ylim=(0, None))
 
 
-def _change(axis: Any, run: Finished, metric: str) -> None:
+def _change(axis: Any, run: FinishedRun, metric: str) -> None:
     updates = run.column("update")
     for name, values in _hidden(run, metric):
         axis.plot(updates, values, color=GREEN, label=name)
 
 
-def _ranks(axis: Any, run: Finished) -> None:
+def _ranks(axis: Any, run: FinishedRun) -> None:
     updates = run.column("update")
     for (name, values), color in zip(_layers(run, "erank_roy/"), (GREEN, ORANGE, BLUE), strict=False):
         label = "attention output" if name == "output" else "MLP features" if name == "activation" else name
@@ -180,30 +154,39 @@ def _ranks(axis: Any, run: Finished) -> None:
     axis.legend(loc="lower left")
 
 
-def _layers(run: Finished, prefix: str) -> list[tuple[str, list[float]]]:
+def _layers(run: FinishedRun, prefix: str) -> list[tuple[str, list[float]]]:
     """The metrics of a prefix, by the layer that follows it."""
     keys = dict.fromkeys(key for row in run.rows for key in row if key.startswith(prefix))
     return [(key.removeprefix(prefix).removesuffix(".weight"), run.column(key)) for key in keys]
 
 
-def _hidden(run: Finished, prefix: str) -> list[tuple[str, list[float]]]:
+def _hidden(run: FinishedRun, prefix: str) -> list[tuple[str, list[float]]]:
     return [(name, values) for name, values in _layers(run, prefix) if name.startswith("activation")]
 
 
-def _shades(run: Finished, prefix: str) -> list[Any]:
+def _shades(run: FinishedRun, prefix: str) -> list[Any]:
     from matplotlib import colormaps
 
     count = len(_layers(run, prefix))
     return [colormaps["winter"](i / max(count - 1, 1)) for i in range(count)]
 
 
-def run_directories(paths: Iterable[str]) -> list[RunDir]:
-    """The runs that the paths are or hold."""
-    found = []
-    for path in map(Path, paths):
-        items = sorted(path.iterdir()) if path.is_dir() else []
-        found += [RunDir(item) for item in items if (item / "config.yaml").is_file()] or [RunDir.open(path)]
-    return found
+def draw_folder(folder: Path, out: Path) -> Path:
+    """The figure of a suite, from the folder of its runs; those that have measured nothing yet are left out."""
+    runs = [load(run) for run in inside(folder) if run.metrics.is_file() and run.metrics.stat().st_size]
+    if not runs:
+        raise ConfigError(f"no run in {str(folder)!r} has measured anything yet")
+    pyplot = plotting()
+    figure = DRAWINGS.get(folder.resolve().name, draw_curves)(pyplot, runs)
+    figure.savefig(out)
+    pyplot.close(figure)
+    return out
+
+
+def inside(folder: Path) -> list[RunDir]:
+    """The runs in a folder, by name."""
+    items = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [RunDir(item) for item in items if (item / "config.yaml").is_file()]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -213,11 +196,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if not config.runs:
             raise ConfigError("name at least one run directory, or a folder of them")
-        runs = run_directories(config.runs)
+        plotting()
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
-        for run in runs:
-            print(draw_run(run, out / f"{run.path.name}.png"))
+        for path in map(Path, config.runs):
+            target = out / f"{path.resolve().name}.png"
+            print(draw_folder(path, target) if inside(path) else draw_run(RunDir.open(path), target))
     return 0
 
 

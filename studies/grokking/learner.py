@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class Learner:
         self.pairs, self.answers = task.pairs[task.train], task.answers[task.train]
         self.projection = nap.Projection(model, every=config.project_every) if config.projection != "off" else None
         projected = self.projection.names if self.projection else []
-        self.projected = [parameter for name, parameter in model.named_parameters() if name in projected]
+        self.projected: list[Tensor] = [parameter for name, parameter in model.named_parameters() if name in projected]
         self.optimizer = make_optimizer(config, model, self.projected)
         self.schedule = make_schedule(config, self.optimizer)
         self.filter = GradientEMA(model, config) if config.optimizer == "grokfast-ema" else None
@@ -129,7 +130,7 @@ class GlobalNorm:
     """Omnigrok: all parameters, as one vector, at alpha times their initial norm (arXiv 2210.01117)."""
 
     def __init__(self, model: nn.Module, alpha: float) -> None:
-        self.parameters = list(model.parameters())
+        self.parameters: list[Tensor] = list(model.parameters())
         self.target = alpha * self.norm()
 
     def norm(self) -> Tensor:
@@ -141,12 +142,12 @@ class GlobalNorm:
 
 
 @torch.no_grad()
-def global_norm(parameters: list[nn.Parameter]) -> Tensor:
+def global_norm(parameters: Iterable[Tensor]) -> Tensor:
     """The norm of all parameters as one vector."""
-    return torch.stack(torch._foreach_norm(parameters)).norm()
+    return torch.stack(list(torch._foreach_norm(list(parameters)))).norm()
 
 
-def make_optimizer(config: GrokkingConfig, model: nn.Module, projected: list[nn.Parameter]) -> torch.optim.Adam:
+def make_optimizer(config: GrokkingConfig, model: nn.Module, projected: list[Tensor]) -> torch.optim.Adam:
     """Adam with the decays of the settings; each group is of `projected` parameters or of others, and says which."""
     groups = nap.param_groups(
         model,

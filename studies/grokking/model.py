@@ -14,6 +14,7 @@ from studies.grokking.config import GrokkingConfig
 
 LENGTH = 5
 """The tokens x, ∘, y, = and □; x stands at position 0, y at 2, the others are the same in every example."""
+POSITION_STD = 0.02
 
 
 class Transformer(nn.Module):
@@ -138,7 +139,10 @@ class MLP(nn.Module):
 
 
 def make_model(config: GrokkingConfig, size: int, seed: int) -> Transformer | MLP:
-    """The network of the settings; every matrix is drawn from a normal of deviation 1/sqrt(inputs)."""
+    """The network of the settings, drawn from normals of deviation 1/sqrt(inputs), and 0.02 for the positions.
+
+    Where a token stands is a small part of its row at first, so the transformer soon knows that order does not matter.
+    """
     normalized = config.norm == "rms"
     if config.model == "mlp":
         model: Transformer | MLP = MLP(size)
@@ -147,7 +151,8 @@ def make_model(config: GrokkingConfig, size: int, seed: int) -> Transformer | ML
     generator = torch.Generator().manual_seed(seed)
     for part in model.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
-            nn.init.normal_(part.weight, std=part.weight.shape[1] ** -0.5, generator=generator)
+            std = POSITION_STD if part is getattr(model, "positions", None) else part.weight.shape[1] ** -0.5
+            nn.init.normal_(part.weight, std=std, generator=generator)
     if normalized:
         _normalize(model)
     return model

@@ -39,7 +39,7 @@ class Monitor:
         measured |= accuracies(model, self.task)
         measured |= {f"elr/{name}": value for name, value in nap.effective_lr(model, optimizer).items()}
         measured |= {f"norm/{name}": value for name, value in nap.weight_norms(model).items()}
-        measured["global_norm"] = global_norm(list(model.parameters()))
+        measured["global_norm"] = global_norm(model.parameters())
         measured |= self.probe.measure()
         if isinstance(model, Transformer):
             with torch.no_grad():

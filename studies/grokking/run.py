@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from typing import Any
@@ -21,6 +20,7 @@ from studies.grokking.learner import Learner
 from studies.grokking.model import make_model
 from studies.grokking.monitor import Monitor
 from studies.grokking.outcome import outcome, sentence
+from studies.grokking.runs import read_rows
 
 INTERRUPTED = 130  # the shell's code for a program that SIGINT ended
 
@@ -190,8 +190,3 @@ class Run:
 
 def resume_command(directory: RunDir) -> str:
     return f"python -m studies.grokking --resume {directory.path}"
-
-
-def read_rows(directory: RunDir) -> list[dict[str, Any]]:
-    """The rows of metrics of a run."""
-    return [json.loads(line) for line in directory.metrics.read_text(encoding="utf-8").splitlines()]

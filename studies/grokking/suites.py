@@ -10,7 +10,7 @@ from typing import Any
 SEEDS = (0, 1, 2)
 INVARIANT = "embedding,query,key,attention-output,mlp,mlp-output,final"
 """Norm positions that make every weight matrix scale-invariant, but the head and, against the norms, the values."""
-FREE = {"norm": "none", "projection": "off", "schedule": "constant", "anneal": 30_000}
+FREE: dict[str, Any] = {"norm": "none", "projection": "off", "schedule": "constant", "anneal": 30_000}
 """Neither norms nor projection, at a constant rate: the setting of the other methods."""
 
 
@@ -66,7 +66,7 @@ def figure2() -> list[Arm]:
 
 def baselines() -> list[Arm]:
     """Other ways to grok on the same task and seeds, each at its own authors' settings, beside re-warming at once."""
-    own = FREE | {"lr": 1e-3, "warmup": 10}
+    own: dict[str, Any] = FREE | {"lr": 1e-3, "warmup": 10}
     return [
         *over_seeds("nap", delay=0),
         *over_seeds("adamw", **own, weight_decay=1.0, beta2=0.98),
@@ -104,7 +104,7 @@ def mlp() -> list[Arm]:
 def choices() -> list[Arm]:
     """How the result depends on what the paper leaves open: batch size, low rate and length of the anneal."""
     arms = [arm for size in (128, 1024, 0) for arm in over_seeds(f"batch{size or '-all'}", batch_size=size)]
-    arms += [arm for low in (1e-4, 1e-6) for arm in over_seeds(f"low{low:g}", low_lr=low, delay=20_000)]
+    arms += [arm for low in (3e-5, 3e-4) for arm in over_seeds(f"low{low:g}", low_lr=low, delay=20_000)]
     return arms + [arm for length in (4_000, 30_000) for arm in over_seeds(f"anneal{length}", anneal=length)]
 
 

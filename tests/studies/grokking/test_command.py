@@ -10,9 +10,11 @@ import pytest
 from experiment.run_dir import RunDir
 from studies.grokking import figures, suite
 from studies.grokking.__main__ import main, settings
+from studies.grokking.comparisons import orders
 from studies.grokking.config import GrokkingConfig
 from studies.grokking.outcome import outcome, sentence
-from studies.grokking.run import Run, read_rows
+from studies.grokking.run import Run
+from studies.grokking.runs import FinishedRun, read_rows
 from studies.grokking.suites import SUITES
 
 LENGTHS = ["--delay", "10", "--warmup", "5", "--anneal", "15", "--log-interval", "5"]
@@ -122,3 +124,41 @@ def test_figures_without_runs_are_refused(capsys):
     with pytest.raises(SystemExit):
         figures.main([])
     assert "name at least one run" in capsys.readouterr().err
+
+
+def test_a_suite_of_runs_becomes_one_figure(tmp_path):
+    for folder in ("rewarm", "figure2", "baselines", "norm-or-elr", "mlp"):
+        for i, job in enumerate(suite.jobs(suite.SuiteConfig(suite=folder, root=str(tmp_path)))[:4]):
+            fake(job, 0.2 * i)
+        assert figures.main([str(tmp_path / folder), "--out", str(tmp_path / "figures")]) == 0
+        assert (tmp_path / "figures" / f"{folder}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def fake(job, late):
+    """A run as its directory would be."""
+    config = replace(settings(job.command[3:]), name=None)
+    run = RunDir.create(job.directory.parent, job.name, config)
+    rows = [
+        {
+            "update": 100 * i,
+            "seconds": float(i),
+            "train_accuracy": 1.0,
+            "test_accuracy": min(1.0, max(0.2, i / 50 - late)),
+        }
+        for i in range(config.budget // 100 + 1)
+    ]
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run.write_result({"symmetric_floor": 0.2})
+    run.unlock()
+
+
+def test_orders_are_told_apart():
+    cells = [(norm, elr) for norm in (0.25, 1.0, 4.0) for elr in (0.25, 1.0, 4.0)]
+    runs = [
+        FinishedRun(f"{norm}-{elr}", replace(GrokkingConfig(), norm_end=norm, elr_end=elr).resolved(), [], None)
+        for norm, elr in cells
+    ]
+    times = [None if elr < 1 else int(1000 / elr) for _, elr in cells]  # the ELR alone decides
+    found = orders(runs, times)
+    assert found["elr_end"].value == 1.0
+    assert found["norm_end"].value == pytest.approx(0.5)

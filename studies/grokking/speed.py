@@ -1,0 +1,114 @@
+"""Milliseconds per update beside what its matrix products alone would take: `python -m studies.grokking.speed`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from experiment.config import exit_on_bad_input, parse_cli
+from studies.grokking.config import GrokkingConfig
+
+
+@dataclass(frozen=True)
+class SpeedConfig:
+    """What to time."""
+
+    rounds: int = 7
+    """Rounds; in each the variants take turns."""
+    updates: int = 10
+    """Updates of each variant in a round."""
+    batch_size: int = 512
+    """Training pairs in a batch."""
+    compile: bool = True
+    """Time the compiled variants too."""
+    threads: int = 1
+    """CPU threads of torch."""
+
+
+def multiply_adds(config: GrokkingConfig, size: int) -> float:
+    """FLOP of the matrix products of one update of the transformer, forward and twice that backward.
+
+    Width 128, 512 hidden units: queries aside, keys and values of 2 size + 3 rows, and for each example the output
+    projection, the MLP and the head.
+    """
+    width, hidden = 128, 512
+    table = (2 * size + 3) * 2 * width * width
+    example = width * width + 2 * width * hidden + width * size
+    return 3 * 2 * (table + config.batch_size * example)
+
+
+def matmul_rate(precision: str) -> float:
+    """FLOP/s of products of the shape of the MLP's first, the best of 20."""
+    import torch
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.randn(512, 128, dtype=dtype), torch.randn(128, 512, dtype=dtype)
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - began)
+    return 2 * 512 * 128 * 512 / min(times)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    with exit_on_bad_input():
+        speed = parse_cli(
+            SpeedConfig, argv, prog="python -m studies.grokking.speed", description="Time one update.", presets={}
+        )
+    import torch
+
+    torch.set_num_threads(speed.threads)
+    variants = make_variants(speed)
+    best = {precision: matmul_rate(precision) for precision in ("fp32", "bf16")}
+    times = alternate({name: run for name, (run, _, _) in variants.items()}, speed)
+    for name, (_, precision, flop) in variants.items():
+        middle, limit = median(times[name]), 1e3 * flop / best[precision]
+        print(
+            f"{name:<22}{middle:7.2f} ms ({min(times[name]):.2f}-{max(times[name]):.2f}), matmul limit {limit:5.2f} ms "
+            f"at {best[precision] / 1e9:.0f} GFLOP/s, ratio {middle / limit:.2f}"
+        )
+    return 0
+
+
+Variant = tuple[Callable[[], None], str, float]
+
+
+def make_variants(speed: SpeedConfig) -> dict[str, Variant]:
+    """What is timed, its precision and FLOP; `plain` computes every position, and its limit is that of the fast way."""
+    from studies.grokking.data import make_task
+    from studies.grokking.learner import Learner
+    from studies.grokking.model import Transformer, make_model
+
+    task = make_task("add", 117, 0.2, 0)
+    base = replace(GrokkingConfig(), batch_size=speed.batch_size).resolved()
+    flop = multiply_adds(base, task.size)
+    found: dict[str, Variant] = {}
+    for precision in ("fp32", "bf16"):
+        for compiled in (False, True)[: 1 + speed.compile]:
+            config = replace(base, precision=precision, compile=compiled)
+            learner = Learner(config, task, make_model(config, task.size, 0), 0)
+            learner.prepare()
+            found[f"{precision} {'compiled' if compiled else 'eager'}"] = (learner.update, precision, flop)
+    plain = Learner(base, task, make_model(base, task.size, 0), 0)
+    assert isinstance(plain.model, Transformer)
+    plain.model.forward = plain.model.plain  # type: ignore[method-assign]
+    return found | {"fp32 eager, plain": (plain.update, "fp32", flop)}
+
+
+def alternate(runs: dict[str, Callable[[], None]], speed: SpeedConfig) -> dict[str, list[float]]:
+    """Milliseconds per update in each round, after one round that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(speed.rounds + 1):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            for _ in range(speed.updates):
+                run()
+            times[name].append(1e3 * (time.perf_counter() - began) / speed.updates)
+    return {name: values[1:] for name, values in times.items()}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
