@@ -7,6 +7,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -43,17 +44,17 @@ class Flow:
     """The data flow of a module, or of a part of one whose own flow is unknown.
 
     name: the part's name in the whole module, empty for the whole. given: arguments that default to None are traced as
-    tensors instead, for what then happens to be known too.
+    tensors instead. training: the mode to trace in.
     Raises an exception of any type when torch.fx cannot trace the module's `forward`.
     """
 
-    def __init__(self, module: nn.Module, name: str = "", given: bool = False) -> None:
+    def __init__(self, module: nn.Module, name: str = "", given: bool = False, training: bool = True) -> None:
         leaf = _Tracer().is_leaf_module(module, "")
         root = nn.Sequential(module) if leaf else module
         for part in module.modules():
             role(part)  # found now: it runs modules, which a running trace would record
         self.name, self.root = name, root
-        self.nodes = list(_trace(root, given).nodes)
+        self.nodes = list(_trace(root, given, training).nodes)
         self.modules = {node: root.get_submodule(str(node.target)) for node in self.nodes if node.op == "call_module"}
 
     def kind(self, node: fx.Node) -> Kind:
@@ -198,7 +199,7 @@ def _collect(module: nn.Module, name: str, found: Trace) -> None:
         key, module = inner
         return _collect(module, _join(name, key), found)
     title = name or type(module).__name__
-    container = type(module).forward is nn.Module.forward
+    container = getattr(type(module), "forward", None) is nn.Module.forward
     try:
         found.flows += [] if container else _flows(module, name if not found.whole else "")
         if not container:
@@ -220,11 +221,12 @@ def _collect(module: nn.Module, name: str, found: Trace) -> None:
 
 
 def _flows(module: nn.Module, name: str) -> list[Flow]:
-    """The flow without optional arguments and the one with all of them, or the one of the two that can be traced."""
+    """The flows without optional arguments and with all of them, in train and eval mode: those that can be traced."""
     flows, errors = [], []
-    for given in (False, True)[: 1 + _has_options(module)]:
+    givens, modes = (False, True)[: 1 + _has_options(module)], (True, False)[: 1 + _has_modes(module)]
+    for given, training in product(givens, modes):
         try:
-            flows.append(Flow(module, name, given))
+            flows.append(Flow(module, name, given, training))
         except Exception as error:  # as above
             errors.append(error)
     if not flows:
@@ -257,11 +259,10 @@ def _why_untraced(module: nn.Module, error: Exception) -> str:
 def _called_functions(module: nn.Module) -> set[str]:
     """The names of activation functions in the code of a module's class, and among its attributes."""
     classes = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.nn.modules.module")]
-    codes = [inspect.unwrap(f).__code__ for kind in classes for f in vars(kind).values() if inspect.isfunction(f)]
+    methods = [value for kind in classes for value in vars(kind).values() if inspect.isfunction(value)]
+    named = {name.rstrip("_") for method in methods for name in _names_in(method)}
     held = {getattr(value, "__name__", "") for value in vars(module).values() if callable(value)}
-    return {name for code in codes for name in code.co_names if name.rstrip("_") in FUNCTION_NAMES} | (
-        held & FUNCTION_NAMES
-    )
+    return (named - module._modules.keys() | held) & FUNCTION_NAMES
 
 
 def reason(flow: Flow, layer: fx.Node) -> str | None:
@@ -326,12 +327,24 @@ def _has_options(module: nn.Module) -> bool:
     return not is_leaf(module) and any(parameter.default is None for parameter in _arguments(module)[1:])
 
 
-def _trace(root: nn.Module, given: bool) -> fx.Graph:
+def _has_modes(module: nn.Module) -> bool:
+    """Whether the code of a forward asks for the mode."""
+    return any("training" in _names_in(type(part).forward) for part in module.modules() if not is_leaf(part))
+
+
+def _names_in(method: Any) -> tuple[str, ...]:
+    """The attributes and globals that a function's code names; none of what is not Python."""
+    return getattr(getattr(inspect.unwrap(method), "__code__", None), "co_names", ())
+
+
+def _trace(root: nn.Module, given: bool, training: bool) -> fx.Graph:
     # A forward that stores an intermediate value on its module would leave a stand-in there: the attributes are put
-    # back.
+    # back, the mode too.
     attributes = [(module, dict(module.__dict__)) for module in root.modules()]
     tracer = _Tracer()
     tracer.given = given
+    for module in root.modules():
+        module.training = training
     try:
         return tracer.trace(root)
     finally:

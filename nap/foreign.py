@@ -62,7 +62,8 @@ def _probe(module: nn.Module) -> Role:
         weight = twin._parameters.get("weight")
         if weight is not None and weight.ndim == 2:
             return next((kind for kind in LINEAR_ROLES if _is_linear(twin, kind, random)), Role.UNKNOWN)
-        width = max([8, *(parameter.numel() for parameter in twin.parameters() if parameter.numel() > 1)])
+        widths = [parameter.numel() for parameter in twin.parameters() if parameter.numel() > 1]
+        width = max(widths, default=8)
         for shape in ((4, width), (2, 3, width), (2, width, 3, 3)):
             x, other = random(*shape), random(*shape)
             if _is_elementwise(twin, x, other):

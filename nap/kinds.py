@@ -70,6 +70,8 @@ _SHAPE_NAMES = {"size", "dim", "numel", "shape", "ndim", "device", "dtype", "_as
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module is known as a whole, so that a trace need not look inside."""
+    if isinstance(module, (ChannelNorm, ChannelSpaceRMSNorm)):
+        return True
     known = isinstance(module, (*LAYERS, *BLOCKS, *NORMS, *_NONLINEAR_MODULES))
     return (known and type(module).forward.__module__.startswith("torch.nn")) or role(module) is not Role.UNKNOWN
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from .flow import Flow, Trace, has_norm, reason, trace
 from .foreign import LINEAR_ROLES, role
@@ -65,20 +66,20 @@ class Report:
 
 def _lines(found: list[tuple[str, str]]) -> list[str]:
     """One line per name, and one for the same thing in several blocks of a stack: `layers.{0,1}.fc.weight: reason`."""
-    groups: dict[tuple[str, str, str], list[str]] = {}
+    groups: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
     for name, why in found:
-        if match := _STACKED.search(name):
-            stack, number = match.groups()
-            groups.setdefault(
-                (name[: match.end(1)], name[match.end() :], why.replace(stack + number, f"{stack}*")), []
-            ).append(number)
-        else:
-            groups[name, "", why] = [""]
-    lines = [
-        (f"{before}{{{','.join(numbers)}}}{after}" if len(numbers) > 1 else f"{before}{numbers[0]}{after}", why)
-        for (before, after, why), numbers in groups.items()
-    ]
-    return [f"{name}: {why}" if why else name for name, why in lines]
+        match = _STACKED.search(name)
+        stack, number = match.groups() if match else (name, "")
+        after = name[match.end() :] if match else ""
+        before = name[: match.end(1)] if match else name
+        groups.setdefault((before, after, why.replace(stack + number, f"{stack}*")), []).append((number, why))
+    lines = []
+    for (before, after, shared), members in groups.items():
+        numbers = ",".join(number for number, _ in members)
+        alone = len(members) == 1
+        name, why = f"{before}{numbers if alone else f'{{{numbers}}}'}{after}", members[0][1] if alone else shared
+        lines.append(f"{name}: {why}" if why else name)
+    return lines
 
 
 def normalize(module: nn.Module, *, norm: str = "layer", conv_axes: str = "channels", eps: float = EPS) -> Report:
@@ -88,7 +89,8 @@ def normalize(module: nn.Module, *, norm: str = "layer", conv_axes: str = "chann
     (RMSNorm). `conv_axes` says what a norm after a convolution covers: "channels" (each position by itself) or
     "channels_and_space" (batched input only). A nonlinearity that already follows a norm gets no second one, and a
     tanh or sigmoid that only bounds the output gets none. Attention's softmax is not counted as a nonlinearity. What
-    cannot be handled is listed in the report with the reason. Source: Lyle et al. 2024, arXiv 2407.01800.
+    cannot be handled is listed in the report with the reason. Forwards are followed in train and eval mode, without
+    their optional arguments and with them where that can be traced. Source: Lyle et al. 2024, arXiv 2407.01800.
 
     Raises ValueError for an unknown `norm` or `conv_axes`, and for a model that is compiled, wrapped for distributed
     training or lazy.
@@ -147,14 +149,17 @@ def _unseen(module: nn.Module, flows: list[Flow]) -> list[tuple[str, str]]:
         if isinstance(part, nn.RNNBase | nn.RNNCellBase)
     ]
     found += [
-        (name or type(part).__name__, "its weight is computed from other parameters (a parametrization, weight_norm)")
+        (name or type(part).__name__, "its weight is computed from other parameters at each call and is not projected")
         for name, part in module.named_modules()
-        if isinstance(part, MATRIX_LAYERS) and "weight" not in part._parameters
+        if _computes_weight(part)
     ]
+    known = {id(weight.parameter) for weight in find_weights(module).values()}
     for flow in flows:
         found += [
             (flow.place(node), "a layer called as a function: its weights are not analysed")
             for node in flow.of(Kind.UNSEEN)
+            if not (used := [value for value, use in flow.parameter_uses() if use is node and value.ndim > 1])
+            or any(id(value) not in known for value in used)
         ]
         found += [
             (flow.place(node), "not linear, but no known activation: put a norm before it if it acts as one")
@@ -168,10 +173,17 @@ def _left_out(module: nn.Module, weights: dict[str, Weight]) -> dict[str, str]:
     known = {id(weight.parameter) for weight in weights.values()}
     owners = {id(p): owner for owner in module.modules() for p in owner.parameters(recurse=False)}
     return {
-        name: f"a parameter of {type(owners[id(parameter)]).__name__}, whose use is not known"
+        name: "another weight is computed from it"
+        if _computes_weight(owner := owners[id(parameter)]) or isinstance(owner, ParametrizationList)
+        else f"a parameter of {type(owner).__name__}, whose use is not known"
         for name, parameter in module.named_parameters()
         if parameter.ndim > 1 and id(parameter) not in known
     }
+
+
+def _computes_weight(layer: nn.Module) -> bool:
+    """Whether a layer has a parametrization, weight_norm or spectral_norm in the place of its weight."""
+    return isinstance(layer, MATRIX_LAYERS) and "weight" not in layer._parameters
 
 
 def _reasons(module: nn.Module, traced: Trace) -> dict[int, list[str | None]]:
@@ -224,6 +236,8 @@ def _refuse_finished(module: nn.Module) -> None:
         place = name or type(part).__name__
         if hasattr(part, "_orig_mod") or part._compiled_call_impl is not None:
             raise ValueError(f"nap.normalize: {place} is compiled: normalise the model first, then compile it")
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ValueError(f"nap.normalize: {place} is scripted: normalise the model first, then script it")
         if isinstance(part, nn.parallel.DistributedDataParallel):
             raise ValueError(f"nap.normalize: {place} holds its parameters: normalise the model first, then wrap it")
     find_weights(module)  # raises for a lazy layer
@@ -245,7 +259,8 @@ def _insert(
     owners = _holders(module, activation)
     if any(isinstance(owner, NormalizedActivation) for owner in owners.values()):
         return None  # wrapped a moment ago, for another trace of the same call
-    if activation is not None and calls[activation] == 1 and owners and "" not in owners:
+    plain_call = len(node.args) + len(node.kwargs) == 1 and node.kwargs.keys() <= {"input"}
+    if activation is not None and plain_call and calls[activation] == 1 and owners and "" not in owners:
         wrapped = NormalizedActivation(make(*layout), activation)
         for name in owners:
             module.set_submodule(name, wrapped)

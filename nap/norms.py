@@ -68,8 +68,8 @@ class NormalizedActivation(nn.Module):
         self.norm = norm
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.norm(x))
+    def forward(self, input: Tensor) -> Tensor:  # the argument's name in torch's activations
+        return self.activation(self.norm(input))
 
 
 def make_norm(width: int, space: int, norm: str, conv_axes: str, eps: float, like: Tensor) -> nn.Module:
