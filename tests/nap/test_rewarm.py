@@ -88,7 +88,7 @@ def slow_alarms(signal: list[float], cooldown: int, o: dict[str, Any], fade: flo
     return alarms
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     kind=st.sampled_from(sorted(KINDS)),
     seed=st.integers(0, 10**6),
@@ -103,7 +103,7 @@ def test_alarms_are_those_of_the_literal_form(
     signal = [value for i, level in enumerate(levels) for value in noise(seed + i, 40, level)]
     options = {
         "slack": data.draw(st.floats(0, 1)),
-        "threshold": data.draw(st.floats(1, 12)),
+        "threshold": data.draw(st.floats(1, 12)) + 0.012345,  # no sum of clipped scores lies exactly on it
         "time_constant": data.draw(st.sampled_from([5.0, 30.0, math.inf])),
         "min_samples": data.draw(st.integers(2, 15)),
         "clip": data.draw(st.sampled_from([2.0, 4.0, math.inf])),
