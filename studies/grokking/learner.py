@@ -33,7 +33,9 @@ class Learner:
 
     def loss(self, pairs: Tensor, answers: Tensor) -> Tensor:
         """Mean cross-entropy."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16"):
+        if self.config.precision == "fp32":
+            return F.cross_entropy(self.model(pairs), answers)
+        with torch.autocast("cpu", torch.bfloat16):
             logits = self.model(pairs)
         return F.cross_entropy(logits.float(), answers)
 
