@@ -34,6 +34,13 @@ def test_sharpness_of_a_quadratic(eigenvalues: list[float], largest: float) -> N
     assert w.grad is None
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_sharpness_where_both_signs_are_as_large(seed: int) -> None:
+    hessian, w = quadratic([3, 1, -3], seed)
+    found = nap.sharpness(lambda: 0.5 * w @ hessian @ w, [w], tolerance=1e-6, max_iterations=1000, seed=seed)
+    assert float(found) == pytest.approx(3, abs=1e-3)
+
+
 @settings(max_examples=25, deadline=None)
 @given(eigenvalues=st.lists(st.floats(-3, 3), min_size=1, max_size=5), top=st.floats(4, 40), seed=st.integers(0, 99))
 def test_sharpness_with_the_default_tolerance(eigenvalues: list[float], top: float, seed: int) -> None:

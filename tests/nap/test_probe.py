@@ -88,7 +88,7 @@ def transformer() -> nn.Module:
 
 
 def in_place_on_the_input() -> nn.Module:
-    return nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 3), nn.ELU(), nn.Linear(3, 3), nn.Hardtanh(0, 1))
+    return nn.Sequential(nn.LeakyReLU(inplace=True), nn.Linear(6, 3), nn.ELU(), nn.Linear(3, 3), nn.Hardtanh(0, 1))
 
 
 MODELS = [mlp, batch_norm, normalized, conv, transformer, Twice, in_place_on_the_input]
@@ -158,7 +158,8 @@ def test_it_reports_the_metrics_of_the_features() -> None:
     model, x = mlp().eval(), torch.randn(9, 6)
     pre = [model[0](x).detach(), model[:4](x).detach()]
     post = [pre[0].relu(), pre[1].tanh()]
-    found = nap.Probe(model, x, [*FEATURE_METRICS, "dormant_sokar_0.5", "srank_kumar_0.2"]).measure()
+    thresholds = [f"feature_rank_lyle_{eps}" for eps in (0.05, 0.1, 0.2, 0.4)]
+    found = nap.Probe(model, x, [*FEATURE_METRICS, "dormant_sokar_0.5", "srank_kumar_0.2", *thresholds]).measure()
     for name, features, inputs in zip(("1", "4"), post, pre, strict=True):
         expected = {
             "erank_roy": nap.erank_roy(features),
@@ -172,6 +173,7 @@ def test_it_reports_the_metrics_of_the_features() -> None:
             "dead_units": nap.dead_units(features),
             "linearised_units": nap.linearised_units(inputs),
         }
+        expected |= {name: nap.feature_rank_lyle(features, float(name[18:])) for name in thresholds}
         for metric, value in expected.items():
             assert float(found[f"{metric}/{name}"]) == pytest.approx(float(value), rel=1e-5), metric
     assert float(found["dormant_sokar_0.5"]) == pytest.approx(float(nap.dormant_sokar(post, 0.5)))
