@@ -74,6 +74,8 @@ class GrokkingConfig:
     """frobenius: each weight matrix back to its initial norm."""
     project_every: int = 1
     """Updates between projections."""
+    project_head: bool = False
+    """Project the output layer too."""
     norm_end: float = 1.0
     """Multiple of the initial norm that projection moves to, geometrically over the budget; lr follows."""
     elr_end: float = 1.0

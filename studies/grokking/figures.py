@@ -86,7 +86,7 @@ def _title(run: FinishedRun) -> str:
 
 def _mark_rewarm(axis: Any, run: FinishedRun) -> None:
     if run.config.rewarm_at:
-        axis.axvline(run.config.rewarm_at, color=RED, linestyle=":", linewidth=1)
+        axis.axvline(run.config.rewarm_at, ymax=0.83, color=RED, linestyle=":", linewidth=1)
 
 
 def _accuracy(axis: Any, run: FinishedRun) -> None:
@@ -95,11 +95,11 @@ def _accuracy(axis: Any, run: FinishedRun) -> None:
     axis.plot(updates, run.column("test_accuracy"), color=BLUE, label="test")
     if run.result:
         floor = run.result["symmetric_floor"]
-        axis.axhline(floor, color=GREY, linestyle="--", linewidth=0.9, label=f"memorised, and symmetric: {floor:.2f}")
-    axis.set(title="Accuracy", ylim=(-0.02, 1.04))
+        axis.axhline(floor, color=GREY, linestyle="--", linewidth=0.9, label=f"memorised and symmetric: {floor:.2f}")
+    axis.set(title="Accuracy", ylim=(-0.02, 1.24), yticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
     if run.config.rewarm_at:
         axis.annotate("re-warm", (run.config.rewarm_at, 0.62), color=RED, fontsize=8, rotation=90, ha="right")
-    axis.legend(loc="lower right")
+    axis.legend(loc="upper center", ncols=3, columnspacing=1, handlelength=1.5)
 
 
 def _rates(axis: Any, run: FinishedRun) -> None:
@@ -108,7 +108,8 @@ def _rates(axis: Any, run: FinishedRun) -> None:
     for (name, values), color in zip(_layers(run, "elr/"), _shades(run, "elr/"), strict=True):
         axis.plot(updates, values, color=color, linewidth=0.9, label=name)
     axis.set(title="Learning rate, and effective lr / ‖W‖ per layer", yscale="log")
-    axis.legend(loc="lower right", ncols=2, fontsize=6.5)
+    axis.set_ylim(top=60 * max(run.column("lr")))
+    axis.legend(loc="upper center", ncols=5, fontsize=6.5, columnspacing=1, handlelength=1.2)
 
 
 def _norms(axis: Any, run: FinishedRun) -> None:
@@ -120,17 +121,18 @@ def _norms(axis: Any, run: FinishedRun) -> None:
         axis.plot(updates, values, color=ORANGE, linestyle="--", linewidth=0.9, label=label)
     axis.plot([], [], color=BLUE, linewidth=0.9, label="‖W‖ per layer")
     axis.set(title="Norms", yscale="log")
-    axis.legend(loc="lower left")
+    axis.set_ylim(top=5 * max(max(values) for _, values in _layers(run, "norm/")))
+    axis.legend(loc="upper center", ncols=2)
 
 
 def _pattern_change(axis: Any, run: FinishedRun) -> None:
     _change(axis, run, "pattern_change/")
-    axis.set(title=f"Δ_A: share of ReLUs that switched in {run.config.log_interval} updates", ylim=(0, None))
+    axis.set(title=f"Δ_A in {run.config.log_interval} updates: share of ReLUs that switched", ylim=(0, None))
 
 
 def _covariance_change(axis: Any, run: FinishedRun) -> None:
     _change(axis, run, "covariance_change/")
-    axis.set(title=f"Δ_C: change of the features' Gram matrix in {run.config.log_interval} updates", ylim=(0, None))
+    axis.set(title=f"Δ_C in {run.config.log_interval} updates: change of the Gram matrix", ylim=(0, None))
 
 
 def _change(axis: Any, run: FinishedRun, metric: str) -> None:
@@ -141,17 +143,19 @@ def _change(axis: Any, run: FinishedRun, metric: str) -> None:
 
 def _ranks(axis: Any, run: FinishedRun) -> None:
     updates = run.column("update")
-    for (name, values), color in zip(_layers(run, "erank_roy/"), (GREEN, ORANGE, BLUE), strict=False):
+    ranks = _layers(run, "erank_roy/")
+    for (name, values), color in zip(ranks, (GREEN, ORANGE, BLUE), strict=False):
         label = "attention output" if name == "output" else "MLP features" if name == "activation" else name
         axis.plot(updates, values, color=color, label=label)
-    axis.set(title="Effective rank", ylim=(0, None))
+    axis.set(title="Effective rank, and entropy of attention", ylim=(0, 1.25 * max(max(values) for _, values in ranks)))
     if "attention_entropy" in run.rows[0]:
+        axis.plot([], [], color=GREY, linewidth=0.9, label="entropy (right)")
         entropy = axis.twinx()
-        entropy.plot(updates, run.column("attention_entropy"), color=GREY, linewidth=0.9, label="attention entropy")
-        entropy.set(ylim=(0, 1.65))
-        entropy.set_ylabel("attention entropy, nats", color=GREY)
+        entropy.plot(updates, run.column("attention_entropy"), color=GREY, linewidth=0.9)
+        entropy.set(ylim=(0, 2))
+        entropy.set_ylabel("nats", color=GREY)
         entropy.spines["right"].set_visible(True)
-    axis.legend(loc="lower left")
+    axis.legend(loc="upper center", ncols=3, columnspacing=1, handlelength=1.5)
 
 
 def _layers(run: FinishedRun, prefix: str) -> list[tuple[str, list[float]]]:

@@ -21,7 +21,7 @@ class Learner:
         self.config, self.model = config, model
         self.generator = torch.Generator().manual_seed(seed)
         self.pairs, self.answers = task.pairs[task.train], task.answers[task.train]
-        self.projection = nap.Projection(model, every=config.project_every) if config.projection != "off" else None
+        self.projection = make_projection(config, model)
         projected = self.projection.names if self.projection else []
         self.projected: list[Tensor] = [parameter for name, parameter in model.named_parameters() if name in projected]
         self.optimizer = make_optimizer(config, model, self.projected)
@@ -147,6 +147,13 @@ class GlobalNorm:
 def global_norm(parameters: Iterable[Tensor]) -> Tensor:
     """The norm of all parameters as one vector."""
     return torch.stack(list(torch._foreach_norm(list(parameters)))).norm()
+
+
+def make_projection(config: GrokkingConfig, model: nn.Module) -> nap.Projection | None:
+    """The projection of the settings, None if it is off."""
+    if config.projection == "off":
+        return None
+    return nap.Projection(model, every=config.project_every, include=["head"] if config.project_head else None)
 
 
 def make_optimizer(config: GrokkingConfig, model: nn.Module, projected: list[Tensor]) -> torch.optim.Adam:

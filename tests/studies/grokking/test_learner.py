@@ -87,14 +87,15 @@ def test_rates_follow_the_schedule():
     assert rates[-1] > SMALL.final_lr
 
 
-def test_projection_holds_every_norm_but_the_heads():
-    made = learner(replace(SMALL, low_lr=1e-2))
+@pytest.mark.parametrize(("with_head", "free"), [(False, ["head.weight"]), (True, [])])
+def test_projection_holds_every_norm_and_the_heads_if_asked(with_head, free):
+    made = learner(replace(SMALL, low_lr=1e-2, project_head=with_head))
     before = nap.weight_norms(made.model)
     for _ in range(4):
         made.update()
     after = nap.weight_norms(made.model)
     changed = [name for name in before if not math.isclose(before[name], after[name], rel_tol=1e-5)]
-    assert changed == ["head.weight"]
+    assert changed == free
 
 
 def test_scale_decay_shrinks_scales_alone():
