@@ -6,11 +6,12 @@ import inspect
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx, jit, nn
 
 from .foreign import Role, role
 from .kinds import (
@@ -222,16 +223,12 @@ def _collect(module: nn.Module, name: str, found: Trace) -> None:
 
 def _flows(module: nn.Module, name: str) -> list[Flow]:
     """The flows without optional arguments and with all of them, in train and eval mode: those that can be traced."""
-    flows, errors = [], []
+    found = [Flow(module, name)]
     givens, modes = (False, True)[: 1 + _has_options(module)], (True, False)[: 1 + _has_modes(module)]
-    for given, training in product(givens, modes):
-        try:
-            flows.append(Flow(module, name, given, training))
-        except Exception as error:  # as above
-            errors.append(error)
-    if not flows:
-        raise errors[0]
-    return flows
+    for given, training in list(product(givens, modes))[1:]:
+        with suppress(Exception):  # as above
+            found.append(Flow(module, name, given, training))
+    return found
 
 
 def wrapped(module: nn.Module) -> tuple[str, nn.Module] | None:
@@ -340,12 +337,14 @@ def _names_in(method: Any) -> tuple[str, ...]:
 def _trace(root: nn.Module, given: bool, training: bool) -> fx.Graph:
     # A forward that stores an intermediate value on its module would leave a stand-in there: the attributes are put
     # back, the mode too.
+    if any(isinstance(module, jit.ScriptModule) for module in root.modules()):
+        raise TypeError("TorchScript has no Python code to follow")
     attributes = [(module, dict(module.__dict__)) for module in root.modules()]
     tracer = _Tracer()
     tracer.given = given
-    for module in root.modules():
-        module.training = training
     try:
+        for module in root.modules():
+            module.training = training
         return tracer.trace(root)
     finally:
         for module, saved in attributes:

@@ -138,6 +138,9 @@ def change(model: nn.Module, inputs: dict[str, Tensor], name: str, factor: float
     return float((after - before).norm() / before.norm())
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_norms_hold_at_every_step_and_the_loss_falls(name: str) -> None:
     model, inputs, report = case(name)

@@ -365,6 +365,17 @@ def test_in_place_compiled_and_wrapped_models_are_projected_as_what_they_hold() 
         nap.normalize(model)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_analysis_leaves_modes_and_random_numbers_as_they_were() -> None:
+    models = [own_modules(), Keywords(), torch.jit.script(mlp()), nn.Sequential(SilentSubclass(16, 2, 32), OwnNorm(16))]
+    for model in models:
+        list(model.modules())[-1].eval()
+        modes, state = [part.training for part in model.modules()], torch.get_rng_state()
+        nap.analyze(model)
+        assert [part.training for part in model.modules()] == modes
+        assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_a_stack_is_one_line_of_the_report() -> None:
     model = nn.ModuleDict({"layers": nn.ModuleList(mlp() for _ in range(12))})
     text = str(nap.normalize(model))
