@@ -74,12 +74,12 @@ class GrokkingConfig:
     """frobenius: each weight matrix back to its initial norm."""
     project_every: int = 1
     """Updates between projections."""
-    project_head: bool = False
-    """Project the output layer too."""
+    project_head: bool = True
+    """Project the output layer too; left free, it undoes the decay of the scales."""
     norm_end: float = 1.0
-    """Multiple of the initial norm that projection moves to, geometrically over the budget; lr follows."""
+    """Multiple of the initial norm, the head's aside, that projection moves to over the budget; lr follows."""
     elr_end: float = 1.0
-    """Multiple of the schedule's effective learning rate that is moved to, geometrically over the budget."""
+    """Multiple of the schedule's effective learning rate that is moved to over the budget."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: passes in bfloat16 by autocast, on fp32 weights; what is measured is always measured in fp32."""

@@ -23,8 +23,9 @@ class Learner:
         self.pairs, self.answers = task.pairs[task.train], task.answers[task.train]
         self.projection = make_projection(config, model)
         projected = self.projection.names if self.projection else []
-        self.projected: list[Tensor] = [parameter for name, parameter in model.named_parameters() if name in projected]
-        self.optimizer = make_optimizer(config, model, self.projected)
+        inner = {name: parameter for name, parameter in model.named_parameters() if not name.startswith("head")}
+        self.moved: list[Tensor] = [parameter for name, parameter in inner.items() if name in projected]
+        self.optimizer = make_optimizer(config, model, self.moved)
         self.schedule = make_schedule(config, self.optimizer)
         self.filter = GradientEMA(model, config) if config.optimizer == "grokfast-ema" else None
         self.sphere = GlobalNorm(model, config.omnigrok_alpha) if config.optimizer == "omnigrok" else None
@@ -71,14 +72,14 @@ class Learner:
         self.schedule.move_to(self.updates)
         elr, norm = self._factor(self.config.elr_end), self._factor(self.config.norm_end)
         for group in self.optimizer.param_groups:
-            if (factor := elr * (norm if group["projected"] else 1)) != 1:
+            if (factor := elr * (norm if group["moved"] else 1)) != 1:
                 group["lr"].mul_(factor)
 
     def _project(self, projection: nap.Projection) -> None:
         projection.step()
         if self.config.norm_end != 1 and self.updates % self.config.project_every == 0:
             with torch.no_grad():
-                torch._foreach_mul_(self.projected, self._factor(self.config.norm_end))
+                torch._foreach_mul_(self.moved, self._factor(self.config.norm_end))
 
     def _factor(self, end: float) -> float:
         """From 1 to `end`, geometrically over the budget."""
@@ -156,17 +157,17 @@ def make_projection(config: GrokkingConfig, model: nn.Module) -> nap.Projection 
     return nap.Projection(model, every=config.project_every, include=["head"] if config.project_head else None)
 
 
-def make_optimizer(config: GrokkingConfig, model: nn.Module, projected: list[Tensor]) -> torch.optim.Adam:
-    """Adam with the decays of the settings; each group is of `projected` parameters or of others, and says which."""
+def make_optimizer(config: GrokkingConfig, model: nn.Module, moved: list[Tensor]) -> torch.optim.Adam:
+    """Adam with the decays of the settings; each group is of `moved` parameters or of others, and says which."""
     groups = nap.param_groups(
         model,
         torch.tensor(config.lr),
         weight_decay=config.weight_decay,
         scale_decay=config.scale_decay if config.norm != "none" else 0.0,
     )
-    inside = {id(parameter) for parameter in projected}
+    inside = {id(parameter) for parameter in moved}
     split = [
-        group | {"params": members, "lr": group["lr"].clone(), "projected": part}
+        group | {"params": members, "lr": group["lr"].clone(), "moved": part}
         for group in groups
         for part in (True, False)
         if (members := [parameter for parameter in group["params"] if (id(parameter) in inside) is part])
