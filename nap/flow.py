@@ -259,7 +259,7 @@ def _called_functions(module: nn.Module) -> set[str]:
     methods = [value for kind in classes for value in vars(kind).values() if inspect.isfunction(value)]
     named = {name.rstrip("_") for method in methods for name in _names_in(method)}
     held = {getattr(value, "__name__", "") for value in vars(module).values() if callable(value)}
-    return (named - module._modules.keys() | held) & FUNCTION_NAMES
+    return (named - {name for name, _ in module.named_children()} | held) & FUNCTION_NAMES
 
 
 def reason(flow: Flow, layer: fx.Node) -> str | None:
