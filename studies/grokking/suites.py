@@ -105,7 +105,7 @@ def choices() -> list[Arm]:
     """How the result depends on what the paper leaves open: batch size, low rate and length of the anneal."""
     arms = [arm for size in (128, 1024, 0) for arm in over_seeds(f"batch{size or '-all'}", batch_size=size)]
     arms += [arm for low in (3e-5, 3e-4) for arm in over_seeds(f"low{low:g}", low_lr=low, delay=20_000)]
-    return arms + [arm for length in (4_000, 30_000) for arm in over_seeds(f"anneal{length}", anneal=length)]
+    return arms + [arm for length in (4_000, 20_000) for arm in over_seeds(f"anneal{length}", anneal=length)]
 
 
 SUITES: dict[str, Callable[[], list[Arm]]] = {
