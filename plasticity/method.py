@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+Features = Mapping[str, Tensor]
+"""Detached outputs of nonlinearities by module name, [B, units] or [B, channels, H, W]."""
 
 
 class Method:
@@ -13,8 +19,12 @@ class Method:
 
     The caller runs `prepare` before the optimiser exists and `attach` once after; then, for each update, adds
     `penalty()` to the loss and calls `after_update` behind the optimiser's step. After `prepare` a method changes
-    parameters in place only: a parameter's identity never changes, so the optimiser owns what the network uses.
+    parameters in place only: a parameter's identity never changes, so the optimiser owns what the network uses. A
+    method draws from a generator of its own, and at strength 0 or period infinity it neither draws nor writes.
     """
+
+    wants_features: bool = False
+    """Whether `after_update` gets the features of the update's minibatch. Read once, when the learner is built."""
 
     def prepare(self, network: nn.Module) -> None:
         """Change the network's structure."""
@@ -23,11 +33,17 @@ class Method:
         """Meet the parts that the method works on; `target` is None where the learner has none."""
 
     def penalty(self) -> Tensor | None:
-        """A scalar that is added to the loss, or None. It is a part of the compiled graph."""
+        """A scalar of the parameters given to `attach`, added to the loss, or None. It is a part of the compiled graph.
+
+        Where the passes run on a bf16 copy, these parameters are the fp32 originals, and the gradient reaches them.
+        """
         return None
 
-    def after_update(self, update: int) -> None:
-        """Act after the optimiser's step; `update` counts from 1."""
+    def after_update(self, update: int, features: Features | None = None) -> None:
+        """Act after the optimiser's step; `update` counts from 1. Nothing here may wait for the device.
+
+        `features` are those of the update's minibatch, made before the step, if `wants_features`.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to hold."""
@@ -35,3 +51,41 @@ class Method:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
+
+
+def check_period(where: str, period: float) -> float:
+    """The period in updates, if it is a whole number from 1, or infinity (never); else ValueError."""
+    if not period >= 1 or (math.isfinite(period) and period != int(period)):
+        raise ValueError(f"{where}={period:g}: a period is a whole number of updates, at least 1, or inf for never")
+    return period
+
+
+def check_number(where: str, value: float, low: float = 0.0, high: float = math.inf) -> float:
+    """The number, if it is finite and within `low` to `high`; else ValueError."""
+    if not low <= value <= high or math.isinf(value):
+        limits = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+        raise ValueError(f"{where}={value:g}: it has to be a finite number, {limits}")
+    return value
+
+
+def is_due(update: int, period: float) -> bool:
+    """Whether a period ends with this update."""
+    return math.isfinite(period) and update % int(period) == 0
+
+
+def make_generator(network: nn.Module, seed: int) -> torch.Generator:
+    """A method's own source of random numbers, on the network's device."""
+    device = next(network.parameters()).device
+    return torch.Generator(device).manual_seed(seed)
+
+
+def moments(optimizer: Optimizer, parameter: nn.Parameter) -> list[Tensor]:
+    """What the optimiser remembers of each entry of a parameter: Adam's two moments, momentum, squared averages."""
+    state: Mapping[str, Any] = optimizer.state.get(parameter, {})
+    return [v for k, v in state.items() if k != "step" and isinstance(v, Tensor) and v.shape == parameter.shape]
+
+
+def zero_moments(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Zero what the optimiser remembers of whole parameters, in place; its step count stays."""
+    if found := [moment for parameter in parameters for moment in moments(optimizer, parameter)]:
+        torch._foreach_zero_(found)

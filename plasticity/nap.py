@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import nap
-from plasticity.method import Method
+from plasticity.method import Features, Method
 
 
 class NaP(Method):
@@ -39,7 +39,7 @@ class NaP(Method):
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         self.projection = nap.Projection(network, every=self.every, affine=self.affine)
 
-    def after_update(self, update: int) -> None:
+    def after_update(self, update: int, features: Features | None = None) -> None:
         self._attached.step()
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,34 @@
+"""The outputs of a network's nonlinearities, caught in the pass that the loss makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nap.layers import hidden_layers
+from plasticity.method import Method
+
+
+class FeatureTap:
+    """Keeps what the nonlinearities of a network gave in its last pass with gradients, detached, by module name.
+
+    Forward hooks do it, which a compiled loss traces along: features become outputs of its one graph. Passes without
+    gradients (acting, bootstrapping, probes) leave `features` alone. Make it after copies of the network are made, for
+    copies take hooks along. Nothing is hooked, and `features` is None, unless a method wants features.
+    """
+
+    def __init__(self, network: nn.Module, methods: Sequence[Method]):
+        self.features: dict[str, Tensor] | None = None
+        if any(method.wants_features for method in methods):
+            self.features = {}
+            for name, (module, _) in hidden_layers(network).items():
+                module.register_forward_hook(partial(self._keep, name))
+
+    def _keep(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        if torch.is_grad_enabled() and isinstance(output, Tensor):  # a tracer's stand-in is no tensor
+            assert self.features is not None
+            self.features[name] = output.detach()
