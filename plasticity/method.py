@@ -68,6 +68,11 @@ def check_number(where: str, value: float, low: float = 0.0, high: float = math.
     return value
 
 
+def check_until(where: str, until: float) -> float:
+    """The last update at which a method acts, infinity allowed; ValueError for a negative number or NaN."""
+    return until if until == math.inf else check_number(f"{where}: until", until)
+
+
 def is_due(update: int, period: float) -> bool:
     """Whether a period ends with this update."""
     return math.isfinite(period) and update % int(period) == 0
@@ -85,7 +90,12 @@ def moments(optimizer: Optimizer, parameter: nn.Parameter) -> list[Tensor]:
     return [v for k, v in state.items() if k != "step" and isinstance(v, Tensor) and v.shape == parameter.shape]
 
 
-def zero_moments(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
-    """Zero what the optimiser remembers of whole parameters, in place; its step count stays."""
-    if found := [moment for parameter in parameters for moment in moments(optimizer, parameter)]:
+def zero_moments(optimizer: Optimizer, parameters: Iterable[nn.Parameter], step: bool = False) -> None:
+    """Zero what the optimiser remembers of whole parameters, in place; with `step` their step counts too."""
+    parameters = list(parameters)
+    found = [moment for parameter in parameters for moment in moments(optimizer, parameter)]
+    if step:
+        states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+        found += [state["step"] for state in states if isinstance(state.get("step"), Tensor)]
+    if found:
         torch._foreach_zero_(found)

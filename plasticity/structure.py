@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,6 +15,7 @@ from nap.flow import Flow, has_norm, trace
 from nap.kinds import Kind, name_of
 from nap.norms import NormalizedActivation
 from nap.project import norm_layers
+from nap.weights import near
 from plasticity.method import moments
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -240,11 +242,25 @@ def draw_layer(layer: nn.Module, generator: torch.Generator) -> dict[str, Tensor
     raise ValueError(f"it is not known how a {type(layer).__name__} draws its initial {', '.join(own)}")
 
 
-def draw_network(network: nn.Module, generator: torch.Generator, among: set[str] | None = None) -> dict[str, Tensor]:
-    """Fresh values by parameter name, of every module with parameters of its own, or of those named in `among`."""
-    return {
-        f"{name}.{key}" if name else key: value
-        for name, part in network.named_modules()
-        if part._parameters and (among is None or name in among)
-        for key, value in draw_layer(part, generator).items()
-    }
+def draw_network(network: nn.Module, layers: Sequence[str], generator: torch.Generator) -> dict[str, Tensor]:
+    """Fresh values of the parameters of the named modules, by parameter name."""
+    drawn = {name: draw_layer(network.get_submodule(name), generator) for name in layers}
+    return {f"{name}.{key}" if name else key: value for name, own in drawn.items() for key, value in own.items()}
+
+
+def choose_layers(network: nn.Module, wanted: Sequence[str]) -> list[str]:
+    """The names of the modules with parameters of their own that are wanted, in the network's order.
+
+    A wanted name is "output" (the output layers), "all", or a module's name, `*` standing for anything; the parts of a
+    module are wanted with it. Raises ValueError for a name that matches nothing, with the near match.
+    """
+    known = [name for name, part in network.named_modules() if any(p is not None for p in part._parameters.values())]
+    outputs = list(analyze(network).outputs) if "output" in wanted else []
+    chosen: set[str] = set()
+    for name in wanted:
+        patterns = {"output": outputs, "all": ["*"]}.get(name, [name, f"{name}.*"])
+        matching = {layer for layer in known if any(fnmatchcase(layer, pattern) for pattern in patterns)}
+        if not matching:
+            raise ValueError(f"layers: {name!r} is no layer of {type(network).__name__}; {near(name, known)}")
+        chosen |= matching
+    return [name for name in known if name in chosen]

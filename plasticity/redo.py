@@ -1,0 +1,104 @@
+"""ReDo (Sokar et al. 2023): dormant units are recycled."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from plasticity.method import Features, Method, check_number, check_period, is_due, make_generator
+from plasticity.structure import HiddenLayer, Slot, draw_layer, hidden_layers
+
+
+class ReDo(Method):
+    """Recycles the units whose mean |activation| is at most `tau` times their layer's mean, every `period` updates.
+
+    Their incoming weights are drawn anew, biases are 0, a norm's scale and offset entries are 1 and 0, outgoing weights
+    are 0, and Adam's moments of all of these are 0 (its step count stays). A channel is a unit, averaged over space.
+    The mean is over the last minibatches before the recycling, as many as make `samples` inputs. The draw is the
+    layers' own (`init="layer"`: uniform, ±1/√fan_in) or the paper's ("xavier": ±√(6/(fan_in + fan_out))). The target
+    network is left alone, as in the authors' code. What a norm before the nonlinearity averages over is changed by a
+    recycled unit, so under NaP the output moves even where a unit was dead.
+
+    period: updates, inf for never. tau: 0.1 for DQN, 0.025 for DrQ(ε) in the paper; 0 recycles dead units alone.
+    Source: arXiv 2302.12902, algorithm 1; 1,000 updates and 256 samples as in Dopamine's code.
+    """
+
+    def __init__(
+        self,
+        period: float = 1_000,
+        tau: float = 0.1,
+        samples: int = 256,
+        init: Literal["layer", "xavier"] = "layer",
+        seed: int = 0,
+    ):
+        self.period = check_period("redo: period", period)
+        self.tau = check_number("redo: tau", tau)
+        self.samples = check_number("redo: samples", samples, low=1)
+        self.init, self.seed = init, seed
+        self.wants_features = math.isfinite(period)
+
+    def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
+        self.layers = hidden_layers(network)
+        self.optimizer = optimizer
+        self.generator = make_generator(network, self.seed)
+        self.sizes = [torch.zeros(layer.units, device=self.generator.device) for layer in self.layers]
+
+    def after_update(self, update: int, features: Features | None = None) -> None:
+        if not self.wants_features:
+            return
+        assert features is not None, "ReDo needs the features of the update"
+        caught = [features[layer.name] for layer in self.layers]
+        if (update - 1) % self.period >= self.period - math.ceil(self.samples / len(caught[0])):
+            torch._foreach_add_(self.sizes, [mean_size(h) for h in caught])
+        if is_due(update, self.period):
+            self.recycle([size <= self.tau * size.mean() for size in self.sizes])
+            torch._foreach_zero_(self.sizes)
+
+    @torch.no_grad()
+    def recycle(self, dormant: list[Tensor]) -> None:
+        """Recycle the units of a mask per layer; where a weight joins two of them, the outgoing 0 wins."""
+        for layer, units in zip(self.layers, dormant, strict=True):
+            fresh = layer.weight.by_unit(self._draw(layer))
+            layer.weight.values.copy_(torch.where(_along(units, fresh), fresh, layer.weight.values))
+            if layer.bias is not None:
+                _fill(layer.bias, units, 0.0)
+            for name, slot in layer.affine.items():
+                _fill(slot, units, float(name == "weight"))
+        for layer, units in zip(self.layers, dormant, strict=True):
+            for slot in layer.columns:
+                _fill(slot, units, 0.0)
+            for moment in (moment for slot in layer.slots for moment in slot.moments(self.optimizer)):
+                moment.masked_fill_(_along(units, moment), 0.0)
+
+    def _draw(self, layer: HiddenLayer) -> Tensor:
+        if self.init == "layer":
+            return draw_layer(layer.incoming, self.generator)["weight"]
+        weight = layer.incoming.weight
+        bound = math.sqrt(6 / (weight[0].numel() + weight[:, 0].numel()))
+        return torch.empty_like(weight).uniform_(-bound, bound, generator=self.generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self.generator.get_state(), "sizes": self.sizes}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["generator"].cpu())
+        torch._foreach_copy_(self.sizes, state["sizes"])
+
+
+def mean_size(features: Tensor) -> Tensor:
+    """The mean |activation| of each unit, over inputs and positions: [B, units, ...] -> [units] in fp32."""
+    others = tuple(axis for axis in range(features.ndim) if axis != 1)
+    return features.float().abs().mean(others)
+
+
+def _along(units: Tensor, values: Tensor) -> Tensor:
+    """A mask of units in a shape that broadcasts along the first axis of values."""
+    return units.view(-1, *[1] * (values.ndim - 1))
+
+
+def _fill(slot: Slot, units: Tensor, value: float) -> None:
+    slot.values.masked_fill_(_along(units, slot.values), value)

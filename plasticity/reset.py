@@ -1,0 +1,69 @@
+"""Periodic resets (Nikishin et al. 2022): the last layers are drawn anew."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from plasticity.method import (
+    Features,
+    Method,
+    check_period,
+    check_until,
+    is_due,
+    make_generator,
+    zero_moments,
+)
+from plasticity.structure import choose_layers, draw_network
+
+
+class Reset(Method):
+    """Draws the chosen layers anew every `period` updates; their moments and step counts in the optimiser are 0 again.
+
+    period: updates, inf for never. layers: "output" (the output layers), "all", or names of modules, `*` standing for
+    anything. until: no reset after this update, so that the last one leaves time to learn. target: "keep" leaves the
+    target network alone until it is synchronised, as the authors' code for Atari does; "draw" draws the same layers
+    there anew, from another draw. Source: arXiv 2205.07802; on Atari-100k the head alone, every 40,000 updates (20,000
+    agent steps at 2 updates each), 4 times (until=160000).
+    """
+
+    def __init__(
+        self,
+        period: float = 40_000,
+        layers: tuple[str, ...] = ("output",),
+        until: float = math.inf,
+        target: Literal["keep", "draw"] = "keep",
+        seed: int = 0,
+    ):
+        self.period = check_period("reset: period", period)
+        self.until = check_until("reset", until)
+        self.layers, self.target_mode, self.seed = layers, target, seed
+
+    def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
+        self.network, self.optimizer = network, optimizer
+        self.target = target if self.target_mode == "draw" else None
+        self.generator = make_generator(network, self.seed)
+        self.chosen = choose_layers(network, self.layers)
+
+    def after_update(self, update: int, features: Features | None = None) -> None:
+        if is_due(update, self.period) and update <= self.until:
+            self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Draw the chosen layers anew, now."""
+        for network in filter(None, (self.network, self.target)):
+            fresh = draw_network(network, self.chosen, self.generator)
+            parameters = [network.get_parameter(name) for name in fresh]
+            torch._foreach_copy_(list[Tensor](parameters), list(fresh.values()))
+            zero_moments(self.optimizer, parameters, step=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["generator"].cpu())

@@ -1,0 +1,60 @@
+"""Shrink and perturb (Ash & Adams 2020): weights move towards freshly drawn ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from plasticity.method import Features, Method, check_number, check_period, check_until, is_due, make_generator
+from plasticity.structure import choose_layers, draw_network
+
+
+class ShrinkPerturb(Method):
+    """θ ← (1 − strength)·θ + strength·θ_new every `period` updates, θ_new drawn as the network was at its start.
+
+    Scales and offsets of norms are parameters like others, drawn as 1 and 0. The optimiser's state stays. The target
+    network moves likewise towards a draw of its own ("draw"), as in SR-SPR and BBF, or is left alone ("keep").
+
+    period: updates, inf for never. strength: 0 to 1, 0 for off. layers, until: as in `reset`; SR-SPR and BBF also draw
+    the head anew, which `reset:target=draw` of the same period does.
+    Source: arXiv 1910.08475; the published Atari values are SR-SPR's (strength 0.2, every 40,000 updates) and BBF's
+    (0.5, arXiv 2305.19452).
+    """
+
+    def __init__(
+        self,
+        period: float = 40_000,
+        strength: float = 0.2,
+        layers: tuple[str, ...] = ("all",),
+        until: float = math.inf,
+        target: Literal["keep", "draw"] = "draw",
+        seed: int = 0,
+    ):
+        self.period = check_period("shrink-perturb: period", period)
+        self.strength = check_number("shrink-perturb: strength", strength, high=1.0)
+        self.until = check_until("shrink-perturb", until)
+        self.layers, self.target_mode, self.seed = layers, target, seed
+
+    def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
+        self.networks = [network] if target is None or self.target_mode == "keep" else [network, target]
+        self.generator = make_generator(network, self.seed)
+        self.chosen = choose_layers(network, self.layers)
+
+    @torch.no_grad()
+    def after_update(self, update: int, features: Features | None = None) -> None:
+        if not self.strength or not is_due(update, self.period) or update > self.until:
+            return
+        for network in self.networks:
+            fresh = draw_network(network, self.chosen, self.generator)
+            parameters: list[Tensor] = [network.get_parameter(name) for name in fresh]
+            torch._foreach_lerp_(parameters, list(fresh.values()), self.strength)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["generator"].cpu())
