@@ -22,7 +22,7 @@ class Transformer(nn.Module):
 
     int64 pairs [B, 2] -> logits [B, size] at the last position. Only what reaches that position is computed: its query
     is one vector for all examples, and keys, values and scores are made once for each (token, position), then gathered.
-    It is the function of `plain`, at a quarter of the work. `norms` names the places of `config.NORM_POSITIONS` that
+    It is the function of `plain`, at a sixth of the work. `norms` names the places of `config.NORM_POSITIONS` that
     get an RMSNorm; `nap.normalize` adds the one before the nonlinearity.
     """
 
