@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from envs.vector_env import VectorEnv
 from experiment.config import ConfigError
 from plasticity.method import Method
 from plasticity.nap import NaP
+from plasticity.registry import make
 from replay import FrameReplay
 
 
@@ -57,9 +57,11 @@ def build_replay(config: DQNConfig, env: VectorEnv, seed: int) -> FrameReplay:
 
 
 def build_methods(config: DQNConfig) -> list[Method]:
-    """Plasticity methods in their order; projection is last."""
-    nap_method = partial(NaP, config.nap_norm, config.nap_axes, config.nap_every, config.nap_affine)
-    return [nap_method()] if config.nap else []
+    """Plasticity methods in their order, each with a seed of its own; projection is last."""
+    methods = make(config.plasticity, config.seed)
+    if config.nap:
+        methods.append(NaP(config.nap_norm, config.nap_axes, config.nap_every, config.nap_affine))
+    return methods
 
 
 def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.Schedule:
@@ -86,7 +88,15 @@ def build_agent(config: DQNConfig, frame_shape: tuple[int, ...], num_actions: in
 
 
 def build_learner(config: DQNConfig, network: nn.Module) -> DQN:
-    """The methods' structure, then the optimiser and its schedule, then the agent that owns them all."""
+    """The agent that owns network, optimiser, schedule and methods; ConfigError for methods that refuse the network."""
+    try:
+        return _build_learner(config, network)
+    except ValueError as error:
+        raise ConfigError(f"--plasticity: {error}") from None
+
+
+def _build_learner(config: DQNConfig, network: nn.Module) -> DQN:
+    """The methods' structure, then the optimiser and its schedule, then the agent."""
     methods = build_methods(config)
     for method in methods:
         method.prepare(network)

@@ -14,6 +14,7 @@ from typing import Any
 from agents.config import DQNConfig
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.run_dir import RunDir
+from plasticity.registry import listing
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DESCRIPTION = {"dqn": "Train a DQN on an Atari game, with Normalize-and-Project at any update-to-data ratio."}
@@ -30,9 +31,9 @@ def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
     parse: Callable[..., DQNConfig] = partial(
         parse_cli,
         DQNConfig,
-        argv,
+        gather(sys.argv[1:] if argv is None else argv, "--plasticity"),
         prog=f"python -m agents.{agent}",
-        description=DESCRIPTION[agent],
+        description=f"{DESCRIPTION[agent]}\n\nMethods for --plasticity:\n{listing()}",
         presets=presets(agent),
     )
     config = parse(default_preset="atari100k")
@@ -44,6 +45,22 @@ def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
     if config.agent != agent:
         raise ConfigError(f"these settings are for python -m agents.{config.agent}, not agents.{agent}")
     return config.resolved()
+
+
+def gather(words: Sequence[str], option: str) -> list[str]:
+    """The words with an option that is repeated made one: `--x a --y 1 --x b` is `--y 1 --x a b`."""
+    others: list[str] = []
+    values: list[str] = []
+    into = others
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            into = values if name == option else others
+        if name != option:
+            into.append(word)
+        elif equals:
+            values.append(value)
+    return [*others, option, *values] if values else list(words)
 
 
 @contextlib.contextmanager

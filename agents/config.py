@@ -10,7 +10,8 @@ from typing import Literal
 
 from envs.games import resolve_game
 from envs.protocol import PROTOCOLS, Protocol
-from experiment.config import ConfigError, near
+from experiment.config import ConfigError
+from plasticity.registry import join_options, parse_all
 
 Schedule = Literal[
     "auto", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle", "delayed-cosine", "cusum",
@@ -104,7 +105,8 @@ class DQNConfig:
     nap_affine: Literal["free", "decay", "joint"] = "joint"
     """NaP: scale and offset of norms. joint: projected as a pair; decay: drawn to their start; free: left alone."""
     plasticity: tuple[str, ...] = ()
-    """Methods against loss of plasticity, in order."""
+    """Methods against loss of plasticity, in order (listed above): name or module:Class, each with :option=value,... if
+    others than the published ones are wanted, as in redo:period=100,tau=0.1. The option may be repeated."""
 
     device: str = "cpu"
     """Device of networks and replay: cpu, cuda, cuda:1 ..."""
@@ -148,7 +150,12 @@ class DQNConfig:
     @property
     def projects(self) -> bool:
         """Whether NaP is among the methods, by either of its names."""
-        return self.nap or "nap" in self.plasticity
+        return self.nap or "nap" in self.methods
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods as they were given, each with its options; lists are split at commas, and options have some."""
+        return join_options(self.plasticity)
 
     @property
     def course(self) -> Schedule:
@@ -166,7 +173,7 @@ class DQNConfig:
             steps=self.budget,
             frames=None,
             nap=self.projects,
-            plasticity=tuple(name for name in self.plasticity if name != "nap"),
+            plasticity=tuple(method for method in self.methods if method != "nap"),
             schedule=self.course,
             compile=self.compile if self.compile != "auto" else _can_compile(self.device),
             threads=self.threads or _cores(),
@@ -192,9 +199,7 @@ class DQNConfig:
         if self.device.split(":")[0] not in ("cpu", "cuda"):
             raise ConfigError(f"--device is {self.device!r}: it has to be cpu, cuda or cuda:N")
         self._check_updates_can_happen()
-        for name in self.plasticity:
-            if name != "nap":
-                raise ConfigError(f"--plasticity {name} is not a known method{near(name, ['nap'])}")
+        self._check_methods()
 
     def _check_parts_of_the_schedule(self) -> None:
         delay = self.lr_delay if self.course == "delayed-cosine" else 0
@@ -203,6 +208,14 @@ class DQNConfig:
         if warms and delay + self.lr_warmup > whole:
             parts = f"--lr-delay {delay} and --lr-warmup" if delay else "--lr-warmup"
             raise ConfigError(f"{parts} {self.lr_warmup} are longer than the schedule's {whole} agent steps")
+
+    def _check_methods(self) -> None:
+        try:
+            methods = parse_all(self.methods)
+        except ValueError as error:
+            raise ConfigError(f"--plasticity: {error}") from None
+        if any(method.name == "nap" and method.options for method in methods):
+            raise ConfigError("--plasticity nap takes its options as --nap-norm, --nap-axes, --nap-every, --nap-affine")
 
     def _check_updates_can_happen(self) -> None:
         if self.update_start >= self.budget:

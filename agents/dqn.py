@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 import nap
 from agents.replica import Replica
+from plasticity.features import FeatureTap
 from plasticity.method import Method
 
 Metrics = dict[str, Tensor]
@@ -50,6 +51,7 @@ class DQN:
         self.target = deepcopy(self.online).requires_grad_(False)
         for method in self.methods:
             method.attach(network, self.target, optimizer)
+        self.tap = FeatureTap(self.online, self.methods)
         self.updates = 0
         self._loss = torch.compile(self.loss, fullgraph=True, dynamic=False) if compile else self.loss
         self._forward = torch.compile(self.target, fullgraph=True, dynamic=False) if compile else self.target
@@ -76,7 +78,7 @@ class DQN:
         return batch["reward"] + batch["discount"] * batch["target_next"].gather(-1, best).squeeze(-1).float()
 
     def loss(self, batch: TensorDictBase) -> tuple[Tensor, Metrics]:
-        """The scalar to minimise, and metrics; the whole is one compiled graph."""
+        """The scalar to minimise, and metrics; the whole is one compiled graph, and gives the features of `obs` too."""
         with torch.no_grad():
             targets = self.targets(batch)
         values = self.online(batch["obs"]).gather(-1, batch["action"].unsqueeze(-1)).squeeze(-1).float()
@@ -90,7 +92,7 @@ class DQN:
 
     def update(self, batch: TensorDictBase) -> Metrics:
         """One optimiser step on one minibatch from `bootstrap`; metrics stay tensors."""
-        self.online.zero_grad()
+        self.replica.zero_grad()
         loss, metrics = self._loss(batch)
         loss.backward()
         self.replica.collect_gradients()
@@ -102,7 +104,7 @@ class DQN:
         """What follows the optimiser's step: the methods in their order, then the replica."""
         self.updates += 1
         for method in self.methods:
-            method.after_update(self.updates)
+            method.after_update(self.updates, self.tap.features)
         self.replica.refresh()
 
     def sync_target(self) -> None:

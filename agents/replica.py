@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import deepcopy
 
 import torch
@@ -12,23 +13,38 @@ class Replica:
     """A copy of a network in `dtype` that does its passes, while the fp32 original is what the optimiser steps.
 
     In fp32 the replica is the network itself and every call is free. Otherwise gradients are cast once per update into
-    the originals (`collect_gradients`) and the new weights once back (`refresh`): no autocast, no cast per layer.
+    the originals (`collect_gradients`) and the new weights once back (`refresh`): no autocast, no cast per layer. A
+    penalty on the originals themselves gives them gradients of their own, to which those of the copy are added.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype):
         self.is_original = dtype == torch.float32
         self.module = network if self.is_original else deepcopy(network).to(dtype)
-        self.originals: list[Tensor] = list(network.parameters())
-        self.copies: list[Tensor] = list(self.module.parameters())
-        if not self.is_original:
-            for original in self.originals:
-                original.grad = torch.zeros_like(original)
+        self.originals: list[Tensor] = [*network.parameters(), *network.buffers()]
+        self.copies: list[Tensor] = [*self.module.parameters(), *self.module.buffers()]
+        pairs = zip(self.originals, self.copies, strict=True)
+        self.learned = [] if self.is_original else [pair for pair in pairs if pair[0].requires_grad]
+        self.gradients = [torch.zeros_like(original) for original, _ in self.learned]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the update before."""
+        self.module.zero_grad()
+        for original, _ in self.learned:
+            original.grad = None
 
     def collect_gradients(self) -> None:
-        """Move the copy's gradients to the originals."""
-        if not self.is_original:
-            gradients = [copy.grad if copy.grad is not None else torch.zeros_like(copy) for copy in self.copies]
-            torch._foreach_copy_([original.grad for original in self.originals], gradients)  # type: ignore[misc]
+        """Cast the copy's gradients to the originals, and add them to what a penalty left there."""
+        if self.is_original:
+            return
+        cast = [copy.grad if copy.grad is not None else torch.zeros_like(copy) for _, copy in self.learned]
+        torch._foreach_copy_(self.gradients, cast)
+        pairs = [
+            (total, o.grad) for total, (o, _) in zip(self.gradients, self.learned, strict=True) if o.grad is not None
+        ]
+        if pairs:
+            torch._foreach_add_([total for total, _ in pairs], [of_penalty for _, of_penalty in pairs])
+        for total, (original, _) in zip(self.gradients, self.learned, strict=True):
+            original.grad = total
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -19,11 +19,11 @@ class ContinualBackprop(Method):
     """Replaces, after each update, a share `rate` of the units older than `maturity` updates: those of least utility.
 
     Utility is the running mean (with `decay`) of |h| · mean |outgoing weights|, corrected for its start at 0 (the
-    authors' "contribution"). Shares of a unit are saved up until they make one. A replaced unit has incoming weights drawn uniformly within
-    ±√2·√(3/fan_in) (Kaiming for ReLU), bias 0, a norm's scale and offset entries 1 and 0, outgoing weights 0 and Adam's
-    moments 0; what it gave on average goes into the biases behind it, where there are any (NaP has none before its
-    norms). Adam counts steps for whole parameters here, so that they stay; the authors keep a count for each weight.
-    The target network is left alone: the paper has none.
+    authors' "contribution"). Shares of a unit are saved up until they make one. A replaced unit has incoming weights
+    drawn uniformly within ±√2·√(3/fan_in) (Kaiming for ReLU), bias 0, a norm's scale and offset entries 1 and 0,
+    outgoing weights 0 and Adam's moments 0; what it gave on average goes into the biases behind it, where there are any
+    (NaP has none before its norms). Adam counts steps for whole parameters here, so that they stay; the authors keep a
+    count for each weight. The target network is left alone: the paper has none.
 
     rate: share per update, 0 for off. maturity: updates. Source: Nature 632:768, algorithm 1; rate 1e-4 and maturity
     10,000 are its values for PPO. No value for Atari is published.

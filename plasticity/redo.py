@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plasticity.method import Features, Method, check_number, check_period, is_due, make_generator
-from plasticity.structure import HiddenLayer, Slot, draw_layer, hidden_layers
+from plasticity.structure import HiddenLayer, Slot, hidden_layers
 
 
 class ReDo(Method):
@@ -75,10 +75,9 @@ class ReDo(Method):
                 moment.masked_fill_(_along(units, moment), 0.0)
 
     def _draw(self, layer: HiddenLayer) -> Tensor:
-        if self.init == "layer":
-            return draw_layer(layer.incoming, self.generator)["weight"]
         weight = layer.incoming.weight
-        bound = math.sqrt(6 / (weight[0].numel() + weight[:, 0].numel()))
+        fans = layer.fan_in + weight[:, 0].numel()
+        bound = 1 / math.sqrt(layer.fan_in) if self.init == "layer" else math.sqrt(6 / fans)
         return torch.empty_like(weight).uniform_(-bound, bound, generator=self.generator)
 
     def state_dict(self) -> dict[str, Any]:

@@ -28,18 +28,18 @@ class Entry:
 
 
 METHODS: dict[str, Entry] = {
-    "nap": Entry("plasticity.nap:NaP", "Normalize-and-Project: norms, and weights kept at their initial norm"),
-    "reset": Entry("plasticity.reset:Reset", "draw the last layers anew every so many updates"),
+    "nap": Entry("plasticity.nap:NaP", "norms, and weights at their initial norm"),
+    "reset": Entry("plasticity.reset:Reset", "draw the last layers anew periodically"),
     "shrink-perturb": Entry("plasticity.shrink_perturb:ShrinkPerturb", "move weights towards freshly drawn ones"),
-    "redo": Entry("plasticity.redo:ReDo", "recycle dormant units every so many updates"),
-    "cbp": Entry("plasticity.cbp:ContinualBackprop", "continual backprop: replace little-used units one by one"),
+    "redo": Entry("plasticity.redo:ReDo", "recycle dormant units periodically"),
+    "cbp": Entry("plasticity.cbp:ContinualBackprop", "continual backprop: replace little-used units"),
     "l2-init": Entry("plasticity.l2_init:L2Init", "penalise the distance from the initial weights"),
-    "crelu": Entry("plasticity.crelu:CReLU", "concatenate relu(x) and relu(-x) at every nonlinearity"),
+    "crelu": Entry("plasticity.crelu:CReLU", "concatenated relu(x) and relu(-x)"),
     "injection": Entry("plasticity.injection:PlasticityInjection", "freeze the head once, learn a fresh one beside it"),
     "hare-tortoise": Entry("plasticity.hare_tortoise:HareTortoise", "reset fast weights to their slow average"),
     "spectral": Entry("plasticity.spectral:SpectralRegularization", "penalise spectral norms away from 1"),
     "weight-clipping": Entry("plasticity.weight_clipping:WeightClipping", "clip weights to their initial range"),
-    "dash": Entry("plasticity.dash:DASH", "shrink weights by their alignment with the gradient"),
+    "dash": Entry("plasticity.dash:DASH", "shrink weights by their alignment with gradients"),
     "weight-decay": Entry("plasticity.weight_decay:WeightDecay", "L2 penalty or decoupled decay (AdamW)"),
 }
 
