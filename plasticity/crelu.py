@@ -1,0 +1,90 @@
+"""Concatenated ReLU (Shang et al. 2016; against loss of plasticity, Abbas et al. 2023)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nap.norms import NormalizedActivation
+from plasticity.method import Method, make_generator
+from plasticity.structure import Layer, analyze, draw_layer
+
+
+class ConcatenatedReLU(nn.Module):
+    """[relu(x), relu(−x)] along the units' axis `dim`: [B, n, ...] -> [B, 2n, ...].
+
+    The two halves are modules, so that each is seen as a nonlinearity by those who follow a network.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+        self.positive: nn.Module = nn.ReLU()
+        self.negative: nn.Module = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.positive(x), self.negative(-x)], self.dim)
+
+
+class CReLU(Method):
+    """Concatenate relu(x) and relu(-x) at every nonlinearity.
+
+    `prepare` replaces each ReLU between two layers and doubles the inputs of the layer that reads it, which is drawn
+    anew (uniform Kaiming, torch's default, for its new fan-in). Widths stay, so that most weights double in number,
+    unless `halve` halves the layer before each ReLU and leaves the reader as it is.
+
+    A norm comes before the concatenation. Under NaP given after this method, as the command line orders them, each half
+    has a norm of its own, norm(x) and norm(−x), equal at first and then with a scale and offset each; under NaP given
+    before, there is one norm for both.
+    Source: arXiv 2303.07507, Rainbow on Atari; there the widths of its layers were not found.
+    """
+
+    def __init__(self, halve: bool = False, seed: int = 0):
+        self.halve, self.seed = halve, seed
+
+    def prepare(self, network: nn.Module) -> None:
+        """Change the structure; ValueError, with the reason, for a network where it cannot be done everywhere."""
+        structure, generator = analyze(network), make_generator(network, self.seed)
+        for name, reason in structure.left_out.items():
+            raise ValueError(f"crelu: {name} of {type(network).__name__} cannot be replaced: it {reason}")
+        if frozen := [name for name, parameter in network.named_parameters() if not parameter.requires_grad]:
+            raise ValueError(f"crelu: {frozen[0]} is frozen; give crelu before the method that freezes it")
+        for layer in structure.hidden:
+            convolution = not isinstance(layer.incoming, nn.Linear)
+            self._replace(network, layer.name, ConcatenatedReLU(1 if convolution else -1))
+            if self.halve:
+                self._check_halving(layer.name, layer.units, layer.norm)
+                _resize(layer.incoming, 0, layer.units // 2, generator)
+            else:
+                for reader in layer.outgoing:
+                    _resize(reader, 1, 2 * reader.weight.shape[1], generator)
+
+    @staticmethod
+    def _replace(network: nn.Module, name: str, crelu: ConcatenatedReLU) -> None:
+        part = network.get_submodule(name)
+        activation = part.activation if isinstance(part, NormalizedActivation) else part
+        if not isinstance(activation, nn.ReLU):
+            raise ValueError(f"crelu: {name} is a {type(activation).__name__}, and only ReLU can be concatenated")
+        if isinstance(part, NormalizedActivation):
+            part.activation = crelu
+        else:
+            network.set_submodule(name, crelu)
+
+    @staticmethod
+    def _check_halving(name: str, units: int, norm: nn.Module | None) -> None:
+        if units % 2 or norm is not None:
+            why = f"its {units} units are odd" if units % 2 else "it has a norm already: give crelu before nap"
+            raise ValueError(f"crelu: {name} cannot be halved: {why}")
+
+
+def _resize(layer: Layer, axis: int, size: int, generator: torch.Generator) -> None:
+    """Gives a layer another number of outputs (axis 0) or inputs (1), and draws it anew."""
+    names = ("out_features", "in_features") if isinstance(layer, nn.Linear) else ("out_channels", "in_channels")
+    setattr(layer, names[axis], size)
+    shape = list(layer.weight.shape)
+    shape[axis] = size
+    layer.weight = nn.Parameter(layer.weight.new_empty(shape))
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(layer.bias.new_empty(shape[0]))
+    for name, value in draw_layer(layer, generator).items():
+        getattr(layer, name).data.copy_(value)

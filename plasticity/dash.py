@@ -1,0 +1,96 @@
+"""DASH, direction-aware shrinking (Shin et al. 2024)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from plasticity.method import Features, Method, check_number, check_period, is_due
+from plasticity.trainable import trainable_layers
+
+
+class DASH(Method):
+    """Shrink weights by their alignment with the gradient.
+
+    Each weight vector w is multiplied by max(cos(w, G), shrinkage), G ← (1 − alpha)·G − alpha·∇loss being an average of
+    negative gradients that starts at zero. The vectors are a linear layer's row per neuron, a convolution's kernel per
+    filter and input channel, and a layer's whole bias. Norms, moments and the target network are left alone; a
+    projection that follows restores each matrix's norm and leaves what differs between its vectors. shrinkage 1 is off.
+
+    At a change of data call `apply` with the losses of its minibatches: that is the paper's use. In a loop with no such
+    moment it happens every `period` updates, with the gradients of training since the last time (those of penalties
+    included; of them the ones that weigh more than 1e-8 are gathered).
+    Source: arXiv 2410.23495, algorithm 1, with alpha and shrinkage (its λ) 0.3 for CIFAR-10. It is supervised: nothing
+    is published for Atari, and the default period is of this project.
+    """
+
+    def __init__(self, alpha: float = 0.3, shrinkage: float = 0.3, period: float = 40_000):
+        self.alpha = check_number("dash: alpha", alpha, high=1)
+        self.shrinkage = check_number("dash: shrinkage", shrinkage, high=1)
+        self.period = check_period("dash: period", period)
+        if not alpha:
+            raise ValueError("dash: alpha=0: it has to be above 0, or no gradient is ever seen")
+        self._parameters: list[Tensor] = []
+        self._average: list[Tensor] = []
+
+    def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
+        layers = trainable_layers(network)
+        self._parameters = [layer.weight for layer in layers]
+        self._parameters += [layer.bias for layer in layers if layer.bias is not None]
+        self._average = [torch.zeros_like(parameter) for parameter in self._parameters]
+
+    def after_update(self, update: int, features: Features | None = None) -> None:
+        if self.shrinkage == 1 or not math.isfinite(self.period):
+            return
+        if -update % int(self.period) < self._memory:
+            pairs = zip(self._average, self._parameters, strict=True)
+            self._gather([(average, p.grad) for average, p in pairs if p.grad is not None])
+        if is_due(update, self.period):
+            self._shrink()
+
+    def apply(self, losses: Iterable[Tensor]) -> None:
+        """Shrink by the gradients of losses of the present weights, the last one weighing most.
+
+        Give a generator, so that each minibatch's graph lives only while it is used. Nobody's `.grad` changes.
+        """
+        if self.shrinkage == 1:
+            return
+        torch._foreach_zero_(self._average)
+        for loss in losses:
+            gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
+            self._gather(list(zip(self._average, gradients, strict=True)))
+        self._shrink()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self._average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for average, saved in zip(self._average, state["average"], strict=True):
+            average.copy_(saved)
+
+    @property
+    def _memory(self) -> int:
+        """How many of the last gradients weigh more than 1e-8."""
+        return 1 if self.alpha == 1 else math.ceil(math.log(1e-8) / math.log1p(-self.alpha))
+
+    @torch.no_grad()
+    def _gather(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        if pairs:
+            averages, gradients = map(list, zip(*pairs, strict=True))
+            torch._foreach_mul_(averages, 1 - self.alpha)
+            torch._foreach_add_(averages, gradients, alpha=-self.alpha)
+
+    @torch.no_grad()
+    def _shrink(self) -> None:
+        """Shrink every vector, and start a new average."""
+        for parameter, average in zip(self._parameters, self._average, strict=True):
+            leading = min(parameter.ndim - 1, 2)  # 0 for a bias, 1 for a linear layer, 2 for a convolution
+            cosine = F.cosine_similarity(parameter.flatten(leading), average.flatten(leading), dim=-1)
+            parameter.mul_(cosine.clamp(self.shrinkage, 1).reshape(*cosine.shape, *[1] * (parameter.ndim - leading)))
+        torch._foreach_zero_(self._average)

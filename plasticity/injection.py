@@ -1,0 +1,140 @@
+"""Plasticity injection (Nikishin et al. 2023)."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from plasticity.method import Features, Method, check_period, make_generator, zero_moments
+from plasticity.structure import analyze, choose_layers, draw_network
+
+
+class InjectedHead(nn.Module):
+    """frozen(x) + (learned(x) − fresh(x)): a head with two frozen copies of itself.
+
+    The copies start with output layers of zeros and add exactly zero. Right after the injection `learned` and `fresh`
+    hold the same weights, so that their difference is exactly zero and the output that of `frozen`, the old head.
+    """
+
+    def __init__(self, head: nn.Module):
+        super().__init__()
+        self.learned = head
+        self.frozen, self.fresh = _silent_copy(head), _silent_copy(head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.frozen(x) + (self.learned(x) - self.fresh(x))
+
+    @torch.no_grad()
+    def inject(self, weights: dict[str, Tensor]) -> None:
+        """Freeze what was learned, and go on from fresh weights, all in place."""
+        learned, frozen, fresh = (dict(part.named_parameters()) for part in (self.learned, self.frozen, self.fresh))
+        for name, value in weights.items():
+            frozen[name].copy_(learned[name])
+            learned[name].copy_(value)
+            fresh[name].copy_(value)
+
+
+class PlasticityInjection(Method):
+    """Freeze the head once and learn a fresh one beside it.
+
+    Q = h_θ(z) + h_θ'₁(z) − h_θ'₂(z) from update `at` on, z being the encoder's output: θ is frozen as learned so far,
+    θ'₁ and θ'₂ are the same fresh weights, and θ'₁ alone learns on; the encoder goes on learning through all three.
+    Outputs do not change at the injection, to the bit where the passes of θ'₁ and θ'₂ are computed alike. All branches
+    exist from `prepare` on (three passes of the head), so that nothing new appears: the parameters that learned θ now
+    learn θ'₁, with their moments, unless `reset_moments`. The target network is injected with the same fresh weights
+    and keeps its outputs as well. The frozen copies are taken from the optimiser, so that its decay leaves them alone.
+
+    head: the name of the submodule that is the head; none: from the first linear layer on, in an `nn.Sequential` or a
+        network head(torso(x)) whose torso is one. These layers then move into the head, and their names change.
+    Source: arXiv 2305.15555, eq. 1: Double DQN on Atari, once, at 50 M frames, which are 3,125,000 updates at one in 16
+    frames: the default. A shorter run needs another. Its ablation finds that resetting the moments hurts.
+    """
+
+    def __init__(self, at: float = 3_125_000, head: str | None = None, reset_moments: bool = False, seed: int = 0):
+        self.at = check_period("injection: at", at)
+        self.head, self.reset_moments, self.seed = head, reset_moments, seed
+        self._path = ""
+        self._heads: list[InjectedHead] = []
+
+    @property
+    def _is_on(self) -> bool:
+        return self.at != float("inf")
+
+    def prepare(self, network: nn.Module) -> None:
+        """Put the branches in; ValueError for a network whose head cannot be found or drawn anew."""
+        if self._is_on:
+            self._path = _install(network, self.head)
+            _draw(self._head_of(network).learned, make_generator(network, 0))
+
+    def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
+        """Freeze the copies, whatever other methods put into them, and take them from the optimiser."""
+        if not self._is_on:
+            return
+        networks = [part for part in (network, target) if part is not None]
+        self._heads = [self._head_of(part) for part in networks]
+        own = self._heads[0]
+        frozen = {*own.frozen.requires_grad_(False).parameters(), *own.fresh.requires_grad_(False).parameters()}
+        for group in optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if parameter not in frozen]
+        self._optimizer = optimizer
+        self._generator = make_generator(network, self.seed)
+
+    def after_update(self, update: int, features: Features | None = None) -> None:
+        if not self._heads or update != self.at:
+            return
+        learned = self._heads[0].learned
+        weights = _draw(learned, self._generator)
+        for head in self._heads:
+            head.inject(weights)
+        if self.reset_moments:
+            zero_moments(self._optimizer, learned.parameters())
+
+    def _head_of(self, network: nn.Module) -> InjectedHead:
+        found = network.get_submodule(self._path)
+        assert isinstance(found, InjectedHead)
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self._generator.get_state()} if self._heads else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self._heads:
+            self._generator.set_state(state["generator"])
+
+
+def _draw(head: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+    return draw_network(head, choose_layers(head, ["all"]), generator)
+
+
+def _silent_copy(head: nn.Module) -> nn.Module:
+    copy = deepcopy(head).requires_grad_(False)
+    for layer in analyze(copy).outputs.values():
+        for parameter in layer.parameters():
+            parameter.zero_()
+    return copy
+
+
+def _install(network: nn.Module, name: str | None) -> str:
+    """Puts an `InjectedHead` in the place of a network's head; returns its name."""
+    if name is not None:
+        if name not in dict(network.named_modules()) or not name:
+            raise ValueError(f"injection: {type(network).__name__} has no submodule {name!r} to be the head")
+        network.set_submodule(name, InjectedHead(network.get_submodule(name)))
+        return name
+    torso = network if isinstance(network, nn.Sequential) else getattr(network, "torso", None)
+    last = None if torso is network else getattr(network, "head", None)
+    if not isinstance(torso, nn.Sequential) or not (torso is network or isinstance(last, nn.Module)):
+        raise ValueError(f"injection: {type(network).__name__} is no Sequential, nor torso and head: name its head=")
+    parts = list(torso)
+    first = next((i for i, part in enumerate(parts) if isinstance(part, nn.Linear)), len(parts))
+    head = InjectedHead(nn.Sequential(*parts[first:], *([] if last is None else [last])))
+    del torso[first:]
+    if torso is network:
+        torso.append(head)
+        return str(first)
+    network.head = head
+    return "head"

@@ -1,0 +1,46 @@
+"""Weight clipping (Elsayed et al. 2024)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from plasticity.method import Features, Method, check_number
+from plasticity.structure import analyze
+from plasticity.trainable import trainable_layers
+
+
+class WeightClipping(Method):
+    """Clip weights to their initial range.
+
+    After each step every weight and bias of a linear layer or convolution is clamped to ±κ/√fan_in: κ times the range
+    of torch's default initialisation (uniform Kaiming with a = √5), a bias with its weight's fan-in. κ = 0 is off.
+    `output`: whether the output layers are clipped too. Moments, norms and the target network are left alone; a
+    projection that follows may carry single weights past the range. Source: arXiv 2407.01704, with κ = 1 by default
+    and 3 for PPO; there is no published value for DQN on Atari.
+    """
+
+    def __init__(self, kappa: float = 1.0, output: bool = True):
+        self.kappa, self.output = check_number("weight-clipping: kappa", kappa), output
+        self._values: list[Tensor] = []
+        self._bounds: list[float] = []
+
+    def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
+        """Find each layer's range; ValueError if the output layers are to be spared and cannot be found."""
+        if not self.kappa:
+            return
+        spared = [] if self.output else list(analyze(network).outputs.values())
+        for layer in trainable_layers(network):
+            if layer not in spared:
+                owned = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+                self._values += owned
+                self._bounds += [self.kappa / math.sqrt(layer.weight[0].numel())] * len(owned)
+
+    @torch.no_grad()
+    def after_update(self, update: int, features: Features | None = None) -> None:
+        if self._values:
+            torch._foreach_clamp_max_(self._values, self._bounds)
+            torch._foreach_clamp_min_(self._values, [-bound for bound in self._bounds])
