@@ -42,7 +42,7 @@ class GrokkingConfig:
     """Updates before the re-warm."""
     warmup: int = 1_000
     """Updates from --low-lr up to the peak (constant: from 0)."""
-    anneal: int = 7_000
+    anneal: int = 6_000
     """Updates from the peak down to --final-lr (constant: at the peak)."""
     final_lr: float = 1e-4
     """Learning rate at the end of the cosine."""

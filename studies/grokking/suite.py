@@ -26,6 +26,8 @@ class SuiteConfig:
     """Precision of every run: fp32 or bf16."""
     compile: bool = False
     """Compile the loss in every run."""
+    log_interval: int = 200
+    """Updates between rows of every run; a row costs as much as 20 updates."""
     plan: bool = False
     """Say what would be run, and run nothing."""
 
@@ -42,7 +44,8 @@ def jobs(config: SuiteConfig) -> list[Job]:
 
 def _job(arm: Arm, folder: Path, config: SuiteConfig) -> Job:
     program = (sys.executable, "-m", "studies.grokking")
-    common = ["--precision", config.precision, *(["--compile"] if config.compile else [])]
+    common = ["--precision", config.precision, "--log-interval", str(config.log_interval)]
+    common += ["--compile"] if config.compile else []
     where = ["--root", str(folder), "--name", arm.name]
     directory = folder / arm.name
     return Job(

@@ -10,7 +10,7 @@ from typing import Any
 SEEDS = (0, 1, 2)
 INVARIANT = "embedding,query,key,attention-output,mlp,mlp-output,final"
 """Norm positions that make every weight matrix scale-invariant, but the head and, against the norms, the values."""
-FREE: dict[str, Any] = {"norm": "none", "projection": "off", "schedule": "constant", "anneal": 30_000}
+FREE: dict[str, Any] = {"norm": "none", "projection": "off", "schedule": "constant", "anneal": 15_000}
 """Neither norms nor projection, at a constant rate: the setting of the other methods."""
 
 
@@ -44,8 +44,8 @@ def rewarm() -> list[Arm]:
 def controls() -> list[Arm]:
     """What must not grok: a low peak, and norms with projection but no scale decay; and S5, which is tried."""
     return [
-        *over_seeds("peak0.001", lr=1e-3),
-        *over_seeds("no-scale-decay", scale_decay=0.0),
+        *over_seeds("peak0.001", (0, 1), lr=1e-3),
+        *over_seeds("no-scale-decay", (0, 1), scale_decay=0.0),
         *over_seeds("s5", (0,), operation="s5"),
     ]
 
@@ -59,7 +59,7 @@ def figure2() -> list[Arm]:
         for arm in over_seeds(
             f"lr{lr:g}-wd{decay:g}-{'free' if projection == 'off' else 'projected'}",
             (0,),
-            **FREE | {"lr": lr, "weight_decay": decay, "projection": projection, "project_every": 100},
+            **FREE | {"lr": lr, "weight_decay": decay, "projection": projection, "project_every": 100, "anneal": 8_000},
         )
     ]
 
@@ -88,7 +88,7 @@ def norm_or_elr_invariant() -> list[Arm]:
 
 
 def _norm_or_elr(settings: dict[str, Any]) -> list[Arm]:
-    constant = settings | {"schedule": "constant", "lr": 3e-3, "anneal": 9_000}
+    constant = settings | {"schedule": "constant", "lr": 3e-3, "anneal": 5_000}
     return [
         arm
         for norm, elr in product((0.25, 1.0, 4.0), repeat=2)
