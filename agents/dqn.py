@@ -51,6 +51,7 @@ class DQN:
         self.target = deepcopy(self.online).requires_grad_(False)
         for method in self.methods:
             method.attach(network, self.target, optimizer)
+        self.replica.follow()
         self.tap = FeatureTap(self.online, self.methods)
         self.updates = 0
         self._loss = torch.compile(self.loss, fullgraph=True, dynamic=False) if compile else self.loss

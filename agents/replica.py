@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from copy import deepcopy
 
 import torch
@@ -22,8 +21,19 @@ class Replica:
         self.module = network if self.is_original else deepcopy(network).to(dtype)
         self.originals: list[Tensor] = [*network.parameters(), *network.buffers()]
         self.copies: list[Tensor] = [*self.module.parameters(), *self.module.buffers()]
+        self.learned: list[tuple[Tensor, Tensor]] = []
+        self.gradients: list[Tensor] = []
+        self.follow()
+
+    def follow(self) -> None:
+        """Take over the originals' values, and which of them learn."""
+        if self.is_original:
+            return
+        self.refresh()
+        for original, copy in zip(self.originals, self.copies, strict=True):
+            copy.requires_grad_(original.requires_grad)
         pairs = zip(self.originals, self.copies, strict=True)
-        self.learned = [] if self.is_original else [pair for pair in pairs if pair[0].requires_grad]
+        self.learned = [pair for pair in pairs if pair[0].requires_grad]
         self.gradients = [torch.zeros_like(original) for original, _ in self.learned]
 
     def zero_grad(self) -> None:

@@ -188,7 +188,7 @@ def _only_reader(flow: Flow, layer: fx.Node, nonlinearity: fx.Node) -> None:
     """Refuses a layer whose output goes past the nonlinearity as well, as in a residual block."""
     node = layer
     while node is not nonlinearity:
-        readers = [user for user in node.users if flow.kind(user) is not Kind.SHAPE]
+        readers = [user for user in node.users if flow.kind(user) is not Kind.SHAPE and not _leads_nowhere(flow, user)]
         if len(readers) != 1:
             raise _Unmapped("follows a layer that feeds something else too")
         node = readers[0]
@@ -198,12 +198,19 @@ def _readers(flow: Flow, node: fx.Node, flat: bool, calls: Counter[nn.Module]) -
     """The layers that read a node's values, and whether positions were flattened on the way."""
     for user in node.users:
         kind = flow.kind(user)
+        if _leads_nowhere(flow, user):
+            continue
         if kind is Kind.SAME:
             yield from _readers(flow, user, flat, calls)
         elif kind is Kind.RESHAPE and _flattens(flow, user):
             yield from _readers(flow, user, True, calls)
         elif kind is not Kind.SHAPE:
             yield _layer(flow, user, calls, "feeds"), flat
+
+
+def _leads_nowhere(flow: Flow, node: fx.Node) -> bool:
+    """Whether nothing reads a value, as what a forward hook keeps."""
+    return not node.users and flow.kind(node) is not Kind.OUTPUT
 
 
 def _flattens(flow: Flow, node: fx.Node) -> bool:

@@ -12,16 +12,16 @@ from plasticity.features import FeatureTap
 from plasticity.method import Method
 
 
-def mlp(seed: int = 0) -> nn.Sequential:
+def mlp(seed: int = 0, kind: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 2))
+    return nn.Sequential(nn.Linear(6, 16), kind(), nn.Linear(16, 12), kind(), nn.Linear(12, 2))
 
 
-def cnn(seed: int = 0) -> nn.Sequential:
+def cnn(seed: int = 0, kind: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Inputs [B, 2, 8, 8]; each of the 5 channels behind the second convolution has 4 columns in the linear layer."""
     torch.manual_seed(seed)
-    convs = [nn.Conv2d(2, 7, 3, 2), nn.ReLU(), nn.Conv2d(7, 5, 2), nn.ReLU(), nn.Flatten()]
-    return nn.Sequential(*convs, nn.Linear(20, 9), nn.ReLU(), nn.Linear(9, 2))
+    convs = [nn.Conv2d(2, 7, 3, 2), kind(), nn.Conv2d(7, 5, 2), kind(), nn.Flatten()]
+    return nn.Sequential(*convs, nn.Linear(20, 9), kind(), nn.Linear(9, 2))
 
 
 INPUTS = {mlp: (6,), cnn: (2, 8, 8)}
@@ -30,8 +30,8 @@ INPUTS = {mlp: (6,), cnn: (2, 8, 8)}
 class Loop:
     """A network learning to map noise to noise, with methods; each `step` is one update."""
 
-    def __init__(self, build, *methods: Method, seed: int = 0, normalized: bool = False):
-        self.build, self.network, self.methods = build, build(seed), methods
+    def __init__(self, build, *methods: Method, seed: int = 0, normalized: bool = False, kind=nn.ReLU):
+        self.build, self.network, self.methods = build, build(seed, kind), methods
         if normalized:
             nap.normalize(self.network)
         for method in methods:

@@ -80,8 +80,11 @@ def test_one_recycling_is_the_papers_algorithm(build, tau, normalized):
         drawn[layer] = torch.empty_like(weight).uniform_(-bound, bound, generator=generator)
     dormant = dormant_units(seen[-2:], tau)  # 64 samples are the last two minibatches
     assert 2 in dormant[0]
-    assert all(0 < len(units) for units in dormant) or tau == 0
-    assert any(len(units) < loop.network.get_submodule(m[0]).weight.shape[0] for units, m in zip(dormant, MAPS[build]))
+    assert all(len(units) > 0 for units in dormant) or tau == 0
+    assert any(
+        len(units) < loop.network.get_submodule(m[0]).weight.shape[0]
+        for units, m in zip(dormant, MAPS[build], strict=True)
+    )
     recycle_literally(*literal, MAPS[build], dormant, drawn)
     method.after_update(loop.updates, loop.tap.features)
     assert parameter_hash(loop.network) == parameter_hash(literal[0]) != parameter_hash(old)
