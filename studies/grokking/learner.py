@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 import nap
 from studies.grokking.config import GrokkingConfig
 from studies.grokking.data import Task
+
+# under autocast a norm has a bf16 input and an fp32 scale, which is what is wanted
+warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
 
 
 class Learner:
