@@ -27,7 +27,7 @@ class ConcatenatedReLU(nn.Module):
 
 
 class CReLU(Method):
-    """Concatenate relu(x) and relu(-x) at every nonlinearity.
+    """Concatenated relu(x) and relu(-x).
 
     `prepare` replaces each ReLU between two layers and doubles the inputs of the layer that reads it, which is drawn
     anew (uniform Kaiming, torch's default, for its new fan-in). Widths stay, so that most weights double in number,

@@ -16,7 +16,7 @@ from plasticity.trainable import trainable_layers
 
 
 class DASH(Method):
-    """Shrink weights by their alignment with the gradient.
+    """Shrink weights by their alignment with gradients.
 
     Each weight vector w is multiplied by max(cos(w, G), shrinkage), G ← (1 − alpha)·G − alpha·∇loss being an average of
     negative gradients that starts at zero. The vectors are a linear layer's row per neuron, a convolution's kernel per
