@@ -40,7 +40,7 @@ class ContinualBackprop(Method):
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         self.generator = make_generator(network, self.seed)
-        self.records = [_Record(layer, self.generator.device) for layer in hidden_layers(network)]
+        self.records = [_Record(layer, self.generator.device) for layer in hidden_layers(network, "cbp")]
         self.optimizer = optimizer
 
     @torch.no_grad()

@@ -24,8 +24,9 @@ class FeatureTap:
     def __init__(self, network: nn.Module, methods: Sequence[Method]):
         self.features: dict[str, Tensor] | None = None
         if any(method.wants_features for method in methods):
-            self.features = {}
-            for name, (module, _) in hidden_layers(network).items():
+            layers = hidden_layers(network)
+            self.features = dict.fromkeys(layers, torch.empty(0))  # the keys are there: new ones would compile it again
+            for name, (module, _) in layers.items():
                 module.register_forward_hook(partial(self._keep, name))
 
     def _keep(self, name: str, module: nn.Module, args: Any, output: Any) -> None:

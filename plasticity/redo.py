@@ -42,7 +42,7 @@ class ReDo(Method):
         self.wants_features = math.isfinite(period)
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
-        self.layers = hidden_layers(network)
+        self.layers = hidden_layers(network, "redo")
         self.optimizer = optimizer
         self.generator = make_generator(network, self.seed)
         self.sizes = [torch.zeros(layer.units, device=self.generator.device) for layer in self.layers]

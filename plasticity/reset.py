@@ -47,7 +47,7 @@ class Reset(Method):
         self.network, self.optimizer = network, optimizer
         self.target = target if self.target_mode == "draw" else None
         self.generator = make_generator(network, self.seed)
-        self.chosen = choose_layers(network, self.layers)
+        self.chosen = choose_layers(network, self.layers, "reset")
 
     def after_update(self, update: int, features: Features | None = None) -> None:
         if is_due(update, self.period) and update <= self.until:

@@ -42,7 +42,7 @@ class ShrinkPerturb(Method):
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         self.networks = [network] if target is None or self.target_mode == "keep" else [network, target]
         self.generator = make_generator(network, self.seed)
-        self.chosen = choose_layers(network, self.layers)
+        self.chosen = choose_layers(network, self.layers, "shrink-perturb")
 
     @torch.no_grad()
     def after_update(self, update: int, features: Features | None = None) -> None:

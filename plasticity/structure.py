@@ -139,12 +139,12 @@ def analyze(network: nn.Module) -> Structure:
     return found
 
 
-def hidden_layers(network: nn.Module) -> list[HiddenLayer]:
+def hidden_layers(network: nn.Module, method: str = "plasticity") -> list[HiddenLayer]:
     """The hidden layers whose units can be mapped to parameters; ValueError, with the reasons, if there is none."""
     found = analyze(network)
     if not found.hidden:
         why = "; ".join(f"{name} {reason}" for name, reason in found.left_out.items()) or "it has no nonlinearity"
-        raise ValueError(f"no hidden layer of {type(network).__name__} can be worked on: {why}")
+        raise ValueError(f"{method}: no hidden layer of {type(network).__name__} can be worked on: {why}")
     return found.hidden
 
 
@@ -255,7 +255,7 @@ def draw_network(network: nn.Module, layers: Sequence[str], generator: torch.Gen
     return {f"{name}.{key}" if name else key: value for name, own in drawn.items() for key, value in own.items()}
 
 
-def choose_layers(network: nn.Module, wanted: Sequence[str]) -> list[str]:
+def choose_layers(network: nn.Module, wanted: Sequence[str], method: str = "plasticity") -> list[str]:
     """The names of the modules with parameters of their own that are wanted, in the network's order.
 
     A wanted name is "output" (the output layers), "all", or a module's name, `*` standing for anything; the parts of a
@@ -268,6 +268,6 @@ def choose_layers(network: nn.Module, wanted: Sequence[str]) -> list[str]:
         patterns = {"output": outputs, "all": ["*"]}.get(name, [name, f"{name}.*"])
         matching = {layer for layer in known if any(fnmatchcase(layer, pattern) for pattern in patterns)}
         if not matching:
-            raise ValueError(f"layers: {name!r} is no layer of {type(network).__name__}; {near(name, known)}")
+            raise ValueError(f"{method}: layers={name!r} is no layer of {type(network).__name__}; {near(name, known)}")
         chosen |= matching
     return [name for name in known if name in chosen]

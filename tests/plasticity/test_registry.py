@@ -77,7 +77,7 @@ def test_each_method_has_a_seed_of_its_own():
     ],
 )
 def test_a_mistake_is_one_line_with_the_near_match(spec, said):
-    with pytest.raises(ValueError, match=".+") as error:
+    with pytest.raises(ValueError, match=r".+") as error:
         make([spec])
     assert said in str(error.value)
     assert "\n" not in str(error.value)
