@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,13 +80,12 @@ class PlasticityInjection(Method):
         for group in optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if parameter not in frozen]
         self._optimizer = optimizer
-        self._generator = make_generator(network, self.seed)
 
     def after_update(self, update: int, features: Features | None = None) -> None:
         if not self._heads or update != self.at:
             return
         learned = self._heads[0].learned
-        weights = _draw(learned, self._generator)
+        weights = _draw(learned, make_generator(learned, self.seed))
         for head in self._heads:
             head.inject(weights)
         if self.reset_moments:
@@ -97,13 +95,6 @@ class PlasticityInjection(Method):
         found = network.get_submodule(self._path)
         assert isinstance(found, InjectedHead)
         return found
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"generator": self._generator.get_state()} if self._heads else {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self._heads:
-            self._generator.set_state(state["generator"])
 
 
 def _draw(head: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
