@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.run_dir import RunDir
@@ -36,6 +36,8 @@ class FiguresConfig:
     """Run directories, each explained in a figure, or folders of a suite, each compared in one."""
     out: str = "figures"
     """Folder of the figures."""
+    format: Literal["png", "svg"] = "png"
+    """Format of the figures."""
 
 
 def plotting() -> Any:
@@ -204,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
         for path in map(Path, config.runs):
-            target = out / f"{path.resolve().name}.png"
+            target = out / f"{path.resolve().name}.{config.format}"
             print(draw_folder(path, target) if inside(path) else draw_run(RunDir.open(path), target))
     return 0
 
