@@ -26,8 +26,8 @@ class DASH(Method):
     At a change of data call `apply` with the losses of its minibatches: that is the paper's use. In a loop with no such
     moment it happens every `period` updates, with the gradients of training since the last time (those of penalties
     included; of them the ones that weigh more than 1e-8 are gathered).
-    Source: arXiv 2410.23495, algorithm 1, with alpha and shrinkage (its λ) 0.3 for CIFAR-10. It is supervised: nothing
-    is published for Atari, and the default period is of this project.
+    Source: arXiv 2410.23495, as its authors' code has it, with alpha and shrinkage (its λ) 0.3 for CIFAR-10. It is
+    supervised: nothing is published for Atari, and the default period is of this project.
     """
 
     def __init__(self, alpha: float = 0.3, shrinkage: float = 0.3, period: float = 40_000):

@@ -49,8 +49,9 @@ class PlasticityInjection(Method):
 
     head: the name of the submodule that is the head; none: from the first linear layer on, in an `nn.Sequential` or a
         network head(torso(x)) whose torso is one. These layers then move into the head, and their names change.
-    Source: arXiv 2305.15555, eq. 1: Double DQN on Atari, once, at 50 M frames, which are 3,125,000 updates at one in 16
-    frames: the default. A shorter run needs another. Its ablation finds that resetting the moments hurts.
+    Source: arXiv 2305.15555, eq. 1: Double DQN on Atari, once, at 50 M frames (from memory), or 3,125,000 updates
+    at one in 16 frames: the default. A shorter run needs another. Moments stay because a PyTorch port reports that the
+    paper's ablation found a reset to hurt; the paper's own text was not at hand.
     """
 
     def __init__(self, at: float = 3_125_000, head: str | None = None, reset_moments: bool = False, seed: int = 0):

@@ -18,7 +18,7 @@ class L2Init(Method):
 
     Adds strength/2 · Σ‖θ − θ₀‖² over all trainable parameters but those of norms; θ₀ are the values at `attach`. Its
     gradient goes through the optimiser like the loss's. The target network is left alone. Source: arXiv 2308.11958,
-    eq. 1, which is supervised only and sweeps 1e-2 to 1e-5; there is no published value for Atari.
+    which is supervised only and sweeps 1e-2 to 1e-5; there is no published value for Atari.
     """
 
     def __init__(self, strength: float = 1e-2):

@@ -24,8 +24,8 @@ class SpectralRegularization(Method):
     convolution is the matrix [out, in·kH·kW]. σ is uᵀWv, with u and v from one power iteration after each update; they
     are constants to the gradient and a part of the checkpoint. Norms and the target network are left alone; behind a
     projection the norm of W is fixed, and the penalty only spreads its singular values.
-    Source: arXiv 2406.06811 with k = 2 and one iteration; there is no published strength for Atari, and the default is
-    of this project.
+    Source: arXiv 2406.06811 with k = 2 and one iteration, the formula as a survey (arXiv 2411.04832) gives it; no
+    strength for Atari was found, and the default is of this project.
     """
 
     def __init__(self, strength: float = 1e-4, k: float = 2.0, seed: int = 0):
