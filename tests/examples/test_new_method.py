@@ -1,0 +1,59 @@
+"""The example of a new method, in an agent and in a supervised loop, by its import path."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from examples.new_method import MyMethod, train
+from experiment.determinism import parameter_hash
+from plasticity.registry import make
+from tests.agents.test_dqn import block, learner
+
+PATH = "examples.new_method:MyMethod"
+
+
+def test_it_is_one_short_class():
+    assert len(inspect.getsource(MyMethod).splitlines()) <= 22
+
+
+def test_a_supervised_loop_uses_it_and_others():
+    plain, noisy = train([], tasks=2, updates=20), train([f"{PATH}:scale=0.05"], tasks=2, updates=20)
+    assert plain != noisy
+    assert train([f"{PATH}:scale=0"], tasks=2, updates=20) == plain
+    assert train([PATH, "redo:period=5", "nap", "l2-init"], tasks=1, updates=20)[0] < 10
+
+
+def test_an_agent_uses_it():
+    plain, noisy, off = (learner(plasticity=specs) for specs in ((), (PATH,), (f"{PATH}:scale=0",)))
+    for agent in (plain, noisy, off):
+        for batch in agent.bootstrap(block()):
+            agent.update(batch)
+    assert parameter_hash(plain.network) == parameter_hash(off.network) != parameter_hash(noisy.network)
+
+
+def test_it_goes_on_from_a_checkpoint():
+    (method,) = make([PATH])
+    method.attach(network := torch.nn.Linear(3, 3), None, None)
+    saved = method.state_dict()
+    weight = network.weight.detach().clone()
+    method.after_update(1)
+    first = network.weight.detach().clone()
+    network.weight.data.copy_(weight)
+    method.load_state_dict(saved)
+    method.after_update(1)
+    assert torch.equal(network.weight, first)
+
+
+def test_it_runs_from_the_command_line():
+    words = [sys.executable, "-m", "examples.new_method", "--plasticity"]
+    wrong = subprocess.run([*words, "redoo"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert wrong.stderr.splitlines() == ["error: 'redoo' is no known method; did you mean 'redo'?"]
+
+
+def test_a_bad_number_is_refused():
+    with pytest.raises(ValueError, match="MyMethod: scale=-1"):
+        make([f"{PATH}:scale=-1"])

@@ -1,0 +1,186 @@
+"""Faults seen in the field, put into copies of the methods: the checks that ours pass fail for each of these."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+import nap
+from agents.dqn import DQN
+from agents.networks import NETWORKS
+from plasticity.method import Method
+from plasticity.nap import NaP
+from plasticity.redo import ReDo
+from plasticity.reset import Reset
+from plasticity.shrink_perturb import ShrinkPerturb
+from tests.plasticity.loops import Loop, cnn, mlp
+from tests.plasticity.test_every_method import FRAME, check_ownership
+from tests.plasticity.test_redo import check_one_recycling
+
+
+def agent_with(method):
+    torch.manual_seed(0)
+    network = NETWORKS["small"](4, FRAME, 3)
+    method.prepare(network)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=torch.tensor(1e-3), fused=True)
+    return DQN(network, optimizer, nap.make_schedule("constant", optimizer, 10), [method])
+
+
+class NewModule(Reset):
+    """A reset that makes a new layer, which the optimiser never owned."""
+
+    def reset(self):
+        self.network.head = nn.Linear(self.network.head.in_features, 3)
+
+
+class NewParameter(Reset):
+    """A reset that puts a new parameter into the old layer."""
+
+    def reset(self):
+        self.network.head.weight = nn.Parameter(torch.randn_like(self.network.head.weight))
+
+
+class LateBranch(Method):
+    """An injection whose branch comes after the optimiser, which never updates it."""
+
+    def attach(self, network, target, optimizer):
+        network.head = nn.Sequential(network.head, nn.Linear(3, 3))
+
+
+def test_ownership_holds_for_ours():
+    check_ownership(agent_with(Reset(period=3)))
+
+
+@pytest.mark.parametrize("broken", [NewModule(period=3), NewParameter(period=3), LateBranch()])
+def test_a_parameter_that_the_optimiser_does_not_own_is_noticed(broken):
+    with pytest.raises(AssertionError):
+        check_ownership(agent_with(broken))
+
+
+class KeepsMoments(ReDo):
+    """Adam's moments left in place."""
+
+    def recycle(self, dormant):
+        optimizer, self.optimizer = self.optimizer, torch.optim.SGD(self.optimizer.param_groups[0]["params"])
+        super().recycle(dormant)
+        self.optimizer = optimizer
+
+
+class WrongColumns(ReDo):
+    """Another unit's outgoing weights zeroed."""
+
+    def recycle(self, dormant):
+        before = [[slot.values.clone() for slot in layer.columns] for layer in self.layers]
+        super().recycle(dormant)
+        with torch.no_grad():
+            for layer, kept, units in zip(self.layers, before, dormant, strict=True):
+                for slot, values in zip(layer.columns, kept, strict=True):
+                    slot.values.copy_(values)
+                    slot.values[units.roll(1)] = 0.0
+
+
+class IntoACopy(ReDo):
+    """Re-initialisation written into the copy that boolean indexing makes."""
+
+    def recycle(self, dormant):
+        rows = [layer.weight.values.clone() for layer in self.layers]
+        super().recycle(dormant)
+        for layer, before, units in zip(self.layers, rows, dormant, strict=True):
+            layer.weight.values.copy_(before)
+            layer.weight.values[units].uniform_(-0.1, 0.1)
+
+
+class NotRelative(ReDo):
+    """The threshold taken for the activation itself and not for its share of the layer's mean."""
+
+    def recycle(self, dormant):
+        super().recycle([size <= self.tau for size in self.sizes])
+
+
+class OneMinibatch(ReDo):
+    """The mean taken over the last minibatch alone."""
+
+    def after_update(self, update, features=None):
+        torch._foreach_zero_(self.sizes)
+        super().after_update(update, features)
+
+
+OPTIONS = {"period": 6, "tau": 0.6, "samples": 64}
+
+
+@pytest.mark.parametrize(
+    ("broken", "build"),
+    [*product([KeepsMoments, WrongColumns, IntoACopy, NotRelative], [mlp, cnn]), (OneMinibatch, mlp)],
+)
+def test_a_broken_recycling_is_noticed(broken, build):
+    check_one_recycling(ReDo(**OPTIONS), build)
+    with pytest.raises(AssertionError):
+        check_one_recycling(broken(**OPTIONS), build)
+
+
+def check_normalize_and_project(method):
+    """AssertionError unless a norm is before each nonlinearity and each update ends at the first norms."""
+    loop = Loop(mlp, method)
+    activations = [part for part in loop.network if not isinstance(part, nn.Linear)]
+    assert all(isinstance(part, nap.NormalizedActivation) for part in activations)
+    weights = [loop.network[0].weight, loop.network[2].weight]
+    first = [weight.norm().item() for weight in weights]
+    for _ in range(4):
+        loop.step()
+        assert [weight.norm().item() for weight in weights] == pytest.approx(first, rel=1e-5)
+    norm = loop.network[1].norm
+    joint = (norm.weight.square().sum() + norm.bias.square().sum()).sqrt().item()
+    assert joint == pytest.approx(16**0.5, rel=1e-5)
+
+
+class NoNorms(NaP):
+    def __init__(self):
+        super().__init__(affine="free")
+
+    def prepare(self, network):
+        pass
+
+
+class Rarely(NaP):
+    def __init__(self):
+        super().__init__(every=10_000)
+
+
+class JointOfTwo(NaP):
+    """The joint norm of scale and offset set to √2 instead of √d."""
+
+    def after_update(self, update, features=None):
+        super().after_update(update, features)
+        for scale, offset in self.projection._affine:
+            joint = (scale.square().sum() + offset.square().sum()).sqrt().detach()
+            scale.data.mul_(2**0.5 / joint)
+            offset.data.mul_(2**0.5 / joint)
+
+
+@pytest.mark.parametrize("broken", [NoNorms, Rarely, JointOfTwo])
+def test_what_is_called_nap_and_is_not_is_noticed(broken):
+    check_normalize_and_project(NaP())
+    with pytest.raises(AssertionError):
+        check_normalize_and_project(broken())
+
+
+def check_randomness(method):
+    """AssertionError if a method draws from the generator that everything else draws from."""
+    loop = Loop(mlp, method)
+    before = torch.get_rng_state()
+    for _ in range(3):
+        loop.step()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class GlobalDraw(ShrinkPerturb):
+    def after_update(self, update, features=None):
+        for parameter in self.networks[0].parameters():
+            parameter.data.lerp_(torch.randn_like(parameter), self.strength)
+
+
+def test_a_draw_from_the_global_generator_is_noticed():
+    check_randomness(ShrinkPerturb(period=1))
+    with pytest.raises(AssertionError):
+        check_randomness(GlobalDraw(period=1))
