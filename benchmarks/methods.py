@@ -1,0 +1,156 @@
+"""What each plasticity method costs: `python -m benchmarks.methods`.
+
+Each method first learns for a while in a real Atari game, with periods so short that it acts, and has to end with
+finite numbers; then updates with its own settings are timed in strict alternation with updates without any method.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from agents.config import DQNConfig
+from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from plasticity.registry import METHODS
+
+if TYPE_CHECKING:
+    from agents.trainer import Trainer
+    from benchmarks.alternate import Run
+
+NONE = "none"
+ACTING = {  # settings under which a method acts many times in a short run; the others act at every update
+    "reset": "reset:period=50",
+    "shrink-perturb": "shrink-perturb:period=50",
+    "redo": "redo:period=20",
+    "cbp": "cbp:rate=0.001,maturity=20",
+    "injection": "injection:at=50",
+    "hare-tortoise": "hare-tortoise:period=50",
+    "dash": "dash:period=50",
+}
+WARM_UP = 200  # agent steps before the first update
+
+
+@dataclass(frozen=True)
+class MethodsConfig:
+    """What is run, and for how long."""
+
+    env: str = "Breakout"
+    """Game of the short runs."""
+    network: Literal["nature", "small"] = "small"
+    """Network of the agent."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the agent."""
+    compile: bool = True
+    """Compile the loss."""
+    updates: int = 200
+    """Updates of each short run."""
+    rounds: int = 5
+    """Rounds; in each, every method runs once. Figures are medians over rounds."""
+    seconds: float = 0.5
+    """Time of one method in one round, about."""
+    threads: int = 1
+    """CPU threads of torch."""
+
+    def resolved(self) -> MethodsConfig:
+        """These settings; a fault raises ConfigError."""
+        for name in ("updates", "rounds", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} is {getattr(self, name)}: it has to be at least 1")
+        if not 0 < self.seconds < 3600:
+            raise ConfigError(f"--seconds is {self.seconds}: it has to be above 0 and below 3600")
+        return self
+
+
+def agent_config(config: MethodsConfig, spec: str) -> DQNConfig:
+    """The settings of an agent with one method, or none."""
+    return DQNConfig(
+        env=config.env,
+        network=config.network,
+        precision=config.precision,
+        compile="true" if config.compile else "false",
+        threads=config.threads,
+        plasticity=() if spec == NONE else (spec,),
+        update_start=WARM_UP,
+        steps=WARM_UP + config.updates,
+    ).resolved()
+
+
+def play(config: DQNConfig) -> Trainer:
+    """A trainer that has learned to the end of its budget; ArithmeticError if a parameter or the loss is not finite."""
+    import torch
+
+    from agents.run import build_trainer
+
+    trainer = build_trainer(config)
+    trainer.open()
+    rows = [row for _ in range(config.budget) for row in trainer.step()]
+    losses = [float(row["loss"]) for row in rows if row.get("loss") is not None]  # type: ignore[arg-type]
+    finite = all(bool(parameter.isfinite().all()) for parameter in trainer.agent.network.parameters())
+    if not (losses and finite and torch.tensor(losses).isfinite().all()):
+        raise ArithmeticError(f"{config.plasticity}: a parameter or the loss is not finite after {config.budget} steps")
+    return trainer
+
+
+def update_run(config: DQNConfig) -> Run:
+    """Blocks of updates of a new agent on a fixed batch from a short random play."""
+    from agents.run import build_trainer
+
+    trainer = build_trainer(config)
+    trainer.open()
+    trainer.refill(WARM_UP)
+    block = trainer.replay.sample(config.batch_size, config.block, n_step=config.n_step)
+
+    def run(blocks: int) -> None:
+        for _ in range(blocks):
+            for batch in trainer.agent.bootstrap(block):
+                trainer.agent.update(batch)
+
+    return run
+
+
+def measure(config: MethodsConfig) -> list[tuple[str, str, float, float]]:
+    """For none and each method: name, how its short run ended, ms of an update, and its ratio to none."""
+    import torch
+
+    from benchmarks.alternate import Contestant, alternate, ratio
+
+    torch.set_num_threads(config.threads)
+    torch._dynamo.config.recompile_limit = 64  # many agents in one process
+    names = (NONE, *METHODS)
+    played = {}
+    for name in names:
+        print(f"playing {config.env}: {name}", file=sys.stderr, flush=True)
+        trainer = play(agent_config(config, ACTING.get(name, name)))
+        played[name] = f"{trainer.agent.updates} updates, finite"
+    contestants = [
+        Contestant("update", name, "updates/s", lambda name=name: update_run(agent_config(config, name)), work=8)  # type: ignore[misc]
+        for name in names
+    ]
+    series = alternate(contestants, config.rounds, config.seconds, lambda line: print(line, file=sys.stderr))
+    none = series[0]
+    return [(each.name, played[each.name], 1000 / each.median, ratio(none, each)) for each in series]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run, print; the exit code."""
+    with exit_on_bad_input():
+        config = parse_cli(
+            MethodsConfig,
+            argv,
+            prog="python -m benchmarks.methods",
+            description="A short run in a real game and the cost of an update, for every plasticity method.",
+            presets={},
+        ).resolved()
+        rows = measure(config)
+    how = f"{config.network}, {config.precision}, {'compiled' if config.compile else 'eager'}, {config.threads} threads"
+    print(f"{config.env}, {how}; medians of {config.rounds} rounds in alternation\n")
+    print("| method | in the game | ms an update | ratio to none |\n|---|---|---|---|")
+    for name, played, milliseconds, times in rows:
+        print(f"| {name} | {played} | {milliseconds:.2f} | {times:.2f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
