@@ -9,6 +9,8 @@ from torch import nn
 import nap
 from agents.dqn import DQN
 from agents.networks import NETWORKS
+from plasticity.hare_tortoise import HareTortoise
+from plasticity.l2_init import L2Init
 from plasticity.method import Method
 from plasticity.nap import NaP
 from plasticity.redo import ReDo
@@ -184,3 +186,56 @@ def test_a_draw_from_the_global_generator_is_noticed():
     check_randomness(ShrinkPerturb(period=1))
     with pytest.raises(AssertionError):
         check_randomness(GlobalDraw(period=1))
+
+
+def check_regularisation(method):
+    """AssertionError unless the penalty is of every parameter."""
+    loop = Loop(mlp, method)
+    first = [parameter.detach().clone() for parameter in loop.network.parameters()]
+    loop.step()
+    pairs = zip(loop.network.parameters(), first, strict=True)
+    expected = sum(0.05 * (now - before).square().sum().item() for now, before in pairs)
+    assert method.penalty().item() == pytest.approx(expected, rel=1e-4)
+
+
+class Assigns(L2Init):
+    """A loop over parameters that assigns instead of adds."""
+
+    def penalty(self):
+        for parameter, initial in self._pairs:
+            loss = 0.5 * self.strength * (parameter - initial).square().sum()
+        return loss
+
+
+def test_a_penalty_of_the_last_parameter_alone_is_noticed():
+    check_regularisation(L2Init(0.1))
+    with pytest.raises(AssertionError):
+        check_regularisation(Assigns(0.1))
+
+
+def check_separation(method):
+    """AssertionError if the slow weights move with the optimiser's step after a reset."""
+    loop = Loop(mlp, method)
+    loop.step()
+    slow = [value.clone() for value in method.state_dict()["tortoise"]]
+    loop.learn()
+    assert all(map(torch.equal, method.state_dict()["tortoise"], slow))
+
+
+class Aliased(HareTortoise):
+    """`fast.data = slow.data`: after a reset both are one."""
+
+    def attach(self, network, target, optimizer):
+        super().attach(network, target, optimizer)
+        self.parameters = list(network.parameters())
+
+    def after_update(self, update, features=None):
+        super().after_update(update, features)
+        for fast, slow in zip(self.parameters, self._tortoise, strict=True):
+            fast.data = slow
+
+
+def test_slow_weights_that_are_the_fast_ones_are_noticed():
+    check_separation(HareTortoise(0.5, period=1))
+    with pytest.raises(AssertionError):
+        check_separation(Aliased(0.5, period=1))
