@@ -21,6 +21,7 @@ repeats) are never used: stacks are the replay's matter.
 from typing import TYPE_CHECKING
 
 from envs.errors import unknown_name
+from envs.games import CATCH, resolve_game
 from envs.protocol import PROTOCOLS, Protocol, resolve_protocol
 
 if TYPE_CHECKING:  # numpy and the emulators wait until `make`: a command line that only reads names stays quick
@@ -39,11 +40,15 @@ def make(
     backend: str = "ale",
     num_threads: int = 1,
 ) -> "VectorEnv":
-    """`num_envs` environments of one game; any usual spelling of its name.
+    """`num_envs` environments of one game; any usual spelling of its name. Catch is played without an emulator.
 
     Raises ValueError for an unknown game, protocol or backend, and ModuleNotFoundError if envpool is not installed.
     """
     rules = resolve_protocol(protocol)
+    if resolve_game(game) == CATCH:
+        from envs.catch import Catch
+
+        return Catch(num_envs, seed)
     if backend == "ale":
         from envs.ale import AleVectorEnv
 

@@ -12,6 +12,9 @@ from envs.errors import unknown_name
 # Shipped by ale-py, but with no single-player mode: the emulator ends the process when it loads them.
 MULTIPLAYER_ONLY = ("combat", "joust", "maze_craze", "warlords")
 
+# A game of our own, played in minutes: see envs.catch.
+CATCH = "Catch"
+
 # Kaiser et al. 2020.
 ATARI_100K = (
     "Alien", "Amidar", "Assault", "Asterix", "BankHeist", "BattleZone", "Boxing", "Breakout", "ChopperCommand",
@@ -40,14 +43,16 @@ _GYM_ID = re.compile(r"^(?:ALE/)?(?P<name>.+?)(?:NoFrameskip|Deterministic)?(?:-
 
 
 def resolve_game(name: str) -> str:
-    """The papers' spelling of a game that ale-py ships, from any usual spelling of it.
+    """The papers' spelling of a game that ale-py ships, from any usual spelling of it; or `Catch`.
 
     `ms_pacman`, `mspacman`, `MsPacman-v5`, `ALE/MsPacman-v5` and `MsPacmanNoFrameskip-v4` all give `MsPacman`.
     Raises ValueError for a game that is not shipped or has no single-player mode.
     """
+    if _key(name) == CATCH.lower():
+        return CATCH
     rom = _roms_by_key().get(_key(name))
     if rom is None:
-        playable = [_camel_case(rom) for rom in _roms_by_key().values() if rom not in MULTIPLAYER_ONLY]
+        playable = [CATCH] + [_camel_case(rom) for rom in _roms_by_key().values() if rom not in MULTIPLAYER_ONLY]
         raise unknown_name("game", name, playable)
     if rom in MULTIPLAYER_ONLY:
         raise ValueError(f"game {name!r} has no single-player mode in the emulator; choose another game")
@@ -55,8 +60,11 @@ def resolve_game(name: str) -> str:
 
 
 def rom_id(name: str) -> str:
-    """ALE's snake_case name of a game in any usual spelling. Raises ValueError as `resolve_game` does."""
-    return _roms_by_key()[_key(resolve_game(name))]
+    """ALE's snake_case name of a game in any usual spelling. ValueError as in `resolve_game`, and for Catch."""
+    game = resolve_game(name)
+    if game == CATCH:
+        raise ValueError(f"{CATCH} is no game of the emulator")
+    return _roms_by_key()[_key(game)]
 
 
 @cache

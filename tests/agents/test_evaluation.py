@@ -4,8 +4,8 @@ import torch
 
 from agents.config import DQNConfig
 from agents.evaluation import play_episodes, summary, verdict
+from envs.catch import Catch
 from envs.vector_env import Step
-from tests.catch import Catch
 
 
 class Uneven(Catch):
@@ -42,8 +42,12 @@ def test_a_good_policy_is_told_from_a_bad_one():
         return (ball > paddle).long() - (ball < paddle).long() + 1
 
     device = torch.device("cpu")
-    good = [score for score in play_episodes(follow, Catch(4), 20, 0.0, 0, device) if score is not None]
-    bad = [score for score in play_episodes(lambda obs: 2 - follow(obs), Catch(4), 20, 0.0, 0, device) if score]
+    good = [score for score in play_episodes(follow, Catch(4, enlarged=False), 20, 0.0, 0, device) if score is not None]
+    bad = [
+        score
+        for score in play_episodes(lambda obs: 2 - follow(obs), Catch(4, enlarged=False), 20, 0.0, 0, device)
+        if score
+    ]
     assert good == [1.0] * 20
     assert np.mean(bad) < -0.5
 

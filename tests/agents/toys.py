@@ -14,8 +14,8 @@ from agents.config import STACK, DQNConfig
 from agents.convolution import PixelConv2d
 from agents.networks import QNetwork
 from agents.trainer import Trainer
+from envs.catch import Catch
 from experiment.determinism import configure
-from tests.catch import Catch
 
 CATCH = DQNConfig(
     steps=4_000,
@@ -44,7 +44,7 @@ def catch_trainer(seed: int = 0, num_envs: int = 1, **settings) -> Trainer:
     """A trainer on Catch with the little network; `settings` as in DQNConfig."""
     config = dataclasses.replace(CATCH, seed=seed, num_envs=num_envs, **settings).resolved()
     configure(config.threads, seed)
-    env = Catch(num_envs, seed)
+    env = Catch(num_envs, seed, enlarged=False)
     torch.manual_seed(seed)
     agent = build_learner(config, little_network(env.frame_shape, env.num_actions))
     replay = build_replay(config, env, seed)

@@ -7,21 +7,23 @@ import numpy as np
 from envs.vector_env import Step, VectorEnv
 
 SIZE = 10
+CELL, OFFSET, FRAME = 7, 4, 84  # drawn where the last layers of every network still see the paddle
 
 
 class Catch(VectorEnv):
     """A ball falls from a random column; a paddle in the last row moves left, stays, or moves right.
 
-    Reward +1 for a caught ball and -1 for a lost one, in the last of the nine steps of an episode.
+    Reward +1 for a caught ball and -1 for a lost one, in the last of the nine steps of an episode. Frames are 84×84 as
+    Atari's, or 10×10, a pixel a cell, if not `enlarged`.
     """
 
     num_actions = 3
-    frame_shape = (SIZE, SIZE)
     time_limit = None
     exact_resume = False
 
-    def __init__(self, num_envs: int = 1, seed: int = 0):
-        self.num_envs = num_envs
+    def __init__(self, num_envs: int = 1, seed: int = 0, enlarged: bool = True):
+        self.num_envs, self.enlarged = num_envs, enlarged
+        self.frame_shape = (FRAME, FRAME) if enlarged else (SIZE, SIZE)
         self.rng = np.random.default_rng(seed)
 
     def reset(self) -> np.ndarray:
@@ -35,7 +37,10 @@ class Catch(VectorEnv):
         lanes = np.arange(self.num_envs)
         frame[lanes, self.row, self.ball] = 255
         frame[lanes, SIZE - 1, self.paddle] = 255
-        return frame
+        if not self.enlarged:
+            return frame
+        rest = FRAME - OFFSET - SIZE * CELL
+        return np.pad(frame.repeat(CELL, 1).repeat(CELL, 2), ((0, 0), (OFFSET, rest), (OFFSET, rest)))
 
     def send(self, actions: np.ndarray) -> None:
         self.actions = np.asarray(actions)
