@@ -193,6 +193,8 @@ def _neuron_norms(view: Tensor, leading: int) -> Tensor:
 
 def _joint_norms(pairs: list[list[Tensor]]) -> list[Tensor]:
     """sqrt(sum scale^2 + sum offset^2) of each pair, or of a scale alone; a foreach call for each step."""
+    if not pairs:
+        return []
     squares = torch._foreach_pow(frobenius_norms([value for pair in pairs for value in pair]), 2)
     remaining = iter(squares)
     parts = [[next(remaining) for _ in pair] for pair in pairs]

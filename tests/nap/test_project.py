@@ -419,3 +419,13 @@ def test_bad_options_are_one_clear_line() -> None:
         with pytest.raises(ValueError, match=message) as error:
             nap.Projection(module, **options)
         assert "\n" not in str(error.value)
+
+
+def test_joint_without_norms_projects_the_weights_alone():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    projection = nap.Projection(model, affine="joint")
+    with torch.no_grad():
+        model[0].weight.mul_(3)
+    projection.project()
+    assert projection.norms()["0.weight"].item() == pytest.approx(projection.initial_norms["0.weight"].item(), rel=1e-6)
+    projection.load_state_dict(projection.state_dict())
