@@ -186,12 +186,13 @@ def concordance(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Harrell's C: the share of comparable pairs that `order` puts as their times are, with a bootstrap interval.
+    """Harrell's C of the pairs that `order` tells apart: the share whose times are in that order, and its interval.
 
     1 when a larger `order` always means a later time, 0.5 for no relation, 0 when it always means an earlier one. Where
     `censored` is True the event had not happened by that time. A pair is comparable if the earlier time is an event's;
-    at equal times, if one alone is an event: it was first. A tie in `order` counts one half. NaN if no pair is
-    comparable; such resamples are left out of the interval. Harrell et al. 1982, JAMA 247(18).
+    at equal times, if one alone is an event: it was first. Pairs tied in `order` are left out, or few levels of it
+    could never reach 1. NaN if no pair is left; such resamples are left out of the interval. Harrell et al. 1982,
+    JAMA 247(18).
     Raises ValueError for unequal lengths and values that are not finite.
     """
     columns = [np.asarray(column, dtype=float) for column in (order, times, censored)]
@@ -206,9 +207,9 @@ def _harrell(rows: np.ndarray) -> float:
     order, times, censored = rows.T
     happened = censored == 0
     earlier = (times[:, None] < times) | ((times[:, None] == times) & ~happened)
-    comparable = happened[:, None] & earlier
+    comparable = happened[:, None] & earlier & (order != order[:, None])
     pairs = comparable.sum()
-    return float((comparable * (np.sign(order - order[:, None]) / 2 + 0.5)).sum() / pairs) if pairs else math.nan
+    return float((comparable * (order > order[:, None])).sum() / pairs) if pairs else math.nan
 
 
 def _check(resamples: int, confidence: float) -> None:

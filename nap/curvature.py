@@ -48,7 +48,7 @@ def sharpness(
     generator = torch.Generator(loss.device).manual_seed(seed)
     start = [torch.randn(v.shape, generator=generator, dtype=v.dtype, device=v.device) for v in variables]
     top, radius = _power_iteration(hessian, start, tolerance, max_iterations)
-    if top < 0.9 * radius:  # negative, or an equal mixture of both signs
+    if top < (1 - tolerance) * radius:  # negative, or a mixture of both signs
         top = _power_iteration(partial(hessian, shift=radius), start, tolerance, max_iterations)[0] - radius
     return loss.new_tensor(top)
 

@@ -22,7 +22,7 @@ class Projection:
 
     Eq. 2 of arXiv 2507.20057: W <- W * ||W_0||_F / ||W||_F after the optimiser's step, for every linear, convolution,
     embedding and attention matrix but those of the output layers (`nn.MultiheadAttention`'s query, key and value
-    matrices each by themselves). A matrix that starts at zero is left alone, or it would stay there.
+    matrices each by themselves). What starts at zero is left alone, or it would stay there.
 
     every: project after every k-th update (`attach` counts them).
     affine: what happens to the scale and offset of the norms: "free" leaves them; "decay" moves both the fraction
@@ -68,6 +68,9 @@ class Projection:
             self._targets = [(norm > 0).to(norm.dtype) for norm in self._targets]
             self._rescale_weights()
         self._affine = [] if affine == "free" else _affine_parameters(module)
+        if affine == "joint":  # a pair that starts at zero would be held there
+            sizes = _joint_norms(_detached(self._affine))
+            self._affine = [pair for pair, size in zip(self._affine, sizes, strict=True) if size > 0]
         self._affine_initial = self._affine_state()
         self.updates = 0
 

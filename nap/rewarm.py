@@ -80,7 +80,8 @@ class Rewarm(Schedule):
     cooldown: steps after a restart begins, the first one too, in which the signal is not looked at; none: `warmup` and
         half of what follows. Until then the rate is above the middle, so another restart would change little, and the
         rise of the loss that the rate itself causes is over. The statistics begin anew with what follows.
-    two_sided: alarm at a fall of the signal too.
+    two_sided: alarm at a fall of the signal too. Any steady fall is one, that of a loss in training and that after a
+        restart included: on the simulated losses it gave 4 to 18 alarms a run where one-sided gave none.
     log_signal: work on the logarithm. A loss is skewed, and its deviation shrinks with it; its logarithm is nearly even
         and steady. Without, the simulated curves gave up to 1 false alarm a run at `threshold` 10.
     time_constant, min_samples, clip: of `RunningScore`, the first two in samples. A lone outlier adds at most `clip`

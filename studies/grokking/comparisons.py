@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from statistics import median
+from statistics import median, median_low
 from typing import Any
 
 from experiment.statistics import Interval, concordance
@@ -158,11 +159,19 @@ def _interval(interval: Interval) -> str:
 def _heat(axis: Any, runs: Sequence[FinishedRun], times: Sequence[int | None], budget: int) -> None:
     norms = sorted({run.config.norm_end for run in runs})
     elrs = sorted({run.config.elr_end for run in runs})
-    cells = [[_median_time(runs, times, norm, elr, budget) for elr in elrs] for norm in norms]
-    axis.imshow(cells, cmap="YlGnBu_r", aspect="auto", origin="lower", vmin=0, vmax=budget)
+    cells = [[_median_time(runs, times, norm, elr) for elr in elrs] for norm in norms]
+    shades = [[min(value, budget) for value in row] for row in cells]
+    axis.imshow(
+        shades,
+        cmap="YlGnBu_r",
+        aspect="auto",
+        origin="lower",
+        vmin=0,
+        vmax=budget,
+    )
     for i, row in enumerate(cells):
         for j, value in enumerate(row):
-            text = "" if value != value else "never" if value >= budget else f"{value:,.0f}"
+            text = "" if value != value else "never" if value == math.inf else f"{value:,.0f}"
             color = "white" if value < 0.45 * budget else "black"
             axis.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
     axis.set_xticks(range(len(elrs)), [f"×{elr:g}" for elr in elrs])
@@ -171,12 +180,11 @@ def _heat(axis: Any, runs: Sequence[FinishedRun], times: Sequence[int | None], b
     axis.spines[:].set_visible(False)
 
 
-def _median_time(
-    runs: Sequence[FinishedRun], times: Sequence[int | None], norm: float, elr: float, budget: int
-) -> float:
-    pairs = zip(runs, times, strict=True)
-    cell = [budget if t is None else t for run, t in pairs if (run.config.norm_end, run.config.elr_end) == (norm, elr)]
-    return float(median(cell)) if cell else float("nan")
+def _median_time(runs: Sequence[FinishedRun], times: Sequence[int | None], norm: float, elr: float) -> float:
+    ends = [math.inf if time is None else time for time in times]
+    pairs = zip(runs, ends, strict=True)
+    cell = [end for run, end in pairs if (run.config.norm_end, run.config.elr_end) == (norm, elr)]
+    return float(median_low(cell)) if cell else math.nan
 
 
 def _scatter(axis: Any, ends: Sequence[float], times: Sequence[int | None], budget: int) -> None:

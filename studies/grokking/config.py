@@ -77,9 +77,9 @@ class GrokkingConfig:
     project_head: bool = True
     """Project the output layer too; left free, it undoes the decay of the scales."""
     norm_end: float = 1.0
-    """Multiple of the initial norm, the head's aside, that projection moves to over the budget; lr follows."""
+    """Multiple of the initial norm, the head's aside, that projection moves to over the budget; their lr follows."""
     elr_end: float = 1.0
-    """Multiple of the schedule's effective learning rate that is moved to over the budget."""
+    """Multiple of the schedule's lr / norm that is moved to over the budget, for every parameter."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: passes in bfloat16 by autocast, on fp32 weights; what is measured is always measured in fp32."""
@@ -132,6 +132,8 @@ class GrokkingConfig:
             raise ConfigError("--delay, --warmup and --anneal are all 0: there is nothing to do")
         if self.schedule == "rewarm" and max(self.low_lr, self.final_lr) > self.lr:
             raise ConfigError(f"--low-lr and --final-lr have to be at most the peak, --lr {self.lr}")
+        if self.optimizer == "omnigrok" and self.projection != "off":
+            raise ConfigError("--optimizer omnigrok holds the global norm: it needs --projection off")
         if self.projection == "off" and self.norm_end != 1:
             raise ConfigError("--norm-end moves the norm that projection holds: it needs --projection frobenius")
 

@@ -178,10 +178,12 @@ def _shades(run: FinishedRun, prefix: str) -> list[Any]:
 
 
 def draw_folder(folder: Path, out: Path) -> Path:
-    """The figure of a suite, from the folder of its runs; those that have measured nothing yet are left out."""
-    runs = [load(run) for run in inside(folder) if run.metrics.is_file() and run.metrics.stat().st_size]
+    """The figure of a suite, from the folder of its runs; those that are not finished are left out, and named."""
+    runs = [load(run) for run in inside(folder) if run.result.is_file()]
+    if unfinished := [run.path.name for run in inside(folder) if not run.result.is_file()]:
+        print(f"not finished, left out: {', '.join(unfinished)}")
     if not runs:
-        raise ConfigError(f"no run in {str(folder)!r} has measured anything yet")
+        raise ConfigError(f"no run in {str(folder)!r} is finished yet")
     pyplot = plotting()
     figure = DRAWINGS.get(folder.resolve().name, draw_curves)(pyplot, runs)
     figure.savefig(out)

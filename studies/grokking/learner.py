@@ -139,6 +139,7 @@ class GlobalNorm:
     def __init__(self, model: nn.Module, alpha: float) -> None:
         self.parameters: list[Tensor] = list(model.parameters())
         self.target = alpha * self.norm()
+        self.apply()
 
     def norm(self) -> Tensor:
         return global_norm(self.parameters)

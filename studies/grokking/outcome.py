@@ -17,7 +17,8 @@ def outcome(rows: Sequence[Row], config: GrokkingConfig) -> Row:
     """The outcome of a run; None for what was not reached.
 
     Updates and seconds are those of the first row at or above the level; seconds are of training alone. `plateau` is
-    the range of the test accuracy between memorising (train 0.99) and the re-warm.
+    the range of the test accuracy between memorising (train 0.99) and the re-warm, `steady` the lowest test accuracy in
+    the last tenth of what follows it. What was reached before the re-warm has no updates from it.
     """
     found: Row = {}
     for part, level in MILESTONES:
@@ -26,10 +27,12 @@ def outcome(rows: Sequence[Row], config: GrokkingConfig) -> Row:
         found[f"updates_to_{name}"] = row and row["update"]
         found[f"seconds_to_{name}"] = row and row["seconds"]
         if part == "test":
-            found[f"updates_from_rewarm_to_{name}"] = row and row["update"] - config.rewarm_at
+            late = row is not None and row["update"] >= config.rewarm_at
+            found[f"updates_from_rewarm_to_{name}"] = row["update"] - config.rewarm_at if row and late else None
     before = [row for row in rows if row["update"] <= config.rewarm_at]
     flat = [row["test_accuracy"] for row in before if row["train_accuracy"] >= 0.99]
-    last = [row["test_accuracy"] for row in rows if row["update"] >= (1 - STEADY) * config.budget]
+    end = config.budget - STEADY * (config.budget - config.rewarm_at)
+    last = [row["test_accuracy"] for row in rows if row["update"] >= end]
     return found | {
         "before_rewarm": before[-1]["test_accuracy"] if before else None,
         "plateau": [min(flat), max(flat)] if flat else None,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from experiment.config import exit_on_bad_input, parse_cli
+from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from studies.grokking.config import GrokkingConfig
 
 
@@ -25,6 +25,13 @@ class SpeedConfig:
     """Time the compiled variants too."""
     threads: int = 1
     """CPU threads of torch."""
+
+    def resolved(self) -> SpeedConfig:
+        """These settings; a fault raises ConfigError."""
+        for name in ("rounds", "updates", "batch_size", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it has to be at least 1")
+        return self
 
 
 def multiply_adds(config: GrokkingConfig, size: int) -> float:
@@ -57,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with exit_on_bad_input():
         speed = parse_cli(
             SpeedConfig, argv, prog="python -m studies.grokking.speed", description="Time one update.", presets={}
-        )
+        ).resolved()
     import torch
 
     torch.set_num_threads(speed.threads)

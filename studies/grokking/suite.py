@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
-from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
+from experiment.config import ConfigError, exit_on_bad_input, load_yaml, near, parse_cli
 from experiment.sweep import Job, plan, sweep
+from studies.grokking.__main__ import settings
+from studies.grokking.config import GrokkingConfig
 from studies.grokking.suites import SUITES, Arm
 
 
@@ -22,8 +25,8 @@ class SuiteConfig:
     """Runs side by side, one thread each; none: one a core."""
     root: str = "run/grokking"
     """Folder of the suites; each makes a folder of its run directories in it."""
-    precision: str = "fp32"
-    """Precision of every run: fp32 or bf16."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of every run."""
     compile: bool = False
     """Compile the loss in every run."""
     log_interval: int = 200
@@ -47,13 +50,22 @@ def _job(arm: Arm, folder: Path, config: SuiteConfig) -> Job:
     common = ["--precision", config.precision, "--log-interval", str(config.log_interval)]
     common += ["--compile"] if config.compile else []
     where = ["--root", str(folder), "--name", arm.name]
-    directory = folder / arm.name
-    return Job(
-        arm.name,
-        (*program, *arm.options(), *common, *where),
-        directory,
-        resume=(*program, "--resume", str(directory)),
-    )
+    directory, words = folder / arm.name, (*arm.options(), *common, *where)
+    _check_settings(directory, settings(words))
+    return Job(arm.name, (*program, *words), directory, resume=(*program, "--resume", str(directory)))
+
+
+def _check_settings(directory: Path, wanted: GrokkingConfig) -> None:
+    """Raises ConfigError if a run of this name is there with other settings: it would pass for the wanted one."""
+    path = directory / "config.yaml"
+    if not path.is_file():
+        return
+    stored = load_yaml(GrokkingConfig, path)
+    wanted = replace(wanted, name=stored.name, root=stored.root)
+    for name, value in vars(wanted).items():
+        if (there := getattr(stored, name)) != value:
+            option = name.replace("_", "-")
+            raise ConfigError(f"run {str(directory)!r} has --{option} {there}, this suite {value}: use another --root")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,11 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             description="Run one experiment of the grokking study; what is finished is not run again.",
             presets={},
         )
+        if config.processes is not None and config.processes < 1:
+            raise ConfigError(f"--processes is {config.processes}: it has to be at least 1")
         planned = jobs(config)
         if config.plan:
             print(plan(planned))
             return 0
-        outcome = sweep(planned, config.processes)
+    outcome = sweep(planned, config.processes)
     if not outcome.failed and not outcome.left:
         print(f"figures: python -m studies.grokking.figures {Path(config.root) / config.suite}")
     return outcome.exit_code

@@ -171,16 +171,16 @@ def slow_harrell(order, times, censored):
     good = pairs = 0
     for i, j in itertools.permutations(range(len(order)), 2):
         first = times[i] < times[j] or (times[i] == times[j] and censored[j])
-        if first and not censored[i]:
+        if first and not censored[i] and order[i] != order[j]:
             pairs += 1
-            good += 1 if order[i] < order[j] else 0.5 if order[i] == order[j] else 0
+            good += order[i] < order[j]
     return good / pairs if pairs else math.nan
 
 
 def test_concordance_by_hand():
-    # comparable: (0,1) right, (0,2) tied, (0,3) right; 1 is censored at the time of 2; (2,1) wrong, (2,3) right
+    # comparable: (0,1) wrong, (0,2) tied, (0,3) right; 1 is censored at the time of 2; (2,1) wrong, (2,3) right
     result = concordance([1, 0.5, 1, 2], [5, 10, 10, 20], [False, True, False, True], resamples=200)
-    assert result.value == (0 + 0.5 + 1 + 0 + 1) / 5
+    assert result.value == (0 + 1 + 0 + 1) / 4
 
 
 @given(rows=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.booleans()), min_size=1, max_size=12))
@@ -196,6 +196,8 @@ def test_concordance_is_its_definition(rows):
 def test_concordance_of_perfect_random_and_incomparable_orders():
     times = np.arange(1.0, 31.0)
     assert concordance(times, times, times > 20) == (1, 1, 1)
+    levels = np.repeat([1, 2, 3], 10)
+    assert concordance(levels, times, times > 20) == (1, 1, 1)
     shuffled = np.random.default_rng(1).permutation(times)
     result = concordance(shuffled, times, times > 20)
     assert result.low < 0.5 < result.high

@@ -150,3 +150,11 @@ def test_gradient_covariance_by_hand() -> None:
     assert torch.allclose(found, torch.tensor(expected))
     slopes = per_example_gradients(model, lambda out, target: (out[:, 0] - target).square().sum(), x, y)
     assert slopes.tolist() == [[-2.0, 0.0], [0.0, -4.0], [6.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_sharpness_of_a_spectrum_with_both_signs(seed):
+    spectrum = torch.cat([torch.tensor([1.0, -1.0]), torch.linspace(-0.7, 0.7, 18)])
+    x = torch.zeros(20, requires_grad=True)
+    top = nap.sharpness(lambda: 0.5 * (spectrum * x * x).sum(), [x], seed=seed)
+    assert top.item() == pytest.approx(1, abs=0.01)

@@ -429,3 +429,13 @@ def test_joint_without_norms_projects_the_weights_alone():
     projection.project()
     assert projection.norms()["0.weight"].item() == pytest.approx(projection.initial_norms["0.weight"].item(), rel=1e-6)
     projection.load_state_dict(projection.state_dict())
+
+
+def test_joint_leaves_a_norm_that_starts_at_zero_alone():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    nn.init.zeros_(model[1].weight)
+    projection = nap.Projection(model, affine="joint")
+    with torch.no_grad():
+        model[1].weight.fill_(0.3)
+    projection.project()
+    assert model[1].weight.tolist() == pytest.approx([0.3] * 4)

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from experiment.config import dump_yaml
 from experiment.run_dir import RunDir
-from studies.grokking import figures, suite
+from studies.grokking import figures, speed, suite
 from studies.grokking.__main__ import main, settings
 from studies.grokking.comparisons import orders
 from studies.grokking.config import GrokkingConfig
@@ -50,8 +51,9 @@ def test_equal_settings_give_equal_bits_and_another_seed_others(tmp_path):
 
 @pytest.mark.parametrize("variant", ["adamw", "grokfast-ema", "omnigrok"])
 def test_a_run_that_is_stopped_and_resumed_is_the_run_in_one_go(tmp_path, variant):
-    whole = train(tmp_path, "whole", "--optimizer", variant)
-    words = [*TINY, "--root", str(tmp_path), "--name", "parts", "--no-figure", "--optimizer", variant]
+    options = ["--optimizer", variant, *(["--projection", "off"] if variant == "omnigrok" else [])]
+    whole = train(tmp_path, "whole", *options)
+    words = [*TINY, "--root", str(tmp_path), "--name", "parts", "--no-figure", *options]
     run = Run(settings(words))
     run._measure()
     for _ in range(13):
@@ -115,7 +117,9 @@ def test_an_outcome_is_read_off_the_rows():
     found = outcome(rows, config)
     assert (found["updates_to_test_95"], found["updates_from_rewarm_to_test_95"]) == (400, 200)
     assert (found["updates_to_train_99"], found["seconds_to_test_99"]) == (100, 6.0)
-    assert (found["before_rewarm"], found["plateau"], found["steady"]) == (0.21, [0.19, 0.21], 0.97)
+    assert (found["before_rewarm"], found["plateau"], found["steady"]) == (0.21, [0.19, 0.21], 1.0)
+    assert outcome(rows, replace(config, delay=0))["steady"] == 0.97  # the last tenth is of what follows the re-warm
+    assert outcome(rows, replace(config, delay=900))["updates_from_rewarm_to_test_95"] is None
     assert "0.99 within 400 updates of it" in sentence(found, config)
     assert outcome(rows[:3], config)["updates_to_test_95"] is None
 
@@ -162,3 +166,30 @@ def test_orders_are_told_apart():
     found = orders(runs, times)
     assert found["elr_end"].value == 1.0
     assert found["norm_end"].value == pytest.approx(0.5)
+
+
+def test_a_suite_refuses_a_run_of_other_settings(tmp_path, capsys):
+    folder = tmp_path / "controls"
+    config = settings(["--lr", "1e-3", "--seed", "0", "--log-interval", "7", "--root", str(folder)])
+    (folder / "peak0.001-s0").mkdir(parents=True)
+    (folder / "peak0.001-s0" / "config.yaml").write_text(dump_yaml(config))
+    with pytest.raises(SystemExit) as stopped:
+        suite.main(["controls", "--root", str(tmp_path), "--plan"])
+    assert stopped.value.code == 2
+    assert "has --log-interval 7, this suite 200" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--precision", "fp8"], ["--processes", "0"], ["--log-interval", "0"]])
+def test_a_suite_refuses_bad_settings_at_once(words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        suite.main(["controls", "--root", str(tmp_path), "--plan", *words])
+    assert stopped.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["--rounds", "0"], ["--updates", "0"], ["--threads", "0"], ["--batch-size", "-1"]])
+def test_speed_refuses_bad_settings(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        speed.main(words)
+    assert stopped.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
