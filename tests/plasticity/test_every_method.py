@@ -221,12 +221,8 @@ def test_projection_is_last_and_keeps_the_norms_of_the_first_initialisation():
             assert norm.item() == pytest.approx(first[key], rel=1e-5)
 
 
-RECYCLERS = {"reset", "shrink-perturb", "redo", "cbp", "hare-tortoise"}
-
-
-@pytest.mark.parametrize("left_out", [{"crelu", "injection"}, {"crelu", *RECYCLERS}], ids=["recyclers", "injection"])
-def test_all_methods_that_go_together_at_once_stay_finite(left_out):
-    everything = [name + ACTIVE[name] for name in ACTIVE if name not in left_out]
+def test_all_methods_at_once_stay_finite():
+    everything = [name + ACTIVE[name] for name in ACTIVE if name != "crelu"]
     agent = learner(*everything)
     learn(agent, 12)
     assert all(p.isfinite().all() for p in agent.network.parameters())
