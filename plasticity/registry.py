@@ -44,16 +44,6 @@ METHODS: dict[str, Entry] = {
 }
 
 
-FROZEN = "injection's frozen copies have to stay as they are"
-CONFLICTS: dict[frozenset[str], str] = {
-    frozenset({"injection", "reset"}): FROZEN,
-    frozenset({"injection", "shrink-perturb"}): FROZEN,
-    frozenset({"injection", "redo"}): FROZEN,
-    frozenset({"injection", "cbp"}): FROZEN,
-    frozenset({"injection", "hare-tortoise"}): "an average across the injection is of two different networks",
-}
-
-
 @dataclass(frozen=True)
 class Spec:
     """A chosen method: its name or import path, and its options as text."""
@@ -95,14 +85,11 @@ def parse(spec: str) -> Spec:
 
 
 def parse_all(specs: Sequence[str]) -> list[Spec]:
-    """Reads each spec; ValueError for a method that is named twice, and for two that do not go together."""
+    """Reads each spec; ValueError for a method that is named twice."""
     parsed = [parse(spec) for spec in specs]
     names = [spec.name for spec in parsed]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{twice[0]} is named twice: give each method once, with all its options")
-    for pair, reason in CONFLICTS.items():
-        if pair <= set(names):
-            raise ValueError(f"{' and '.join(sorted(pair))} do not go together: {reason}")
     return parsed
 
 

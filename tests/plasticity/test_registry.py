@@ -6,7 +6,7 @@ import pytest
 
 from plasticity.method import Method
 from plasticity.nap import NaP
-from plasticity.registry import CONFLICTS, METHODS, join_options, make, parse
+from plasticity.registry import METHODS, join_options, make, parse
 
 
 class Local(Method):
@@ -123,11 +123,3 @@ def test_the_registry_needs_no_torch():
 def test_an_import_path_is_parsed_with_and_without_options():
     assert parse("a.b:C").path == "a.b:C"
     assert parse("a.b:C:x=1,y=2").options == {"x": "1", "y": "2"}
-
-
-@pytest.mark.parametrize("pair", CONFLICTS, ids=lambda pair: "-".join(sorted(pair)))
-def test_methods_that_do_not_go_together_are_refused(pair):
-    assert all(name in METHODS for name in pair)
-    for names in (sorted(pair), sorted(pair, reverse=True)):
-        with pytest.raises(ValueError, match="do not go together: "):
-            make(names)
