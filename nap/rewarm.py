@@ -7,6 +7,7 @@ simulated training curves: see `Rewarm`.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from bisect import bisect_right
 from typing import Any, SupportsFloat
 
@@ -125,9 +126,9 @@ class Rewarm(Schedule):
         self.evidence = [0.0, 0.0]
         super().__init__(optimizer, total_steps, floor=floor)
 
+    @abstractmethod
     def accumulate(self, evidence: float, score: float) -> float:
         """The evidence for a rise after one more score."""
-        raise NotImplementedError
 
     def shape(self, step: int) -> float:
         since = step - self._restart_before(step)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from .weights import near
 
 
-class Schedule(LRScheduler):
+class Schedule(LRScheduler, ABC):
     """Base of the schedules: lr(step) = floor + (peak - floor) * shape(step), constant past `total_steps`.
 
     `floor` is a learning rate, that of the first parameter group; another group's floor keeps the same ratio to its own
@@ -33,9 +34,9 @@ class Schedule(LRScheduler):
         self.floors = [floor * peak / self.peaks[0] if floor else 0.0 for peak in self.peaks]
         super().__init__(optimizer)
 
+    @abstractmethod
     def shape(self, step: int) -> float:
         """Where the lr is between floor (0) and peak (1), for a step in 0..total_steps."""
-        raise NotImplementedError
 
     def lr_at(self, step: int) -> list[float]:
         """The lr of each parameter group at a step count."""
