@@ -12,6 +12,7 @@ import envs
 import nap
 from agents.config import CLOSED_LOOP, STACK, DQNConfig
 from agents.dqn import DQN
+from agents.monitor import StateProbe
 from agents.networks import NETWORKS
 from envs.vector_env import VectorEnv
 from experiment.config import ConfigError
@@ -79,6 +80,14 @@ def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.S
         options |= {"cycle_steps": max(config.budget // config.cycles, 1), "warmup": config.lr_warmup}
         options |= {"threshold": config.rewarm_threshold, "min_samples": 10, "time_constant": 100}
     return nap.make_schedule(config.schedule, optimizer, config.budget, **options)
+
+
+def build_probe(config: DQNConfig, agent: DQN, seed: int) -> StateProbe:
+    """What measures the agent's network; ConfigError for a network whose features cannot be watched."""
+    try:
+        return StateProbe(agent, seed, on=config.probe_interval > 0)
+    except ValueError as error:
+        raise ConfigError(f"{error}; or do without: --probe-interval 0") from None
 
 
 def build_agent(config: DQNConfig, frame_shape: tuple[int, ...], num_actions: int, seed: int) -> DQN:

@@ -123,6 +123,9 @@ class DQNConfig:
 
     log_interval: int = 1_000
     """Agent steps between rows in metrics.jsonl."""
+    probe_interval: int = 10_000
+    """Agent steps between measurements on 256 states, drawn from the replay when learning starts: dormant units, ranks,
+    policy churn. The first is before the first update, the last at the end; 0: none."""
     checkpoint_interval: int = 10_000
     """Agent steps between checkpoints; 0: only at the end or when interrupted."""
     eval_episodes: int | None = None
@@ -234,8 +237,8 @@ _AT_LEAST = {
     "num_envs": 1, "steps": 1, "frames": 4, "seed": 0, "batch_size": 1, "n_step": 1, "replay_capacity": 1,
     "update_start": 0, "target_period": 1, "epsilon_final": 0, "epsilon_steps": 0, "lr_floor": 0, "cycles": 1,
     "lr_delay": 0, "lr_warmup": 0, "rewarm_threshold": 0,
-    "weight_decay": 0, "nap_every": 1, "threads": 0, "block": 1, "log_interval": 1, "checkpoint_interval": 0,
-    "eval_episodes": 0,
+    "weight_decay": 0, "nap_every": 1, "threads": 0, "block": 1, "log_interval": 1, "probe_interval": 0,
+    "checkpoint_interval": 0, "eval_episodes": 0,
 }  # fmt: skip
 _ABOVE_UP_TO = {
     "utd": (0, 1_000), "gamma": (0, 1), "epsilon_final": (-1, 1), "lr": (0, 10), "cycle_fraction": (0, 1),

@@ -60,7 +60,11 @@ class DQN:
     @torch.no_grad()
     def act(self, obs: Tensor) -> Tensor:
         """Greedy actions: uint8 [N, stack, H, W] -> int64 [N]."""
-        return self.online(obs).argmax(-1)
+        return self.greedy(self.online, obs)
+
+    def greedy(self, network: nn.Module, obs: Tensor) -> Tensor:
+        """The actions that `network`, one of this agent's kind, values most: uint8 [N, stack, H, W] -> int64 [N]."""
+        return network(obs).argmax(-1)
 
     @torch.no_grad()
     def bootstrap(self, block: TensorDictBase) -> list[TensorDictBase]:

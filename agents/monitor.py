@@ -1,6 +1,8 @@
-"""What is reported of the learner between two rows of metrics."""
+"""What is reported of the learner: between two rows of metrics, and on a fixed batch of states."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -8,13 +10,19 @@ from torch import Tensor
 
 import nap
 from agents.dqn import DQN
+from nap.probe import untouched
+from replay import FrameReplay
+
+STATES = 256
+"""States in the probe batch."""
+FEATURE_METRICS = ("dormant_sokar", "erank_roy", "srank_kumar")
 
 
 class Monitor:
-    """Means of the update metrics; effective learning rate, norm and rotation per layer.
+    """Means of the update metrics; effective learning rate, weight norm, gradient norm and rotation per layer.
 
     Nothing is read from the device but in `report`. Rotation is that of the first update after a report, which alone
-    needs a copy of the weights.
+    needs a copy of the weights. The gradient is the one that the last update stepped along, penalties included.
     """
 
     def __init__(self, agent: DQN):
@@ -43,7 +51,100 @@ class Monitor:
         network, optimizer = self.agent.network, self.agent.optimizer
         figures |= {f"elr/{name}": rate for name, rate in nap.effective_lr(network, optimizer).items()}
         figures |= {f"norm/{name}": norm for name, norm in nap.weight_norms(network).items()}
+        figures |= {f"gradient/{name}": norm for name, norm in nap.gradient_norms(network).items()}
         figures |= {f"rotation/{name}": angle for name, angle in self.rotation.items()}
-        values = torch.stack([value.detach().float() for value in figures.values()]).tolist()
         self._restart()
-        return dict(zip(figures, values, strict=True))
+        return read(figures)
+
+
+class StateProbe:
+    """What the network makes of one batch of states, drawn once from the replay and kept for the whole run.
+
+    Of the fp32 network, in eval mode: dormant units and ranks of features per layer (`nap.Probe`), and policy churn,
+    the share of the states whose greedy action changed: "policy_churn" since the measurement before, and
+    "policy_churn_one_update" by the first update after that measurement (Schaul et al. 2022, arXiv 2206.00730, who
+    average the latter). Neither agent, replay nor global random numbers change; the device is waited for in `measure`.
+    Raises ValueError for a network with a nonlinearity that is no module, unless `on` is false: nothing is done then.
+    """
+
+    def __init__(self, agent: DQN, seed: int, on: bool = True):
+        self.agent, self.seed = agent, seed
+        self.device = next(agent.network.parameters()).device
+        nothing = torch.empty(0, dtype=torch.uint8, device=self.device)
+        self.probe = nap.Probe(agent.network, nothing, FEATURE_METRICS) if on else None
+        self.actions: Tensor | None = None
+        self.churn: Tensor | None = None
+        self.watches = False
+        self.figures: dict[str, float] = {}
+        self._unreported: dict[str, float] = {}
+
+    def draw(self, replay: FrameReplay) -> None:
+        """Choose the states and measure once, the first time that the replay holds enough of them."""
+        legal = replay.num_legal()
+        if self.probe is None or self.actions is not None or legal < STATES:
+            return
+        order = torch.randperm(legal, generator=torch.Generator().manual_seed(self.seed))
+        index = replay.head * replay.num_envs - 1 - order[:STATES].to(replay.device)
+        obs = replay.gather(index.unsqueeze(0))["obs"].squeeze(0)
+        self.probe.load_state_dict({"batch": (obs,), "kept": {}})
+        self.measure()
+
+    def after_update(self) -> None:
+        """Note what the first update after a measurement changed of the policy; others pass by."""
+        if self.watches and self.actions is not None:
+            self.churn = _share_changed(self.actions, self._greedy())
+            self.watches = False
+
+    def measure(self) -> None:
+        """Measure, if the states are drawn."""
+        if self.probe is None or self.probe.batch[0].numel() == 0:
+            return
+        found, actions = self.probe.measure(), self._greedy()
+        if self.actions is not None:
+            found["policy_churn"] = _share_changed(self.actions, actions)
+        if self.churn is not None:
+            found["policy_churn_one_update"] = self.churn
+        self.actions, self.churn, self.watches = actions, None, True
+        self.figures = self._unreported = read(found)
+
+    def report(self) -> dict[str, float]:
+        """The figures of the last measurement, once."""
+        unreported, self._unreported = self._unreported, {}
+        return unreported
+
+    def _greedy(self) -> Tensor:
+        assert self.probe is not None
+        network = self.agent.network
+        with torch.no_grad(), untouched(network):
+            return self.agent.greedy(network, self.probe.batch[0])
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The states and what later measurements compare with; None before there are any."""
+        if self.probe is None or self.actions is None:
+            return None
+        return {
+            "states": self.probe.batch[0],
+            "actions": self.actions,
+            "churn": self.churn,
+            "watches": self.watches,
+            "figures": self.figures,
+        }
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Take back what `state_dict` gave."""
+        if self.probe is None or state is None:
+            return
+        self.probe.load_state_dict({"batch": (state["states"],), "kept": {}})
+        self.actions = state["actions"].to(self.device)
+        self.churn = None if state["churn"] is None else state["churn"].to(self.device)
+        self.watches, self.figures = state["watches"], state["figures"]
+
+
+def _share_changed(before: Tensor, after: Tensor) -> Tensor:
+    return (before != after).float().mean()
+
+
+def read(figures: dict[str, Tensor]) -> dict[str, float]:
+    """Scalars as numbers, read from the device at once."""
+    values = torch.stack([value.detach().float() for value in figures.values()]).tolist()
+    return dict(zip(figures, values, strict=True))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from agents.acting import EpsilonGreedy, FrameStack
-from agents.build import build_agent, build_env, build_replay, device_of
+from agents.build import build_agent, build_env, build_probe, build_replay, device_of
 from agents.cli import INTERRUPTED
 from agents.config import STACK, DQNConfig
 from agents.dqn import DQN
@@ -25,6 +28,8 @@ from experiment.progress import Progress, Rate
 from experiment.run_dir import RunDir
 from experiment.tracking import Tracker, check_tracker
 from nap import effective_lr
+from plasticity.method import Method
+from plasticity.registry import parse
 
 MACHINE = {"name": None, "root": "", "resume": None, "track": "none", "threads": 0, "compile": "auto"}
 """Settings that name a run or come from the machine, with one value for all: they do not tell runs apart."""
@@ -64,21 +69,39 @@ def _is_of(config: DQNConfig, run: RunDir) -> bool:
 
 
 def default_name(config: DQNConfig) -> str:
-    """What tells the run from others, and the time."""
-    utd = "utd" + str(config.utd).replace("/", "_")
+    """What tells the run from others, and the time: letters, digits, dots, dashes and underscores.
+
+    Many methods are cut short, since a directory's name may have 255 characters.
+    """
     methods = (*config.plasticity, "nap") if config.nap else config.plasticity
-    return "-".join([config.agent, config.env, utd, *methods, f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")])
+    words = [config.agent, config.env, f"utd{config.utd}", *methods]
+    clean = "-".join(re.sub(r"[^\w.-]+", "_", word, flags=re.ASCII) for word in words)
+    return "-".join([clean[:200], f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")])
+
+
+def describe_methods(config: DQNConfig, methods: Sequence[Method]) -> str:
+    """The methods against loss of plasticity in their order, each with all its options but the seed."""
+    named = []
+    for spec, method in zip(map(parse, config.plasticity), methods, strict=False):
+        defaults = {name: option.default for name, option in inspect.signature(type(method)).parameters.items()}
+        options = {name: value for name, value in (defaults | spec.options).items() if name != "seed"}
+        values = ", ".join(f"{name}={value}" for name, value in options.items())
+        named.append(f"{spec.name} ({values})" if values else spec.name)
+    if config.nap:
+        named.append(f"NaP ({config.nap_norm} norm, {config.nap_affine} scale and offset)")
+    return ", ".join(named) or "none"
 
 
 def build_trainer(config: DQNConfig, agent_step: int = 0) -> Trainer:
     """All parts of a run at their start; emulators that begin at a later `agent_step` play other games."""
     play = f"play from {agent_step}"
-    seed = seeds(config.seed, "network", "exploration", "replay", play)
+    seed = seeds(config.seed, "network", "exploration", "replay", "probe", play)
     env = build_env(config, config.num_envs, seed[play])
     agent = build_agent(config, env.frame_shape, env.num_actions, seed["network"])
     replay = build_replay(config, env, seed["replay"])
     policy = EpsilonGreedy(agent.act, env.num_actions, seed["exploration"])
-    return Trainer(config, env, replay, agent, policy, FrameStack(env.num_envs, STACK, env.frame_shape, replay.device))
+    stack = FrameStack(env.num_envs, STACK, env.frame_shape, replay.device)
+    return Trainer(config, env, replay, agent, policy, stack, build_probe(config, agent, seed["probe"]))
 
 
 class Run:
@@ -154,11 +177,11 @@ class Run:
 
     def _headline(self) -> str:
         config = self.config
-        nap = f"NaP ({config.nap_norm} norm, {config.nap_affine} scale and offset)" if config.nap else "no NaP"
         lines = [
             self.trainer.env.describe(),
-            f"{config.agent}: {config.network} network, utd {config.utd}, {nap}, {config.schedule} lr {config.lr:g}, "
+            f"{config.agent}: {config.network} network, utd {config.utd}, {config.schedule} lr {config.lr:g}, "
             f"{config.precision} on {config.device}, {config.threads} threads",
+            f"plasticity methods: {describe_methods(config, self.trainer.agent.methods)}",
             f"run directory: {self.directory.path}",
         ]
         if config.compile == "true":
@@ -206,6 +229,7 @@ class Run:
             "epsilon": f"{trainer.epsilon:.3f}",
             "lr": f"{float(agent.optimizer.param_groups[0]['lr']):.2e}",
             "ELR": f"{float(elr):.2e}",
+            **probed(trainer.probe.figures),
         }
 
     def _evaluate(self, interrupt: Interrupt) -> list[float]:
@@ -226,6 +250,15 @@ class Run:
             return 1
         print(f"result: {self.directory.result}")
         return 0
+
+
+def probed(figures: dict[str, float]) -> dict[str, str]:
+    """The probe's last figures for the progress line: dormant units, rank of the last hidden layer, policy churn."""
+    if not figures:
+        return {}
+    rank = [value for name, value in figures.items() if name.startswith("erank_roy/")][-1]
+    shown = {"dormant": f"{figures['dormant_sokar_0.025']:.1%}", "erank": f"{rank:.1f}"}
+    return shown | ({"churn": f"{figures['policy_churn']:.1%}"} if "policy_churn" in figures else {})
 
 
 def result(config: DQNConfig, trainer: Trainer, scores: list[float]) -> dict[str, Any]:

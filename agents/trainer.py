@@ -14,7 +14,7 @@ from agents.acting import EpsilonGreedy, FrameStack, linear_epsilon
 from agents.config import DQNConfig
 from agents.credit import UpdateCredit
 from agents.dqn import DQN
-from agents.monitor import Monitor
+from agents.monitor import Monitor, StateProbe
 from envs.vector_env import Step, VectorEnv
 from replay import FrameReplay
 
@@ -35,9 +35,10 @@ class Trainer:
         agent: DQN,
         policy: EpsilonGreedy,
         stack: FrameStack,
+        probe: StateProbe,
     ):
         self.config, self.env, self.replay, self.agent = config, env, replay, agent
-        self.policy, self.stack = policy, stack
+        self.policy, self.stack, self.probe = policy, stack, probe
         self.credit = UpdateCredit(config.utd, config.update_start)
         self.monitor = Monitor(agent)
         self.agent_step = 0
@@ -79,9 +80,19 @@ class Trainer:
             self.agent.sync_target()
         self.seconds += time.perf_counter() - began
         rows = self._finished_episodes(step)
+        measured = self._measured(before)
         if self.passes(self.config.log_interval, before) or self.done:
-            rows.append({**self.figures(), "seconds": self.seconds, **self._report()})
+            rows.append({**self.figures(), "seconds": self.seconds, **self._report(), **measured})
+        elif measured:
+            rows.append({"agent_step": self.agent_step, "updates": self.agent.updates, **measured})
         return rows
+
+    def _measured(self, before: int) -> dict[str, float]:
+        """The probe's figures, if it is due or has begun in this step."""
+        interval = self.config.probe_interval
+        if interval and (self.passes(interval, before) or self.done):
+            self.probe.measure()
+        return self.probe.report()
 
     def _report(self) -> Row:
         """The monitor's figures; a closed-loop schedule hears the TD error where they are read anyway."""
@@ -116,6 +127,8 @@ class Trainer:
         if not self.replay.ready(config.batch_size, config.n_step):
             return
         due = self.credit.due(self.agent_step, self.agent.updates)
+        if due > 0:
+            self.probe.draw(self.replay)
         while due > 0:
             count = min(due, config.block)
             block = self.replay.sample(
@@ -128,6 +141,7 @@ class Trainer:
             )
             for batch in self.agent.bootstrap(block):
                 self.monitor.update(batch)
+                self.probe.after_update()
             due -= count
 
     def _finished_episodes(self, step: Step) -> list[Row]:
@@ -155,6 +169,7 @@ class Trainer:
         return {
             "agent": self.agent.state_dict(),
             "policy": self.policy.state_dict(),
+            "probe": self.probe.state_dict(),
             "replay_generator": self.replay.generator.get_state(),
             "agent_step": self.agent_step,
             "episodes": self.episodes,
@@ -165,6 +180,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.agent.load_state_dict(state["agent"])
         self.policy.load_state_dict(state["policy"])
+        self.probe.load_state_dict(state.get("probe"))  # runs from before it have none
         self.replay.generator.set_state(state["replay_generator"])
         self.agent_step, self.episodes, self.seconds = state["agent_step"], state["episodes"], state["seconds"]
         self.returns.clear()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from agents.acting import EpsilonGreedy, FrameStack
-from agents.build import build_learner, build_replay
+from agents.build import build_learner, build_probe, build_replay
 from agents.config import STACK, DQNConfig
 from agents.convolution import PixelConv2d
 from agents.networks import QNetwork
@@ -49,7 +49,8 @@ def catch_trainer(seed: int = 0, num_envs: int = 1, **settings) -> Trainer:
     agent = build_learner(config, little_network(env.frame_shape, env.num_actions))
     replay = build_replay(config, env, seed)
     policy = EpsilonGreedy(agent.act, env.num_actions, seed)
-    return Trainer(config, env, replay, agent, policy, FrameStack(num_envs, STACK, env.frame_shape, replay.device))
+    stack = FrameStack(num_envs, STACK, env.frame_shape, replay.device)
+    return Trainer(config, env, replay, agent, policy, stack, build_probe(config, agent, seed))
 
 
 def run(trainer: Trainer) -> list[dict]:
