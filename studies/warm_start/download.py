@@ -1,0 +1,116 @@
+"""Downloads a data set: `python -m studies.warm_start.download cifar10`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import BinaryIO, Literal
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from experiment.progress import Progress
+from studies.warm_start.files import SOURCES, Remote, check_name, data_folder, is_there, md5_of
+
+TRIES = 5
+TIMEOUT = 30.0
+_CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class DownloadConfig:
+    """What to download, and where to."""
+
+    data: Literal["cifar10", "fashion-mnist"] = field(default="cifar10", metadata={"positional": True})
+    """Data set."""
+    data_dir: str | None = None
+    """Folder of the data sets; none: $REWARM_DATA, else ~/.cache/rewarm."""
+
+
+def ensure(name: str, data_dir: str | None) -> None:
+    """Downloads the data set to the default folder if nothing of it is there; a `data_dir` is left as it is."""
+    if data_dir is None and not is_there(name, None):
+        download(name, None)
+
+
+def download(name: str, data_dir: str | None) -> Path:
+    """Downloads what is not there of a data set and returns its folder.
+
+    A file has its name only once it is whole and its md5 is right. A cut connection is taken up where it stopped.
+
+    Raises:
+        ConfigError: no network, no such file, a wrong checksum; nothing of that file is left.
+    """
+    check_name(name)
+    folder = data_folder(data_dir)
+    for remote in SOURCES[name].remotes if name in SOURCES else ():
+        target = folder / remote.path
+        if not target.is_file() or md5_of(target) != remote.md5:
+            _fetch(remote, target)
+    return folder
+
+
+def _fetch(remote: Remote, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    print(f"{remote.url} -> {target}", flush=True)
+    try:
+        with part.open("wb") as file, Progress(remote.size, "bytes") as progress:
+            _receive_all(remote, file, progress)
+        found = md5_of(part)
+        if found != remote.md5:
+            raise ConfigError(f"{remote.url} is not the official file: its md5 is {found}, not {remote.md5}; {_AID}")
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+_AID = "fetch the data by other means and name its folder with --data-dir"
+
+
+def _receive_all(remote: Remote, file: BinaryIO, progress: Progress) -> None:
+    """Tries until the file is whole; TRIES times in a row without one byte more are too many."""
+    failed = 0
+    while True:
+        before = file.tell()
+        try:
+            _receive(remote, file, progress)
+            fault = f"it ended after {file.tell():,} of {remote.size:,} bytes"
+        except HTTPError as error:
+            raise ConfigError(f"cannot download {remote.url}: HTTP {error.code} {error.reason}; {_AID}") from None
+        except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
+            fault = str(getattr(error, "reason", None) or error or type(error).__name__)
+        if file.tell() >= remote.size:
+            return
+        failed = failed + 1 if file.tell() <= before else 0
+        if failed == TRIES or (failed and not before):
+            raise ConfigError(f"cannot download {remote.url}: {fault}; {_AID}")
+
+
+def _receive(remote: Remote, file: BinaryIO, progress: Progress) -> None:
+    """Appends what the server sends; from the start again if it cannot go on in the middle."""
+    headers = {"User-Agent": "rewarm", "Range": f"bytes={file.tell()}-"}
+    with urlopen(Request(remote.url, headers=headers), timeout=TIMEOUT) as response:
+        if response.status != 206:
+            file.seek(0)
+            file.truncate()
+        while file.tell() < remote.size and (chunk := response.read(min(_CHUNK, remote.size - file.tell()))):
+            file.write(chunk)
+            progress.update(file.tell())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and download; the exit code. A fault ends in one line and code 2."""
+    with exit_on_bad_input():
+        config = parse_cli(
+            DownloadConfig, argv, prog="python -m studies.warm_start.download", description="Download data.", presets={}
+        )
+        print(f"in {download(config.data, config.data_dir)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
