@@ -169,14 +169,24 @@ def covariance_change(before: Tensor, after: Tensor) -> Tensor:
 
 
 def activation_pattern(features: Tensor) -> Tensor:
-    """A: which features are positive, [n, d] bool (arXiv 2507.20057, equation 4); NaN is not positive."""
-    return _matrix(features) > 0
+    """A: 1 where a feature is positive, else 0, [n, d] float16 (arXiv 2507.20057, equation 4); NaN where not finite."""
+    return known((_matrix(features) > 0).half(), features.isfinite())
 
 
 def pattern_change(before: Tensor, after: Tensor) -> Tensor:
     """Δ_A: the share of entries that differ between two `activation_pattern`s of the same inputs."""
     _same_shape("pattern_change", before, after)
-    return (before != after).float().mean()
+    return known((before != after).float(), ~(before.isnan() | after.isnan())).mean()
+
+
+def known(values: Tensor, finite: Tensor) -> Tensor:
+    """The values, NaN where what they were made of is not finite."""
+    return torch.where(finite, values, math.nan)
+
+
+def greedy_action(values: Tensor) -> Tensor:
+    """The column of the largest value in each row, [n] float32; NaN for a row that is not finite."""
+    return known(values.argmax(-1).float(), values.isfinite().all(-1))
 
 
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:
@@ -201,9 +211,7 @@ def policy_churn(before: Tensor, after: Tensor) -> Tensor:
     Of class scores it is the prediction churn. The paper averages it over single updates.
     """
     _same_shape("policy_churn", before, after)
-    finite = before.isfinite().all() & after.isfinite().all()
-    changed = (before.argmax(-1) != after.argmax(-1)).float().mean()
-    return torch.where(finite, changed, math.nan)
+    return pattern_change(greedy_action(before), greedy_action(after))
 
 
 def _centred(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,6 +225,8 @@ def _centred(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 def _share(features: Features, units: Callable[[Tensor], Tensor]) -> Tensor:
     layers = [features] if isinstance(features, Tensor) else list(features)
+    if not layers:
+        raise ValueError("nap: a share of units needs the features of at least one layer, not an empty list")
     return share_of([mark(units(_matrix(layer)), finite_units(layer)) for layer in layers])
 
 
@@ -227,7 +237,7 @@ def finite_units(features: Tensor) -> Tensor:
 
 def mark(units: Tensor, finite: Tensor) -> Tensor:
     """A mask of units as 0 and 1, NaN where a unit is not finite."""
-    return torch.where(finite, units.float(), math.nan)
+    return known(units.float(), finite)
 
 
 def share_of(marks: list[Tensor]) -> Tensor:

@@ -183,7 +183,7 @@ class _Pass:
         if "action" in self.kinds:
             if not isinstance(output, Tensor) or output.ndim != 2:
                 raise ValueError("nap.Probe: policy_churn needs a model whose output is a tensor [batch, actions]")
-            self._keep("action", "", output.argmax(-1))
+            self._keep("action", "", f.greedy_action(output))
         self.results |= {metric: f.share_of(marks) for metric, marks in self.marks.items()}
 
     def _mark(self, layer: str, units: Tensor, names: list[str]) -> None:

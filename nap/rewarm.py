@@ -13,7 +13,7 @@ from typing import Any, SupportsFloat
 
 from torch.optim import Optimizer
 
-from .schedule import SCHEDULES, Schedule, _whole, ramp_then_cosine
+from .schedule import SCHEDULES, Schedule, ramp_then_cosine
 
 
 class RunningScore:
@@ -109,17 +109,19 @@ class Rewarm(Schedule):
         min_samples: int = 30,
         clip: float = 4.0,
     ) -> None:
-        self.cycle_steps = max(total_steps // 10, 1) if cycle_steps is None else _whole("cycle_steps", cycle_steps, 1)
-        self.warmup = _whole("warmup", warmup, 0)
+        tenth = max(self._whole("total_steps", total_steps, 1) // 10, 1)
+        self.cycle_steps = tenth if cycle_steps is None else self._whole("cycle_steps", cycle_steps, 1)
+        self.warmup = self._whole("warmup", warmup, 0)
         if self.warmup > self.cycle_steps:
-            raise ValueError(f"nap.schedule: warmup={warmup} is more than cycle_steps={self.cycle_steps}")
-        self.cooldown = (self.warmup + self.cycle_steps) // 2 if cooldown is None else _whole("cooldown", cooldown, 0)
-        self.slack, self.threshold = _at_least("slack", slack, 0), _at_least("threshold", threshold, 0)
+            raise self._error(f"warmup={warmup} is more than cycle_steps={self.cycle_steps}")
+        middle = (self.warmup + self.cycle_steps) // 2
+        self.cooldown = middle if cooldown is None else self._whole("cooldown", cooldown, 0)
+        self.slack, self.threshold = self._at_least("slack", slack, 0), self._at_least("threshold", threshold, 0)
         self.two_sided, self.log_signal = two_sided, log_signal
         self.score = RunningScore(
-            _at_least("time_constant", time_constant, 1),
-            _whole("min_samples", min_samples, 2),
-            _at_least("clip", clip, self.slack),
+            self._at_least("time_constant", time_constant, 1),
+            self._whole("min_samples", min_samples, 2),
+            self._at_least("clip", clip, self.slack),
         )
         self.alarms: list[int] = []
         self.ignored = 0
@@ -183,8 +185,13 @@ class Rewarm(Schedule):
         if not math.isfinite(value) or (self.log_signal and value == 0):
             return None
         if self.log_signal and value < 0:
-            raise ValueError(f"nap.schedule: signal {value!r} has no logarithm; pass log_signal=False")
+            raise self._error(f"signal {value!r} has no logarithm; pass log_signal=False")
         return math.log(value) if self.log_signal else value
+
+    def _at_least(self, name: str, value: float, least: float) -> float:
+        if not value >= least:
+            raise self._error(f"{name}={value!r} must be at least {least}")
+        return float(value)
 
 
 class Cusum(Rewarm):
@@ -207,18 +214,12 @@ class PageHinkley(Rewarm):
 
     def __init__(self, optimizer: Optimizer, total_steps: int, *, forgetting: float = 0.99, **options: Any) -> None:
         if not 0 < forgetting <= 1:
-            raise ValueError(f"nap.schedule: forgetting={forgetting!r} must be above 0 and at most 1")
+            raise self._error(f"forgetting={forgetting!r} must be above 0 and at most 1")
         self.forgetting = forgetting
         super().__init__(optimizer, total_steps, **options)
 
     def accumulate(self, evidence: float, score: float) -> float:
         return max(0.0, self.forgetting * evidence + score - self.slack)
-
-
-def _at_least(name: str, value: float, least: float) -> float:
-    if not value >= least:
-        raise ValueError(f"nap.schedule: {name}={value!r} must be at least {least}")
-    return float(value)
 
 
 SCHEDULES.update({"cusum": Cusum, "page-hinkley": PageHinkley})

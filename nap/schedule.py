@@ -27,10 +27,10 @@ class Schedule(LRScheduler, ABC):
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0) -> None:
-        self.total_steps = _whole("total_steps", total_steps, 1)
+        self.total_steps = self._whole("total_steps", total_steps, 1)
         self.peaks = _peaks(optimizer)
         if not 0 <= floor <= self.peaks[0] * (1 + 1e-6):  # an lr held as a float32 tensor may lie a little lower
-            raise ValueError(f"nap.schedule: floor={floor!r} must be from 0 to the peak, which is {self.peaks[0]!r}")
+            raise self._error(f"floor={floor!r} must be from 0 to the peak, which is {self.peaks[0]!r}")
         self.floors = [floor * peak / self.peaks[0] if floor else 0.0 for peak in self.peaks]
         super().__init__(optimizer)
 
@@ -50,7 +50,7 @@ class Schedule(LRScheduler, ABC):
 
     def move_to(self, step: int) -> None:
         """Sets the step count and the lr that belongs to it; for a count that does not grow by one at a time."""
-        self.last_epoch = _whole("step", step, 0) - 1
+        self.last_epoch = self._whole("step", step, 0) - 1
         self._update_lr()
 
     def set_peaks(self, peaks: list[float]) -> None:
@@ -67,9 +67,22 @@ class Schedule(LRScheduler, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Moves to a saved step count, with the saved peaks and floors. Raises ValueError for other groups."""
         if (saved := len(state_dict["peaks"])) != (own := len(self.peaks)):
-            raise ValueError(f"nap.schedule: the loaded state is of {saved} parameter groups, the optimizer has {own}")
+            raise self._error(f"the loaded state is of {saved} parameter groups, the optimizer has {own}")
         self.peaks, self.floors = list(state_dict["peaks"]), list(state_dict["floors"])
         self.move_to(state_dict["step"])
+
+    def _error(self, message: str) -> ValueError:
+        return ValueError(f"{type(self).__module__}.{type(self).__name__}: {message}")
+
+    def _whole(self, name: str, value: int, least: int) -> int:
+        if not isinstance(value, int) or value < least:
+            raise self._error(f"{name}={value!r} must be a whole number, at least {least}")
+        return value
+
+    def _fraction(self, name: str, value: float) -> float:
+        if not 0 <= value <= 1:
+            raise self._error(f"{name}={value!r} must be a fraction from 0 to 1")
+        return value
 
 
 class Constant(Schedule):
@@ -102,7 +115,8 @@ class OneCycle(Schedule):
     def __init__(
         self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0, warmup_fraction: float = 0.1
     ) -> None:
-        self.warmup = round(_fraction("warmup_fraction", warmup_fraction) * total_steps)
+        steps = self._whole("total_steps", total_steps, 1)
+        self.warmup = round(self._fraction("warmup_fraction", warmup_fraction) * steps)
         super().__init__(optimizer, total_steps, floor=floor)
 
     def shape(self, step: int) -> float:
@@ -110,10 +124,15 @@ class OneCycle(Schedule):
 
 
 class Cyclic(Schedule):
-    """`cycles` equal warm restarts: a jump to the peak, then half a cosine to `floor` (SGDR, arXiv 1608.03983)."""
+    """`cycles` equal warm restarts: a jump to the peak, then half a cosine to `floor` (SGDR, arXiv 1608.03983).
+
+    Raises ValueError for more cycles than steps.
+    """
 
     def __init__(self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0, cycles: int = 10) -> None:
-        self.cycles = _whole("cycles", cycles, 1)
+        self.cycles = self._whole("cycles", cycles, 1)
+        if cycles > self._whole("total_steps", total_steps, 1):
+            raise self._error(f"cycles={cycles} is more than total_steps={total_steps}")
         super().__init__(optimizer, total_steps, floor=floor)
 
     def shape(self, step: int) -> float:
@@ -125,6 +144,7 @@ class EarlyCycle(Schedule):
 
     anneal "floor" stays at `floor`, the early stopping of re-warming in arXiv 2507.20057, section 6.2 (10 cycles in the
     first fifth); "cosine" or "linear" restarts once more, to the peak, and comes down to `floor` over all that is left.
+    Raises ValueError for more cycles than steps to cycle in.
     """
 
     def __init__(
@@ -138,9 +158,12 @@ class EarlyCycle(Schedule):
         anneal: str = "floor",
     ) -> None:
         if anneal not in (kinds := ("floor", "cosine", "linear")):
-            raise ValueError(f"nap.schedule: anneal={anneal!r} is unknown; {near(anneal, kinds)}")
-        self.cycles, self.anneal = _whole("cycles", cycles, 1), anneal
-        self.cycle_steps = round(_fraction("cycle_fraction", cycle_fraction) * total_steps)
+            raise self._error(f"anneal={anneal!r} is unknown; {near(anneal, kinds)}")
+        self.cycles, self.anneal = self._whole("cycles", cycles, 1), anneal
+        steps = self._whole("total_steps", total_steps, 1)
+        self.cycle_steps = round(self._fraction("cycle_fraction", cycle_fraction) * steps)
+        if 0 < self.cycle_steps < cycles:
+            raise self._error(f"cycles={cycles} is more than the {self.cycle_steps} steps to cycle in")
         super().__init__(optimizer, total_steps, floor=floor)
 
     def shape(self, step: int) -> float:
@@ -173,16 +196,16 @@ class DelayedCosine(Schedule):
         warmup: int = 1000,
         anneal_steps: int | None = None,
     ) -> None:
-        self.delay, self.warmup = _whole("delay", delay, 0), _whole("warmup", warmup, 0)
-        if delay + warmup > total_steps:
-            raise ValueError(f"nap.schedule: delay + warmup = {delay + warmup} is more than total_steps={total_steps}")
+        self.delay, self.warmup = self._whole("delay", delay, 0), self._whole("warmup", warmup, 0)
+        if delay + warmup > self._whole("total_steps", total_steps, 1):
+            raise self._error(f"delay + warmup = {delay + warmup} is more than total_steps={total_steps}")
         left = total_steps - delay - warmup
-        self.anneal_steps = left if anneal_steps is None else _whole("anneal_steps", anneal_steps, 1)
+        self.anneal_steps = left if anneal_steps is None else self._whole("anneal_steps", anneal_steps, 1)
         if self.anneal_steps > left:
-            raise ValueError(f"nap.schedule: anneal_steps={anneal_steps} is more than the {left} steps that are left")
+            raise self._error(f"anneal_steps={anneal_steps} is more than the {left} steps that are left")
         peak = _peaks(optimizer)[0]
         if low is not None and not 0 <= low <= peak * (1 + 1e-6):
-            raise ValueError(f"nap.schedule: low={low!r} must be from 0 to the peak, which is {peak!r}")
+            raise self._error(f"low={low!r} must be from 0 to the peak, which is {peak!r}")
         self.low_share = low / peak if low else low
         super().__init__(optimizer, total_steps, floor=floor)
 
@@ -266,15 +289,3 @@ def restarts(step: int, steps: int, cycles: int) -> float:
 
 def _peaks(optimizer: Optimizer) -> list[float]:
     return [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
-
-
-def _whole(name: str, value: int, least: int) -> int:
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"nap.schedule: {name}={value!r} must be a whole number, at least {least}")
-    return value
-
-
-def _fraction(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"nap.schedule: {name}={value!r} must be a fraction from 0 to 1")
-    return value

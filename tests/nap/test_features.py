@@ -146,6 +146,8 @@ def test_shares_of_units_at_the_edges(share: Callable[[Tensor], Tensor]) -> None
         assert math.isnan(float(share(torch.tensor([[1.0, bad], [0.0, 1.0]]))))
     with pytest.raises(ValueError, match="must be a matrix"):
         share(torch.zeros(2, 3, 4))
+    with pytest.raises(ValueError, match="at least one layer"):
+        share([])
 
 
 def test_changes_by_hand() -> None:
@@ -214,3 +216,8 @@ def test_changes_reject_other_shapes_and_report_nan() -> None:
     assert math.isnan(float(nap.covariance_change(nap.feature_covariance(bad), torch.eye(2))))
     assert math.isnan(float(nap.linear_cka(bad, torch.eye(2))))
     assert math.isnan(float(nap.policy_churn(bad, torch.eye(2))))
+    for value in (math.nan, math.inf):
+        broken = nap.activation_pattern(torch.tensor([[value, 1.0], [0.0, 1.0]]))
+        assert math.isnan(float(nap.pattern_change(broken, broken)))
+        assert math.isnan(float(nap.pattern_change(nap.activation_pattern(torch.eye(2)), broken)))
+    assert float(nap.pattern_change(torch.eye(2) > 0, torch.eye(2) > 2)) == 0.5  # bool patterns do as well

@@ -312,7 +312,10 @@ def test_functions_and_unknown_names_are_refused_with_the_way_out() -> None:
 def test_features_that_are_not_finite_give_nan() -> None:
     model, x = mlp(), torch.randn(5, 6)
     model[0].weight.data[0, 0] = math.nan
-    found = nap.Probe(model, x).measure()
+    probe = nap.Probe(model, x, METRICS)
+    probe.measure()
+    found = probe.measure()  # the changes too, with policy churn
+    assert {"policy_churn", "pattern_change/1", "covariance_change_from_first/4"} <= found.keys()
     assert all(math.isnan(float(value)) for value in found.values())
 
 

@@ -91,10 +91,10 @@ def test_the_lr_stays_from_floor_to_peak_and_depends_on_the_step_alone(
 ) -> None:
     options: dict[str, Any] = {} if name == "constant" else {"floor": floor}
     if "cycl" in name and name != "one-cycle":
-        options["cycles"] = data.draw(st.integers(1, 20))
+        options["cycles"] = data.draw(st.integers(1, min(total, 20)))
     if name == "early-cycle":
         options |= {
-            "cycle_fraction": data.draw(st.floats(0, 1)),
+            "cycle_fraction": data.draw(st.just(0.0) | st.floats(options["cycles"] / total, 1)),
             "anneal": data.draw(st.sampled_from(["floor", "cosine"])),
         }
     if name == "one-cycle":
@@ -213,7 +213,10 @@ def test_bad_input_is_one_clear_line() -> None:
         ("constant", 10, {"floor": 0.1}, "it takes none"),
         ("cosine", 0, {}, "total_steps=0 must be a whole number"),
         ("cosine", 10, {"floor": 1.0}, "from 0 to the peak"),
-        ("cyclic", 10, {"cycles": 0}, "cycles=0"),
+        ("cyclic", 10, {"cycles": 0}, "nap.schedule.Cyclic: cycles=0"),
+        ("cyclic", 10, {"cycles": 11}, "cycles=11 is more than total_steps=10"),
+        ("early-cycle", 100, {"cycles": 21}, "cycles=21 is more than the 20 steps to cycle in"),
+        ("one-cycle", math.inf, {}, "nap.schedule.OneCycle: total_steps=inf must be a whole number"),
         ("early-cycle", 10, {"anneal": "cosin"}, "did you mean 'cosine'"),
         ("early-cycle", 10, {"cycle_fraction": 1.5}, "fraction from 0 to 1"),
         ("delayed-cosine", 10, {"delay": 8, "warmup": 3}, "more than total_steps=10"),
