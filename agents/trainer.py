@@ -84,7 +84,7 @@ class Trainer:
         if self.passes(self.config.log_interval, before) or self.done:
             rows.append({**self.figures(), "seconds": self.seconds, **self._report(), **measured})
         elif measured:
-            rows.append({"agent_step": self.agent_step, "updates": self.agent.updates, **measured})
+            rows.append({"agent_step": self.agent_step, **measured})
         return rows
 
     def _measured(self, before: int) -> dict[str, float]:

@@ -47,12 +47,13 @@ def test_a_run_ends_with_a_score_its_protocol_and_settings_that_repeat_it(tmp_pa
     assert outcome["protocol"]["name"] == "atari100k"
     learner_rows = [row for row in rows(tmp_path / "a") if "loss" in row]
     assert [row["agent_step"] for row in learner_rows] == [150, 200, 250, 260]
-    assert {"lr", "epsilon", "elr/torso.0.weight", "rotation/torso.0.weight", "norm/head.weight"} <= set(
-        learner_rows[-1]
-    )
-    assert "Pong: mean" in capsys.readouterr().out
+    names = {"lr", "epsilon", "elr/torso.0.weight", "rotation/torso.0.weight", "norm/head.weight"}
+    names |= {"gradient/head.weight", "dormant_sokar_0.025", "erank_roy/torso.1", "policy_churn"}
+    assert names <= set(learner_rows[-1])
+    shown = capsys.readouterr().out
+    assert "Pong: mean" in shown
+    assert "plasticity methods: NaP (layer norm, joint scale and offset)\n" in shown
 
-    capsys.readouterr()
     config = str(tmp_path / "a" / "config.yaml")
     assert cli.main("dqn", ["--config", config, "--name", "b", "--eval-episodes", "0"]) == 0
     assert cli.main("dqn", ["--config", config, "--name", "c", "--eval-episodes", "0", "--seed", "1"]) == 0

@@ -79,13 +79,20 @@ def test_rows_tell_of_every_episode_and_of_every_interval():
     assert intervals[2]["mean_return"] == pytest.approx(np.mean([row["episode_return"] for row in episodes][-100:]))
 
 
-def test_watching_does_not_change_what_is_learned():
-    hashes = set()
-    for interval in (1, 50, 1000):
-        trainer = catch_trainer(steps=300, log_interval=interval, nap=True)
-        run(trainer)
-        hashes.add(parameter_hash(trainer.agent.network))
-    assert len(hashes) == 1
+@pytest.mark.parametrize("settings", [{"nap": True}, {"precision": "bf16", "overlap": True, "plasticity": ("redo",)}])
+def test_watching_does_not_change_what_is_learned(settings):
+    ends = []
+    for log_interval, probe_interval in ((1_000, 0), (50, 1), (1, 7)):
+        trainer = catch_trainer(steps=290, log_interval=log_interval, probe_interval=probe_interval, **settings)
+        rows = run(trainer)
+        assert ("erank_roy/torso.1" in rows[-1]) == (probe_interval > 0)
+        state = trainer.state_dict()
+        generators = torch.get_rng_state(), state["replay_generator"], str(state["policy"])
+        gradients = [parameter.grad for parameter in trainer.agent.network.parameters()]
+        ends.append((parameter_hash(trainer.agent.network), *generators, *gradients, str(state["agent"]["optimizer"])))
+    for end in ends[1:]:
+        for ours, unwatched in zip(end, ends[0], strict=True):
+            assert torch.equal(ours, unwatched) if isinstance(ours, torch.Tensor) else ours == unwatched
 
 
 class Waits(TorchDispatchMode):
