@@ -147,7 +147,7 @@ def prepare(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype = torc
     return pixels.mul_(scale[:, None, None]).add_(shift[:, None, None]).to(dtype)
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator, flip: bool = True) -> Tensor:
     """Each image [B, C, H, W] cropped at random from itself with 4 zeros on each side, and mirrored half of the time.
 
     For pixels, before `prepare`. The generator is on the device of the images; the host waits for nothing.
@@ -155,12 +155,12 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     count, channels, height, width = images.shape
     device = images.device
     top, left = torch.randint(2 * PADDING + 1, (2, count, 1), generator=generator, device=device)
-    mirrored = torch.randint(2, (count, 1), generator=generator, device=device, dtype=torch.bool)
+    mirrored = torch.randint(1 + flip, (count, 1), generator=generator, device=device, dtype=torch.bool)
     padded = F.pad(images, (PADDING,) * 4)
     # whole rows first: copying them is far cheaper on a CPU than indexing both axes at once
     planes = torch.arange(count * channels, device=device).view(count, channels, 1) * padded.shape[2]
     rows = planes + (top + torch.arange(height, device=device))[:, None]
-    padded = padded.view(-1, padded.shape[3]).index_select(0, rows.view(-1)).view(count, channels, height, -1)
+    padded = padded.reshape(-1, padded.shape[3]).index_select(0, rows.view(-1)).view(count, channels, height, -1)
     columns = torch.arange(width, device=device)
     columns = left + torch.where(mirrored, width - 1 - columns, columns)
     return padded.gather(3, columns[:, None, None].expand(images.shape))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
+from ssl import SSLError
 from typing import BinaryIO, Literal
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -16,8 +18,10 @@ from experiment.progress import Progress
 from studies.warm_start.files import SOURCES, Remote, check_name, data_folder, is_there, md5_of
 
 TRIES = 5
-TIMEOUT = 30.0
+PAUSE = 1.0  # seconds before the first try after a cut
+TIMEOUT = 30.0  # seconds
 _CHUNK = 1 << 18
+_AID = "fetch the data by other means and name its folder with --data-dir"
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,9 @@ class DownloadConfig:
 
 
 def ensure(name: str, data_dir: str | None) -> None:
-    """Downloads the data set to the default folder if nothing of it is there; a `data_dir` is left as it is."""
-    if data_dir is None and not is_there(name, None):
-        download(name, None)
+    """Downloads the data set if nothing of it is there; into a `data_dir` only if that folder exists."""
+    if not is_there(name, data_dir) and (data_dir is None or data_folder(data_dir).is_dir()):
+        download(name, data_dir)
 
 
 def download(name: str, data_dir: str | None) -> Path:
@@ -68,26 +72,24 @@ def _fetch(remote: Remote, target: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-_AID = "fetch the data by other means and name its folder with --data-dir"
-
-
 def _receive_all(remote: Remote, file: BinaryIO, progress: Progress) -> None:
-    """Tries until the file is whole; TRIES times in a row without one byte more are too many."""
-    failed = 0
+    """Tries until the file is whole; gives up after TRIES in a row that got no further."""
+    best = failed = 0
     while True:
-        before = file.tell()
         try:
             _receive(remote, file, progress)
             fault = f"it ended after {file.tell():,} of {remote.size:,} bytes"
         except HTTPError as error:
             raise ConfigError(f"cannot download {remote.url}: HTTP {error.code} {error.reason}; {_AID}") from None
-        except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
+        except (URLError, HTTPException, ConnectionError, TimeoutError, SSLError) as error:
             fault = str(getattr(error, "reason", None) or error or type(error).__name__)
-        if file.tell() >= remote.size:
+        if file.tell() == remote.size:
             return
-        failed = failed + 1 if file.tell() <= before else 0
-        if failed == TRIES or (failed and not before):
+        failed = 0 if file.tell() > best else failed + 1
+        best = max(best, file.tell())
+        if failed == TRIES or not best:
             raise ConfigError(f"cannot download {remote.url}: {fault}; {_AID}")
+        time.sleep(PAUSE * 2**failed)
 
 
 def _receive(remote: Remote, file: BinaryIO, progress: Progress) -> None:
@@ -97,7 +99,10 @@ def _receive(remote: Remote, file: BinaryIO, progress: Progress) -> None:
         if response.status != 206:
             file.seek(0)
             file.truncate()
-        while file.tell() < remote.size and (chunk := response.read(min(_CHUNK, remote.size - file.tell()))):
+        size = file.tell() + int(response.headers.get("Content-Length", remote.size - file.tell()))
+        if size != remote.size:
+            raise ConfigError(f"{remote.url} is not the official file: {size:,} bytes, not {remote.size:,}; {_AID}")
+        while chunk := response.read(min(_CHUNK, remote.size - file.tell())):
             file.write(chunk)
             progress.update(file.tell())
 

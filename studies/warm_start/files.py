@@ -113,7 +113,7 @@ def read(name: str, data_dir: str | None) -> tuple[str, dict[str, bytes]]:
     """The title of a data set and the content of its files.
 
     The title is the plain name only for the official content, by its checksums. It is else followed, in brackets, by
-    the line in the folder's SOURCE.txt, or "unverified copy".
+    the line in the folder's SOURCE.txt, or "unverified copy". What `download` brings comes before what lies beside it.
 
     Raises:
         ConfigError: a file is missing or damaged; the line says which, and what to do.
@@ -122,10 +122,10 @@ def read(name: str, data_dir: str | None) -> tuple[str, dict[str, bytes]]:
     source, root = SOURCES[name], data_folder(data_dir)
     folder, archive = _folder(source, root), _archive(source, root)
     try:
-        if folder:
+        if archive:
+            contents, folder = _unpack(source, archive), None
+        elif folder:
             contents = {file: _content(folder / file) for file in source.files}
-        elif archive:
-            contents = _unpack(source, archive)
         else:
             raise _Fault(f"{source.title} is not there")
         _check_sizes(source, contents)
@@ -149,7 +149,7 @@ def remedy(name: str, data_dir: str | None) -> str:
 
 def _folder(source: Source, root: Path) -> Path | None:
     """The first folder that holds at least one of the files, packed or not."""
-    for folder in (root, *(root / name for name in source.folders)):
+    for folder in (*(root / name for name in source.folders), root):
         if any((folder / f"{file}{ending}").is_file() for file in source.files for ending in ("", ".gz")):
             return folder
     return None
@@ -164,9 +164,7 @@ def _content(path: Path) -> bytes:
     """A file, unpacked."""
     packed = path.with_name(f"{path.name}.gz")
     try:
-        if path.is_file() or not packed.is_file():
-            return path.read_bytes()
-        return gzip.decompress(packed.read_bytes())
+        return gzip.decompress(packed.read_bytes()) if packed.is_file() else path.read_bytes()
     except FileNotFoundError:
         raise _Fault(f"{path.name} is missing") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
