@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.method import Features, Method, check_number, make_generator
+from plasticity.method import Features, Method, check_number, check_whole, make_generator
 from plasticity.redo import mean_size
 from plasticity.structure import HiddenLayer, hidden_layers
 
@@ -31,21 +31,26 @@ class ContinualBackprop(Method):
 
     def __init__(self, rate: float = 1e-4, maturity: int = 10_000, decay: float = 0.99, seed: int = 0):
         self.rate = check_number("cbp: rate", rate, high=1.0)
-        self.maturity = int(check_number("cbp: maturity", maturity))
+        self.maturity = check_whole("cbp: maturity", maturity)
         self.decay = check_number("cbp: decay", decay, high=1.0)
         if decay == 1:
             raise ValueError("cbp: decay=1: utilities would stay 0; it has to be below 1")
-        self.seed = seed
-        self.wants_features = rate > 0
+        self.seed = check_whole("cbp: seed", seed)
+        self.wants_features = not self.is_off
+
+    @property
+    def is_off(self) -> bool:
+        return not self.rate
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         self.generator = make_generator(network, self.seed)
-        self.records = [_Record(layer, self.generator.device) for layer in hidden_layers(network, "cbp")]
+        layers = [] if self.is_off else hidden_layers(network, "cbp")
+        self.records = [_Record(layer, self.generator.device) for layer in layers]
         self.optimizer = optimizer
 
     @torch.no_grad()
     def after_update(self, update: int, features: Features | None = None) -> None:
-        if not self.rate:
+        if self.is_off:
             return
         assert features is not None, "continual backprop needs the features of the update"
         for record in self.records:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nap.norms import NormalizedActivation
-from plasticity.method import Method, make_generator
+from plasticity.method import Method, check_whole, make_generator
 from plasticity.structure import Layer, analyze, draw_layer
 
 
@@ -40,7 +40,7 @@ class CReLU(Method):
     """
 
     def __init__(self, halve: bool = False, seed: int = 0):
-        self.halve, self.seed = halve, seed
+        self.halve, self.seed = halve, check_whole("crelu: seed", seed)
 
     def prepare(self, network: nn.Module) -> None:
         """Change the structure; ValueError, with the reason, for a network where it cannot be done everywhere."""

@@ -39,6 +39,10 @@ class DASH(Method):
         self._parameters: list[Tensor] = []
         self._average: list[Tensor] = []
 
+    @property
+    def is_off(self) -> bool:
+        return self.shrinkage == 1 or self.period == math.inf
+
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         layers = trainable_layers(network)
         self._parameters = [layer.weight for layer in layers]
@@ -46,7 +50,7 @@ class DASH(Method):
         self._average = [torch.zeros_like(parameter) for parameter in self._parameters]
 
     def after_update(self, update: int, features: Features | None = None) -> None:
-        if self.shrinkage == 1 or not math.isfinite(self.period):
+        if self.is_off:
             return
         if -update % int(self.period) < self._memory:
             pairs = zip(self._average, self._parameters, strict=True)
@@ -76,8 +80,8 @@ class DASH(Method):
 
     @property
     def _memory(self) -> int:
-        """How many of the last gradients weigh more than 1e-8."""
-        return 1 if self.alpha == 1 else math.ceil(math.log(1e-8) / math.log1p(-self.alpha))
+        """How many of a period's last gradients weigh more than 1e-8."""
+        return 1 if self.alpha == 1 else math.ceil(min(math.log(1e-8) / math.log1p(-self.alpha), self.period))
 
     @torch.no_grad()
     def _gather(self, pairs: list[tuple[Tensor, Tensor]]) -> None:

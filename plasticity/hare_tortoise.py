@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,11 +21,17 @@ class HareTortoise(Method):
     updates hare ← tortoise, both in place, over parameters and floating-point buffers; moments stay. Period infinity
     only averages.
 
-    Who acts: in supervised learning the paper evaluates the tortoise, which `averaged` lends. An agent on this seam
-    acts with the hare, and its target network keeps its own rule; how the paper's agents join tortoise and target is
-    not known here.
+    Where this differs from the authors' supervised code: there the reset aliases both networks
+    (`fast.data = slow.data`), and both hare and tortoise are evaluated; here they stay two, and `averaged` lends the
+    tortoise's weights for an evaluation. Where it may differ from their agents, whose code is not public: an agent on
+    this seam acts, bootstraps and is evaluated as without the method, that is with the hare and with a target network
+    that keeps its own rule. The one public DQN with the method that was found (a third party's) has no tortoise but
+    its target network, averaged at each update; it too acts with the hare, and restarts the optimiser at a reset.
+
+    The average remembers 1/(1 − mu) updates: what another method writes is undone in part by a reset sooner than some
+    such horizons later, and wholly by one at the same update, so that this method has to be given before.
     Source: arXiv 2406.02596; mu = 0.999 and a reset every 10 epochs are its code's for CIFAR. Values for Atari-100k
-    were not found: the default period is of this project, 10 horizons 1/(1 − mu) of the average.
+    were not found: the default period is of this project, 10 horizons.
     """
 
     def __init__(self, mu: float = 0.999, period: float = 10_000):
@@ -32,6 +39,10 @@ class HareTortoise(Method):
         self.period = check_period("hare-tortoise: period", period)
         self._hare: list[Tensor] = []
         self._tortoise: list[Tensor] = []
+
+    @property
+    def is_off(self) -> bool:
+        return self.period == math.inf
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         """Start both at the same place."""
@@ -46,17 +57,21 @@ class HareTortoise(Method):
             torch._foreach_copy_(self._hare, self._tortoise)
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self, refresh: Callable[[], object] | None = None) -> Iterator[None]:
         """The network computes with the tortoise's weights inside, and has its own back, to the bit, outside.
 
-        Train nothing inside. A copy of the network in another precision does not follow.
+        Train nothing inside. refresh: brings up to date what computes in the network's place, such as an agent's copy
+        in bf16; called when the weights have changed and when they are back.
         """
+        refresh = refresh or (lambda: None)
         own = [value.clone() for value in self._hare]
         torch._foreach_copy_(self._hare, self._tortoise)
         try:
+            refresh()
             yield
         finally:
             torch._foreach_copy_(self._hare, own)
+            refresh()
 
     def state_dict(self) -> dict[str, Any]:
         return {"tortoise": self._tortoise}

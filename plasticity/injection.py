@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.method import Features, Method, check_period, make_generator, zero_moments
+from plasticity.method import Features, Method, check_period, check_whole, make_generator, zero_moments
 from plasticity.structure import analyze, choose_layers, draw_network
 
 
@@ -56,23 +57,24 @@ class PlasticityInjection(Method):
 
     def __init__(self, at: float = 3_125_000, head: str | None = None, reset_moments: bool = False, seed: int = 0):
         self.at = check_period("injection: at", at)
-        self.head, self.reset_moments, self.seed = head, reset_moments, seed
+        self.head, self.reset_moments = head, reset_moments
+        self.seed = check_whole("injection: seed", seed)
         self._path = ""
         self._heads: list[InjectedHead] = []
 
     @property
-    def _is_on(self) -> bool:
-        return self.at != float("inf")
+    def is_off(self) -> bool:
+        return self.at == math.inf
 
     def prepare(self, network: nn.Module) -> None:
         """Put the branches in; ValueError for a network whose head cannot be found or drawn anew."""
-        if self._is_on:
+        if not self.is_off:
             self._path = _install(network, self.head)
             _draw(self._head_of(network).learned, make_generator(network, 0))
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         """Freeze the copies, whatever other methods put into them, and take them from the optimiser."""
-        if not self._is_on:
+        if self.is_off:
             return
         networks = [part for part in (network, target) if part is not None]
         self._heads = [self._head_of(part) for part in networks]

@@ -25,6 +25,10 @@ class L2Init(Method):
         self.strength = check_number("l2-init: strength", strength)
         self._pairs: list[tuple[nn.Parameter, Tensor]] = []
 
+    @property
+    def is_off(self) -> bool:
+        return not self.strength
+
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         """Remember the weights as they are."""
         if self.strength:

@@ -26,6 +26,11 @@ class Method:
     wants_features: bool = False
     """Whether `after_update` gets the features of the update's minibatch. Read once, when the learner is built."""
 
+    @property
+    def is_off(self) -> bool:
+        """Whether strength 0 or period infinity keeps the method from ever drawing or writing."""
+        return False
+
     def prepare(self, network: nn.Module) -> None:
         """Change the network's structure."""
 
@@ -53,29 +58,40 @@ class Method:
         """Take back what `state_dict` gave."""
 
 
+LARGEST = torch.finfo(torch.float32).max
+"""What no number may exceed: parameters are fp32, and would be infinite."""
+
+
 def check_period(where: str, period: float) -> float:
     """The period in updates, if it is a whole number from 1, or infinity (never); else ValueError."""
-    if not period >= 1 or (math.isfinite(period) and period != int(period)):
-        raise ValueError(f"{where}={period:g}: a period is a whole number of updates, at least 1, or inf for never")
+    if not period >= 1 or (period != math.inf and period != int(period)):
+        raise ValueError(f"{where}={period}: a period is a whole number of updates, at least 1, or inf for never")
     return period
 
 
-def check_number(where: str, value: float, low: float = 0.0, high: float = math.inf) -> float:
-    """The number, if it is finite and within `low` to `high`; else ValueError."""
-    if not low <= value <= high or math.isinf(value):
-        limits = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
-        raise ValueError(f"{where}={value:g}: it has to be a finite number, {limits}")
+def check_number(where: str, value: float, low: float = 0.0, high: float = LARGEST) -> float:
+    """The number, if it is within `low` to `high`; else ValueError. Without `high`, fp32 has to hold it."""
+    if not low <= value <= high:
+        limits = f"that fp32 holds, at least {low:g}" if high == LARGEST else f"from {low:g} to {high:g}"
+        raise ValueError(f"{where}={value}: it has to be a number {limits}")
     return value
+
+
+def check_whole(where: str, value: int, low: int = 0) -> int:
+    """The whole number, if it is at least `low` and 64 bits hold it; else ValueError."""
+    if not low <= value < 2**63 or value != int(value):
+        raise ValueError(f"{where}={value}: it has to be a whole number from {low} to 2^63 - 1")
+    return int(value)
 
 
 def check_until(where: str, until: float) -> float:
     """The last update at which a method acts, infinity allowed; ValueError for a negative number or NaN."""
-    return until if until == math.inf else check_number(f"{where}: until", until)
+    return check_number(f"{where}: until", until, high=math.inf)
 
 
 def is_due(update: int, period: float) -> bool:
     """Whether a period ends with this update."""
-    return math.isfinite(period) and update % int(period) == 0
+    return period != math.inf and update % int(period) == 0
 
 
 def make_generator(network: nn.Module, seed: int) -> torch.Generator:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import nap
-from plasticity.method import Features, Method
+from plasticity.method import Features, Method, check_whole
 
 
 class NaP(Method):
@@ -26,7 +26,7 @@ class NaP(Method):
     ):
         self.norm: Literal["layer", "rms"] = norm
         self.axes: Literal["channels", "channels_and_space"] = axes
-        self.every = every
+        self.every = check_whole("nap: every", every, low=1)
         self.affine: Literal["free", "decay", "joint"] = affine
         self.projection: nap.Projection | None = None
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.method import Features, Method, check_number, check_period, is_due, make_generator
+from plasticity.method import Features, Method, check_number, check_period, check_whole, is_due, make_generator
 from plasticity.structure import HiddenLayer, Slot, hidden_layers
 
 
@@ -37,18 +37,22 @@ class ReDo(Method):
     ):
         self.period = check_period("redo: period", period)
         self.tau = check_number("redo: tau", tau)
-        self.samples = check_number("redo: samples", samples, low=1)
-        self.init, self.seed = init, seed
-        self.wants_features = math.isfinite(period)
+        self.samples = check_whole("redo: samples", samples, low=1)
+        self.init, self.seed = init, check_whole("redo: seed", seed)
+        self.wants_features = not self.is_off
+
+    @property
+    def is_off(self) -> bool:
+        return self.period == math.inf
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
-        self.layers = hidden_layers(network, "redo")
+        self.layers = [] if self.is_off else hidden_layers(network, "redo")
         self.optimizer = optimizer
         self.generator = make_generator(network, self.seed)
         self.sizes = [torch.zeros(layer.units, device=self.generator.device) for layer in self.layers]
 
     def after_update(self, update: int, features: Features | None = None) -> None:
-        if not self.wants_features:
+        if self.is_off:
             return
         assert features is not None, "ReDo needs the features of the update"
         caught = [features[layer.name] for layer in self.layers]
@@ -85,7 +89,8 @@ class ReDo(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"].cpu())
-        torch._foreach_copy_(self.sizes, state["sizes"])
+        for size, saved in zip(self.sizes, state["sizes"], strict=True):
+            size.copy_(saved)
 
 
 def mean_size(features: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
+from plasticity.pairs import check_pairs
+
 if TYPE_CHECKING:
     from plasticity.method import Method
 
@@ -42,6 +44,9 @@ METHODS: dict[str, Entry] = {
     "dash": Entry("plasticity.dash:DASH", "shrink weights by their alignment with gradients"),
     "weight-decay": Entry("plasticity.weight_decay:WeightDecay", "L2 penalty or decoupled decay (AdamW)"),
 }
+
+
+NAMES = {entry.path: name for name, entry in METHODS.items()}
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def parse(spec: str) -> Spec:
         if not rest or "=" in rest[0]:
             raise ValueError(f"{first!r} is no known method{near(first, METHODS)}")
         first, rest = f"{first}:{rest[0]}", rest[1:]
-    return Spec(first, _options(spec, ":".join(rest)))
+    return Spec(NAMES.get(first, first), _options(spec, ":".join(rest)))
 
 
 def parse_all(specs: Sequence[str]) -> list[Spec]:
@@ -96,10 +101,13 @@ def parse_all(specs: Sequence[str]) -> list[Spec]:
 def make(specs: Sequence[str], seed: int = 0) -> list[Method]:
     """The methods of the specs, in their order but nap last; each draws from a seed made of `seed` and its name.
 
-    Raises ValueError, in one line, for an unknown method or option and for a value that the method refuses.
+    Raises ValueError, in one line, for an unknown method or option, for a value that the method refuses, and for two
+    methods at work that do not go together.
     """
     parsed = sorted(parse_all(specs), key=lambda spec: spec.name == "nap")
-    return [_make(spec, seed) for spec in parsed]
+    methods = [_make(spec, seed) for spec in parsed]
+    check_pairs([spec.name for spec, method in zip(parsed, methods, strict=True) if not method.is_off])
+    return methods
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from plasticity.method import (
     Method,
     check_period,
     check_until,
+    check_whole,
     is_due,
     make_generator,
     zero_moments,
@@ -41,7 +42,12 @@ class Reset(Method):
     ):
         self.period = check_period("reset: period", period)
         self.until = check_until("reset", until)
-        self.layers, self.target_mode, self.seed = layers, target, seed
+        self.layers, self.target_mode = layers, target
+        self.seed = check_whole("reset: seed", seed)
+
+    @property
+    def is_off(self) -> bool:
+        return self.period == math.inf or self.until < self.period
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         self.network, self.optimizer = network, optimizer

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.method import Features, Method, check_number, check_period, check_until, is_due, make_generator
+from plasticity.method import (
+    Features,
+    Method,
+    check_number,
+    check_period,
+    check_until,
+    check_whole,
+    is_due,
+    make_generator,
+)
 from plasticity.structure import choose_layers, draw_network
 
 
@@ -37,7 +46,12 @@ class ShrinkPerturb(Method):
         self.period = check_period("shrink-perturb: period", period)
         self.strength = check_number("shrink-perturb: strength", strength, high=1.0)
         self.until = check_until("shrink-perturb", until)
-        self.layers, self.target_mode, self.seed = layers, target, seed
+        self.layers, self.target_mode = layers, target
+        self.seed = check_whole("shrink-perturb: seed", seed)
+
+    @property
+    def is_off(self) -> bool:
+        return not self.strength or self.period == math.inf or self.until < self.period
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         self.networks = [network] if target is None or self.target_mode == "keep" else [network, target]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.method import Features, Method, check_number, make_generator
+from plasticity.method import Features, Method, check_number, check_whole, make_generator
 from plasticity.structure import Layer
 from plasticity.trainable import trainable_layers
 
@@ -31,14 +31,18 @@ class SpectralRegularization(Method):
     def __init__(self, strength: float = 1e-4, k: float = 2.0, seed: int = 0):
         self.strength = check_number("spectral: strength", strength)
         self.k = check_number("spectral: k", k, low=1)
-        self.seed = seed
+        self.seed = check_whole("spectral: seed", seed)
         self._layers: list[Layer] = []
         self._left: list[Tensor] = []
         self._right: list[Tensor] = []
 
+    @property
+    def is_off(self) -> bool:
+        return not self.strength
+
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         """Start the power iterations from a random direction of each layer's outputs."""
-        if not self.strength:
+        if self.is_off:
             return
         generator = make_generator(network, self.seed)
         self._layers = trainable_layers(network)

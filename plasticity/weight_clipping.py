@@ -28,9 +28,13 @@ class WeightClipping(Method):
         self._values: list[Tensor] = []
         self._bounds: list[float] = []
 
+    @property
+    def is_off(self) -> bool:
+        return not self.kappa
+
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         """Find each layer's range; ValueError if the output layers are to be spared and cannot be found."""
-        if not self.kappa:
+        if self.is_off:
             return
         spared = [] if self.output else list(analyze(network).outputs.values())
         for layer in trainable_layers(network):

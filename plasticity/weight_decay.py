@@ -31,6 +31,10 @@ class WeightDecay(Method):
         self._parameters: list[nn.Parameter] = []
         self._optimizer: Optimizer | None = None
 
+    @property
+    def is_off(self) -> bool:
+        return not self.strength
+
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         if self.strength:
             self._parameters, self._optimizer = trainable_parameters(network), optimizer

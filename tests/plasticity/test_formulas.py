@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from agents.replica import Replica
 from plasticity.dash import DASH
 from plasticity.hare_tortoise import HareTortoise
 from plasticity.l2_init import L2Init
@@ -186,6 +187,19 @@ def test_the_tortoise_is_lent_and_given_back_to_the_bit():
         raise RuntimeError("while evaluating")
     assert all((a == b).all() for a, b in zip(inside.values(), tortoise, strict=True))
     assert all((value == hare[name]).all() for name, value in values(loop.network).items())
+
+
+def test_a_copy_in_another_precision_follows_the_loan():
+    method = HareTortoise(0.9)
+    loop = Loop(mlp, method)
+    copy = Replica(loop.network, torch.bfloat16)
+    loop.step()
+    copy.refresh()
+    own = [p.clone() for p in copy.module.parameters()]
+    with method.averaged(copy.refresh):
+        for p, tortoise in zip(copy.module.parameters(), method.state_dict()["tortoise"], strict=True):
+            assert torch.equal(p, tortoise.bfloat16())
+    assert all(map(torch.equal, copy.module.parameters(), own))
 
 
 def test_buffers_are_averaged_but_counters_are_not():

@@ -1,0 +1,37 @@
+"""Pairs of methods that make no sense together, or only in one order, with the reasons.
+
+A pair is here if one method undoes the other, or has to change what the other keeps. All other pairs train: that one
+weakens another, as a projection weakens weight decay, is said where the method is described.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+FROZEN = "injection keeps a frozen head for good, and {} would change it, or put new features before it"
+TWO_OUTPUTS = "under crelu a unit's weights make two outputs, relu(x) and relu(-x), and {} judges each alone"
+PUT_BACK = "where both are due at once, hare-tortoise would put back what {} has just replaced"
+WRITERS = ("reset", "shrink-perturb", "redo", "cbp")
+
+APART: dict[frozenset[str], str] = {
+    **{frozenset({"injection", other}): FROZEN.format(other) for other in WRITERS},
+    frozenset({"injection", "hare-tortoise"}): "an average across the injection mixes the old head with a fresh one",
+    **{frozenset({"crelu", other}): TWO_OUTPUTS.format(other) for other in ("redo", "cbp")},
+}
+"""Two methods that are refused in either order."""
+
+ORDER: dict[tuple[str, str], str] = {
+    ("crelu", "injection"): "injection freezes copies of the layers that crelu would have to widen",
+    **{("hare-tortoise", other): PUT_BACK.format(other) for other in (*WRITERS, "dash")},
+}
+"""(first, later): two methods that are refused the other way round."""
+
+
+def check_pairs(names: Sequence[str]) -> None:
+    """ValueError, naming both and saying why, for two methods at work that do not go together, or not in this order."""
+    for later, name in enumerate(names):
+        for earlier in names[:later]:
+            if reason := APART.get(frozenset({earlier, name})):
+                raise ValueError(f"{earlier} and {name} do not go together: {reason}")
+            if reason := ORDER.get((name, earlier)):
+                raise ValueError(f"give {name} before {earlier}: {reason}")

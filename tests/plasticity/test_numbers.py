@@ -1,0 +1,82 @@
+"""Every number that any method takes, found in its signature: it works, or is refused in one line."""
+
+import inspect
+import math
+import typing
+
+import pytest
+
+from plasticity.registry import METHODS, make
+from tests.plasticity.loops import Loop, cnn
+from tests.plasticity.test_every_method import ACTIVE
+from tests.plasticity.test_small_methods import run, same, weights
+
+VALUES = ["0", "-1", "1" + 300 * "0", "nan", "inf", "-inf", "5e-324"]
+OFF_AT = {"strength": "0", "rate": "0", "kappa": "0", "period": "inf", "at": "inf"}
+
+
+def constructor(name):
+    return make([name])[0].__class__
+
+
+def numeric_options(name):
+    """The options of a method that are numbers, and their kind."""
+    kind = constructor(name)
+    hints = typing.get_type_hints(kind.__init__)
+    members = {key: typing.get_args(hints[key]) or (hints[key],) for key in inspect.signature(kind).parameters}
+    return {key: int if int in kinds else float for key, kinds in members.items() if {int, float} & set(kinds)}
+
+
+OPTIONS = [(name, option) for name in METHODS for option in numeric_options(name)]
+PLAIN = {}
+
+
+def plain():
+    """The weights after 3 updates without a method."""
+    if not PLAIN:
+        PLAIN["weights"] = weights(run(Loop(cnn), 3))
+    return PLAIN["weights"]
+
+
+def spec(name, option, value):
+    """The method at work early, with one option set."""
+    options = dict(part.split("=") for part in ACTIVE[name].strip(":").split(",") if part) | {option: value}
+    return f"{name}:" + ",".join(f"{key}={text}" for key, text in options.items())
+
+
+def check_refusal(name, option, error):
+    assert str(error).startswith(f"{name}: {option}=")
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: value[:6])
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_a_number_works_or_is_refused_in_one_line(name, option, value):
+    try:
+        (method,) = make([spec(name, option, value)])
+    except ValueError as error:
+        check_refusal(name, option, error)
+        method = None
+    is_off = value == OFF_AT.get(option)
+    assert method is None or (value not in ("nan", "-inf", "-1") and method.is_off >= is_off)
+    assert method is not None or not is_off
+    if method is not None:
+        network = run(Loop(cnn, method), 3).network
+        assert all(parameter.isfinite().all() for parameter in network.parameters())
+        assert not method.is_off or same([p for p in network.parameters() if p.requires_grad], plain())
+
+
+@pytest.mark.parametrize("value", [-1, 10**400, math.nan, -math.inf], ids=lambda value: str(value)[:4])
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_a_number_given_in_code_is_refused_likewise(name, option, value):
+    kind = constructor(name)
+    if value == 10**400 and option in ("period", "at", "until"):
+        kind(**{option: value})
+        return
+    with pytest.raises(ValueError, match=f"{option}=") as error:
+        kind(**{option: value})
+    check_refusal(name, option, error.value)
+
+
+def test_the_methods_that_act_are_not_off():
+    assert not any(make([name + options])[0].is_off for name, options in ACTIVE.items())
