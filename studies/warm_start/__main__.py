@@ -1,0 +1,29 @@
+"""The warm-start study (arXiv 2507.20057, section 5): `python -m studies.warm_start`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from studies import cli
+from studies.warm_start.config import WarmStartConfig
+
+
+def settings(argv: Sequence[str] | None) -> WarmStartConfig:
+    """The resolved settings of a command line."""
+    description = "Train on a part of the data, then on all of it: what is lost, and what keeps it."
+    return cli.settings(WarmStartConfig, argv, prog="python -m studies.warm_start", description=description)
+
+
+def make_run(config: WarmStartConfig) -> cli.Trainable:
+    from studies.warm_start.run import Run
+
+    return Run(config)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, prepare and train; the exit code."""
+    return cli.main(settings, make_run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,159 @@
+"""Settings of the warm-start study. Light on purpose: the command line reads this before torch is imported."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from experiment.config import ConfigError
+from plasticity.registry import join_options, parse_all
+
+Protocol = Literal["lyle10", "ash50", "lee10noisy", "increments"]
+
+FRACTIONS: dict[Protocol, float] = {"lyle10": 0.1, "ash50": 0.5, "lee10noisy": 0.1, "increments": 0.1}
+"""Share of the training images in the first phase of each protocol."""
+CLOSED_LOOP = ("cusum", "page-hinkley")
+SIGNAL_INTERVAL = 10
+"""Updates whose mean loss is one sample of the signal of a closed-loop schedule."""
+
+
+@dataclass(frozen=True)
+class WarmStartConfig:
+    """Settings of one run; every length is in updates."""
+
+    dataset: Literal["cifar10", "fashion-mnist", "digits"] = "cifar10"
+    """Images; cifar10 and fashion-mnist are downloaded once into --data-dir."""
+    data_dir: str | None = None
+    """Folder of the data; none: $REWARM_DATA, else ~/.cache/rewarm."""
+    protocol: Protocol = "lyle10"
+    """lyle10: a part of the data, then all; ash50: half, then all, each to 99% of training accuracy; lee10noisy: a
+    tenth with half of its labels wrong, then all; increments: a tenth more in every phase."""
+    fraction: float | None = None
+    """Share of the images in the first phase; none: the protocol's. 1 is the network that has everything at once."""
+    phase_updates: int | None = None
+    """Updates in a phase, or the most of them (ash50); none: 14,000, and 2,800 in each of the ten of increments."""
+    augment: bool = False
+    """Random crops from a border of 4 pixels, and flips (digits and clothes are not flipped)."""
+    seed: int = 0
+    """Decides everything: the images of the first phase, the initial weights, the batches."""
+
+    network: Literal["cnn", "resnet18"] = "cnn"
+    """cnn: three convolutions and a hidden layer; resnet18: bias-free, for small images."""
+    width: int | None = None
+    """Channels of the first convolution; none: 32 (cnn), 64 (resnet18, the usual one)."""
+    hidden: int = 256
+    """cnn: units of the hidden layer."""
+    strides: tuple[str, ...] = ("2", "2", "1")
+    """cnn: strides of the three convolutions."""
+
+    at_switch: Literal["warm", "fresh-optimizer", "cold"] = "warm"
+    """When the data change: go on; go on with an optimiser that remembers nothing; start again from initial weights."""
+    nap: bool = False
+    """Project each weight matrix to its initial norm; the networks have their norms in any case."""
+    nap_every: int = 1
+    """NaP: updates between projections."""
+    nap_affine: Literal["free", "decay", "joint"] = "free"
+    """NaP: scale and offset of norms. joint: projected as a pair; decay: drawn to their start; free: left alone."""
+    plasticity: tuple[str, ...] = ()
+    """Methods against loss of plasticity, in order: name or module:Class, each with :option=value,... if others than
+    the published ones are wanted, as in redo:period=100,tau=0.1. The option may be repeated."""
+
+    schedule: Literal["cyclic", "cosine", "constant", "cusum", "page-hinkley"] = "cyclic"
+    """cyclic: warm restarts, --cycles of them; cosine: one, over the whole budget; cusum and page-hinkley: a restart
+    when the training loss has risen, which nobody tells them."""
+    cycles: int | None = None
+    """cyclic: number of cycles in the whole budget; none: one a phase. cusum, page-hinkley: a restart takes the budget
+    divided by this."""
+    lr: float = 3e-3
+    """Adam's learning rate: the peak of the schedule."""
+    lr_floor: float = 1e-6
+    """Lowest learning rate of the schedule."""
+    lr_warmup: int = 0
+    """cusum, page-hinkley: updates from the floor to the peak at a restart."""
+    later_peak: float = 1.0
+    """Peak after the first phase, as a multiple of --lr."""
+    rewarm_threshold: float = 10.0
+    """cusum, page-hinkley: evidence that restarts the schedule, in standard deviations of the log of the loss."""
+    rates: Literal["constant", "fast-features", "slow-features", "even-ratio"] = "constant"
+    """Learning rates by layer: the same; the output layer's a tenth; all others' a tenth; proportional to mean |w|."""
+    batch_size: int = 250
+    """Images in a batch."""
+
+    device: str = "cpu"
+    """Device of network and data: cpu, cuda, cuda:1 ..."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: passes in bfloat16 by autocast, on fp32 weights. Features are measured in fp32 in any case."""
+    compile: bool = False
+    """Compile the loss with torch.compile: up to a minute at the start, then faster."""
+    threads: int = 1
+    """CPU threads of torch. Part of what decides the bits of a run."""
+    log_interval: int = 250
+    """Updates between rows in metrics.jsonl; a row costs about as much as 15 updates."""
+    checkpoint_interval: int = 5_000
+    """Updates between checkpoints; 0: only at the end or when interrupted."""
+    figure: bool = True
+    """Draw figure.png into the run directory at the end."""
+    name: str | None = None
+    """Name of the run directory; none: made from the settings and the time."""
+    root: str = "run"
+    """Folder of the run directories."""
+    resume: str | None = None
+    """A run directory to go on with; its settings are kept."""
+
+    @property
+    def phases(self) -> int:
+        """Number of phases."""
+        return 10 if self.protocol == "increments" else 2
+
+    @property
+    def budget(self) -> int:
+        """Updates of the whole run, or the most of them."""
+        assert self.phase_updates is not None, "resolved() comes first"
+        return self.phases * self.phase_updates
+
+    def resolved(self) -> WarmStartConfig:
+        """These settings with what is open decided; a fault raises ConfigError."""
+        plasticity = join_options(self.plasticity)
+        chosen = replace(
+            self,
+            fraction=FRACTIONS[self.protocol] if self.fraction is None else self.fraction,
+            phase_updates=self._phase_updates() if self.phase_updates is None else self.phase_updates,
+            width={"cnn": 32, "resnet18": 64}[self.network] if self.width is None else self.width,
+            cycles=self.phases if self.cycles is None else self.cycles,
+            plasticity=plasticity,
+        )
+        chosen._check()
+        return chosen
+
+    def _phase_updates(self) -> int:
+        return 28_000 // self.phases
+
+    def _check(self) -> None:
+        for field, (low, high) in _RANGES.items():
+            if not low <= (value := getattr(self, field)) <= high:
+                allowed = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise ConfigError(f"--{field.replace('_', '-')} is {value}: it has to be {allowed}")
+        if len(self.strides) != 3 or not all(stride in ("1", "2", "4") for stride in self.strides):
+            raise ConfigError(f"--strides is {' '.join(self.strides)}: it has to be three of 1, 2 and 4")
+        if self.lr_floor > self.lr:
+            raise ConfigError(f"--lr-floor {self.lr_floor:g} has to be at most the peak, --lr {self.lr:g}")
+        if self.protocol == "increments" and self.fraction not in (0.1, 1.0):
+            raise ConfigError("--protocol increments begins with a --fraction of 0.1; 1 has everything at once")
+        if self.protocol == "ash50" and self.schedule == "cyclic":
+            raise ConfigError("--protocol ash50 ends a phase at an accuracy: --schedule cyclic would not know when")
+        try:
+            specs = parse_all(self.plasticity)
+        except ValueError as error:
+            raise ConfigError(f"--plasticity: {error}") from None
+        if any(spec.name == "nap" for spec in specs):
+            raise ConfigError("--plasticity nap is --nap in this study, with its --nap-... options")
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "fraction": (0.001, 1), "phase_updates": (1, math.inf), "seed": (0, math.inf), "width": (1, 4_096),
+    "hidden": (1, 65_536), "nap_every": (1, math.inf), "cycles": (1, math.inf), "lr": (1e-12, 10), "lr_floor": (0, 10),
+    "lr_warmup": (0, math.inf), "later_peak": (1e-3, 1e3), "rewarm_threshold": (0, math.inf),
+    "batch_size": (1, 100_000), "threads": (1, 1_024), "log_interval": (1, math.inf),
+    "checkpoint_interval": (0, math.inf),
+}  # fmt: skip

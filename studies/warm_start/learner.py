@@ -1,0 +1,217 @@
+"""One update of the network and everything that acts on it, and what happens when the data change."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import nap
+from plasticity.features import FeatureTap
+from plasticity.method import Method, zero_moments
+from studies.warm_start.config import CLOSED_LOOP, SIGNAL_INTERVAL, WarmStartConfig
+from studies.warm_start.data import Dataset, Sampler, augment, channel_statistics, prepare
+from studies.warm_start.protocols import Protocol
+
+RATES_INTERVAL = 100
+"""Updates between looks at the weights from which the rates of even-ratio follow."""
+
+# under autocast a norm has a bf16 input and an fp32 scale, which is what is wanted
+warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
+
+
+class Learner:
+    """A network that learns images in phases; `update` is one step of the optimiser and what follows it.
+
+    `model` has what the methods' `prepare` made of it; `loss_sum`, `correct` and `seen` count all training so far.
+    """
+
+    def __init__(
+        self,
+        config: WarmStartConfig,
+        data: Dataset,
+        protocol: Protocol,
+        model: nn.Module,
+        methods: Sequence[Method],
+        seed: int,
+    ) -> None:
+        self.config, self.data, self.protocol, self.methods = config, data, protocol, tuple(methods)
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        device = data.train_images.device
+        self.statistics = channel_statistics(data.train_images)
+        self.optimizer = make_optimizer(config, model, device)
+        self.schedule = make_schedule(config, self.optimizer)
+        for method in self.methods:
+            method.attach(model, None, self.optimizer)
+        self.initial = {name: value.clone() for name, value in model.state_dict().items()}
+        self.tap = FeatureTap(model, self.methods)
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.updates = self.phase = self.phase_began = 0
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        self.seen = 0
+        self._signal = torch.zeros((), device=device)
+        self._pass = (0, 0)
+        self.phase_over = False
+        self.sampler = self._sampler()
+        self._loss = torch.compile(self.loss, fullgraph=True, dynamic=False) if config.compile else self.loss
+        self._logits = torch.compile(self.logits, fullgraph=True, dynamic=False) if config.compile else self.logits
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Images uint8 [B, C, H, W] to logits [B, classes], float32."""
+        x = prepare(images, *self.statistics).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            return self.model(x).float()
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is minimised: cross-entropy and the methods' penalties; the cross-entropy alone; how many are right."""
+        logits = self.logits(images)
+        error = F.cross_entropy(logits, labels)
+        total = error
+        for method in self.methods:
+            if (penalty := method.penalty()) is not None:
+                total = total + penalty
+        return total, error.detach(), (logits.argmax(-1) == labels).sum()
+
+    def prepare(self) -> None:
+        """Compiles; nothing that a run consists of changes."""
+        size = self.config.batch_size
+        chosen = torch.arange(size, device=self.data.train_images.device) % len(self.data.train_images)
+        images = self.data.train_images[chosen]
+        self._loss(images, self.protocol.labels[chosen])[0].backward()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            self._logits(images)
+
+    def update(self) -> None:
+        """One update; its learning rate is the schedule's at the number of updates before it."""
+        if self.phase_over:
+            self._switch()
+        self.schedule.move_to(self.updates)
+        images, labels = self.sampler.batch()
+        if self.config.augment:
+            images = augment(images, self.generator, flip=self.config.dataset != "digits")
+        self.optimizer.zero_grad()
+        loss, error, correct = self._loss(images, labels)
+        loss.backward()
+        self.optimizer.step()
+        self.updates += 1
+        for method in self.methods:
+            method.after_update(self.updates, self.tap.features)
+        self._count(error, correct, len(labels))
+        self._steer(error)
+        self.phase_over = self._phase_is_over()
+
+    def _count(self, error: Tensor, correct: Tensor, images: int) -> None:
+        self.loss_sum += error * images
+        self.correct += correct
+        self.seen += images
+
+    def _steer(self, error: Tensor) -> None:
+        """What reads the device now and then: a closed-loop schedule, rates that follow the weights."""
+        if self.config.schedule in CLOSED_LOOP:
+            self._signal += error
+            if self.updates % SIGNAL_INTERVAL == 0:
+                assert isinstance(self.schedule, nap.Rewarm)
+                self.schedule.move_to(self.updates)
+                self.schedule.observe(self._signal / SIGNAL_INTERVAL)
+                self._signal.zero_()
+        if self.config.rates == "even-ratio" and self.updates % RATES_INTERVAL == 0:
+            nap.refresh_rates(self.model, self.optimizer, self.schedule)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last phase is over."""
+        return self.phase_over and self.phase == self.config.phases - 1
+
+    def _phase_is_over(self) -> bool:
+        assert self.config.phase_updates is not None
+        trained = self.updates - self.phase_began
+        return trained >= self.config.phase_updates or self._learned_enough(trained)
+
+    def _learned_enough(self, trained: int) -> bool:
+        """Whether the pass through the phase's images that ends here, if one does, was right often enough."""
+        enough = self.protocol.enough
+        updates = -(-len(self.protocol.phases[self.phase]) // self.config.batch_size)
+        if enough is None or trained % updates:
+            return False
+        correct, seen = self._pass
+        self._pass = (int(self.correct), self.seen)
+        return self._pass[0] - correct >= enough * (self._pass[1] - seen)
+
+    def _switch(self) -> None:
+        """The data change: the next phase begins."""
+        self.phase, self.phase_began, self.phase_over = self.phase + 1, self.updates, False
+        self._pass = (int(self.correct), self.seen)
+        self.sampler = self._sampler()
+        if self.config.at_switch != "warm":
+            zero_moments(self.optimizer, self.model.parameters(), step=True)
+        if self.config.at_switch == "cold":
+            self.model.load_state_dict(self.initial)
+        if self.phase == 1 and self.config.later_peak != 1:
+            self.schedule.set_peaks([peak * self.config.later_peak for peak in self.schedule.peaks])
+
+    def _sampler(self) -> Sampler:
+        indices = self.protocol.phases[self.phase]
+        size = self.config.batch_size
+        return Sampler(self.data.train_images, self.protocol.labels, indices, size, self.generator)
+
+    @torch.no_grad()
+    def test(self) -> tuple[float, float]:
+        """Accuracy and mean cross-entropy on all test images."""
+        size = self.config.batch_size
+        totals = torch.zeros(2, dtype=torch.float64, device=self.data.test_images.device)
+        for images, labels in zip(self.data.test_images.split(size), self.data.test_labels.split(size), strict=True):
+            logits = (self._logits if len(images) == size else self.logits)(images)
+            right = (logits.argmax(-1) == labels).sum()
+            totals += torch.stack([right, F.cross_entropy(logits, labels, reduction="sum")])
+        accuracy, loss = (totals / len(self.data.test_labels)).tolist()
+        return accuracy, loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "methods": [method.state_dict() for method in self.methods],
+            "sampler": self.sampler.state_dict(),
+            "totals": {"loss_sum": self.loss_sum, "correct": self.correct, "signal": self._signal},
+            "counts": [self.updates, self.phase, self.phase_began, self.seen, *self._pass, int(self.phase_over)],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave, into the existing tensors."""
+        self.model.load_state_dict(state["model"])
+        nap.load_optimizer_state(self.optimizer, state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        for method, saved in zip(self.methods, state["methods"], strict=True):
+            method.load_state_dict(saved)
+        self.updates, self.phase, self.phase_began, self.seen, correct, seen, over = state["counts"]
+        self._pass, self.phase_over = (correct, seen), bool(over)
+        self.sampler = self._sampler()
+        self.sampler.load_state_dict(state["sampler"])
+        for own, name in ((self.loss_sum, "loss_sum"), (self.correct, "correct"), (self._signal, "signal")):
+            own.copy_(state["totals"][name])
+
+
+def make_optimizer(config: WarmStartConfig, model: nn.Module, device: torch.device) -> torch.optim.Adam:
+    """Adam with the rates of the settings; each group's rate is one tensor for life."""
+    lr = torch.tensor(config.lr, device=device)
+    groups = nap.param_groups(model, lr, rates=config.rates)
+    return torch.optim.Adam(groups, lr=lr, fused=True)
+
+
+def make_schedule(config: WarmStartConfig, optimizer: torch.optim.Optimizer) -> nap.Schedule:
+    """The learning rate over the budget of updates."""
+    options: dict[str, Any] = {} if config.schedule == "constant" else {"floor": config.lr_floor}
+    if config.schedule == "cyclic":
+        options["cycles"] = config.cycles
+    if config.schedule in CLOSED_LOOP:
+        assert config.cycles is not None
+        options |= {"cycle_steps": max(config.budget // config.cycles, 1), "warmup": config.lr_warmup}
+        options["threshold"] = config.rewarm_threshold
+    return nap.make_schedule(config.schedule, optimizer, config.budget, **options)
