@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
 
-from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
-from experiment.run_dir import RunDir
+from studies import cli
 from studies.grokking.config import GrokkingConfig
 
 
 def settings(argv: Sequence[str] | None) -> GrokkingConfig:
     """The resolved settings of a command line; with `--resume RUN` those of the run. A mistake raises ConfigError."""
-    parse: Callable[..., GrokkingConfig] = partial(
-        parse_cli,
+    return cli.settings(
         GrokkingConfig,
         argv,
         prog="python -m studies.grokking",
         description="Memorise modular addition, re-warm the effective learning rate, generalise.",
-        presets={},
     )
-    config = parse()
-    if config.resume is not None:
-        stored = load_yaml(GrokkingConfig, RunDir.open(config.resume).config)
-        if replace(parse(base=stored), resume=None) != stored:
-            raise ConfigError(f"--resume {config.resume} keeps the settings of that run: give no others")
-        return replace(stored, resume=config.resume)
-    return config.resolved()
+
+
+def make_run(config: GrokkingConfig) -> cli.Trainable:
+    from studies.grokking.run import Run
+
+    return Run(config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, prepare and train; the exit code. Bad input ends in one line and code 2."""
-    with exit_on_bad_input():
-        config = settings(argv)
-        from studies.grokking.run import Run
-
-        run = Run(config)
-    return run.train()
+    return cli.main(settings, make_run, argv)
 
 
 if __name__ == "__main__":

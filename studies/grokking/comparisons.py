@@ -3,50 +3,43 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from statistics import median, median_low
 from typing import Any
 
 from experiment.statistics import Interval, concordance
+from studies.drawing import COLORS, accuracy_axis, by_arm, draw_seeds, median_and_range
+from studies.grokking.config import GrokkingConfig
 from studies.grokking.outcome import outcome
-from studies.grokking.runs import FinishedRun
+from studies.records import FinishedRun
 
-Groups = dict[str, list[FinishedRun]]
-COLORS = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#c53030", "#718096", "#b7791f", "#0987a0", "#97266d")
-
-
-def by_arm(runs: Sequence[FinishedRun]) -> Groups:
-    """Runs that differ in the seed alone, by what their names have in common."""
-    groups: Groups = {}
-    for run in runs:
-        groups.setdefault(re.sub(r"-s\d+$", "", run.name), []).append(run)
-    return groups
+Run = FinishedRun[GrokkingConfig]
 
 
-def draw_curves(pyplot: Any, runs: Sequence[FinishedRun]) -> Any:
+def draw_curves(pyplot: Any, runs: Sequence[Run]) -> Any:
     """Test accuracy over updates for each arm: seeds thin, their median bold."""
     figure, axis = pyplot.subplots(figsize=(7.5, 4), layout="constrained")
-    for (name, members), color in zip(by_arm(runs).items(), _cycle(), strict=False):
-        _seeds(axis, members, color, name)
-    _accuracy_axis(axis, "updates", log=True)
+    for (name, members), color in zip(by_arm(runs).items(), cycle(COLORS), strict=False):
+        draw_seeds(axis, members, color, name)
+    accuracy_axis(axis, "updates", log=True)
     axis.set_title("Test accuracy: seeds thin, median bold")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def draw_delays(pyplot: Any, runs: Sequence[FinishedRun]) -> Any:
+def draw_delays(pyplot: Any, runs: Sequence[Run]) -> Any:
     """Test accuracy over all updates, and over those since the re-warm."""
     figure, (whole, since) = pyplot.subplots(1, 2, figsize=(11, 3.8), sharey=True, layout="constrained")
     groups = dict(sorted(by_arm(runs).items(), key=lambda item: item[1][0].config.rewarm_at))
-    for members, color in zip(groups.values(), _cycle(), strict=False):
+    for members, color in zip(groups.values(), cycle(COLORS), strict=False):
         delay = members[0].config.rewarm_at
-        _seeds(whole, members, color, f"{delay:,} updates")
-        _seeds(since, members, color, None, shift=delay)
+        draw_seeds(whole, members, color, f"{delay:,} updates")
+        draw_seeds(since, members, color, None, shift=delay)
         if delay:
             whole.axvline(delay, color=color, linestyle=":", linewidth=1)
-    _accuracy_axis(whole, "updates (logarithmic)", log=True)
-    _accuracy_axis(since, "updates since the re-warm", log=False)
+    accuracy_axis(whole, "updates (logarithmic)", log=True)
+    accuracy_axis(since, "updates since the re-warm", log=False)
     budget = max(run.config.budget - run.config.rewarm_at for run in runs)
     since.set_xlim(-0.15 * budget, budget)
     since.axvline(0, color="black", linestyle=":", linewidth=1)
@@ -58,7 +51,7 @@ def draw_delays(pyplot: Any, runs: Sequence[FinishedRun]) -> Any:
     return figure
 
 
-def draw_grid(pyplot: Any, runs: Sequence[FinishedRun]) -> Any:
+def draw_grid(pyplot: Any, runs: Sequence[Run]) -> Any:
     """Figure 2 left: free weights beside weights projected now and then, a line for each rate and weight decay."""
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 3.8), sharey=True, layout="constrained")
     rates = sorted({run.config.lr for run in runs}, reverse=True)
@@ -73,20 +66,20 @@ def draw_grid(pyplot: Any, runs: Sequence[FinishedRun]) -> Any:
         axis.plot(run.column("update"), run.column("test_accuracy"), label=label, **style)
     every = max(run.config.project_every for run in runs)
     for axis, title in zip(axes, ("free weights", f"projected every {every} updates"), strict=True):
-        _accuracy_axis(axis, "updates (logarithmic)", log=True)
+        accuracy_axis(axis, "updates (logarithmic)", log=True)
         _floor(axis, runs)
         axis.set_title(f"Test accuracy, {title}")
     axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def draw_methods(pyplot: Any, runs: Sequence[FinishedRun]) -> Any:
+def draw_methods(pyplot: Any, runs: Sequence[Run]) -> Any:
     """Test accuracy of each method, and a table of updates and seconds to 95% and 99%."""
     figure, (axis, table) = pyplot.subplots(2, 1, figsize=(8.5, 6), height_ratios=(3, 1.3), layout="constrained")
     groups = by_arm(runs)
-    for (name, members), color in zip(groups.items(), _cycle(), strict=False):
-        _seeds(axis, members, color, name)
-    _accuracy_axis(axis, "updates (logarithmic)", log=True)
+    for (name, members), color in zip(groups.items(), cycle(COLORS), strict=False):
+        draw_seeds(axis, members, color, name)
+    accuracy_axis(axis, "updates (logarithmic)", log=True)
     _floor(axis, runs)
     axis.set_title("Test accuracy: seeds thin, median bold")
     axis.legend(loc="upper left")
@@ -105,7 +98,7 @@ def draw_methods(pyplot: Any, runs: Sequence[FinishedRun]) -> Any:
 TABLE_HEAD = ("method", "updates to 0.95", "seconds", "updates to 0.99", "seconds", "at the end")
 
 
-def table_rows(groups: Groups) -> list[list[str]]:
+def table_rows(groups: dict[str, list[Run]]) -> list[list[str]]:
     """For each arm the median (lowest-highest) of the seeds; what was not reached counts as later than the budget."""
     rows = []
     for name, members in groups.items():
@@ -113,20 +106,11 @@ def table_rows(groups: Groups) -> list[list[str]]:
         columns = ("updates_to_test_95", "seconds_to_test_95", "updates_to_test_99", "seconds_to_test_99")
         finals = [row["final_test_accuracy"] for row in found]
         end = f"{median(finals):.3f}" + (f" ({min(finals):.3f}-{max(finals):.3f})" if len(finals) > 1 else "")
-        rows.append([name, *(_spread([row[column] for row in found]) for column in columns), end])
+        rows.append([name, *(median_and_range([row[column] for row in found]) for column in columns), end])
     return rows
 
 
-def _spread(values: Sequence[float | None]) -> str:
-    reached = sorted(value for value in values if value is not None)
-    if not reached:
-        return "never"
-    if len(reached) < len(values):
-        return f"{reached[0]:,.0f} ({len(reached)} of {len(values)})"
-    return f"{median(reached):,.0f}" + (f" ({reached[0]:,.0f}-{reached[-1]:,.0f})" if len(reached) > 1 else "")
-
-
-def draw_norm_or_elr(pyplot: Any, runs: Sequence[FinishedRun]) -> Any:
+def draw_norm_or_elr(pyplot: Any, runs: Sequence[Run]) -> Any:
     """Updates to 95% in every cell of norm and ELR, and against each of them, with its concordance."""
     figure, (grid, by_elr, by_norm) = pyplot.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     times = [outcome(run.rows, run.config)["updates_to_test_95"] for run in runs]
@@ -142,7 +126,7 @@ def draw_norm_or_elr(pyplot: Any, runs: Sequence[FinishedRun]) -> Any:
     return figure
 
 
-def orders(runs: Sequence[FinishedRun], times: Sequence[int | None]) -> dict[str, Interval]:
+def orders(runs: Sequence[Run], times: Sequence[int | None]) -> dict[str, Interval]:
     """How well a larger final ELR, and a smaller norm, order the times to 95%; never is censored at the budget."""
     ends = [run.config.budget if time is None else time for run, time in zip(runs, times, strict=True)]
     censored = [time is None for time in times]
@@ -156,7 +140,7 @@ def _interval(interval: Interval) -> str:
     return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
-def _heat(axis: Any, runs: Sequence[FinishedRun], times: Sequence[int | None], budget: int) -> None:
+def _heat(axis: Any, runs: Sequence[Run], times: Sequence[int | None], budget: int) -> None:
     norms = sorted({run.config.norm_end for run in runs})
     elrs = sorted({run.config.elr_end for run in runs})
     cells = [[_median_time(runs, times, norm, elr) for elr in elrs] for norm in norms]
@@ -180,7 +164,7 @@ def _heat(axis: Any, runs: Sequence[FinishedRun], times: Sequence[int | None], b
     axis.spines[:].set_visible(False)
 
 
-def _median_time(runs: Sequence[FinishedRun], times: Sequence[int | None], norm: float, elr: float) -> float:
+def _median_time(runs: Sequence[Run], times: Sequence[int | None], norm: float, elr: float) -> float:
     ends = [math.inf if time is None else time for time in times]
     pairs = zip(runs, ends, strict=True)
     cell = [end for run, end in pairs if (run.config.norm_end, run.config.elr_end) == (norm, elr)]
@@ -202,35 +186,13 @@ def _scatter(axis: Any, ends: Sequence[float], times: Sequence[int | None], budg
     axis.legend(loc="best")
 
 
-def _seeds(axis: Any, runs: Sequence[FinishedRun], color: str, label: str | None, shift: int = 0) -> None:
-    for run in runs:
-        updates = [update - shift for update in run.column("update")]
-        axis.plot(updates, run.column("test_accuracy"), color=color, linewidth=0.6, alpha=0.45)
-    common = sorted(set.intersection(*(set(run.column("update")) for run in runs)))
-    curves = [dict(zip(run.column("update"), run.column("test_accuracy"), strict=True)) for run in runs]
-    middle = [median(curve[update] for curve in curves) for update in common]
-    axis.plot([update - shift for update in common], middle, color=color, linewidth=1.8, label=label)
-
-
-def _accuracy_axis(axis: Any, label: str, *, log: bool) -> None:
-    if log:
-        axis.set_xscale("log")
-        axis.set_xlim(left=100)
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}")
-    axis.set(ylim=(-0.02, 1.04), xlabel=label)
-
-
-def _floor(axis: Any, runs: Sequence[FinishedRun]) -> None:
+def _floor(axis: Any, runs: Sequence[Run]) -> None:
     floors = [run.result["symmetric_floor"] for run in runs if run.result]
     if floors:
         axis.axhline(median(floors), color="#718096", linestyle="--", linewidth=0.9, zorder=0)
 
 
-def _cycle() -> list[str]:
-    return list(COLORS) * 4
-
-
-DRAWINGS: dict[str, Callable[[Any, Sequence[FinishedRun]], Any]] = {
+DRAWINGS: dict[str, Callable[[Any, Sequence[Run]], Any]] = {
     "rewarm": draw_delays,
     "figure2": draw_grid,
     "baselines": draw_methods,

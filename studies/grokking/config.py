@@ -85,6 +85,8 @@ class GrokkingConfig:
     """bf16: passes in bfloat16 by autocast, on fp32 weights; what is measured is always measured in fp32."""
     compile: bool = False
     """Compile the loss with torch.compile: up to a minute at the start, then faster."""
+    device: str = "cpu"
+    """Device of network and data: cpu, cuda, cuda:1, ..."""
     threads: int = 1
     """CPU threads of torch. Part of what decides the bits of a run."""
     log_interval: int = 100

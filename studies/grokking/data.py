@@ -27,12 +27,17 @@ class Task:
     train: Tensor
     test: Tensor
 
+    def to(self, device: torch.device) -> Task:
+        """The same task with its tensors on a device."""
+        tensors = (self.pairs, self.answers, self.train, self.test)
+        return Task(self.size, *(tensor.to(device) for tensor in tensors))
+
     def symmetric_floor(self) -> float:
         """The share of test pairs whose mirror image (y, x) is a training pair with the same answer.
 
         What a learner that memorises, but knows that order does not matter, scores on the test pairs.
         """
-        table = torch.full((self.size, self.size), -1)
+        table = self.answers.new_full((self.size, self.size), -1)
         x, y = self.pairs[self.train].unbind(1)
         table[x, y] = self.answers[self.train]
         x, y = self.pairs[self.test].unbind(1)

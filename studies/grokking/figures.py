@@ -3,62 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.run_dir import RunDir
+from studies import figures
+from studies.drawing import BLUE, GREEN, GREY, ORANGE, RED, plotting, thousands
 from studies.grokking.comparisons import DRAWINGS, draw_curves
-from studies.grokking.runs import FinishedRun, load
+from studies.grokking.config import GrokkingConfig
+from studies.records import FinishedRun, load
 
-BLUE, ORANGE, GREEN, GREY, RED = "#2b6cb0", "#dd6b20", "#2f855a", "#718096", "#c53030"
-STYLE: dict[Any, Any] = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "lines.linewidth": 1.3,
-    "savefig.dpi": 130,
-}
-
-
-@dataclass(frozen=True)
-class FiguresConfig:
-    """What to draw."""
-
-    runs: tuple[str, ...] = field(default=(), metadata={"positional": True, "metavar": "RUN"})
-    """Run directories, each explained in a figure, or folders of a suite, each compared in one."""
-    out: str = "figures"
-    """Folder of the figures."""
-    format: Literal["png", "svg"] = "png"
-    """Format of the figures."""
-
-
-def plotting() -> Any:
-    """matplotlib's pyplot, without a display. Raises ConfigError if matplotlib is not installed."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise ConfigError("figures need matplotlib, which is not installed: pip install 'rewarm[plot]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    pyplot.rcdefaults()
-    pyplot.rcParams |= STYLE
-    return pyplot
+Run = FinishedRun[GrokkingConfig]
 
 
 def draw_run(directory: RunDir, out: Path) -> Path:
     """One run explained: accuracy, learning rates, feature change, ranks and norms over updates."""
-    run, pyplot = load(directory), plotting()
+    run, pyplot = load(GrokkingConfig, directory), plotting()
     figure, axes = pyplot.subplots(2, 3, figsize=(12, 6.2), sharex=True, layout="constrained")
-    panels: list[Callable[[Any, FinishedRun], None]] = [
+    panels: list[Callable[[Any, Run], None]] = [
         _accuracy, _rates, _norms, _pattern_change, _covariance_change, _ranks,
     ]  # fmt: skip
     for axis, panel in zip(axes.flat, panels, strict=True):
@@ -69,29 +31,22 @@ def draw_run(directory: RunDir, out: Path) -> Path:
     for axis in axes[1]:
         axis.set_xlabel("updates")
     figure.suptitle(_title(run), fontsize=11, x=0.01, ha="left")
-    figure.savefig(out)
-    pyplot.close(figure)
-    return out
+    return figures.save(pyplot, figure, out)
 
 
-def thousands(value: float, _: Any = None) -> str:
-    """12000 as 12k."""
-    return f"{value / 1000:g}k" if value else "0"
-
-
-def _title(run: FinishedRun) -> str:
+def _title(run: Run) -> str:
     config = run.config
     task = "composition in S5" if config.operation == "s5" else f"x {config.operation} y mod {config.modulus}"
     rewarm = f"re-warmed after {config.delay:,} updates" if config.rewarm_at else "warm from the start"
     return f"Grokking: {task}, {config.model}, {rewarm}"
 
 
-def _mark_rewarm(axis: Any, run: FinishedRun) -> None:
+def _mark_rewarm(axis: Any, run: Run) -> None:
     if run.config.rewarm_at:
         axis.axvline(run.config.rewarm_at, ymax=0.83, color=RED, linestyle=":", linewidth=1)
 
 
-def _accuracy(axis: Any, run: FinishedRun) -> None:
+def _accuracy(axis: Any, run: Run) -> None:
     updates = run.column("update")
     axis.plot(updates, run.column("train_accuracy"), color=GREY, label="train")
     axis.plot(updates, run.column("test_accuracy"), color=BLUE, label="test")
@@ -104,7 +59,7 @@ def _accuracy(axis: Any, run: FinishedRun) -> None:
     axis.legend(loc="upper center", ncols=3, columnspacing=1, handlelength=1.5)
 
 
-def _rates(axis: Any, run: FinishedRun) -> None:
+def _rates(axis: Any, run: Run) -> None:
     updates = run.column("update")
     axis.plot(updates, run.column("lr"), color="black", label="lr")
     for (name, values), color in zip(_layers(run, "elr/"), _shades(run, "elr/"), strict=True):
@@ -114,7 +69,7 @@ def _rates(axis: Any, run: FinishedRun) -> None:
     axis.legend(loc="upper center", ncols=5, fontsize=6.5, columnspacing=1, handlelength=1.2)
 
 
-def _norms(axis: Any, run: FinishedRun) -> None:
+def _norms(axis: Any, run: Run) -> None:
     updates = run.column("update")
     for (_, values), color in zip(_layers(run, "norm/"), _shades(run, "norm/"), strict=True):
         axis.plot(updates, values, color=color, linewidth=0.9)
@@ -127,23 +82,23 @@ def _norms(axis: Any, run: FinishedRun) -> None:
     axis.legend(loc="upper center", ncols=2)
 
 
-def _pattern_change(axis: Any, run: FinishedRun) -> None:
+def _pattern_change(axis: Any, run: Run) -> None:
     _change(axis, run, "pattern_change/")
     axis.set(title=f"Δ_A in {run.config.log_interval} updates: share of ReLUs that switched", ylim=(0, None))
 
 
-def _covariance_change(axis: Any, run: FinishedRun) -> None:
+def _covariance_change(axis: Any, run: Run) -> None:
     _change(axis, run, "covariance_change/")
     axis.set(title=f"Δ_C in {run.config.log_interval} updates: change of the Gram matrix", ylim=(0, None))
 
 
-def _change(axis: Any, run: FinishedRun, metric: str) -> None:
+def _change(axis: Any, run: Run, metric: str) -> None:
     updates = run.column("update")
     for name, values in _hidden(run, metric):
         axis.plot(updates, values, color=GREEN, label=name)
 
 
-def _ranks(axis: Any, run: FinishedRun) -> None:
+def _ranks(axis: Any, run: Run) -> None:
     updates = run.column("update")
     ranks = _layers(run, "erank_roy/")
     for (name, values), color in zip(ranks, (GREEN, ORANGE, BLUE), strict=False):
@@ -160,17 +115,17 @@ def _ranks(axis: Any, run: FinishedRun) -> None:
     axis.legend(loc="upper center", ncols=3, columnspacing=1, handlelength=1.5)
 
 
-def _layers(run: FinishedRun, prefix: str) -> list[tuple[str, list[float]]]:
+def _layers(run: Run, prefix: str) -> list[tuple[str, list[float]]]:
     """The metrics of a prefix, by the layer that follows it."""
     keys = dict.fromkeys(key for row in run.rows for key in row if key.startswith(prefix))
     return [(key.removeprefix(prefix).removesuffix(".weight"), run.column(key)) for key in keys]
 
 
-def _hidden(run: FinishedRun, prefix: str) -> list[tuple[str, list[float]]]:
+def _hidden(run: Run, prefix: str) -> list[tuple[str, list[float]]]:
     return [(name, values) for name, values in _layers(run, prefix) if name.startswith("activation")]
 
 
-def _shades(run: FinishedRun, prefix: str) -> list[Any]:
+def _shades(run: Run, prefix: str) -> list[Any]:
     from matplotlib import colormaps
 
     count = len(_layers(run, prefix))
@@ -179,38 +134,12 @@ def _shades(run: FinishedRun, prefix: str) -> list[Any]:
 
 def draw_folder(folder: Path, out: Path) -> Path:
     """The figure of a suite, from the folder of its runs; those that are not finished are left out, and named."""
-    runs = [load(run) for run in inside(folder) if run.result.is_file()]
-    if unfinished := [run.path.name for run in inside(folder) if not run.result.is_file()]:
-        print(f"not finished, left out: {', '.join(unfinished)}")
-    if not runs:
-        raise ConfigError(f"no run in {str(folder)!r} is finished yet")
-    pyplot = plotting()
-    figure = DRAWINGS.get(folder.resolve().name, draw_curves)(pyplot, runs)
-    figure.savefig(out)
-    pyplot.close(figure)
-    return out
-
-
-def inside(folder: Path) -> list[RunDir]:
-    """The runs in a folder, by name."""
-    items = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [RunDir(item) for item in items if (item / "config.yaml").is_file()]
+    runs, pyplot = figures.load_finished(GrokkingConfig, folder), plotting()
+    return figures.save(pyplot, DRAWINGS.get(folder.resolve().name, draw_curves)(pyplot, runs), out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    with exit_on_bad_input():
-        config = parse_cli(
-            FiguresConfig, argv, prog="python -m studies.grokking.figures", description="Draw runs.", presets={}
-        )
-        if not config.runs:
-            raise ConfigError("name at least one run directory, or a folder of them")
-        plotting()
-        out = Path(config.out)
-        out.mkdir(parents=True, exist_ok=True)
-        for path in map(Path, config.runs):
-            target = out / f"{path.resolve().name}.{config.format}"
-            print(draw_folder(path, target) if inside(path) else draw_run(RunDir.open(path), target))
-    return 0
+    return figures.main(argv, prog="python -m studies.grokking.figures", draw_run=draw_run, draw_folder=draw_folder)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,8 +23,9 @@ class Learner:
 
     def __init__(self, config: GrokkingConfig, task: Task, model: nn.Module, seed: int) -> None:
         self.config, self.model = config, model
-        self.generator = torch.Generator().manual_seed(seed)
         self.pairs, self.answers = task.pairs[task.train], task.answers[task.train]
+        self.device = self.pairs.device
+        self.generator = torch.Generator(self.device).manual_seed(seed)
         self.projection = make_projection(config, model)
         projected = self.projection.names if self.projection else []
         inner = {name: parameter for name, parameter in model.named_parameters() if not name.startswith("head")}
@@ -40,7 +41,7 @@ class Learner:
         """Mean cross-entropy."""
         if self.config.precision == "fp32":
             return F.cross_entropy(self.model(pairs), answers)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16):
             logits = self.model(pairs)
         return F.cross_entropy(logits.float(), answers)
 
@@ -48,7 +49,7 @@ class Learner:
         """Compiles, if that is asked for; nothing that a run consists of changes."""
         if self.config.compile:
             size = self.config.batch_size or len(self.pairs)
-            chosen = torch.arange(size) % len(self.pairs)
+            chosen = torch.arange(size, device=self.device) % len(self.pairs)
             self._loss(self.pairs[chosen], self.answers[chosen]).backward()
             self.optimizer.zero_grad()
 
@@ -69,8 +70,13 @@ class Learner:
     def _batch(self) -> tuple[Tensor, Tensor]:
         if not self.config.batch_size:
             return self.pairs, self.answers
-        chosen = torch.randint(len(self.pairs), (self.config.batch_size,), generator=self.generator)
+        shape = (self.config.batch_size,)
+        chosen = torch.randint(len(self.pairs), shape, generator=self.generator, device=self.device)
         return self.pairs[chosen], self.answers[chosen]
+
+    def lr(self) -> float:
+        """The learning rate of the first group."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def _set_rates(self) -> None:
         self.schedule.move_to(self.updates)
@@ -109,9 +115,9 @@ class Learner:
         if self.projection:
             self.projection.load_state_dict(state["projection"])
         if self.filter:
-            self.filter.averages = state["filter"]
+            self.filter.load(state["filter"])
         if self.sphere:
-            self.sphere.target = state["sphere"]
+            self.sphere.target.copy_(state["sphere"])
         self.generator.set_state(state["generator"])
         self.updates = state["updates"]
 
@@ -131,6 +137,10 @@ class GradientEMA:
             self.averages = [gradient.clone() for gradient in gradients]
         torch._foreach_lerp_(self.averages, gradients, 1 - self.alpha)
         torch._foreach_add_(gradients, self.averages, alpha=self.weight)
+
+    def load(self, averages: Sequence[Tensor]) -> None:
+        """Takes over saved averages, as copies beside the parameters."""
+        self.averages = [average.to(self.parameters[0].device, copy=True) for average in averages]
 
 
 class GlobalNorm:
@@ -164,9 +174,10 @@ def make_projection(config: GrokkingConfig, model: nn.Module) -> nap.Projection 
 
 def make_optimizer(config: GrokkingConfig, model: nn.Module, moved: list[Tensor]) -> torch.optim.Adam:
     """Adam with the decays of the settings; each group is of `moved` parameters or of others, and says which."""
+    peak = torch.tensor(config.lr, device=next(model.parameters()).device)
     groups = nap.param_groups(
         model,
-        torch.tensor(config.lr),
+        peak,
         weight_decay=config.weight_decay,
         scale_decay=config.scale_decay if config.norm != "none" else 0.0,
     )
@@ -179,7 +190,7 @@ def make_optimizer(config: GrokkingConfig, model: nn.Module, moved: list[Tensor]
     ]
     return torch.optim.Adam(
         split,
-        lr=torch.tensor(config.lr),
+        lr=peak,
         betas=(config.beta1, config.beta2),
         decoupled_weight_decay=not config.coupled_decay,
         fused=True,

@@ -28,7 +28,7 @@ class Monitor:
     def __init__(self, learner: Learner, task: Task, seed: int) -> None:
         self.learner, self.task = learner, task
         order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))
-        self.pairs = task.pairs[task.train[order[:PROBE_PAIRS]]]
+        self.pairs = task.pairs[task.train[order[:PROBE_PAIRS].to(task.train.device)]]
         layers = ["activation", "output"] if isinstance(learner.model, Transformer) else ["activation1", "activation2"]
         self.probe = nap.Probe(learner.model, self.pairs, METRICS, layers)
 
@@ -47,6 +47,13 @@ class Monitor:
         scales = {name: part for name, part in model.named_modules() if isinstance(part, nn.RMSNorm)}
         measured |= {f"scale/{name}": part.weight.detach().square().mean().sqrt() for name, part in scales.items()}
         return {name: float(value) if isinstance(value, Tensor) else value for name, value in measured.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next row's changes are measured from."""
+        return self.probe.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.probe.load_state_dict(state)
 
 
 @torch.no_grad()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from studies.grokking.config import GrokkingConfig
+from studies.records import Row
 
-Row = dict[str, Any]
 MILESTONES = (("train", 0.99), ("test", 0.95), ("test", 0.99))
 STEADY = 0.1
 """The last share of the budget over which the lowest test accuracy is reported as steady."""

@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-SEEDS = (0, 1, 2)
+from studies.arms import Arm, over_seeds
+
 INVARIANT = "embedding,query,key,attention-output,mlp,mlp-output,final"
 """Norm positions that make every weight matrix scale-invariant, but the head; tokens and positions as a pair."""
 FREE: dict[str, Any] = {"norm": "none", "projection": "off", "schedule": "constant", "anneal": 10_000}
 """Neither norms nor projection, at a constant rate: the setting of the other methods."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One run: its name, and its settings as `--option value` takes them."""
-
-    name: str
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def options(self) -> list[str]:
-        """The settings as words of a command line; a switch has no value."""
-        words: list[str] = []
-        for name, value in self.settings.items():
-            option = f"--{name.replace('_', '-')}"
-            words += [option] if value is True else [option, str(value)]
-        return words
-
-
-def over_seeds(name: str, seeds: tuple[int, ...] = SEEDS, **settings: Any) -> list[Arm]:
-    """The same settings with several seeds."""
-    return [Arm(f"{name}-s{seed}", settings | {"seed": seed}) for seed in seeds]
 
 
 def rewarm() -> list[Arm]:
@@ -128,5 +107,5 @@ SUITES: dict[str, Callable[[], list[Arm]]] = {
     "norm-or-elr": norm_or_elr,
     "norm-or-elr-invariant": norm_or_elr_invariant,
     "mlp": mlp,
-    "batch": choices,
+    "choices": choices,
 }

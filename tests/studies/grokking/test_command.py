@@ -9,14 +9,16 @@ import pytest
 
 from experiment.config import dump_yaml
 from experiment.run_dir import RunDir
-from studies.grokking import figures, speed, suite
+from studies.grokking import figures, speed
 from studies.grokking.__main__ import main, settings
 from studies.grokking.comparisons import orders
 from studies.grokking.config import GrokkingConfig
 from studies.grokking.outcome import outcome, sentence
 from studies.grokking.run import Run
-from studies.grokking.runs import FinishedRun, read_rows
+from studies.grokking.suite import STUDY
 from studies.grokking.suites import SUITES
+from studies.records import FinishedRun, read_rows
+from studies.suite import SuiteConfig
 
 LENGTHS = ["--delay", "10", "--warmup", "5", "--anneal", "15", "--log-interval", "5"]
 TINY = ["--modulus", "11", "--fraction", "0.5", "--batch-size", "32", *LENGTHS]
@@ -58,10 +60,10 @@ def test_a_run_that_is_stopped_and_resumed_is_the_run_in_one_go(tmp_path, varian
     run._measure()
     for _ in range(13):
         run.learner.update()
-        run._report()
+        run._report(run.due(run.learner.updates))
     run._save()
     run.learner.update()  # is lost
-    run._report()
+    run._report(due=True)
     run.tracker.close()
     run.directory.unlock()
     assert main(["--resume", str(tmp_path / "parts")]) == 0
@@ -102,7 +104,7 @@ def test_resume_takes_no_other_settings(tmp_path, capsys):
 
 def test_every_arm_of_every_suite_is_a_valid_run():
     for name in SUITES:
-        planned = suite.jobs(suite.SuiteConfig(suite=name))
+        planned = STUDY.jobs(SuiteConfig(suite=name))
         assert len({job.name for job in planned}) == len(planned)
         assert all(isinstance(settings(job.command[3:]), GrokkingConfig) for job in planned)
 
@@ -132,7 +134,7 @@ def test_figures_without_runs_are_refused(capsys):
 
 def test_a_suite_of_runs_becomes_one_figure(tmp_path):
     for folder in ("rewarm", "figure2", "baselines", "norm-or-elr", "mlp"):
-        for i, job in enumerate(suite.jobs(suite.SuiteConfig(suite=folder, root=str(tmp_path)))[:4]):
+        for i, job in enumerate(STUDY.jobs(SuiteConfig(suite=folder, root=str(tmp_path)))[:4]):
             fake(job, 0.2 * i)
         assert figures.main([str(tmp_path / folder), "--out", str(tmp_path / "figures")]) == 0
         assert (tmp_path / "figures" / f"{folder}.png").read_bytes().startswith(b"\x89PNG")
@@ -174,7 +176,7 @@ def test_a_suite_refuses_a_run_of_other_settings(tmp_path, capsys):
     (folder / "peak0.001-s0").mkdir(parents=True)
     (folder / "peak0.001-s0" / "config.yaml").write_text(dump_yaml(config))
     with pytest.raises(SystemExit) as stopped:
-        suite.main(["controls", "--root", str(tmp_path), "--plan"])
+        STUDY.main(["controls", "--root", str(tmp_path), "--plan"])
     assert stopped.value.code == 2
     assert "has --log-interval 7, this suite 200" in capsys.readouterr().err
 
@@ -182,7 +184,7 @@ def test_a_suite_refuses_a_run_of_other_settings(tmp_path, capsys):
 @pytest.mark.parametrize("words", [["--precision", "fp8"], ["--processes", "0"], ["--log-interval", "0"]])
 def test_a_suite_refuses_bad_settings_at_once(words, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        suite.main(["controls", "--root", str(tmp_path), "--plan", *words])
+        STUDY.main(["controls", "--root", str(tmp_path), "--plan", *words])
     assert stopped.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 

@@ -1,0 +1,32 @@
+"""The runs of an experiment: each a name and the settings in which it differs from the defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run: its name, and its settings as `--option value` takes them; a switch that is off is its --no- form."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def options(self) -> list[str]:
+        """The settings as words of a command line."""
+        words: list[str] = []
+        for name, value in self.settings.items():
+            option = name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                words += [f"--{option}", str(value)]
+        return words
+
+
+def over_seeds(name: str, seeds: tuple[int, ...] = SEEDS, **settings: Any) -> list[Arm]:
+    """The same settings with several seeds."""
+    return [Arm(f"{name}-s{seed}", settings | {"seed": seed}) for seed in seeds]

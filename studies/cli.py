@@ -1,0 +1,56 @@
+"""The command of a study: its settings from the words or from a run that is resumed, then the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
+from experiment.run_dir import RunDir
+
+Config = TypeVar("Config", bound=Any)
+"""A config dataclass with `resume`, and `resolved()`, which checks it and gives itself back if nothing is open."""
+
+
+class Trainable(Protocol):
+    """What trains to the end and returns an exit code."""
+
+    def train(self) -> int: ...
+
+
+def settings(config_class: type[Config], argv: Sequence[str] | None, *, prog: str, description: str) -> Config:
+    """The resolved settings of a command line; with `--resume RUN` those of the run. A mistake raises ConfigError."""
+    parse: Callable[..., Config] = partial(
+        parse_cli, config_class, argv, prog=prog, description=description, presets={}
+    )
+    config = parse()
+    if config.resume is None:
+        return config.resolved()
+    stored = _stored(config_class, config.resume)
+    if replace(parse(base=stored), resume=None) != stored:
+        raise ConfigError(f"--resume {config.resume} keeps the settings of that run: give no others")
+    return replace(stored, resume=config.resume)
+
+
+def _stored(config_class: type[Config], run: str) -> Config:
+    path = RunDir.open(run).config
+    try:
+        return load_yaml(config_class, path).resolved()
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def main(
+    settings: Callable[[Sequence[str] | None], Config],
+    make_run: Callable[[Config], Trainable],
+    argv: Sequence[str] | None,
+) -> int:
+    """Parse, prepare and train; the exit code. Bad input ends in one line and code 2.
+
+    `make_run` imports what it needs when it is called: torch is not loaded for a mistake or for `--help`.
+    """
+    with exit_on_bad_input():
+        run = make_run(settings(argv))
+    return run.train()

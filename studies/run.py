@@ -1,0 +1,255 @@
+"""One run of a study from settings to result: build or resume, train with a live view, save, draw."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from experiment import checkpoint
+from experiment.config import ConfigError, as_plain
+from experiment.determinism import configure, environment, parameter_hash
+from experiment.interrupt import Interrupt
+from experiment.progress import Progress
+from experiment.run_dir import RunDir
+from experiment.tracking import Tracker
+from studies.records import Row, read_rows
+
+INTERRUPTED = 130  # the shell's code for a program that SIGINT ended
+
+Config = TypeVar("Config", bound=Any)
+"""A config dataclass with seed, threads, device, root, name, resume, log_interval, checkpoint_interval, budget, figure
+and compile; lengths are in updates."""
+
+
+class Learner(Protocol):
+    """What is trained."""
+
+    updates: int
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    def prepare(self) -> None:
+        """Compiles; nothing that a run consists of changes. Called only with --compile."""
+
+    def update(self) -> None:
+        """One update, counted in `updates`."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Monitor(Protocol):
+    """What measures the learner, and changes nothing of it."""
+
+    def row(self) -> Row:
+        """All metrics by name, as plain numbers."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class StudyRun(ABC, Generic[Config]):
+    """A run that is ready to train: whatever bad input could spoil has been tried by then.
+
+    A study gives `program`, `default_name`, `build`, `headline`, `figures`, `outcome`, `sentence` and `draw`; `due` and
+    `finished` if it measures or ends at other times.
+    """
+
+    program: ClassVar[str]
+    """The module that is run, "studies.grokking"."""
+    learner: Learner
+    monitor: Monitor
+
+    def __init__(self, config: Config) -> None:
+        """Build every part, or load the run to go on with; ConfigError before anything is written."""
+        directory, saved = None, None
+        if config.resume is not None:
+            directory = RunDir.open(config.resume)
+            directory.lock()
+            if directory.result.is_file():
+                raise ConfigError(f"run {str(directory.path)!r} is finished: see {directory.result}")
+            saved = checkpoint.load_latest(directory.checkpoints) if directory.has_checkpoint() else None
+        self.config: Config = dataclasses.replace(config, resume=None)
+        self.device = device_of(config.device)
+        configure(config.threads, config.seed)
+        self.build()
+        self.seconds = {"training": 0.0, "measuring": 0.0, "compiling": 0.0}
+        self.last: Row = {}
+        self.directory = directory or self._create()
+        self.tracker = Tracker(self.directory.metrics)
+        self._restore(saved.state) if saved is not None else self.tracker.cut_to(0)
+
+    @staticmethod
+    @abstractmethod
+    def default_name(config: Any) -> str:
+        """What tells the run from others, and the time."""
+
+    @abstractmethod
+    def build(self) -> None:
+        """Sets `learner` and `monitor` from `config`, on `device`. Raises ConfigError."""
+
+    @abstractmethod
+    def headline(self) -> str:
+        """What is trained on what, in a few lines."""
+
+    @abstractmethod
+    def figures(self) -> dict[str, str]:
+        """The figures of the live line, from `last`, the last row."""
+
+    @abstractmethod
+    def outcome(self, rows: list[Row]) -> dict[str, Any]:
+        """What the rows come to, for result.json."""
+
+    @abstractmethod
+    def sentence(self, found: dict[str, Any]) -> str:
+        """The outcome in one line."""
+
+    @abstractmethod
+    def draw(self) -> Path:
+        """Draws the run into its directory. Raises ConfigError if it cannot."""
+
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return self.learner.updates >= self.config.budget
+
+    def due(self, updates: int) -> bool:
+        """Whether a row is measured after so many updates, of which it is asked once each, before the next begins."""
+        return updates % self.config.log_interval == 0 or self.finished()
+
+    def train(self) -> int:
+        """Train to the end, save, draw; the exit code."""
+        print(f"{self.headline()}\nrun directory: {self.directory.path}", flush=True)
+        with Interrupt() as interrupt:
+            self._prepare()
+            self._train_until(interrupt)
+            saved = self._save()
+        self.tracker.close()
+        return self._finish() if self.finished() else self._stop(saved)
+
+    def ms_per_update(self) -> float:
+        """Milliseconds of training per update so far."""
+        return 1e3 * self.seconds["training"] / max(self.learner.updates, 1)
+
+    def _create(self) -> RunDir:
+        config = self.config
+        name = self.default_name(config) if config.name is None else config.name
+        stored = dataclasses.replace(config, name=None)
+        return RunDir.create(config.root, name, stored, explicit=config.name is not None)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.learner.load_state_dict(state["learner"])
+        self.monitor.load_state_dict(state["probe"])
+        checkpoint.set_rng_state(state["rng"])
+        self.seconds = state["run"]["seconds"]
+        self.last = state["run"]["last"]
+        self.tracker.cut_to(state["run"]["offset"])
+
+    def _save(self) -> bool:
+        state = {
+            "learner": self.learner.state_dict(),
+            "probe": self.monitor.state_dict(),
+            "rng": checkpoint.rng_state(),
+            "run": {"seconds": self.seconds, "last": self.last, "offset": self.tracker.offset()},
+        }
+        return checkpoint.save_or_warn(self.directory.checkpoints, self.learner.updates, state)
+
+    def _prepare(self) -> None:
+        if self.config.compile and not self.finished():
+            print("compiling: up to a minute once, later from a cache", flush=True)
+            began = time.perf_counter()
+            self.learner.prepare()
+            self.seconds["compiling"] += time.perf_counter() - began
+
+    def _train_until(self, interrupt: Interrupt) -> None:
+        learner = self.learner
+        if learner.updates == 0:
+            self._measure()
+        with Progress(self.config.budget, "updates", start=learner.updates) as progress:
+            while not self.finished() and not interrupt.requested:
+                began = time.perf_counter()
+                learner.update()
+                due = self.due(learner.updates)
+                if due:
+                    synchronize(self.device)
+                self.seconds["training"] += time.perf_counter() - began
+                self._report(due)
+                progress.update(learner.updates, self.figures)
+
+    def _report(self, due: bool) -> None:
+        interval = self.config.checkpoint_interval
+        if due:
+            self._measure()
+        if interval and self.learner.updates % interval == 0 and not self.finished():
+            self._save()
+
+    def _measure(self) -> None:
+        began = time.perf_counter()
+        row = self.monitor.row()
+        self.seconds["measuring"] += time.perf_counter() - began
+        times = {"seconds": self.seconds["training"], "measuring_seconds": self.seconds["measuring"]}
+        self.tracker.log(row | times)
+        self.last = row
+
+    def _stop(self, saved: bool) -> int:
+        state = "all is saved" if saved else "which could not be saved"
+        command = f"python -m {self.program} --resume {self.directory.path}"
+        print(f"stopped at update {self.learner.updates:,}, {state}; go on with: {command}")
+        return INTERRUPTED
+
+    def _finish(self) -> int:
+        found = self.outcome(read_rows(self.directory))
+        print(self.sentence(found))
+        try:
+            self.directory.write_result(found | self._facts())
+        except OSError as error:
+            print(f"warning: {self.directory.result} could not be written: {error.strerror}", file=sys.stderr)
+            return 1
+        print(f"result: {self.directory.result}")
+        if self.config.figure:
+            self._draw()
+        return 0
+
+    def _draw(self) -> None:
+        try:
+            print(f"figure: {self.draw()}")
+        except ConfigError as error:
+            print(f"no figure: {error}", file=sys.stderr)
+
+    def _facts(self) -> dict[str, Any]:
+        """What every result says beside the outcome."""
+        return {
+            "study": self.program.rpartition(".")[2],
+            "settings": as_plain(self.config),
+            "updates": self.learner.updates,
+            "seconds": self.seconds,
+            "ms_per_update": self.ms_per_update(),
+            "parameters": sum(parameter.numel() for parameter in self.learner.model.parameters()),
+            "parameter_hash": parameter_hash(self.learner.model),
+            "environment": environment(),
+        }
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name. Raises ConfigError if this machine has none."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for what the device still has to do, so that a clock read next is right."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
