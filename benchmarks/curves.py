@@ -52,8 +52,11 @@ def draw(runs: list[RunDir], out: Path) -> None:
     games: dict[str, list[tuple[RunDir, Any]]] = {}
     for run, result in zip(runs, results, strict=True):
         games.setdefault(game_of(run), []).append((run, result))
+    most = max(map(len, games.values()))  # runs of a panel, each with two lines of the legend
     plt.rcParams |= {"svg.hashsalt": "rewarm", "svg.fonttype": "none"}  # the same runs give the same, small file
-    figure, axes = plt.subplots(1, len(games), figsize=(4.6 * len(games), 3.4), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(games), figsize=(4.6 * len(games), 3 + 0.4 * most), squeeze=False, layout="constrained"
+    )
     for axis, (game, members) in zip(axes[0], games.items(), strict=True):
         draw_game(axis, game, members)
     figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
@@ -70,10 +73,12 @@ def draw_game(axis: Any, game: str, members: list[tuple[RunDir, Any]]) -> None:
     if game in reference_scores():
         random = reference_scores()[game][0]
         axis.axhline(random, color="0.4", linestyle=":", label=f"random play: {random:,.1f}")
-    axis.set(title=game, xlabel="agent steps", ylabel=f"return (mean of {WINDOW} games)", ylim=(0, None))
+    axis.set(title=game, xlabel="agent steps", ylabel=f"return (mean of {WINDOW} games)")
+    if axis.dataLim.ymin >= 0:  # some games, such as Pong and Catch, are lost below 0
+        axis.set_ylim(0, None)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2))  # below, off the curves
 
 
 def game_of(run: RunDir) -> str:

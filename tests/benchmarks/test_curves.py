@@ -37,6 +37,25 @@ def test_the_same_runs_give_the_same_figure(tmp_path):
     assert "score of 3 games: 25.0" in one
 
 
+@pytest.mark.parametrize("returns", [[-1.0, 1.0, -1.0], [3.0, 5.0, 4.0]])
+def test_a_panel_shows_every_return_and_its_legend_hides_none(tmp_path, returns):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("Agg")
+    run = make_run(tmp_path, "a", "Catch", False)
+    run.metrics.write_text(
+        "".join(json.dumps({"agent_step": i, "episode_return": r}) + "\n" for i, r in enumerate(returns))
+    )
+    figure, axis = pyplot.subplots(layout="constrained")
+    curves.draw_game(axis, "Catch", [(run, None)])
+    figure.draw_without_rendering()
+    low, high = axis.get_ylim()
+    assert low <= min(returns)
+    assert high >= max(curves.smooth(returns))
+    assert (low == 0) == (min(returns) >= 0)
+    assert not axis.get_legend().get_window_extent().overlaps(axis.get_window_extent())
+    pyplot.close(figure)
+
+
 def test_what_is_no_run_is_one_line(tmp_path, capsys):
     for words in ([], [str(tmp_path / "nothing")]):
         with pytest.raises(SystemExit) as stop:

@@ -14,7 +14,7 @@ from plasticity.reset import Reset
 from tests.plasticity.loops import Loop, cnn, mlp
 from tests.plasticity.test_every_method import ACTIVE, OFF
 
-SOON = {"injection": ":at=1"}
+SOON = {"injection": ":at=1", "cbp": ":rate=0.5,maturity=0"}
 SPECS = {name: name + SOON.get(name, options) for name, options in ACTIVE.items()}
 
 
