@@ -98,7 +98,6 @@ def _receive(remote: Remote, file: BinaryIO, progress: Progress) -> None:
     with urlopen(Request(remote.url, headers=headers), timeout=TIMEOUT) as response:
         if response.status != 206:
             file.seek(0)
-            file.truncate()
         size = file.tell() + int(response.headers.get("Content-Length", remote.size - file.tell()))
         if size != remote.size:
             raise ConfigError(f"{remote.url} is not the official file: {size:,} bytes, not {remote.size:,}; {_AID}")

@@ -156,14 +156,10 @@ def test_digits_come_from_scikit_learn(monkeypatch):
     assert dataset.train_images.shape == (1297, 1, 8, 8)
     assert dataset.test_images.shape == (500, 1, 8, 8)
     check_types(dataset)
-    parts = (
-        torch.cat([dataset.train_images, dataset.test_images]).squeeze(1),
-        torch.cat([dataset.train_labels, dataset.test_labels]),
-    )
-    expected = sorted(
-        (int(label), [round(v * 255 / 16) for v in image.ravel()]) for image, label in zip(images, target)
-    )
-    assert sorted((int(label), image.flatten().tolist()) for image, label in zip(*parts)) == expected
+    images_after = torch.cat([dataset.train_images, dataset.test_images]).flatten(1).tolist()
+    labels_after = torch.cat([dataset.train_labels, dataset.test_labels]).tolist()
+    scaled = (images * 255 / 16).round().astype(int).reshape(1797, 64).tolist()
+    assert sorted(zip(labels_after, images_after, strict=True)) == sorted(zip(target.tolist(), scaled, strict=True))
     assert torch.equal(load("digits", None).test_images, dataset.test_images)
     assert torch.equal(dataset.to("cpu").test_labels, dataset.test_labels)
 
@@ -286,7 +282,7 @@ def test_channels_are_normalised_by_the_statistics():
 
 def slow_augment(images, generator, flip):
     """One image after another, pixel by pixel."""
-    count, channels, height, width = images.shape
+    count, _, height, width = images.shape
     tops, lefts = torch.randint(9, (2, count, 1), generator=generator)
     mirrored = torch.randint(1 + flip, (count, 1), generator=generator, dtype=torch.bool)
     out = torch.zeros_like(images)
