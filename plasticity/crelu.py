@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nap.norms import NormalizedActivation
-from plasticity.method import Method, check_whole, make_generator
+from plasticity.method import SEED, Method, check_whole, make_generator
 from plasticity.structure import Layer, analyze, draw_layer
 
 
@@ -39,7 +39,7 @@ class CReLU(Method):
     Source: arXiv 2303.07507, Rainbow on Atari; there the widths of its layers were not found.
     """
 
-    def __init__(self, halve: bool = False, seed: int = 0):
+    def __init__(self, halve: bool = False, seed: int = SEED):
         self.halve, self.seed = halve, check_whole("crelu: seed", seed)
 
     def prepare(self, network: nn.Module) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.method import Features, Method, check_period, check_whole, make_generator, zero_moments
+from plasticity.method import SEED, Features, Method, check_period, check_whole, make_generator, zero_moments
 from plasticity.structure import analyze, choose_layers, draw_network
 
 
@@ -55,7 +55,7 @@ class PlasticityInjection(Method):
     paper's ablation found a reset to hurt; the paper's own text was not at hand.
     """
 
-    def __init__(self, at: float = 3_125_000, head: str | None = None, reset_moments: bool = False, seed: int = 0):
+    def __init__(self, at: float = 3_125_000, head: str | None = None, reset_moments: bool = False, seed: int = SEED):
         self.at = check_period("injection: at", at)
         self.head, self.reset_moments = head, reset_moments
         self.seed = check_whole("injection: seed", seed)

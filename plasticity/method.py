@@ -58,6 +58,9 @@ class Method:
         """Take back what `state_dict` gave."""
 
 
+SEED = 1_000_003
+"""A method's seed if none is given: unlike a network's, whose seed would draw the initial weights once more."""
+
 LARGEST = torch.finfo(torch.float32).max
 """What no number may exceed: parameters are fp32, and would be infinite."""
 

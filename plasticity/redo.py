@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.method import Features, Method, check_number, check_period, check_whole, is_due, make_generator
+from plasticity.method import SEED, Features, Method, check_number, check_period, check_whole, is_due, make_generator
 from plasticity.structure import HiddenLayer, Slot, hidden_layers
 
 
@@ -33,7 +33,7 @@ class ReDo(Method):
         tau: float = 0.1,
         samples: int = 256,
         init: Literal["layer", "xavier"] = "layer",
-        seed: int = 0,
+        seed: int = SEED,
     ):
         self.period = check_period("redo: period", period)
         self.tau = check_number("redo: tau", tau)

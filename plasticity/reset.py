@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plasticity.method import (
+    SEED,
     Features,
     Method,
     check_period,
@@ -38,7 +39,7 @@ class Reset(Method):
         layers: tuple[str, ...] = ("output",),
         until: float = math.inf,
         target: Literal["keep", "draw"] = "keep",
-        seed: int = 0,
+        seed: int = SEED,
     ):
         self.period = check_period("reset: period", period)
         self.until = check_until("reset", until)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plasticity.method import (
+    SEED,
     Features,
     Method,
     check_number,
@@ -41,7 +42,7 @@ class ShrinkPerturb(Method):
         layers: tuple[str, ...] = ("all",),
         until: float = math.inf,
         target: Literal["keep", "draw"] = "draw",
-        seed: int = 0,
+        seed: int = SEED,
     ):
         self.period = check_period("shrink-perturb: period", period)
         self.strength = check_number("shrink-perturb: strength", strength, high=1.0)

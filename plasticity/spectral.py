@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.method import Features, Method, check_number, check_whole, make_generator
+from plasticity.method import SEED, Features, Method, check_number, check_whole, make_generator
 from plasticity.structure import Layer
 from plasticity.trainable import trainable_layers
 
@@ -28,7 +28,7 @@ class SpectralRegularization(Method):
     strength for Atari was found, and the default is of this project.
     """
 
-    def __init__(self, strength: float = 1e-4, k: float = 2.0, seed: int = 0):
+    def __init__(self, strength: float = 1e-4, k: float = 2.0, seed: int = SEED):
         self.strength = check_number("spectral: strength", strength)
         self.k = check_number("spectral: k", k, low=1)
         self.seed = check_whole("spectral: seed", seed)

@@ -1,5 +1,6 @@
 """Faults seen in the field, put into copies of the methods: the checks that ours pass fail for each of these."""
 
+from copy import deepcopy
 from itertools import product
 
 import pytest
@@ -9,9 +10,10 @@ from torch import nn
 import nap
 from agents.dqn import DQN
 from agents.networks import NETWORKS
+from plasticity.cbp import ContinualBackprop
 from plasticity.hare_tortoise import HareTortoise
 from plasticity.l2_init import L2Init
-from plasticity.method import Method
+from plasticity.method import Method, make_generator
 from plasticity.nap import NaP
 from plasticity.redo import ReDo
 from plasticity.reset import Reset
@@ -239,3 +241,62 @@ def test_slow_weights_that_are_the_fast_ones_are_noticed():
     check_separation(HareTortoise(0.5, period=1))
     with pytest.raises(AssertionError):
         check_separation(Aliased(0.5, period=1))
+
+
+def check_seed(kind):
+    """AssertionError unless the same seed draws the same weights and another seed others, none the initial ones."""
+    loops = [Loop(mlp, kind(period=1, layers=("all",), **seed)) for seed in ({"seed": 1}, {"seed": 1}, {"seed": 2}, {})]
+    for loop in loops:
+        loop.step()
+    one, same, other, default = (loop.network[0].weight for loop in loops)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert not torch.equal(default, mlp()[0].weight)
+
+
+class Deaf(Reset):
+    """A seed that is accepted and ignored."""
+
+    def attach(self, network, target, optimizer):
+        super().attach(network, target, optimizer)
+        self.generator = make_generator(network, 3)
+
+
+class DrawnAsTheNetwork(Reset):
+    """Fresh weights that are the initial ones, drawn from the same seed."""
+
+    def __init__(self, seed=0, **options):
+        super().__init__(seed=seed, **options)
+
+
+@pytest.mark.parametrize("broken", [Deaf, DrawnAsTheNetwork])
+def test_a_seed_that_is_not_heard_is_noticed(broken):
+    check_seed(Reset)
+    with pytest.raises(AssertionError):
+        check_seed(broken)
+
+
+def check_resuming(kind):
+    """AssertionError unless a run that is cut in two ends as the whole one does."""
+    whole, first, second = (Loop(mlp, kind(rate=0.3, maturity=3)) for _ in range(3))
+    for update in range(9):
+        whole.step()
+        if update < 5:
+            first.step()
+    second.load(deepcopy(first.state()))
+    for _ in range(4):
+        second.step()
+    assert all(map(torch.equal, second.network.parameters(), whole.network.parameters()))
+
+
+class StartsAgain(ContinualBackprop):
+    """Ages and utilities that start again after a resume."""
+
+    def load_state_dict(self, state):
+        self.generator.set_state(state["generator"])
+
+
+def test_counts_that_start_again_are_noticed():
+    check_resuming(ContinualBackprop)
+    with pytest.raises(AssertionError):
+        check_resuming(StartsAgain)
