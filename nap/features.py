@@ -135,6 +135,8 @@ def dormant_sokar_units(features: Tensor, tau: float) -> Tensor:
 
 def dormant_dohare_units(features: Tensor, share: float) -> Tensor:
     """Which units `dormant_dohare` counts, [d] bool."""
+    if not 0 < share <= 1:
+        raise ValueError(f"nap: the share of inputs of dormant_dohare must be above 0 and at most 1, not {share!r}")
     return (features != 0).sum(0) < share * len(features)
 
 

@@ -29,9 +29,10 @@ from .kinds import (
 )
 from .weights import Conv
 
-__all__ = ["NORMS", "Flow", "Trace", "has_norm", "reason", "trace", "wrapped"]
+__all__ = ["NORMS", "UNNORMED", "Flow", "Trace", "has_norm", "reason", "trace", "units", "wrapped"]
 
 PASSING = (Kind.SAME, Kind.RESHAPE)
+UNNORMED = "feeds a nonlinearity without a norm"
 _REASONS = {
     "add": "feeds a residual sum", "iadd": "feeds a residual sum",
     "sub": "feeds a sum", "mul": "feeds a product", "imul": "feeds a product", "cat": "feeds a concatenation",
@@ -281,7 +282,7 @@ def _end_reason(flow: Flow, end: fx.Node) -> str | None:
     fixed = {
         Kind.UNSEEN: "feeds another layer with no norm between",
         Kind.BLOCK: "feeds a residual sum",
-        Kind.NONLINEAR: "feeds a nonlinearity without a norm",
+        Kind.NONLINEAR: UNNORMED,
         Kind.OUTPUT: f"leaves {flow.name}, and what follows cannot be traced" if flow.name else "reaches the output",
     }
     name = name_of(end) if module is None else type(module).__name__
@@ -350,6 +351,12 @@ def _trace(root: nn.Module, given: bool, training: bool) -> fx.Graph:
         for module, saved in attributes:
             module.__dict__.clear()
             module.__dict__.update(saved)
+
+
+def units(layer: nn.Module) -> int:
+    """The number of output features of a layer."""
+    layout = _layer_layout(layer)
+    return layout[0] if layout is not None else 0
 
 
 def _layer_layout(layer: nn.Module) -> tuple[int, int, Tensor] | None:

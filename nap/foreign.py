@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from weakref import WeakKeyDictionary
 
@@ -41,31 +41,66 @@ def _is_small(module: nn.Module) -> bool:
     if any(is_lazy(parameter) or not parameter.is_floating_point() for parameter in parameters.values()):
         return False
     shapes = {name: parameter.shape for name, parameter in parameters.items()}
-    matrices = [name for name, shape in shapes.items() if len(shape) > 1]
+    # A norm's scale may be stored as [1, C, 1, 1]; a weight [1, C] is a matrix.
+    vectors = [n for n, s in shapes.items() if s.numel() == max(s, default=1) and (n != "weight" or len(s) != 2)]
+    matrices = [name for name in shapes if name not in vectors]
     childless = module._modules.keys() <= {"norm"}  # but for a norm that `normalize` attached to its output
-    return childless and len(shapes) <= 2 and matrices in ([], ["weight"]) and len(shapes.get("weight", ())) <= 2
+    linear = matrices == ["weight"] and len(shapes["weight"]) == 2
+    return childless and len(shapes) <= 2 and (linear or not matrices)
+
+
+def norm_scales(norm: nn.Module) -> list[nn.Parameter]:
+    """The parameters of another library's norm, whatever their names, that multiply rather than add."""
+    random = _random()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        twin = _twin(norm, random)
+        own = {name: parameter for name, parameter in twin._parameters.items() if parameter is not None}
+        x = next(x for x in _inputs(twin, random) if (out := _call(twin, x)) is not None and out.shape == x.shape)
+        other = random(*x.shape)
+        added = {name: _adds(twin, parameter, x, other) for name, parameter in own.items()}
+    return [parameter for name, parameter in norm.named_parameters(recurse=False) if not added[name]]
+
+
+def _adds(module: nn.Module, parameter: nn.Parameter, x: Tensor, other: Tensor) -> bool:
+    """Whether a parameter changes the output by the same for any input."""
+    before = [module.forward(value) for value in (x, other)]
+    parameter.add_(1)
+    after = [module.forward(value) for value in (x, other)]
+    parameter.sub_(1)
+    return _close(after[0] - before[0], after[1] - before[1])
+
+
+def _random() -> Random:
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape: torch.randn(*shape, generator=generator)
+
+
+def _twin(module: nn.Module, random: Random) -> nn.Module:
+    """A copy with random parameters."""
+    twin = copy.deepcopy(module).to("cpu", torch.float32).eval()
+    for parameter in twin.parameters():
+        parameter.copy_(random(*parameter.shape))
+    return twin
+
+
+def _inputs(module: nn.Module, random: Random) -> Iterator[Tensor]:
+    """Inputs of the shapes that a module with such parameters may take."""
+    width = max((parameter.numel() for parameter in module.parameters() if parameter.numel() > 1), default=8)
+    yield from (random(*shape) for shape in ((4, width), (2, 3, width), (2, width, 3, 3)))
 
 
 def _probe(module: nn.Module) -> Role:
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
+    random = _random()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            twin = copy.deepcopy(module).to("cpu", torch.float32).eval()
-            for parameter in twin.parameters():
-                parameter.copy_(random(*parameter.shape))
+            twin = _twin(module, random)
         except Exception:  # anything may be raised by another library's module: it is then not known
             return Role.UNKNOWN
         weight = twin._parameters.get("weight")
         if weight is not None and weight.ndim == 2:
             return next((kind for kind in LINEAR_ROLES if _is_linear(twin, kind, random)), Role.UNKNOWN)
-        widths = [parameter.numel() for parameter in twin.parameters() if parameter.numel() > 1]
-        width = max(widths, default=8)
-        for shape in ((4, width), (2, 3, width), (2, width, 3, 3)):
-            x, other = random(*shape), random(*shape)
+        for x in _inputs(twin, random):
+            other = random(*x.shape)
             if _is_elementwise(twin, x, other):
                 return Role.UNKNOWN if _is_affine(twin, x, other) else Role.ACTIVATION
             if _is_scale_free(twin, x, other):

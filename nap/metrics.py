@@ -103,9 +103,11 @@ def _ratio(moved: Tensor, size: Tensor) -> Tensor:
 
 def angle(a: Tensor, b: Tensor) -> Tensor:
     """The angle between two tensors taken as vectors, in radians from 0 to pi; 0 if one is zero."""
-    a, b = a.flatten().float(), b.flatten().float()
-    size = torch.linalg.vector_norm(a).clamp_min(1e-30)
-    direction = a / size
+    wide = torch.float64 if a.dtype is torch.float64 else torch.float32
+    a, b = a.flatten().to(wide), b.flatten().to(wide)
+    size = torch.linalg.vector_norm(a)
+    direction = a / size.clamp_min(1e-30)
     difference = b - a
     across = difference - direction * (direction @ difference)
-    return torch.atan2(torch.linalg.vector_norm(across), direction @ b)
+    found = torch.atan2(torch.linalg.vector_norm(across), direction @ b)
+    return torch.where(size == 0, torch.zeros_like(found), found).float()

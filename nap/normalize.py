@@ -14,14 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from .flow import Flow, Trace, has_norm, reason, trace
+from .flow import UNNORMED, Flow, Trace, has_norm, reason, trace, units
 from .foreign import LINEAR_ROLES, role
 from .kinds import ENCODER_LAYERS, Kind
 from .norms import EPS, NormalizedActivation, make_norm
 from .weights import MATRIX_LAYERS, Conv, Weight, find_weights, near
 
-MakeNorm = Callable[[int, int, Tensor], nn.Module]
+MakeNorm = Callable[[int, int, Tensor], nn.Module | None]
 UNTRACED = "its use cannot be traced"
+ONE_UNIT = "has one unit, which a norm would make constant"
 _STACKED = re.compile(r"((?:\w+\.)*?\w*[A-Za-z_]\w*\.)(\d+)(?=[.)]|$)")
 
 
@@ -41,7 +42,9 @@ class Report:
     outputs_guessed: bool = False
     """True if the data flow could not be traced: the output is then the last linear or convolution registered."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Other parameters of two or more dimensions, not projected unless `Projection` is told to, with the reason."""
+    """What is left as it is, with the reason: layers of one unit before a nonlinearity, and parameters of two or more
+    dimensions whose use is not known. `Projection` projects them only if told to. Of `normalize`, also the
+    nonlinearities that got no norm because their input has one unit."""
     tied: dict[str, list[str]] = field(default_factory=dict)
     """The other names of weights that several modules share."""
 
@@ -54,7 +57,7 @@ class Report:
                 f"output, not projected{guess if self.outputs_guessed else ''}",
                 [(self._known_as(name), "") for name in self.outputs],
             ),
-            ("not projected unless included", list(self.left_out.items())),
+            ("left out, not projected unless included", list(self.left_out.items())),
             ("not handled", self.not_handled),
         ]
         text = "\n".join("\n  ".join([title + ":", *_lines(found)]) for title, found in sections if found)
@@ -88,7 +91,8 @@ def normalize(module: nn.Module, *, norm: str = "layer", conv_axes: str = "chann
     Call it before the optimiser exists: parameters are added and removed. `norm` is "layer" (LayerNorm) or "rms"
     (RMSNorm). `conv_axes` says what a norm after a convolution covers: "channels" (each position by itself) or
     "channels_and_space" (batched input only). A nonlinearity that already follows a norm gets no second one, and a
-    tanh or sigmoid that only bounds the output gets none. Attention's softmax is not counted as a nonlinearity. What
+    tanh or sigmoid that only bounds the output gets none, nor does one of a single unit, which a norm would make
+    constant. Attention's softmax is not counted as a nonlinearity. What
     cannot be handled is listed in the report with the reason. Forwards are followed in train and eval mode, without
     and with their optional arguments, as far as each can be traced. Source: Lyle et al. 2024, arXiv 2407.01800.
 
@@ -103,12 +107,12 @@ def normalize(module: nn.Module, *, norm: str = "layer", conv_axes: str = "chann
             raise ValueError(f"nap.normalize: {option}={value!r} is unknown; {near(value, known)}")
     _refuse_finished(module)
     make: MakeNorm = partial(_make, norm=norm, conv_axes=conv_axes, eps=eps)
-    not_handled: list[tuple[str, str]] = []
+    without: list[tuple[str, str]] = []
     traced = trace(module)
     calls = traced.calls()
     for flow in traced.flows:
         tried = [(node, _insert(module, flow, node, traced, calls, make)) for node in flow.of(Kind.NONLINEAR)]
-        not_handled += [(_place(module, flow, node), why) for node, why in tried if why]
+        without += [(_place(module, flow, node), why) for node, why in tried if why]
     for block in module.modules():
         if isinstance(block, ENCODER_LAYERS) and _is_plain(block):
             _normalize_block(block, make)
@@ -116,6 +120,8 @@ def normalize(module: nn.Module, *, norm: str = "layer", conv_axes: str = "chann
             block.use_nested_tensor = False  # its check reads the biases that were removed
     _drop_biases(trace(module))
     report = analyze(module)
+    report.left_out |= {name: why for name, why in without if why == ONE_UNIT}
+    not_handled = [(name, why) for name, why in without if why != ONE_UNIT]
     report.not_handled = list(dict.fromkeys(not_handled + report.not_handled))
     return report
 
@@ -135,7 +141,8 @@ def analyze(module: nn.Module) -> Report:
         if id(weight.parameter) in outputs:
             report.outputs.append(name)
         elif why := _weight_reason(weight, reasons):
-            report.projected_only[name] = why
+            alone = why == UNNORMED and units(weight.owner) == 1
+            (report.left_out if alone else report.projected_only)[name] = ONE_UNIT if alone else why
         else:
             report.scale_invariant.append(name)
     return report
@@ -226,7 +233,7 @@ def _block_reasons(module: nn.Module) -> dict[int, list[str | None]]:
                 if isinstance(attention, nn.MultiheadAttention):
                     found[id(attention.out_proj)] = ["feeds a residual sum"]
             inserted = isinstance(part.activation, NormalizedActivation)
-            found[id(part.linear1)] = [None if inserted else "feeds a nonlinearity without a norm"]
+            found[id(part.linear1)] = [None if inserted else UNNORMED]
             found[id(part.linear2)] = ["feeds a residual sum"]
     return found
 
@@ -259,16 +266,18 @@ def _insert(
     owners = _holders(module, activation)
     if any(isinstance(owner, NormalizedActivation) for owner in owners.values()):
         return None  # wrapped a moment ago, for another trace of the same call
+    if (norm := make(*layout)) is None:
+        return ONE_UNIT
     plain_call = len(node.args) + len(node.kwargs) == 1 and node.kwargs.keys() <= {"input"}
     if activation is not None and plain_call and calls[activation] == 1 and owners and "" not in owners:
-        wrapped = NormalizedActivation(make(*layout), activation)
+        wrapped = NormalizedActivation(norm, activation)
         for name in owners:
             module.set_submodule(name, wrapped)
         return None
     layer = flow.source(source, (Kind.SAME,))
     used = flow.modules.get(layer)
     if used is not None and flow.kind(layer) is Kind.LAYER and _feeds_only_nonlinearities(used, traced):
-        used.register_module("norm", make(*layout))
+        used.register_module("norm", norm)
         used.register_forward_hook(_apply_norm)
         return None
     use = "it is shared by several calls" if activation is not None else "it is a function"
@@ -294,8 +303,10 @@ def _apply_norm(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
     return layer.get_submodule("norm")(output)
 
 
-def _make(width: int, space: int, like: Tensor, *, norm: str, conv_axes: str, eps: float) -> nn.Module:
-    return make_norm(width, space, norm, conv_axes, eps, like)
+def _make(width: int, space: int, like: Tensor, *, norm: str, conv_axes: str, eps: float) -> nn.Module | None:
+    """A new norm, or None for one that would cover a single value."""
+    alone = width == 1 and (space == 0 or conv_axes == "channels")
+    return None if alone else make_norm(width, space, norm, conv_axes, eps, like)
 
 
 def _is_plain(block: nn.Module) -> bool:
@@ -306,7 +317,8 @@ def _normalize_block(block: Any, make: MakeNorm) -> None:
     """Normalises the activation of one of torch's transformer layers."""
     if not isinstance(block.activation, NormalizedActivation):
         hidden = block.linear1
-        norm = make(hidden.out_features, 0, hidden.weight)
+        if (norm := make(hidden.out_features, 0, hidden.weight)) is None:
+            return
         function = {F.relu: nn.ReLU, F.gelu: nn.GELU}.get(block.activation)
         block.activation = NormalizedActivation(norm, function() if function else block.activation)
         # TransformerDecoderLayer.__setstate__ looks for it here, and else makes a copy with a relu of its own.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn, ones, rsqrt, zeros
+from torch import Tensor, bfloat16, float16, nn, ones, rsqrt, zeros
 
 # Scale invariance asks for a variance far above eps. Frames are mostly black and divided by 255: a patch that holds one
 # dim pixel leaves variances near 1e-9 behind the first convolution, where torch's default of 1e-5 would decide the
@@ -53,8 +53,9 @@ class ChannelSpaceRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         dims = tuple(range(-1 - self.space, 0))
-        x = x * rsqrt(x.square().mean(dims, keepdim=True) + self.eps)
-        return x * self.weight.view(-1, *[1] * self.space)
+        wide = x.float() if x.dtype in (bfloat16, float16) else x  # a half holds neither the squares nor eps
+        wide = wide * rsqrt(wide.square().mean(dims, keepdim=True) + self.eps)
+        return wide.to(x.dtype) * self.weight.view(-1, *[1] * self.space)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, space={self.space}, eps={self.eps}"

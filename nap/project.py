@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .foreign import Role, role
+from .foreign import Role, norm_scales, role
 from .kinds import NORMS
 from .normalize import analyze
 from .weights import Weight, find_weights, frobenius_norms, near
@@ -21,8 +21,9 @@ class Projection:
     """Rescales weight matrices, in place, to the norm that they had when this object was made.
 
     Eq. 2 of arXiv 2507.20057: W <- W * ||W_0||_F / ||W||_F after the optimiser's step, for every linear, convolution,
-    embedding and attention matrix but those of the output layers (`nn.MultiheadAttention`'s query, key and value
-    matrices each by themselves). What starts at zero is left alone, or it would stay there.
+    embedding and attention matrix but those of the output layers and of single units without a norm
+    (`nn.MultiheadAttention`'s query, key and value matrices each by themselves). What starts at zero is left alone, or
+    it would stay there.
 
     every: project after every k-th update (`attach` counts them).
     affine: what happens to the scale and offset of the norms: "free" leaves them; "decay" moves both the fraction
@@ -57,7 +58,7 @@ class Projection:
         self.every, self.affine, self.decay, self.mode, self.radius = every, affine, decay, mode, radius
         report = analyze(module)
         self.outputs_guessed = report.outputs_guessed
-        chosen = list(_choose(module, set(report.outputs), include, exclude).values())
+        chosen = list(_choose(module, {*report.outputs, *report.left_out}, include, exclude).values())
         norms = self._measure(chosen)[1]
         moving = [bool((norm > 0).any()) for norm in norms]
         self.left_at_zero = [weight.name for weight, moves in zip(chosen, moving, strict=True) if not moves]
@@ -93,12 +94,15 @@ class Projection:
         """Rescales every projected matrix now, and treats the norms' scale and offset as `affine` says."""
         if self._weights:
             self._rescale_weights()
-        if self.affine == "decay" and self._affine:
-            parameters = [parameter for pair in _detached(self._affine) for parameter in pair]
-            torch._foreach_lerp_(parameters, self._affine_initial, self.decay)
-        elif self.affine == "joint" and self._affine:
-            pairs = _detached(self._affine)
-            _rescale(pairs, _joint_norms(pairs), self._affine_initial)
+        if not self._affine:
+            return
+        pairs = _detached(self._affine)
+        now = _joint_norms(pairs) if self.affine == "joint" else [value for pair in pairs for value in pair]
+        self._affine_initial = _following(self._affine_initial, now)
+        if self.affine == "joint":
+            _rescale(pairs, now, self._affine_initial)
+        else:
+            torch._foreach_lerp_(now, self._affine_initial, self.decay)
 
     __call__ = project
 
@@ -149,9 +153,9 @@ class Projection:
 
     def _rescale_weights(self) -> None:
         values, norms = self._measure(self._weights)
-        targets = self._targets
+        targets = self._targets = _following(self._targets, norms)
         if self.mode == "neuron":
-            pairs = zip(_on(targets, norms), norms, strict=True)
+            pairs = zip(targets, norms, strict=True)
             targets = [torch.where(target > 0, target, norm.clamp_min(TINY)) for target, norm in pairs]
         _rescale([[value] for value in values], norms, targets)
 
@@ -175,7 +179,7 @@ class Projection:
 def _rescale(groups: list[list[Tensor]], norms: list[Tensor], targets: list[Tensor]) -> None:
     """Scales each group of tensors from its norm to its target; all groups in one foreach pass."""
     torch._foreach_clamp_min_(norms, TINY)
-    scales = torch._foreach_div(_on(targets, norms), norms)
+    scales = torch._foreach_div(targets, norms)
     flat = [value for group in groups for value in group]
     torch._foreach_mul_(flat, [scale for scale, group in zip(scales, groups, strict=True) for _ in group])
 
@@ -210,9 +214,12 @@ def _detached(pairs: list[list[nn.Parameter]]) -> list[list[Tensor]]:
     return [[parameter.detach() for parameter in pair] for pair in pairs]
 
 
-def _on(targets: list[Tensor], norms: Iterable[Tensor]) -> list[Tensor]:
-    """The targets on the devices of the norms, for a module that was moved after its projection was made."""
-    return [target.to(norm.device, non_blocking=True) for target, norm in zip(targets, norms, strict=True)]
+def _following(kept: list[Tensor], now: list[Tensor]) -> list[Tensor]:
+    """What is kept, or copies of the device and dtype of what is now, for a module that was moved or converted."""
+    pairs = list(zip(kept, now, strict=True))
+    if all(old.device == new.device and old.dtype == new.dtype for old, new in pairs):
+        return kept
+    return [old.to(new.device, new.dtype) for old, new in pairs]
 
 
 def norm_layers(module: nn.Module) -> list[nn.Module]:
@@ -220,15 +227,27 @@ def norm_layers(module: nn.Module) -> list[nn.Module]:
     return [part for part in module.modules() if isinstance(part, NORMS) or role(part) is Role.NORM]
 
 
+def scales_of(norm: nn.Module) -> list[nn.Parameter]:
+    """The scale of a normalisation layer, if it has one; another library may call it anything."""
+    if not isinstance(norm, NORMS):
+        return norm_scales(norm)
+    weight = norm._parameters.get("weight")
+    return [] if weight is None else [weight]
+
+
 def _affine_parameters(module: nn.Module) -> list[list[nn.Parameter]]:
     pairs = [
-        [parameter for name in ("weight", "bias") if (parameter := part._parameters.get(name)) is not None]
+        [
+            parameter
+            for name, parameter in part.named_parameters(recurse=False)
+            if not isinstance(part, NORMS) or name in ("weight", "bias")
+        ]
         for part in norm_layers(module)
     ]
     return [pair for pair in pairs if pair]
 
 
-def _choose(module: nn.Module, outputs: set[str], include: Selection, exclude: Selection) -> dict[str, Weight]:
+def _choose(module: nn.Module, left_out: set[str], include: Selection, exclude: Selection) -> dict[str, Weight]:
     found = find_weights(module)
     whole = {id(weight.parameter) for weight in found.values() if weight.rows is None}
     parts = {id(weight.parameter) for weight in found.values()} - whole
@@ -243,7 +262,7 @@ def _choose(module: nn.Module, outputs: set[str], include: Selection, exclude: S
     return {
         name: weight
         for name, weight in known.items()
-        if ((name in found and name not in outputs) or added(weight)) and not removed(weight)
+        if ((name in found and name not in left_out) or added(weight)) and not removed(weight)
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .normalize import analyze
-from .project import norm_layers
+from .project import norm_layers, scales_of
 from .schedule import Schedule
 from .weights import find_weights, near
 
@@ -37,14 +38,19 @@ def param_groups(
         matrices, its bias included. Norms and free-standing parameters have `lr` in "even-ratio", and so has a layer
         of zeros, which could not move otherwise.
 
-    If `lr` is a tensor, each group gets a tensor of its own. `name` tells what is in a group. A schedule made on the
-    optimiser multiplies each group's rate. Call it after `nap.normalize`, which adds and removes parameters.
-    Raises ValueError for unknown `rates`, and for a `scale_decay` that finds no scale.
+    If `lr` is a tensor, each group gets a tensor of its own. `name` tells what is in a group; `share`, with
+    "even-ratio", by what `lr` was multiplied. A schedule made on the optimiser multiplies each group's rate. Call it
+    after `nap.normalize`, which adds and removes parameters.
+    Raises ValueError for unknown `rates`, for a number that is negative or not finite, for a `scale_decay` that finds
+    no scale, and for rates of the output layers where there is none.
     """
     if rates not in RATES:
         raise ValueError(f"nap.param_groups: rates={rates!r} is unknown; {near(rates, RATES)}")
+    for option, value in (("lr", lr), ("weight_decay", weight_decay), ("scale_decay", scale_decay)):
+        if (isinstance(value, Tensor) and value.numel() != 1) or not 0 <= float(value) < math.inf:
+            raise ValueError(f"nap.param_groups: {option}={value!r} must be one number, finite and at least 0")
     norms = norm_layers(module)
-    scales = {id(part._parameters["weight"]) for part in norms if part._parameters.get("weight") is not None}
+    scales = {id(scale) for part in norms for scale in scales_of(part)}
     if scale_decay and not scales:
         raise ValueError(f"nap.param_groups: scale_decay={scale_decay!r}, but no norm layer here has a scale")
     offsets = {id(parameter) for part in norms for parameter in part.parameters(recurse=False)} - scales
@@ -62,29 +68,33 @@ def param_groups(
             "weight_decay": decay,
             "name": f"{part} {kind}".strip(),
         }
+        | ({"share": factors[part]} if rates == "even-ratio" else {})
         for (part, kind, decay), parameters in found.items()
     ]
 
 
 def refresh_rates(module: nn.Module, optimizer: Optimizer, schedule: Schedule | None = None) -> None:
-    """Brings "even-ratio" rates up to date with the present weights, in place; their mean stays what it is.
+    """Brings "even-ratio" rates up to date with the present weights, in place: those that new groups would have.
 
-    `optimizer` has groups of `param_groups(module, ..., rates="even-ratio")`, and `schedule` is the one on it, if any:
-    its peaks change, and each lr is the new peak times the shape of the present step. A tensor lr is filled, so nothing
-    recompiles. Reads the weights' sizes from the device once, which waits for it.
+    `optimizer` has groups of `param_groups(module, ..., rates="even-ratio")`, all or some of them, and `schedule` is
+    the one on it, if any: its peaks change, and each lr is the new peak times the shape of the present step. Each rate
+    is multiplied by its group's new share over the old one, which is 1 where no weight moved. A tensor lr is filled, so
+    nothing recompiles. Reads the weights' sizes from the device once, which waits for it.
     Raises ValueError if the groups are others, or if the optimiser has a schedule that was not passed.
     """
     parts, factors = _factors(module, "even-ratio")
     groups = optimizer.param_groups
     owners = [{parts.get(id(parameter), "") for parameter in group["params"]} for group in groups]
-    if any(len(owner) != 1 for owner in owners) or all(owner == {""} for owner in owners):
+    if any(len(owner) > 1 for owner in owners) or not all("share" in group for group in groups):
         raise ValueError('nap.refresh_rates: the optimizer needs the groups of param_groups(..., rates="even-ratio")')
     if schedule is None and any("initial_lr" in group for group in groups):
         raise ValueError("nap.refresh_rates: a schedule is at work on this optimizer; pass it as the third argument")
-    sizes = [sum(parameter.numel() for parameter in group["params"]) for group in groups]
     present = schedule.peaks if schedule is not None else [float(group["lr"]) for group in groups]
-    mean = sum(rate * size for rate, size in zip(present, sizes, strict=True)) / sum(sizes)
-    rates = [mean * factors[part] for owner in owners for part in owner]
+    shares = [factors[owner.pop()] if owner else group["share"] for owner, group in zip(owners, groups, strict=True)]
+    pairs = zip(present, groups, shares, strict=True)
+    rates = [rate if share == group["share"] else rate / group["share"] * share for rate, group, share in pairs]
+    for group, share in zip(groups, shares, strict=True):
+        group["share"] = share
     if schedule is not None:
         schedule.set_peaks(rates)
         return
@@ -104,6 +114,8 @@ def _factors(module: nn.Module, rates: str) -> tuple[dict[int, str], dict[str, f
         return {}, {"": 1.0}
     outputs = set(analyze(module).outputs)
     ids = {id(weight.parameter) for name, weight in find_weights(module).items() if name in outputs}
+    if not ids:
+        raise ValueError(f"nap.param_groups: rates={rates!r}, but no output layer was found")
     owners = [part for part in module.modules() if any(id(p) in ids for p in part.parameters(recurse=False))]
     parts = {id(parameter): "output" for owner in owners for parameter in owner.parameters(recurse=False)}
     return parts, {"": 1.0, "output": 0.1} if rates == "fast-features" else {"": 0.1, "output": 1.0}
@@ -124,16 +136,19 @@ def _layers(module: nn.Module) -> dict[int, str]:
 def _even_ratio(module: nn.Module, parts: dict[int, str]) -> dict[str, float]:
     """Each layer's mean |w| over the mean of those of all layers, counted by parameter."""
     weights = {id(weight.parameter): weight.parameter.detach() for weight in find_weights(module).values()}
-    sums = torch._foreach_norm(list(weights.values()), 1)
+    if not weights:
+        return {}
+    double = any(weight.dtype is torch.float64 for weight in weights.values())
+    sums = torch._foreach_norm(list(weights.values()), 1, torch.float64 if double else torch.float32)
     totals: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
-    for (key, weight), total in zip(weights.items(), torch.stack([s.float() for s in sums]).tolist(), strict=True):
+    for (key, weight), total in zip(weights.items(), torch.stack(list(sums)).tolist(), strict=True):
         totals[parts[key]] += total
         counts[parts[key]] += weight.numel()
     sizes: dict[str, int] = defaultdict(int)
     for parameter in module.parameters():
         sizes[parts.get(id(parameter), "")] += parameter.numel()
-    means = {layer: total / counts[layer] for layer, total in totals.items() if total > 0}
+    means = {layer: total / counts[layer] for layer, total in totals.items() if 0 < total < math.inf}
     whole = sum(sizes[layer] for layer in means)
     return {layer: means[layer] * whole / _weighted(means, sizes) if layer in means else 1.0 for layer in totals}
 

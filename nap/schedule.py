@@ -259,13 +259,18 @@ def _options(kind: type[Schedule]) -> list[str]:
 
 
 def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Loads an optimiser's state and keeps its lr tensors: `Optimizer.load_state_dict` alone would replace them."""
+    """Loads an optimiser's state and keeps its lr tensors: `Optimizer.load_state_dict` alone would replace them.
+
+    An lr that is a plain number stays one too.
+    """
     existing = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, lr in zip(optimizer.param_groups, existing, strict=True):
         if isinstance(lr, Tensor):
             lr.copy_(group["lr"]) if isinstance(group["lr"], Tensor) else lr.fill_(group["lr"])
             group["lr"] = lr
+        else:
+            group["lr"] = float(group["lr"])
 
 
 def half_cosine(step: int, steps: int) -> float:

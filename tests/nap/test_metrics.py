@@ -64,6 +64,11 @@ def test_rotation_by_hand() -> None:
     for b, expected in cases:
         assert float(nap.rotation({"w": a}, {"w": torch.tensor(b)})["w"]) == pytest.approx(expected)
     assert float(nap.rotation({"w": a}, {"w": 0 * a})["w"]) == 0
+    assert float(nap.rotation({"w": 0 * a}, {"w": a})["w"]) == 0
+    close = torch.tensor([1.0, 0.0]).double(), torch.tensor([1.0, 1e-9]).double()
+    tilted = [side + torch.tensor([0.1, 0.7]) for side in close]
+    exact = 1e-9 * 1.1 / (1.1**2 + 0.7**2)
+    assert float(nap.rotation({"w": tilted[0]}, {"w": tilted[1]})["w"]) == pytest.approx(exact, rel=1e-4)
     with pytest.raises(ValueError, match="different weights"):
         nap.rotation({"w": a}, {"v": a})
 

@@ -427,6 +427,13 @@ def test_rms_over_channels_and_space_is_eq_of_a_literal_mean() -> None:
     torch.testing.assert_close(layer(x), expected)
 
 
+def test_rms_over_channels_and_space_of_halves_is_that_of_floats() -> None:
+    layer, x = nap.ChannelSpaceRMSNorm(3, 2), 300 * torch.randn(2, 3, 5, 4)
+    for dtype in (torch.float16, torch.bfloat16):
+        torch.testing.assert_close(copy.deepcopy(layer).to(dtype)(x.to(dtype)), layer(x.to(dtype).float()).to(dtype))
+        assert (copy.deepcopy(layer).to(dtype)(torch.zeros_like(x, dtype=dtype)) == 0).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("norm", ["layer", "rms"])
 @pytest.mark.parametrize("conv_axes", ["channels", "channels_and_space"])
@@ -438,6 +445,24 @@ def test_black_frames_are_safe(dtype: torch.dtype, norm: str, conv_axes: str) ->
     module(black).square().sum().backward()
     module(sparse_frames().to(dtype)).square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+@pytest.mark.parametrize("conv_axes", ["channels", "channels_and_space"])
+def test_a_layer_of_one_unit_gets_no_norm_and_the_report_says_so(norm: str, conv_axes: str) -> None:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 1, 3), nn.Tanh(), nn.Flatten(), nn.Linear(36, 4), nn.ReLU(), nn.Linear(4, 1), nn.Softplus())
+    module = nn.Sequential(*layers, nn.Linear(1, 3))
+    report = nap.normalize(module, norm=norm, conv_axes=conv_axes)
+    alone = ["5.weight", "6"] if conv_axes == "channels_and_space" else ["0.weight", "5.weight", "1", "6"]
+    assert list(report.left_out) == alone
+    assert all("one unit" in why for why in report.left_out.values())
+    assert report.not_handled == []
+    assert "5.weight: has one unit" in str(report)
+    assert {"0.weight", "3.weight", "5.weight"} - set(nap.Projection(module).names) == set(alone) - {"1", "6"}
+    assert nap.Projection(module, include=["5"]).names[-1] == "5.weight"
+    assert module[5].bias is not None
+    assert module(torch.rand(5, 1, 8, 8)).std(0).gt(1e-4).all()  # not the same for every input
 
 
 def test_norms_take_the_device_and_dtype_of_the_layer() -> None:

@@ -377,6 +377,34 @@ def test_a_moved_or_converted_module_is_still_projected() -> None:
     torch.testing.assert_close(projection.norms(), projection.initial_norms, check_dtype=False)
 
 
+@pytest.mark.parametrize("mode", ["frobenius", "neuron"])
+@pytest.mark.parametrize("affine", ["free", "decay", "joint"])
+def test_what_is_kept_follows_a_moved_module_once(affine: str, mode: str) -> None:
+    module = mlp(3, 4, 5, 2)
+    projection = nap.Projection(module, affine=affine, mode=mode)
+    torch.__future__.set_swap_module_params_on_conversion(True)  # parameters keep their identity, as between GPUs
+    try:
+        module.to("meta")
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    copies = []
+    for _ in range(2):
+        with Operations() as seen:
+            projection()
+        copies.append(sum("_to_copy" in name for name in seen.names))
+    assert copies[0] > 0 == copies[1]
+    assert all(norm.is_meta for norm in projection.initial_norms.values())
+
+
+@pytest.mark.parametrize("affine", ["decay", "joint"])
+def test_scale_and_offset_follow_a_converted_module(affine: str) -> None:
+    module = mlp(3, 4, 2)
+    projection = nap.Projection(module, affine=affine, decay=1.0)
+    module.double()[1].norm.weight.data.mul_(3)
+    projection()
+    torch.testing.assert_close(module[1].norm.weight, torch.ones(4, dtype=torch.float64))
+
+
 def test_check_names_a_replaced_parameter() -> None:
     module = mlp(3, 5, 2)
     projection = nap.Projection(module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -211,6 +212,80 @@ def test_rates_are_refreshed_without_a_schedule_and_a_hidden_one_is_refused() ->
         nap.refresh_rates(module, torch.optim.SGD(module.parameters(), LR))
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    model=st.sampled_from(sorted(MODELS)),
+    frozen=st.integers(0, 3),
+    scheduled=st.booleans(),
+    factors=st.lists(st.floats(0.01, 100), min_size=20, max_size=20),
+)
+def test_refreshing_is_exact_and_idempotent_where_the_optimizer_lacks_layers(
+    model: str, frozen: int, scheduled: bool, factors: list[float]
+) -> None:
+    module = MODELS[model]()
+    groups = nap.param_groups(module, LR, rates="even-ratio", weight_decay=0.1)
+    optimizer = torch.optim.AdamW(groups[frozen:] or groups)
+    schedule = nap.Cosine(optimizer, 10) if scheduled else None
+    first = [group["lr"] for group in optimizer.param_groups]
+    nap.refresh_rates(module, optimizer, schedule)
+    assert [group["lr"] for group in optimizer.param_groups] == first
+    for parameter, factor in zip(module.parameters(), factors, strict=False):
+        parameter.data.mul_(factor)
+    for _ in range(3):
+        nap.refresh_rates(module, optimizer, schedule)
+        fresh = peak_of(nap.param_groups(module, LR, rates="even-ratio", weight_decay=0.1))
+        now = peak_of(optimizer.param_groups)
+        assert now == pytest.approx({key: fresh[key] for key in now}, rel=1e-9)
+
+
+def test_even_ratio_of_no_layers_is_one_rate_and_sums_of_half_weights_do_not_overflow() -> None:
+    assert set(peak_of(nap.param_groups(nn.LayerNorm(4), LR, rates="even-ratio")).values()) == {LR}
+    module = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 2)).half()
+    for layer, size in zip(module, (1, 2), strict=True):
+        nn.init.constant_(layer.weight, size)  # 90,000 is more than a half can hold
+    peaks = peak_of(nap.param_groups(module, LR, rates="even-ratio"))
+    assert peaks[id(module[1].weight)] == pytest.approx(2 * peaks[id(module[0].weight)])
+
+
+class ForeignNorm(nn.Module):
+    """An RMSNorm over the channels of [N, C] or [N, C, H, W], with names and a shape of its own."""
+
+    def __init__(self, scale: str, offset: str, shape: tuple[int, ...], around_one: bool) -> None:
+        super().__init__()
+        self.names, self.around_one = (scale, offset), around_one
+        if offset:
+            self.register_parameter(offset, nn.Parameter(torch.zeros(shape)))
+        self.register_parameter(scale, nn.Parameter(torch.ones(shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, offset = (getattr(self, name) if name else 0 for name in self.names)
+        normed = x / (x.square().mean(1, keepdim=True) + 1e-12).sqrt()
+        return normed * (1 + scale if self.around_one else scale) + offset
+
+
+@pytest.mark.parametrize(("scale", "offset"), [("scale", ""), ("gamma", "beta"), ("g", "b"), ("bias", "weight")])
+@pytest.mark.parametrize("around_one", [False, True])
+@pytest.mark.parametrize("space", [False, True])
+def test_the_scale_of_a_foreign_norm_is_found_by_what_it_does(
+    scale: str, offset: str, around_one: bool, space: bool
+) -> None:
+    layer, flat = (nn.Conv2d(3, 4, 1), nn.Flatten()) if space else (nn.Linear(3, 4), nn.Identity())
+    norm = ForeignNorm(scale, offset, (1, 4, 1, 1) if space else (4,), around_one)
+    module = nn.Sequential(layer, norm, nn.ReLU(), flat, nn.Linear(4, 2))
+    groups = nap.param_groups(module, LR, weight_decay=0.1, scale_decay=0.3)
+    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    expected = {name: 0.1 if name.endswith(".weight") else 0.0 for name, _ in module.named_parameters()}
+    expected |= {f"1.{offset}": 0.0} if offset else {}
+    expected[f"1.{scale}"] = 0.3
+    assert {name: decays[id(parameter)] for name, parameter in module.named_parameters()} == expected
+    before = [parameter.detach().clone() for parameter in norm.parameters()]
+    projection = nap.Projection(module, affine="decay", decay=0.5)
+    for parameter in norm.parameters():
+        parameter.data += 1
+    projection()
+    torch.testing.assert_close(list(norm.parameters()), [value + 0.5 for value in before])
+
+
 def test_a_resumed_run_keeps_the_refreshed_peaks() -> None:
     runs = []
     for _ in range(2):
@@ -233,8 +308,16 @@ def test_bad_options_are_one_clear_line() -> None:
     bad: list[tuple[dict[str, Any], str]] = [
         ({"rates": "fast-feature"}, "did you mean 'fast-features'"),
         ({"scale_decay": 0.1}, "no norm layer here has a scale"),
+        ({"weight_decay": -1.0}, "weight_decay=-1.0 must be one number, finite and at least 0"),
+        ({"weight_decay": math.nan}, "weight_decay=nan"),
+        ({"scale_decay": math.inf}, "scale_decay=inf"),
+        ({"lr": -1e-3}, "lr=-0.001"),
+        ({"lr": torch.tensor(math.nan)}, "lr=tensor.nan."),
+        ({"lr": torch.ones(2)}, "must be one number"),
     ]
     for options, message in bad:
         with pytest.raises(ValueError, match=message) as error:
-            nap.param_groups(mlp(), LR, **options)
+            nap.param_groups(mlp(), **{"lr": LR} | options)
         assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="no output layer was found"):
+        nap.param_groups(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)), LR, rates="slow-features")

@@ -206,6 +206,13 @@ def test_two_tensor_lrs_stay_independent_of_the_saved_ones() -> None:
     assert float(saved.param_groups[0]["lr"]) == pytest.approx(PEAK)
 
 
+def test_a_plain_lr_stays_plain_when_a_tensor_is_loaded() -> None:
+    made = optimizer()
+    nap.load_optimizer_state(made, optimizer(torch.tensor(1.0)).state_dict())
+    assert made.param_groups[0]["lr"] == 1.0
+    assert isinstance(made.param_groups[0]["lr"], float)
+
+
 def test_bad_input_is_one_clear_line() -> None:
     bad: list[tuple[str, int, dict[str, Any], str]] = [
         ("cosin", 10, {}, "did you mean 'cosine'"),
