@@ -116,7 +116,7 @@ def _digits() -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ConfigError("the digits come with scikit-learn, which is missing: pip install scikit-learn") from None
+        raise ConfigError("the digits come with scikit-learn, which is missing: pip install 'rewarm[digits]'") from None
     bunch = load_digits()
     images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target.astype(np.int64))
