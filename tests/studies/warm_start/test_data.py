@@ -167,7 +167,7 @@ def test_digits_come_from_scikit_learn(monkeypatch):
 def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ConfigError, match="pip install scikit-learn"):
+    with pytest.raises(ConfigError, match=r"pip install 'rewarm\[digits\]'"):
         load("digits", None)
 
 
