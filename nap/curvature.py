@@ -131,6 +131,8 @@ def per_example_gradients(
 ) -> Tensor:
     """The gradient of each example's loss in all parameters that require one, [n, parameters], in eval mode."""
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        raise ValueError(f"nap: no parameter of {type(model).__name__} requires a gradient")
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
 
     def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:

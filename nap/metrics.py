@@ -62,8 +62,11 @@ def rotation(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[
 
 def gradient_norms(module: nn.Module) -> dict[str, Tensor]:
     """The Frobenius norm of the gradient of every weight matrix that has one, by name, scalars."""
-    slopes = {name: (weight.parameter.grad, weight.rows) for name, weight in find_weights(module).items()}
-    values = {name: grad if rows is None else grad[rows] for name, (grad, rows) in slopes.items() if grad is not None}
+    values: dict[str, Tensor] = {}
+    for name, weight in find_weights(module).items():
+        if (grad := weight.parameter.grad) is not None:
+            grad = grad.to_dense() if grad.is_sparse else grad  # of a sparse embedding, rows not yet summed
+            values[name] = grad if weight.rows is None else grad[weight.rows]
     return dict(zip(values, frobenius_norms(list(values.values())), strict=True))
 
 

@@ -39,7 +39,7 @@ class Projection:
 
     Every tensor operation is a foreach call with no host sync, so `project` may stand inside `torch.compile` or a
     captured CUDA graph. A graph replays `project`, not the count of `every`.
-    Raises ValueError for an unknown option or name.
+    Raises ValueError for an unknown option or name, and for a matrix that is not finite.
     """
 
     def __init__(
@@ -60,6 +60,8 @@ class Projection:
         self.outputs_guessed = report.outputs_guessed
         chosen = list(_choose(module, {*report.outputs, *report.left_out}, include, exclude).values())
         norms = self._measure(chosen)[1]
+        if broken := [weight.name for weight, norm in zip(chosen, norms, strict=True) if not norm.isfinite().all()]:
+            raise ValueError(f"nap.Projection: {broken[0]} holds NaN or infinity, so that it has no norm to keep")
         moving = [bool((norm > 0).any()) for norm in norms]
         self.left_at_zero = [weight.name for weight, moves in zip(chosen, moving, strict=True) if not moves]
         self._module = module
@@ -92,8 +94,7 @@ class Projection:
     @torch.no_grad()
     def project(self) -> None:
         """Rescales every projected matrix now, and treats the norms' scale and offset as `affine` says."""
-        if self._weights:
-            self._rescale_weights()
+        self._rescale_weights()
         if not self._affine:
             return
         pairs = _detached(self._affine)
@@ -152,6 +153,8 @@ class Projection:
         self.updates = state["updates"]
 
     def _rescale_weights(self) -> None:
+        if not self._weights:
+            return
         values, norms = self._measure(self._weights)
         targets = self._targets = _following(self._targets, norms)
         if self.mode == "neuron":

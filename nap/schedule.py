@@ -54,7 +54,12 @@ class Schedule(LRScheduler, ABC):
         self._update_lr()
 
     def set_peaks(self, peaks: list[float]) -> None:
-        """Gives each parameter group another peak, and now the lr that follows from it; a floor keeps its ratio."""
+        """Gives each parameter group another peak, and now the lr that follows from it; a floor keeps its ratio.
+
+        Raises ValueError for another number of peaks, and for one that is negative or not finite.
+        """
+        if len(peaks) != len(self.peaks) or not all(0 <= peak < math.inf for peak in peaks):
+            raise self._error(f"peaks={peaks!r} must be {len(self.peaks)} finite learning rates, one of each group")
         pairs = list(zip(self.floors, self.peaks, strict=True))
         self.floors = [new * floor / old if floor else 0.0 for (floor, old), new in zip(pairs, peaks, strict=True)]
         self.peaks = list(peaks)

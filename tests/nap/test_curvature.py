@@ -82,6 +82,8 @@ def test_sharpness_at_the_edges() -> None:
         assert float(nap.sharpness(lambda: w.square().sum(), [w])) == pytest.approx(2)
     with pytest.raises(ValueError, match="requires a gradient"):
         nap.sharpness(lambda: w.sum(), [w.detach()])
+    with pytest.raises(ValueError, match="no parameter of ReLU requires a gradient"):
+        nap.entk(nn.ReLU(), torch.ones(2, 3))
     with pytest.raises(ValueError, match=r"scalar, not shape \[3\]"):
         nap.sharpness(lambda: w * 2, [w])
 

@@ -130,3 +130,10 @@ def test_update_ratio_and_laziness_are_their_definitions(shapes: list[tuple[int,
         assert float(ratio) == pytest.approx(math.sqrt(moved[name] / size[name]), rel=1e-4)
     lazy = math.sqrt(sum(moved.values()) / sum(size.values()))
     assert float(nap.laziness(before, after)) == pytest.approx(lazy, rel=1e-4)
+
+
+def test_gradient_norm_of_a_sparse_embedding_is_that_of_the_dense_gradient() -> None:
+    sparse, dense = (torch.nn.Embedding(5, 3, sparse=kind) for kind in (True, False))
+    for layer in (sparse, dense):
+        layer(torch.tensor([1, 1, 4])).sum().backward()
+    assert nap.gradient_norms(sparse) == nap.gradient_norms(dense)

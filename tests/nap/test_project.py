@@ -377,6 +377,14 @@ def test_a_moved_or_converted_module_is_still_projected() -> None:
     torch.testing.assert_close(projection.norms(), projection.initial_norms, check_dtype=False)
 
 
+def test_a_network_without_weights_is_left_alone_and_one_with_nan_is_refused() -> None:
+    nap.Projection(nn.ReLU(), mode="neuron", radius="unit", affine="joint")()
+    module = mlp(3, 4, 2)
+    module[0].weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"0\.weight holds NaN"):
+        nap.Projection(module)
+
+
 @pytest.mark.parametrize("mode", ["frobenius", "neuron"])
 @pytest.mark.parametrize("affine", ["free", "decay", "joint"])
 def test_what_is_kept_follows_a_moved_module_once(affine: str, mode: str) -> None:

@@ -206,6 +206,12 @@ def test_two_tensor_lrs_stay_independent_of_the_saved_ones() -> None:
     assert float(saved.param_groups[0]["lr"]) == pytest.approx(PEAK)
 
 
+@pytest.mark.parametrize("peaks", [[], [1.0, 1.0], [math.nan], [-1.0]])
+def test_bad_peaks_are_refused(peaks: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"Cosine: peaks=.* must be 1 finite learning rates"):
+        nap.Cosine(optimizer(), 10).set_peaks(peaks)
+
+
 def test_a_plain_lr_stays_plain_when_a_tensor_is_loaded() -> None:
     made = optimizer()
     nap.load_optimizer_state(made, optimizer(torch.tensor(1.0)).state_dict())
