@@ -249,6 +249,7 @@ def refused(capsys, words):
         (["--batch-size", "1000000000000"], "--batch-size"),
         (["--replay-capacity", "1000000000000", "--steps", "1000000000000"], "--replay-capacity"),
         (["--cycles", "0"], "--cycles"),
+        (["--probe-interval", "-1"], "--probe-interval"),
         (["--eval-episodes", "-1"], "--eval-episodes"),
         (["--device", "meta"], "--device"),
         (["--name", "a/b"], "name"),
