@@ -1,4 +1,4 @@
-"""Statistics over runs: IQM and its relatives, bootstrap intervals, concordance.
+"""Statistics over runs: IQM and its relatives, bootstrap and Student-t intervals, concordance.
 
 Scores are a mapping of task to the scores of its runs, higher is better, as many runs per task as there are. A plain
 sequence is taken as one score per task. The aggregates reduce the last axis, so that the runs of a task may also be a
@@ -175,6 +175,52 @@ def paired_interval(
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError(f"paired_interval: a and b must be of one length, got shapes {first.shape} and {second.shape}")
     return bootstrap_interval(first - second, statistic, **settings)
+
+
+def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """The mean of independent values, shape (n,), and its Student-t interval with n - 1 degrees of freedom.
+
+    Its coverage is exact for normal values however few there are, where a percentile bootstrap is too narrow. For
+    paired runs give the differences. For one value the bounds are NaN. Student 1908, Biometrika 6(1).
+    Raises ValueError for no values, another shape, values that are not finite, or a wrong confidence.
+    """
+    _check(1, confidence)
+    numbers = np.asarray(values, dtype=float)
+    if numbers.ndim != 1 or not len(numbers):
+        raise ValueError(f"t_interval: values must be a list of at least one number, got shape {numbers.shape}")
+    if not np.isfinite(numbers).all():
+        raise ValueError("t_interval: a value is not finite")
+    center = float(numbers.mean())
+    if len(numbers) < 2:
+        return Interval(center, math.nan, math.nan)
+    half = t_quantile(confidence, len(numbers) - 1) * float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
+    return Interval(center, center - half, center + half)
+
+
+def t_quantile(confidence: float, degrees: int) -> float:
+    """The t for which a Student-t variable with so many degrees of freedom lies in [-t, t] with that probability.
+
+    By bisection of the finite series for whole degrees of freedom, in the angle of t / sqrt(degrees). Abramowitz and
+    Stegun 1964, 26.7.3 and 26.7.4.
+    """
+    low, high = 0.0, math.pi / 2
+    while low < (middle := (low + high) / 2) < high:
+        if _t_probability(middle, degrees) < confidence:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def _t_probability(angle: float, degrees: int) -> float:
+    """P(|T| <= sqrt(degrees) tan(angle))."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = degrees % 2
+    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
+    for power in range(odd, degrees - 1, 2):
+        total += term
+        term *= cosine**2 * (power + 1) / (power + 2)
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
 def concordance(

@@ -19,6 +19,8 @@ from experiment.statistics import (
     paired_interval,
     probability_of_improvement,
     stratified_interval,
+    t_interval,
+    t_quantile,
 )
 
 NUMBERS = st.integers(-50, 50).map(lambda number: number / 8)  # ties are common, sums are exact
@@ -158,10 +160,33 @@ def test_pairs_cancel_what_they_share():
 
 
 def test_one_run_gives_no_bounds():
-    for interval in (bootstrap_interval([2.0]), stratified_interval(iqm, {"a": [2.0], "b": [2.0]})):
+    for interval in (bootstrap_interval([2.0]), t_interval([2.0]), stratified_interval(iqm, {"a": [2.0], "b": [2.0]})):
         assert interval.value == 2
         assert math.isnan(interval.low)
         assert math.isnan(interval.high)
+
+
+def test_t_quantiles_are_those_of_the_tables():
+    tabulated = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 5: 2.5706, 9: 2.2622, 30: 2.0423, 120: 1.9799}
+    assert {degrees: round(t_quantile(0.95, degrees), 4) for degrees in tabulated} == tabulated
+    assert [round(t_quantile(0.99, degrees), 3) for degrees in (1, 2, 4, 7)] == [63.657, 9.925, 4.604, 3.499]
+
+
+@given(degrees=st.integers(1, 40), confidence=st.floats(0.01, 0.999))
+@settings(max_examples=30)
+def test_a_t_quantile_encloses_its_share_of_the_density(degrees, confidence):
+    t = np.linspace(0, t_quantile(confidence, degrees), 20_001)
+    scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
+    density = scale * (1 + t**2 / degrees) ** (-(degrees + 1) / 2)
+    assert 2 * np.trapezoid(density, t) == pytest.approx(confidence, abs=1e-3)
+
+
+def test_the_t_interval_covers_the_mean_of_five_as_often_as_it_says():
+    samples = np.random.default_rng(0).normal(3, 2, size=(2000, 5))
+    intervals = [t_interval(sample) for sample in samples]
+    assert np.mean([interval.low <= 3 <= interval.high for interval in intervals]) == pytest.approx(0.95, abs=0.015)
+    by_hand = t_interval([1.0, 2, 3, 4, 5])
+    np.testing.assert_allclose(by_hand, [3, 3 - 2.776445 * math.sqrt(0.5), 3 + 2.776445 * math.sqrt(0.5)], rtol=1e-6)
 
 
 # --- concordance
@@ -225,6 +250,9 @@ def test_concordance_of_perfect_random_and_incomparable_orders():
         (lambda: bootstrap_interval([1, math.inf]), "not finite"),
         (lambda: bootstrap_interval([1, 2], resamples=0), "resamples must be at least 1, got 0"),
         (lambda: bootstrap_interval([1, 2], confidence=95), "between 0 and 1, got 95"),
+        (lambda: t_interval([]), r"at least one number, got shape \(0,\)"),
+        (lambda: t_interval([1, math.nan]), "not finite"),
+        (lambda: t_interval([1, 2], confidence=1), "between 0 and 1, got 1"),
         (lambda: paired_interval([1, 2], [1]), r"got shapes \(2,\) and \(1,\)"),
         (lambda: concordance([1], [1, 2], [True]), r"got shapes \(1,\), \(2,\), \(1,\)"),
     ],
