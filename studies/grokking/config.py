@@ -13,6 +13,9 @@ NORM_POSITIONS = (
 )  # fmt: skip
 
 
+S5_ORDER = 120
+
+
 @dataclass(frozen=True)
 class GrokkingConfig:
     """Settings of one run; every length is in updates."""
@@ -28,7 +31,8 @@ class GrokkingConfig:
     norm: Literal["rms", "none"] = "rms"
     """rms: RMSNorm before every nonlinearity and at --norm-positions."""
     norm_positions: tuple[str, ...] = ("attention", "mlp", "final")
-    """Further norms of the transformer: embedding, attention, query, key, attention-output, mlp, mlp-output, final."""
+    """Further norms of the transformer: embedding, attention, query, key, attention-output, mlp, mlp-output, final;
+    or none."""
     seed: int = 0
     """Decides everything: the split, the initial weights, the batches."""
 
@@ -79,7 +83,9 @@ class GrokkingConfig:
     norm_end: float = 1.0
     """Multiple of the initial norm, the head's aside, that projection moves to over the budget; their lr follows."""
     elr_end: float = 1.0
-    """Multiple of the schedule's lr / norm that is moved to over the budget, for every parameter."""
+    """Multiple of the schedule's lr / norm that is moved to over the budget."""
+    elr_of: Literal["all", "weights"] = "all"
+    """What --elr-end moves: every parameter, or all but the norms' scales, and so not their decay."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: passes in bfloat16 by autocast, on fp32 weights; what is measured is always measured in fp32."""
@@ -115,9 +121,11 @@ class GrokkingConfig:
         return self.delay if self.schedule == "rewarm" else 0
 
     def resolved(self) -> GrokkingConfig:
-        """These settings with the budget decided; a fault raises ConfigError."""
-        self._check()
-        return replace(self, updates=self.budget, modulus=120 if self.operation == "s5" else self.modulus)
+        """These settings with what is open decided; a fault raises ConfigError."""
+        positions = () if self.norm_positions == ("none",) else self.norm_positions
+        config = replace(self, norm_positions=positions)
+        config._check()
+        return replace(config, updates=config.budget, modulus=S5_ORDER if config.operation == "s5" else config.modulus)
 
     def _check(self) -> None:
         for field, (low, high) in _RANGES.items():
@@ -127,7 +135,9 @@ class GrokkingConfig:
                 raise ConfigError(f"--{field.replace('_', '-')} is {value}: it has to be {allowed}")
         for position in self.norm_positions:
             if position not in NORM_POSITIONS:
-                raise ConfigError(f"--norm-positions has {position!r}, which is none{near(position, NORM_POSITIONS)}")
+                hint = near(position, NORM_POSITIONS)
+                raise ConfigError(f"--norm-positions has {position!r}, where no norm can stand{hint}")
+        self._check_effects()
         if self.operation == "div" and not is_prime(self.modulus):
             raise ConfigError(f"--operation div needs a prime --modulus, and {self.modulus} is not one")
         if self.budget < 1:
@@ -136,8 +146,17 @@ class GrokkingConfig:
             raise ConfigError(f"--low-lr and --final-lr have to be at most the peak, --lr {self.lr}")
         if self.optimizer == "omnigrok" and self.projection != "off":
             raise ConfigError("--optimizer omnigrok holds the global norm: it needs --projection off")
-        if self.projection == "off" and self.norm_end != 1:
-            raise ConfigError("--norm-end moves the norm that projection holds: it needs --projection frobenius")
+
+    def _check_effects(self) -> None:
+        """Refuses what was set and has no effect."""
+        defaults = GrokkingConfig()
+        for (setting, value), idle in _NO_EFFECT.items():
+            for field in idle if getattr(self, setting) == value else ():
+                if getattr(self, field) not in (getattr(defaults, field), ()):
+                    option = field.replace("_", "-")
+                    raise ConfigError(f"--{option} has no effect with --{setting} {value}: leave it out")
+        if self.operation == "s5" and self.modulus not in (defaults.modulus, S5_ORDER):
+            raise ConfigError("--modulus has no effect with --operation s5: leave it out")
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -149,6 +168,17 @@ _RANGES: dict[str, tuple[float, float]] = {
     "norm_end": (1e-3, 1e3), "elr_end": (1e-3, 1e3), "threads": (1, 1_024), "log_interval": (1, math.inf),
     "checkpoint_interval": (0, math.inf),
 }  # fmt: skip
+
+_NO_EFFECT: dict[tuple[str, str], tuple[str, ...]] = {
+    ("model", "mlp"): ("norm_positions",),
+    ("norm", "none"): ("norm_positions", "scale_decay"),
+    ("schedule", "constant"): ("low_lr", "delay", "final_lr"),
+    ("optimizer", "adamw"): ("grokfast_alpha", "grokfast_lambda", "omnigrok_alpha"),
+    ("optimizer", "grokfast-ema"): ("omnigrok_alpha",),
+    ("optimizer", "omnigrok"): ("grokfast_alpha", "grokfast_lambda"),
+    ("projection", "off"): ("project_head", "norm_end"),
+}
+"""What is idle at a value of another setting."""
 
 
 def is_prime(number: int) -> bool:

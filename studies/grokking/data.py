@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from experiment.config import ConfigError
-
-S5_ORDER = 120
+from studies.grokking.config import S5_ORDER
 
 
 @dataclass(frozen=True)

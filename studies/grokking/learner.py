@@ -30,7 +30,8 @@ class Learner:
         projected = self.projection.names if self.projection else []
         inner = {name: parameter for name, parameter in model.named_parameters() if not name.startswith("head")}
         self.moved: list[Tensor] = [parameter for name, parameter in inner.items() if name in projected]
-        self.optimizer = make_optimizer(config, model, self.moved)
+        self.kept = norm_scales(model) if config.elr_of == "weights" else []
+        self.optimizer = make_optimizer(config, model, self.moved, self.kept)
         self.schedule = make_schedule(config, self.optimizer)
         self.filter = GradientEMA(model, config) if config.optimizer == "grokfast-ema" else None
         self.sphere = GlobalNorm(model, config.omnigrok_alpha) if config.optimizer == "omnigrok" else None
@@ -81,8 +82,10 @@ class Learner:
     def _set_rates(self) -> None:
         self.schedule.move_to(self.updates)
         elr, norm = self._factor(self.config.elr_end), self._factor(self.config.norm_end)
+        kept = {id(scale) for scale in self.kept}
         for group in self.optimizer.param_groups:
-            if (factor := elr * (norm if group["moved"] else 1)) != 1:
+            own = 1.0 if id(group["params"][0]) in kept else elr
+            if (factor := own * (norm if group["moved"] else 1)) != 1:
                 group["lr"].mul_(factor)
 
     def _project(self, projection: nap.Projection) -> None:
@@ -172,8 +175,15 @@ def make_projection(config: GrokkingConfig, model: nn.Module) -> nap.Projection 
     return nap.Projection(model, every=config.project_every, include=["head"] if config.project_head else None)
 
 
-def make_optimizer(config: GrokkingConfig, model: nn.Module, moved: list[Tensor]) -> torch.optim.Adam:
-    """Adam with the decays of the settings; each group is of `moved` parameters or of others, and says which."""
+def norm_scales(model: nn.Module) -> list[Tensor]:
+    """The scales of the norms."""
+    return [part.weight for part in model.modules() if isinstance(part, nn.RMSNorm)]
+
+
+def make_optimizer(
+    config: GrokkingConfig, model: nn.Module, moved: list[Tensor], kept: list[Tensor]
+) -> torch.optim.Adam:
+    """Adam with the decays of the settings; a group is of `moved` parameters, of `kept` ones, or of others."""
     peak = torch.tensor(config.lr, device=next(model.parameters()).device)
     groups = nap.param_groups(
         model,
@@ -181,12 +191,12 @@ def make_optimizer(config: GrokkingConfig, model: nn.Module, moved: list[Tensor]
         weight_decay=config.weight_decay,
         scale_decay=config.scale_decay if config.norm != "none" else 0.0,
     )
-    inside = {id(parameter) for parameter in moved}
+    sets = [{id(parameter) for parameter in chosen} for chosen in (moved, kept)]
     split = [
-        group | {"params": members, "lr": group["lr"].clone(), "moved": part}
+        group | {"params": members, "lr": group["lr"].clone(), "moved": kind[0]}
         for group in groups
-        for part in (True, False)
-        if (members := [parameter for parameter in group["params"] if (id(parameter) in inside) is part])
+        for kind in ((True, False), (False, False), (False, True))
+        if (members := [p for p in group["params"] if tuple(id(p) in chosen for chosen in sets) == kind])
     ]
     return torch.optim.Adam(
         split,

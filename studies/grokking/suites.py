@@ -70,8 +70,8 @@ def norm_or_elr() -> list[Arm]:
 
 
 def norm_or_elr_invariant() -> list[Arm]:
-    """The same on a network that norms make as good as scale-invariant."""
-    return _norm_or_elr({"norm_positions": INVARIANT})
+    """The same on a network that norms make as good as scale-invariant; the rate of the norms' scales stays."""
+    return _norm_or_elr({"norm_positions": INVARIANT, "elr_of": "weights"})
 
 
 def _norm_or_elr(settings: dict[str, Any]) -> list[Arm]:

@@ -1,18 +1,23 @@
 """The command end to end: results, resume, determinism, figures, bad input."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
+from torch.utils.flop_counter import FlopCounterMode
 
-from experiment.config import dump_yaml
+from experiment.config import ConfigError, dump_yaml
 from experiment.run_dir import RunDir
 from studies.grokking import figures, speed
 from studies.grokking.__main__ import main, settings
-from studies.grokking.comparisons import orders
-from studies.grokking.config import GrokkingConfig
+from studies.grokking.comparisons import _median_time, orders
+from studies.grokking.config import _NO_EFFECT, GrokkingConfig
+from studies.grokking.data import make_task
+from studies.grokking.learner import Learner
+from studies.grokking.model import make_model
 from studies.grokking.outcome import outcome, sentence
 from studies.grokking.run import Run
 from studies.grokking.suite import STUDY
@@ -81,7 +86,9 @@ def test_a_run_that_is_stopped_and_resumed_is_the_run_in_one_go(tmp_path, varian
         (["--norm-positions", "atention"], "did you mean 'attention'?"),
         (["--weigth-decay", "1"], "did you mean '--weight-decay'?"),
         (["--lr", "1e-6"], "at most the peak"),
-        (["--projection", "off", "--norm-end", "2"], "needs --projection frobenius"),
+        (["--projection", "off", "--norm-end", "2"], "--norm-end has no effect with --projection off"),
+        (["--operation", "s5", "--modulus", "50"], "--modulus has no effect with --operation s5"),
+        (["--device", "cuda:99"], "--device cuda:99 cannot be used"),
         (["--resume", "nowhere"], "there is no such directory"),
     ],
 )
@@ -102,11 +109,48 @@ def test_resume_takes_no_other_settings(tmp_path, capsys):
         assert says in capsys.readouterr().err
 
 
+OTHER = {"norm_positions": ("query",), "delay": 7, "project_head": False}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "field"), [(*key, field) for key, fields in _NO_EFFECT.items() for field in fields]
+)
+def test_a_setting_without_effect_is_refused(setting, value, field):
+    config = replace(GrokkingConfig(), **{setting: value})
+    with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')} has no effect with --{setting} {value}"):
+        replace(config, **{field: OTHER[field] if field in OTHER else 0.5 * getattr(config, field)}).resolved()
+
+
+@pytest.mark.parametrize("words", [["--norm-positions", "none"], ["--operation", "s5"], ["--schedule", "constant"]])
+def test_resolved_settings_stay_as_they_are(words):
+    config = settings(words)
+    assert config.resolved() == config
+    assert config.norm_positions == (() if "none" in words else GrokkingConfig().norm_positions)
+
+
+def test_a_hand_edited_setting_is_one_line_that_names_the_file(tmp_path, capsys):
+    train(tmp_path, "edited")
+    path = tmp_path / "edited" / "config.yaml"
+    path.write_text(path.read_text().replace("batch_size: 32", "batch_size: -3"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["--resume", str(tmp_path / "edited")])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"error: {path}: --batch-size is -3: it has to be at least 0\n"
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_root_that_is_a_file_is_refused(tmp_path, capsys, below):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as stopped:
+        STUDY.main(["controls", "--root", str(tmp_path / "file" / below)])
+    assert stopped.value.code == 2
+    assert "is a file, where a folder is wanted" in capsys.readouterr().err
+
+
 def test_every_arm_of_every_suite_is_a_valid_run():
     for name in SUITES:
-        planned = STUDY.jobs(SuiteConfig(suite=name))
+        planned = STUDY.jobs(SuiteConfig(suite=name))  # reads the settings of each
         assert len({job.name for job in planned}) == len(planned)
-        assert all(isinstance(settings(job.command[3:]), GrokkingConfig) for job in planned)
 
 
 def test_an_outcome_is_read_off_the_rows():
@@ -134,16 +178,16 @@ def test_figures_without_runs_are_refused(capsys):
 
 def test_a_suite_of_runs_becomes_one_figure(tmp_path):
     for folder in ("rewarm", "figure2", "baselines", "norm-or-elr", "mlp"):
-        for i, job in enumerate(STUDY.jobs(SuiteConfig(suite=folder, root=str(tmp_path)))[:4]):
-            fake(job, 0.2 * i)
+        for i, arm in enumerate(SUITES[folder]()[:4]):
+            fake(arm, tmp_path / folder, 0.2 * i)
         assert figures.main([str(tmp_path / folder), "--out", str(tmp_path / "figures")]) == 0
         assert (tmp_path / "figures" / f"{folder}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def fake(job, late):
+def fake(arm, folder, late):
     """A run as its directory would be."""
-    config = replace(settings(job.command[3:]), name=None)
-    run = RunDir.create(job.directory.parent, job.name, config)
+    config = settings(arm.options())
+    run = RunDir.create(folder, arm.name, config)
     rows = [
         {
             "update": 100 * i,
@@ -168,6 +212,26 @@ def test_orders_are_told_apart():
     found = orders(runs, times)
     assert found["elr_end"].value == 1.0
     assert found["norm_end"].value == pytest.approx(0.5)
+
+
+def test_cells_have_the_lower_median_and_never_is_last():
+    def run(norm):
+        return FinishedRun("", replace(GrokkingConfig(), norm_end=norm).resolved(), [], None)
+
+    runs = [run(norm) for norm in (1.0, 4.0, 1.0, 1.0, 4.0, 0.25)]
+    times = [900, 500, None, 300, None, None]
+    cells = {norm: _median_time(runs, times, norm, 1.0) for norm in (0.25, 1.0, 4.0)}
+    assert cells == {0.25: math.inf, 1.0: 900.0, 4.0: 500.0}
+    assert math.isnan(_median_time(runs, times, 2.0, 1.0))
+
+
+def test_the_flop_of_an_update_are_those_that_torch_counts():
+    config = replace(GrokkingConfig(), batch_size=64).resolved()
+    task = make_task("add", 117, 0.2, 0)
+    learner = Learner(config, task, make_model(config, task.size, 0), 0)
+    with FlopCounterMode(display=False) as counter:
+        learner.loss(*learner._batch()).backward()
+    assert speed.multiply_adds(config, task.size) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 def test_a_suite_refuses_a_run_of_other_settings(tmp_path, capsys):

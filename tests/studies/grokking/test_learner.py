@@ -1,5 +1,6 @@
 """One update: the optimiser's variants against literal references, the schedule, the projection."""
 
+import copy
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -15,7 +16,7 @@ from studies.grokking.learner import Learner, global_norm
 from studies.grokking.model import make_model
 
 SMALL = GrokkingConfig(modulus=7, fraction=0.5, batch_size=16, delay=3, warmup=2, anneal=5, schedule="rewarm")
-FREE = replace(SMALL, norm="none", projection="off", schedule="constant", warmup=0, lr=1e-3)
+FREE = replace(SMALL, norm="none", projection="off", schedule="constant", delay=2_000, warmup=0, lr=1e-3)
 
 
 def learner(config, dtype=torch.float32):
@@ -115,7 +116,8 @@ def test_scale_decay_shrinks_scales_alone():
 
 @pytest.mark.parametrize(("norm", "elr"), [(0.25, 1.0), (4.0, 1.0), (1.0, 0.25), (4.0, 4.0)])
 def test_norm_and_elr_move_apart(norm, elr):
-    made = learner(replace(SMALL, schedule="constant", warmup=0, anneal=10, norm_end=norm, elr_end=elr))
+    constant = replace(SMALL, schedule="constant", delay=2_000, warmup=0, anneal=10)
+    made = learner(replace(constant, norm_end=norm, elr_end=elr))
     before, rate = nap.weight_norms(made.model), nap.effective_lr(made.model, made.optimizer)
     for _ in range(10):
         made.update()
@@ -128,3 +130,65 @@ def test_norm_and_elr_move_apart(norm, elr):
         assert end[name] / rate[name] == pytest.approx(elr, rel=1e-4)
     head = [group["lr"].item() for group in made.optimizer.param_groups if not group["moved"]]
     assert head == pytest.approx([made.config.lr * elr] * len(head))
+
+
+@pytest.mark.parametrize("scale_decay", [0.0, 1.0])
+def test_the_rate_of_norm_scales_can_stay_while_the_elr_moves(scale_decay):
+    base = replace(SMALL, schedule="constant", delay=2_000, warmup=0, anneal=10, elr_end=4.0, scale_decay=scale_decay)
+    made = learner(replace(base, elr_of="weights"))
+    for _ in range(10):
+        made.update()
+    made._set_rates()
+    names = {id(parameter): name for name, parameter in made.model.named_parameters()}
+    rates = {names[id(p)]: group["lr"].item() for group in made.optimizer.param_groups for p in group["params"]}
+    assert rates.keys() == dict(made.model.named_parameters()).keys()
+    for name, rate in rates.items():
+        assert rate == pytest.approx(base.lr * (1 if name.endswith("norm.weight") else 4)), name
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precision_is_that_of_the_products(precision):
+    made = learner(replace(SMALL, precision=precision))
+    seen = []
+    made.model.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    loss = made.loss(made.pairs, made.answers)
+    assert seen == [{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]]
+    assert loss.dtype == torch.float32
+    with torch.no_grad():
+        assert loss.item() == pytest.approx(F.cross_entropy(made.model(made.pairs), made.answers).item(), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(SMALL, project_every=3, low_lr=1e-2),
+        replace(FREE, optimizer="grokfast-ema"),
+        replace(FREE, optimizer="omnigrok"),
+    ],
+    ids=["projection", "grokfast-ema", "omnigrok"],
+)
+def test_a_state_between_two_projections_goes_on_to_the_bit(config):
+    whole, parts = learner(config), learner(config)
+    for made, updates in ((whole, 8), (parts, 4)):
+        for _ in range(updates):
+            made.update()
+    state = copy.deepcopy(parts.state_dict())
+    resumed, kept = learner(config), copy.deepcopy(state)
+    resumed.load_state_dict(state)
+    for _ in range(4):
+        resumed.update()
+    for a, b in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(state["filter"] or [], kept["filter"] or [], strict=True):
+        assert torch.equal(a, b)  # it is copied, not taken over
+
+
+def test_the_omnigrok_target_is_copied():
+    made = learner(replace(FREE, optimizer="omnigrok"))
+    target, state = made.sphere.target, copy.deepcopy(made.state_dict())
+    state["sphere"].mul_(2)
+    made.load_state_dict(state)
+    assert made.sphere.target is target
+    assert torch.equal(target, state["sphere"])
+    assert made.sphere.target is not state["sphere"]

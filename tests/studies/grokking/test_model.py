@@ -15,32 +15,42 @@ from studies.grokking.model import make_model
 SIZE = 13
 
 
+def norm(model, name, x):
+    part = model.get_submodule(name)
+    return x if isinstance(part, nn.Identity) else x / x.square().mean(-1, keepdim=True).sqrt() * part.weight
+
+
+def stream_of(model, x, y):
+    """The residual stream before attention at each of the five positions."""
+    tokens = [x, SIZE, y, SIZE + 1, SIZE + 2]
+    rows = [model.tokens.weight[t] + model.positions.weight[i] for i, t in enumerate(tokens)]
+    return [norm(model, "embedding_norm", row) for row in rows]
+
+
+def attention(model, normed, head):
+    """What the last position attends to."""
+    part = slice(32 * head, 32 * head + 32)
+    query = norm(model, "query_norm", model.query.weight[part] @ normed[-1])
+    scores = [query @ norm(model, "key_norm", model.key.weight[part] @ row) / 32**0.5 for row in normed]
+    return torch.stack(scores).softmax(0)
+
+
 def textbook(model, pairs):
     """The transformer once more, one example, head and position at a time, from the weights alone."""
-
-    def norm(name, x):
-        part = model.get_submodule(name)
-        return x if isinstance(part, nn.Identity) else x / x.square().mean(-1, keepdim=True).sqrt() * part.weight
-
     outputs = []
     for x, y in pairs.tolist():
-        tokens = [x, SIZE, y, SIZE + 1, SIZE + 2]
-        stream = [model.tokens.weight[t] + model.positions.weight[i] for i, t in enumerate(tokens)]
-        stream = [norm("embedding_norm", row) for row in stream]
-        normed = [norm("attention_norm", row) for row in stream]
+        stream = stream_of(model, x, y)
+        normed = [norm(model, "attention_norm", row) for row in stream]
         taken = []
         for head in range(4):
-            part = slice(32 * head, 32 * head + 32)
-            query = norm("query_norm", model.query.weight[part] @ normed[-1])
-            scores = [query @ norm("key_norm", model.key.weight[part] @ row) / 32**0.5 for row in normed]
-            weights = torch.stack(scores).softmax(0)
-            taken.append(sum(w * (model.value.weight[part] @ row) for w, row in zip(weights, normed, strict=True)))
-        last = stream[-1] + norm("attention_output_norm", model.output.weight @ torch.cat(taken))
-        hidden = model.up.weight @ norm("mlp_norm", last)
+            value, weights = model.value.weight[32 * head : 32 * head + 32], attention(model, normed, head)
+            taken.append(sum(w * (value @ row) for w, row in zip(weights, normed, strict=True)))
+        last = stream[-1] + norm(model, "attention_output_norm", model.output.weight @ torch.cat(taken))
+        hidden = model.up.weight @ norm(model, "mlp_norm", last)
         if isinstance(model.activation, nap.NormalizedActivation):
-            hidden = norm("activation.norm", hidden)
-        last = last + norm("mlp_output_norm", model.down.weight @ hidden.relu())
-        outputs.append(model.head.weight @ norm("final_norm", last))
+            hidden = norm(model, "activation.norm", hidden)
+        last = last + norm(model, "mlp_output_norm", model.down.weight @ hidden.relu())
+        outputs.append(model.head.weight @ norm(model, "final_norm", last))
     return torch.stack(outputs)
 
 
@@ -89,6 +99,20 @@ def test_attention_entropy_is_that_of_the_weights():
     for part in (model.query, model.key):
         part.weight.data.zero_()
     assert model.attention_entropy(pairs).item() == pytest.approx(torch.tensor(5.0).log().item())
+
+
+@pytest.mark.parametrize("norms", [(), ("attention", "query", "key")])
+def test_attention_entropy_is_that_of_uneven_weights(norms):
+    model = perturbed(GrokkingConfig(norm_positions=norms), 3)
+    (model.query_norm if "query" in norms else model.query).weight.data.mul_(4)
+    pairs = make_task("add", SIZE, 0.5, 0).pairs[:6]
+    entropies = []
+    for x, y in pairs.tolist():
+        normed = [norm(model, "attention_norm", row) for row in stream_of(model, x, y)]
+        entropies += [torch.special.entr(attention(model, normed, head)).sum() for head in range(4)]
+    found = model.attention_entropy(pairs)
+    torch.testing.assert_close(found, torch.stack(entropies).mean(), rtol=1e-9, atol=1e-10)
+    assert found < 1.5  # of log 5 = 1.61
 
 
 def test_nap_understands_the_networks():

@@ -1,0 +1,158 @@
+"""The run that every study shares, with the smallest study there can be."""
+
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from experiment.config import ConfigError
+from experiment.run_dir import RunDir
+from studies.records import read_rows
+from studies.run import INTERRUPTED, StudyRun
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    threads: int = 1
+    device: str = "cpu"
+    root: str = "run"
+    name: str | None = "toy"
+    resume: str | None = None
+    log_interval: int = 4
+    checkpoint_interval: int = 0
+    budget: int = 10
+    figure: bool = True
+    compile: bool = False
+
+
+class Learner:
+    def __init__(self, stop_at=None):
+        self.model, self.updates, self.stop_at = torch.nn.Linear(1, 1), 0, stop_at
+
+    def prepare(self):
+        raise AssertionError("nothing is compiled here")
+
+    def update(self):
+        self.updates += 1
+        torch.nn.init.normal_(self.model.weight)  # the global generator is part of a checkpoint
+        if self.updates == self.stop_at:
+            raise_signal()
+
+    def state_dict(self):
+        return {"model": self.model.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state):
+        self.model.load_state_dict(state["model"])
+        self.updates = state["updates"]
+
+
+def raise_signal():
+    import signal
+
+    signal.raise_signal(signal.SIGINT)
+
+
+class Monitor:
+    """Counts its rows, so that a resumed one that forgot would be seen."""
+
+    def __init__(self, learner):
+        self.learner, self.rows = learner, 0
+
+    def row(self):
+        self.rows += 1
+        weight = float(self.learner.model.weight.detach())
+        return {"update": self.learner.updates, "rows": self.rows, "weight": weight}
+
+    def state_dict(self):
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state):
+        self.rows = state["rows"]
+
+
+class Toy(StudyRun):
+    program = "studies.toy"
+    stop_at = None
+
+    @staticmethod
+    def default_name(config):
+        return "toy"
+
+    def build(self):
+        self.learner = Learner(self.stop_at)
+        self.monitor = Monitor(self.learner)
+
+    def headline(self):
+        return "a toy"
+
+    def figures(self):
+        return {"weight": f"{self.last['weight']:.2f}"}
+
+    def outcome(self, rows):
+        return {"rows": len(rows)}
+
+    def sentence(self, found):
+        return f"{found['rows']} rows"
+
+    def draw(self):
+        raise ConfigError("a toy has none")
+
+
+class Phased(Toy):
+    """Measures before and after update 5 too, and ends at 7."""
+
+    def due(self, updates):
+        return super().due(updates) or updates in (5, 6)
+
+    def finished(self):
+        return self.learner.updates >= 7
+
+
+class Stopped(Toy):
+    stop_at = 6
+
+
+def train(kind, config):
+    run = kind(config)
+    code = run.train()
+    run.directory.unlock()
+    rows = read_rows(run.directory)
+    return code, [{key: row[key] for key in ("update", "rows", "weight")} for row in rows], run
+
+
+def test_rows_are_measured_at_intervals_and_at_the_end(tmp_path, capsys):
+    code, rows, run = train(Toy, Config(root=str(tmp_path)))
+    assert (code, [row["update"] for row in rows]) == (0, [0, 4, 8, 10])
+    result = json.loads(run.directory.result.read_text())
+    assert (result["rows"], result["study"], result["updates"], result["parameters"]) == (4, "toy", 10, 2)
+    printed = capsys.readouterr()
+    assert "4 rows" in printed.out
+    assert printed.err == "no figure: a toy has none\n"
+
+
+def test_a_study_says_when_it_measures_and_ends(tmp_path):
+    code, rows, run = train(Phased, Config(root=str(tmp_path)))
+    assert (code, [row["update"] for row in rows]) == (0, [0, 4, 5, 6, 7])
+    assert json.loads(run.directory.result.read_text())["updates"] == 7
+
+
+def test_an_interrupted_run_goes_on_to_the_rows_of_one_in_one_go(tmp_path, capsys):
+    _, whole, _ = train(Toy, Config(root=str(tmp_path), name="whole"))
+    config = Config(root=str(tmp_path), name="parts")
+    code, rows, run = train(Stopped, config)
+    assert (code, [row["update"] for row in rows]) == (INTERRUPTED, [0, 4])
+    command = f"stopped at update 6, all is saved; go on with: python -m studies.toy --resume {run.directory.path}"
+    assert command in capsys.readouterr().out
+    code, rows, run = train(Toy, replace(config, name=None, resume=str(run.directory.path)))
+    assert (code, rows) == (0, whole)
+    with pytest.raises(ConfigError, match="is finished"):
+        Toy(replace(config, resume=str(run.directory.path)))
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu3000", "meta:x"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_path, device):
+    with pytest.raises(ConfigError, match=f"--device {device} cannot be used: "):
+        Toy(Config(root=str(tmp_path), device=device))
+    assert not RunDir(tmp_path / "toy").path.exists()
