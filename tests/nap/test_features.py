@@ -106,6 +106,8 @@ def test_bad_thresholds() -> None:
         nap.feature_rank_lyle(x, 0.0)
     with pytest.raises(ValueError, match="at least 0"):
         nap.dormant_sokar(x, math.nan)
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
+        nap.dormant_dohare(x, math.nan)
 
 
 def test_shares_of_units_by_hand() -> None:
