@@ -136,12 +136,9 @@ class WarmStartConfig:
                 raise ConfigError(f"--{field.replace('_', '-')} is {value}: it has to be {allowed}")
         if len(self.strides) != 3 or not all(stride in ("1", "2", "4") for stride in self.strides):
             raise ConfigError(f"--strides is {' '.join(self.strides)}: it has to be three of 1, 2 and 4")
-        if self.lr_floor > self.lr:
-            raise ConfigError(f"--lr-floor {self.lr_floor:g} has to be at most the peak, --lr {self.lr:g}")
         if self.protocol == "increments" and self.fraction not in (0.1, 1.0):
             raise ConfigError("--protocol increments begins with a --fraction of 0.1; 1 has everything at once")
-        if self.protocol == "ash50" and self.schedule == "cyclic":
-            raise ConfigError("--protocol ash50 ends a phase at an accuracy: --schedule cyclic would not know when")
+        self._check_schedule()
         try:
             specs = parse_all(self.plasticity)
         except ValueError as error:
@@ -149,10 +146,23 @@ class WarmStartConfig:
         if any(spec.name == "nap" for spec in specs):
             raise ConfigError("--plasticity nap is --nap in this study, with its --nap-... options")
 
+    def _check_schedule(self) -> None:
+        assert self.cycles is not None, "resolved() comes first"
+        if self.lr_floor > self.lr:
+            raise ConfigError(f"--lr-floor {self.lr_floor:g} has to be at most the peak, --lr {self.lr:g}")
+        if self.protocol == "ash50" and self.schedule == "cyclic":
+            raise ConfigError("--protocol ash50: when its phases end is not known; give --schedule constant")
+        if self.schedule == "cyclic" and self.cycles > self.budget:
+            raise ConfigError(f"--cycles is {self.cycles}, and there are {self.budget} updates: give fewer")
+        restart = max(self.budget // self.cycles, 1)
+        if self.schedule in CLOSED_LOOP and self.lr_warmup > restart:
+            raise ConfigError(f"--lr-warmup is {self.lr_warmup}: it has to be at most a restart, of {restart} updates")
 
+
+# a norm of one unit would make it constant
 _RANGES: dict[str, tuple[float, float]] = {
-    "fraction": (0.001, 1), "phase_updates": (1, math.inf), "seed": (0, math.inf), "width": (1, 4_096),
-    "hidden": (1, 65_536), "nap_every": (1, math.inf), "cycles": (1, math.inf), "lr": (1e-12, 10), "lr_floor": (0, 10),
+    "fraction": (0.001, 1), "phase_updates": (1, math.inf), "seed": (0, math.inf), "width": (2, 4_096),
+    "hidden": (2, 65_536), "nap_every": (1, math.inf), "cycles": (1, math.inf), "lr": (1e-12, 10), "lr_floor": (0, 10),
     "lr_warmup": (0, math.inf), "later_peak": (1e-3, 1e3), "rewarm_threshold": (0, math.inf),
     "batch_size": (1, 100_000), "threads": (1, 1_024), "log_interval": (1, math.inf),
     "checkpoint_interval": (0, math.inf),

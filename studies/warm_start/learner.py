@@ -94,7 +94,7 @@ class Learner:
         self.schedule.move_to(self.updates)
         images, labels = self.sampler.batch()
         if self.config.augment:
-            images = augment(images, self.generator, flip=self.config.dataset != "digits")
+            images = augment(images, self.generator, flip=self.config.dataset == "cifar10")
         self.optimizer.zero_grad()
         loss, error, correct = self._loss(images, labels)
         loss.backward()
@@ -120,7 +120,11 @@ class Learner:
                 self.schedule.move_to(self.updates)
                 self.schedule.observe(self._signal / SIGNAL_INTERVAL)
                 self._signal.zero_()
-        if self.config.rates == "even-ratio" and self.updates % RATES_INTERVAL == 0:
+        if self.updates % RATES_INTERVAL == 0:
+            self._refresh_rates()
+
+    def _refresh_rates(self) -> None:
+        if self.config.rates == "even-ratio":
             nap.refresh_rates(self.model, self.optimizer, self.schedule)
 
     @property
@@ -152,6 +156,7 @@ class Learner:
             zero_moments(self.optimizer, self.model.parameters(), step=True)
         if self.config.at_switch == "cold":
             self.model.load_state_dict(self.initial)
+            self._refresh_rates()
         if self.phase == 1 and self.config.later_peak != 1:
             self.schedule.set_peaks([peak * self.config.later_peak for peak in self.schedule.peaks])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from studies.warm_start.config import WarmStartConfig
+from studies.warm_start.config import FRACTIONS, WarmStartConfig
 
 NOISY_SHARE = 0.5
 """lee10noisy: share of the first phase's images whose label is drawn anew from the other classes."""
@@ -31,7 +31,8 @@ def make_protocol(config: WarmStartConfig, labels: Tensor, classes: int, seed: i
     """The phases of the settings, on the device of the labels int64 [N].
 
     lyle10: arXiv 2507.20057, section 5; ash50: arXiv 1910.08475; lee10noisy: arXiv 2406.02596, whose noisy labels stay
-    in the data; increments: each phase has as many new images as the first.
+    in the data (what has everything at once has the labels of a first phase of a tenth); increments: each phase has as
+    many new images as the first.
     """
     assert config.fraction is not None
     generator = torch.Generator().manual_seed(seed)
@@ -41,7 +42,8 @@ def make_protocol(config: WarmStartConfig, labels: Tensor, classes: int, seed: i
         shares = [max(config.fraction, (i + 1) / config.phases) for i in range(config.phases)]
     sizes = [max(round(share * len(labels)), 1) for share in shares]
     if config.protocol == "lee10noisy":
-        labels = with_noise(labels, order[: sizes[0]], classes, generator)
+        share = FRACTIONS["lee10noisy"] if config.fraction == 1 else config.fraction
+        labels = with_noise(labels, order[: max(round(share * len(labels)), 1)], classes, generator)
     return Protocol([order[:size].to(labels.device) for size in sizes], labels, ENOUGH.get(config.protocol))
 
 

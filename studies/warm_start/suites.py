@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 from studies.arms import Arm, over_seeds
@@ -11,6 +12,37 @@ SEEDS = (0, 1, 2, 3, 4)
 SEARCH_SEEDS = (100,)
 QUARTER = 3_500
 """Updates in a phase of the shorter experiments; the paper has 14,000."""
+TENTH = 700
+"""Updates in each of the ten phases of increments, as many in all."""
+
+# Every method that acts at intervals acts past a phase's last update, after which the phase is judged.
+METHODS: dict[str, str] = {
+    # arXiv 2205.07802: the head; once, when the data have changed
+    "reset": f"reset:period={QUARTER + 1}",
+    # arXiv 1910.08475: 0.6 of the old weights, when the data have changed
+    "shrink-perturb": f"shrink-perturb:period={QUARTER + 1},strength=0.4",
+    # arXiv 2302.12902: all along, every 1,000 updates; tau that of its code's supervised-like DrQ is 0.025, of DQN 0.1
+    "redo": "redo:period=1001,tau=0.1",
+    # Nature 632:768: all along, with the settings of Continual ImageNet, which has a small CNN and short tasks as here
+    "cbp": "cbp:rate=3e-4,maturity=100",
+    # arXiv 2308.11958: a penalty, all along; within the range that is swept, 1e-5 to 1e-2
+    "l2-init": "l2-init:strength=1e-3",
+    # arXiv 2303.07507: structure; widths stay, so that the network has twice the inputs
+    "crelu": "crelu",
+    # arXiv 2305.15555: once, at the switch; the outputs stay as they are
+    "injection": f"injection:at={QUARTER}",
+    # arXiv 2406.02596: every 10 passes, here nearly so through all images, and at a phase's end: the average is judged
+    "hare-tortoise": f"hare-tortoise:mu=0.999,period={QUARTER // 2}",
+    # arXiv 2406.06811: a penalty, all along, at this project's strength: none was found
+    "spectral": "spectral:strength=1e-4,k=2",
+    # arXiv 2407.01704: all along; kappa is the authors' default
+    "weight-clipping": "weight-clipping:kappa=1",
+    # arXiv 2410.23495: once; ten updates late, for its gradients to be 97% those of the new data, as they are there
+    "dash": f"dash:alpha=0.3,shrinkage=0.3,period={QUARTER + 10}",
+    # arXiv 1711.05101: all along; of the strengths in arXiv 2406.02596, 1e-4 to 1, one that tells over 7,000 updates
+    "weight-decay": "weight-decay:strength=0.1",
+}
+"""Methods against loss of plasticity as the supervised papers set them."""
 
 
 def search() -> list[Arm]:
@@ -38,4 +70,83 @@ def headline() -> list[Arm]:
     ]
 
 
-SUITES: dict[str, Callable[[], list[Arm]]] = {"search": search, "headline": headline}
+def arms() -> list[Arm]:
+    """All ways to go on, on one protocol; a method acts on the unconstrained network, with a restart at the switch."""
+    free: dict[str, dict[str, Any]] = {
+        "plain-from100": {"fraction": 1.0},
+        "cold": {"at_switch": "cold"},
+        "warm": {"schedule": "constant"},
+        "warm-single-cycle": {"schedule": "cosine"},
+        "fresh-optimizer": {"at_switch": "fresh-optimizer", "schedule": "constant"},
+        "lr-restart": {},
+    }
+    projected: dict[str, dict[str, Any]] = {
+        "nap-from100": {"fraction": 1.0},
+        "nap-constant": {"schedule": "constant"},
+        "nap-rewarm": {},
+        "nap-five-cycles": {"cycles": 5},
+        "nap-cusum": {"schedule": "cusum", "cycles": 2},
+    }
+    found = free | {name: settings | {"nap": True} for name, settings in projected.items()}
+    found |= {name: {"plasticity": spec} for name, spec in METHODS.items()}
+    return _each(found, phase_updates=QUARTER)
+
+
+def increments() -> list[Arm]:
+    """A tenth more of the images in each of ten phases."""
+    return _each(
+        {
+            "plain-constant": {"schedule": "constant"},
+            "plain-cyclic": {},
+            "cold": {"at_switch": "cold"},
+            "nap-constant": {"nap": True, "schedule": "constant"},
+            "nap-cyclic": {"nap": True},
+            "nap-cusum": {"nap": True, "schedule": "cusum"},
+            # within nine updates after each switch
+            "shrink-perturb": {"plasticity": f"shrink-perturb:period={TENTH + 1},strength=0.4"},
+        },
+        protocol="increments",
+        phase_updates=TENTH,
+    )
+
+
+def rates() -> list[Arm]:
+    """Learning rates by layer (arXiv 2507.20057, figure 5 left), from a tenth and from all of the data.
+
+    Slow features also with a second peak ten times the first, as in figure 13: at it they have the rate of the others.
+    """
+    kinds = [("constant", 1), ("fast-features", 1), ("slow-features", 1), ("slow-features", 10), ("even-ratio", 1)]
+    found = {
+        f"{rates}{'-peak10' if peak == 10 else ''}-from{100 * fraction:g}": {
+            "rates": rates,
+            "later_peak": peak,
+            "fraction": fraction,
+        }
+        for (rates, peak), fraction in product(kinds, (0.1, 1.0))
+    }
+    return _each(found, seeds=(0, 1), nap=True, phase_updates=QUARTER)
+
+
+def cusum() -> list[Arm]:
+    """Re-warmed when the loss has risen, which nobody announces; beside nap-from10 and nap-from100 of `headline`."""
+    return over_seeds("nap-cusum", SEEDS, nap=True, schedule="cusum", cycles=2)
+
+
+def _each(found: dict[str, dict[str, Any]], seeds: tuple[int, ...] = (0, 1, 2), **shared: Any) -> list[Arm]:
+    """Arms of the settings by name, seed by seed, so that a part of them can be compared early."""
+    return [
+        arm
+        for seed in seeds
+        for name, settings in found.items()
+        for arm in over_seeds(name, (seed,), **shared | settings)
+    ]
+
+
+SUITES: dict[str, Callable[[], list[Arm]]] = {
+    "search": search,
+    "headline": headline,
+    "arms": arms,
+    "increments": increments,
+    "rates": rates,
+    "cusum": cusum,
+}
