@@ -47,16 +47,19 @@ def baselines() -> list[Arm]:
     """Other ways to grok on the same task and seeds, beside re-warming at once.
 
     Rate, betas, decay and filter are their authors'; data, network, batch of 512 and warm-up are ours. Omnigrok's and
-    the AdamW runs of that line of work take all pairs in every batch, in float64.
+    the AdamW runs of that line of work take all pairs in every batch, in float64, on a network without norms; the
+    networks of AdamW's and Grokfast's first papers have norms, so those two are tried with and without.
     """
-    own: dict[str, Any] = FREE | {"lr": 1e-3, "warmup": 10}
+    own: dict[str, Any] = {"schedule": "constant", "lr": 1e-3, "warmup": 10, "anneal": 10_000, "beta2": 0.98}
+    own |= {"projection": "off"}
+    grokfast: dict[str, Any] = {"optimizer": "grokfast-ema", "weight_decay": 0.005, "coupled_decay": True}
     return [
         *over_seeds("nap", delay=0),
-        *over_seeds("adamw", **own, weight_decay=1.0, beta2=0.98),
-        *over_seeds("omnigrok", **own, optimizer="omnigrok", beta2=0.98),
-        *over_seeds(
-            "grokfast-ema", **own, optimizer="grokfast-ema", weight_decay=0.005, coupled_decay=True, beta2=0.98
-        ),
+        *over_seeds("adamw", **own, norm="none", weight_decay=1.0),
+        *over_seeds("adamw-norms", **own, weight_decay=1.0, scale_decay=1.0),
+        *over_seeds("omnigrok", **own, norm="none", optimizer="omnigrok"),
+        *over_seeds("grokfast-ema", **own, **grokfast, norm="none"),
+        *over_seeds("grokfast-ema-norms", **own, **grokfast, scale_decay=0.005),
     ]
 
 
@@ -94,9 +97,11 @@ def mlp() -> list[Arm]:
 
 def choices() -> list[Arm]:
     """How the result depends on what the paper leaves open: batch size, low rate and length of the anneal."""
-    arms = [arm for size in (128, 1024, 0) for arm in over_seeds(f"batch{size or '-all'}", batch_size=size)]
-    arms += [arm for low in (3e-5, 3e-4) for arm in over_seeds(f"low{low:g}", low_lr=low, delay=20_000)]
-    return arms + [arm for length in (4_000, 20_000) for arm in over_seeds(f"anneal{length}", anneal=length)]
+    two = (0, 1)
+    arms = [arm for size in (128, 1024) for arm in over_seeds(f"batch{size}", two, batch_size=size)]
+    arms += over_seeds("batch-all", (0,), batch_size=0)
+    arms += [arm for low in (3e-5, 3e-4) for arm in over_seeds(f"low{low:g}", two, low_lr=low, delay=5_000)]
+    return arms + [arm for length in (4_000, 20_000) for arm in over_seeds(f"anneal{length}", two, anneal=length)]
 
 
 SUITES: dict[str, Callable[[], list[Arm]]] = {
