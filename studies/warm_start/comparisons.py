@@ -1,0 +1,251 @@
+"""What a folder of runs comes to: arms, gaps to the runs that had all data from the start, and their table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import permutations, product
+from statistics import fmean
+
+from experiment.statistics import t_interval
+from studies.records import FinishedRun, Row
+from studies.warm_start.config import WarmStartConfig
+from studies.warm_start.suites import SUITES
+
+Run = FinishedRun[WarmStartConfig]
+Arms = Mapping[str, Sequence[Run]]
+"""Finished runs that differ in the seed alone, by the name of their arm."""
+
+TASK = ("dataset", "protocol", "phase_updates", "augment", "network", "width", "hidden", "strides", "batch_size")
+"""Settings that a run shares with its reference."""
+PLACE = ("data_dir", "name", "root", "resume", "threads", "log_interval", "checkpoint_interval", "figure")
+"""Settings that decide nothing that is compared."""
+NAP = ("nap", "nap_every", "nap_affine")
+
+
+def reference(arm: str, arms: Arms) -> str | None:
+    """The arm to which an arm's gap is measured: one of the same task that had all data from the start.
+
+    None for an arm that had them itself. The first choice differs in the share of the data alone, as nap-from100 does
+    from nap-from10. Else those come before others that are projected as the arm is, then those that are not projected
+    at all; of equals the one that differs in the fewest settings, and then the first.
+    """
+    own = arms[arm][0].config
+    if own.fraction == 1:
+        return None
+    others = {name: members[0].config for name, members in arms.items() if members[0].config.fraction == 1}
+    fitting = {
+        name: differences(own, other) - {"fraction"}
+        for name, other in others.items()
+        if not differences(own, other) & set(TASK) and (other.nap == own.nap or not other.nap)
+    }
+    return min(fitting, key=lambda name: (others[name].nap != own.nap, len(fitting[name])), default=None)
+
+
+def differences(one: WarmStartConfig, other: WarmStartConfig) -> set[str]:
+    """Settings in which two runs differ, but for the seed and what decides nothing."""
+    names = [field.name for field in fields(WarmStartConfig) if field.name not in (*PLACE, "seed")]
+    return {name for name in names if getattr(one, name) != getattr(other, name)}
+
+
+def gaps(arm: str, arms: Arms) -> dict[int, float]:
+    """For each seed that both have: final test accuracy of the reference arm less that of the arm, in points."""
+    against = reference(arm, arms)
+    if against is None:
+        return {}
+    best, own = (_by_seed(arms[name]) for name in (against, arm))
+    return {seed: 100 * (final(best[seed]) - final(own[seed])) for seed in own if seed in best}
+
+
+def contrasts(arms: Arms) -> list[tuple[str, str, list[float]]]:
+    """Pairs of arms, a free and a projected one, else equal; and the free one's gap less the other's, for each seed."""
+    found = []
+    for free, projected in permutations(arms, 2):
+        one, other = arms[free][0].config, arms[projected][0].config
+        if one.nap or not other.nap or differences(one, other) - set(NAP):
+            continue
+        first, second = gaps(free, arms), gaps(projected, arms)
+        if paired := [first[seed] - second[seed] for seed in first if seed in second]:
+            found.append((free, projected, paired))
+    return found
+
+
+def final(run: Run) -> float:
+    """Test accuracy at the end."""
+    return _result(run)["final_test_accuracy"]
+
+
+def _result(run: Run) -> Row:
+    assert run.result is not None, "only finished runs are compared"
+    return run.result
+
+
+def _by_seed(members: Sequence[Run]) -> dict[int, Run]:
+    return {run.config.seed: run for run in members}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: its title, how a number is written, and the values of an arm, one for each seed."""
+
+    title: str
+    number: str
+    values: Callable[[str, Arms], list[float]]
+
+
+def columns(arms: Arms) -> list[Column]:
+    """The columns of the table; with more than two phases also the mean over their ends."""
+    phases = max(run.config.phases for members in arms.values() for run in members)
+    between = [Column("mean over phases", ".3f", _per_run(lambda result: fmean(result["phase_accuracy"])))]
+    return [
+        Column("after phase 1", ".3f", _per_run(lambda result: result["phase_accuracy"][0])),
+        *(between if phases > 2 else []),
+        Column("final", ".3f", _per_run(lambda result: result["final_test_accuracy"])),
+        Column("gap (points)", ".1f", lambda arm, arms: list(gaps(arm, arms).values())),
+        Column("seconds", ",.0f", _per_run(lambda result: result["seconds"]["training"])),
+    ]
+
+
+def _per_run(value: Callable[[Row], float]) -> Callable[[str, Arms], list[float]]:
+    def values(arm: str, arms: Arms) -> list[float]:
+        return [value(_result(run)) for run in arms[arm]]
+
+    return values
+
+
+def shown(values: Sequence[float], number: str) -> str:
+    """Mean and 95% Student-t interval as "0.746 [0.740, 0.752]"; of one value itself, of none "-"."""
+    if not values:
+        return "-"
+    mean, low, high = (format(bound, f"z{number}") for bound in t_interval(values))
+    return f"{mean} [{low}, {high}]" if len(values) > 1 else mean
+
+
+def markdown(suite: str, arms: Arms) -> str:
+    """The table of a suite: what was trained on what and what is missing, a row for each arm, the contrasts, alarms."""
+    head = ["arm", "n", *(column.title for column in columns(arms))]
+    rows = [[arm, str(len(members)), *_cells(arm, arms)] for arm, members in arms.items()]
+    lines = [" | ".join(row).join(("| ", " |")) for row in (head, ["---", *["---:"] * (len(head) - 1)], *rows)]
+    notes = [_intervals_note(arms), *_reference_notes(arms), *_contrast_notes(arms), *_alarm_notes(arms)]
+    return "\n".join([described(suite, arms), "", *lines, "", *(f"- {note}" for note in notes), ""])
+
+
+def _cells(arm: str, arms: Arms) -> list[str]:
+    return [shown(column.values(arm, arms), column.number) for column in columns(arms)]
+
+
+def table_csv(arms: Arms) -> str:
+    """The table's numbers and the contrasts: how many values, their mean, and the bounds of its interval."""
+    found = [(arm, column.title, column.values(arm, arms)) for arm in arms for column in columns(arms)]
+    found += [(free, f"gap less that of {projected} (points)", values) for free, projected, values in contrasts(arms)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["arm", "metric", "n", "mean", "low", "high"])
+    for arm, title, values in found:
+        if values:
+            numbers = ["" if math.isnan(number) else f"{number:.6g}" for number in t_interval(values)]
+            writer.writerow([arm, title, len(values), *numbers])
+    return text.getvalue()
+
+
+def described(suite: str, arms: Arms) -> str:
+    """Data, protocol, updates, network, and which runs are missing."""
+    runs = [run for members in arms.values() for run in members]
+    configs = [run.config for run in runs]
+    data, protocol = _each(_result(run)["data"] for run in runs), _each(config.protocol for config in configs)
+    lengths, network = _each(map(_updates, configs)), _each(map(_network, configs))
+    return f"{data}, {protocol}: {lengths}, {network}; missing: {missing(suite, arms) or 'none'}"
+
+
+def _each(texts: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(texts))
+
+
+def _updates(config: WarmStartConfig) -> str:
+    most = "at most " if config.protocol == "ash50" else ""
+    return f"{most}{config.phases} × {config.phase_updates:,} updates of {config.batch_size} images"
+
+
+def _network(config: WarmStartConfig) -> str:
+    more = f", hidden {config.hidden}, strides {' '.join(config.strides)}" if config.network == "cnn" else ""
+    return f"{config.network} (width {config.width}{more})" + (", augmented" if config.augment else "")
+
+
+def missing(suite: str, arms: Arms) -> str:
+    """Runs that are not finished, by arm: those of the suite, or of one not known here the seeds that others have."""
+    there = [(arm, run.config.seed) for arm, members in arms.items() for run in members]
+    wanted = planned(suite) or list(product(arms, sorted({seed for _, seed in there})))
+    lacking: dict[str, list[str]] = {arm: [] for arm, _ in wanted}
+    for arm, seed in wanted:
+        if (arm, seed) not in there:
+            lacking[arm].append(str(seed))
+    return "; ".join(
+        f"{arm} seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" for arm, seeds in lacking.items() if seeds
+    )
+
+
+def planned(suite: str) -> list[tuple[str, int]]:
+    """Arm and seed of each run of a suite, in its order; nothing for one that is not known."""
+    return (
+        [(arm.name.rpartition("-s")[0], arm.settings.get("seed", 0)) for arm in SUITES[suite]()]
+        if suite in SUITES
+        else []
+    )
+
+
+def in_order(suite: str, arms: Arms) -> Arms:
+    """The arms in the order of the suite, and then any others."""
+    names = dict.fromkeys([*(arm for arm, _ in planned(suite)), *arms])
+    return {name: arms[name] for name in names if name in arms}
+
+
+def _intervals_note(arms: Arms) -> str:
+    single = [arm for arm, members in arms.items() if len(members) == 1]
+    note = "Means with 95% Student-t intervals over seeds (test accuracy)"
+    return note + (f"; one seed, so no interval: {', '.join(single)}" if single else "")
+
+
+def _reference_notes(arms: Arms) -> list[str]:
+    """One line for each reference arm."""
+    followers: dict[str, list[str]] = {}
+    for arm in arms:
+        if against := reference(arm, arms):
+            followers.setdefault(against, []).append(arm)
+    if not followers:
+        return ["No gap: no run had all data from the start"]
+    pairs = [f"{against}, for {', '.join(names)}" for against, names in followers.items()]
+    return [
+        f"Gap: final accuracy of the same seed that had all data from the start, less the arm's ({'; '.join(pairs)})"
+    ]
+
+
+def _contrast_notes(arms: Arms) -> list[str]:
+    return [
+        f"Gap of {free} less that of {projected}, paired over {len(paired)} seed{'s' * (len(paired) > 1)}: "
+        f"{shown(paired, '.1f')} points"
+        for free, projected, paired in contrasts(arms)
+    ]
+
+
+def _alarm_notes(arms: Arms) -> list[str]:
+    """For each arm with a closed-loop schedule: its alarms, counted from the last switch of the data before them."""
+    notes = []
+    for arm, members in arms.items():
+        if _result(members[0]).get("alarms") is not None:
+            each = [f"seed {run.config.seed}: {_alarms(_result(run))}" for run in members]
+            notes.append(f"Alarms of {arm}: {'; '.join(each)}")
+    return notes
+
+
+def _alarms(result: Row) -> str:
+    """Each alarm as the updates since the switch, or as one that no switch had come before."""
+    texts = []
+    for alarm in result["alarms"]:
+        earlier = [switch for switch in result["switches"] if switch < alarm]
+        texts.append(
+            f"{alarm - earlier[-1]:,} updates after a switch" if earlier else f"at {alarm:,}, before any switch"
+        )
+    return ", ".join(texts) or "none"

@@ -1,0 +1,274 @@
+"""Figures and tables from run directories: `python -m studies.warm_start.figures RUN_OR_FOLDER... --out DIR`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise, zip_longest
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from experiment.files import write_atomic
+from experiment.run_dir import RunDir
+from experiment.statistics import t_interval
+from studies import figures
+from studies.drawing import BLUE, COLORS, GREY, RED, by_arm, draw_seeds, plotting, thousands, updates_axis
+from studies.records import FinishedRun, Row, load
+from studies.warm_start.comparisons import Arms, described, final, gaps, in_order, markdown, table_csv
+from studies.warm_start.config import WarmStartConfig
+from studies.warm_start.outcome import outcome
+
+Run = FinishedRun[WarmStartConfig]
+
+FEATURES = {
+    "covariance_change": "Δ_C between rows: change of the Gram matrix",
+    "pattern_change": "Δ_A between rows: share of ReLUs that switched",
+    "dormant_sokar": "Dormant units (Sokar, 0.025)",
+    "dead_units": "Dead units",
+    "erank_roy": "Effective rank (Roy)",
+    "srank_kumar": "srank (Kumar, 0.01)",
+}
+"""Measurements of the features of each layer, and their titles for one run."""
+MEASURED = {
+    "global_norm": "Norm of all weights",
+    "elr": "Effective learning rate, mean over layers",
+    "covariance_change": "Δ_C, mean over layers",
+    "pattern_change": "Δ_A, mean over layers",
+    "dormant_sokar": "Dormant units (Sokar, 0.025), mean over layers",
+    "dead_units": "Dead units, mean over layers",
+    "erank_roy": "Effective rank (Roy), last features",
+    "srank_kumar": "srank (Kumar, 0.01), last features",
+}
+SWITCH: dict[str, Any] = {"color": RED, "linestyle": ":", "linewidth": 1.2}
+ALARM: dict[str, Any] = {"color": "black", "linestyle": "-.", "linewidth": 0.9}
+FEW = 6
+"""Layers that have a colour of their own; more have shades from the first to the last."""
+
+
+def draw_run(directory: RunDir, out: Path) -> Path:
+    """One run explained: accuracy, rates, norms, and what the features of each layer do, over updates."""
+    run, pyplot = load(WarmStartConfig, directory), plotting()
+    figure, axes = pyplot.subplots(3, 3, figsize=(14, 9), sharex=True, layout="constrained")
+    panels: list[Callable[[Any, Run], None]] = [_accuracy, _rates, _norms]
+    for axis, panel in zip(axes[0], panels, strict=True):
+        panel(axis, run)
+    for axis, (metric, title) in zip(axes[1:].flat, FEATURES.items(), strict=True):
+        _layers(axis, run, metric, width=1.3)
+        axis.set(title=title)
+        axis.set_ylim(bottom=0)
+    for axis in axes.flat:
+        _mark(axis, run)
+        axis.margins(x=0.01)
+        axis.xaxis.set_major_formatter(thousands)
+    for axis in axes[-1]:
+        axis.set_xlabel("updates")
+    figure.legend(handles=_legend(pyplot, run), loc="outside lower center", ncols=10)
+    figure.suptitle(_title(run), fontsize=11, x=0.01, ha="left")
+    return figures.save(pyplot, figure, out)
+
+
+def _title(run: Run) -> str:
+    """Data, protocol, start; network, schedule, methods."""
+    config = run.config
+    data = run.result["data"] if run.result else config.dataset
+    then = "then all" if config.phases == 2 else "a tenth more in each phase"
+    start = "all images from the start" if config.fraction == 1 else f"{config.fraction:.0%} of the images, {then}"
+    methods = [f"projected every {config.nap_every} updates"] * config.nap + list(config.plasticity)
+    rate = f"{config.schedule} lr {config.lr:g}" + f", rates {config.rates}" * (config.rates != "constant")
+    unfinished = "" if run.result else f"; not finished: {run.rows[-1]['update']:,} of {config.budget:,} updates"
+    return (
+        f"{data}, {config.protocol}: {start}; {config.phases} × {config.phase_updates:,} updates, "
+        f"{config.at_switch} start, seed {config.seed}{unfinished}\n"
+        f"{config.network} of width {config.width}, {rate}, {', '.join(methods) or 'unconstrained'}"
+    )
+
+
+def _accuracy(axis: Any, run: Run) -> None:
+    axis.plot(run.column("update"), run.column("train_accuracy"), color=GREY, label="training batches")
+    axis.plot(run.column("update"), run.column("test_accuracy"), color=BLUE, label="test")
+    axis.set(title=f"Accuracy, test {run.rows[-1]['test_accuracy']:.3f} in the last row", ylim=(-0.02, 1.04))
+    axis.legend(loc="lower right")
+
+
+def _rates(axis: Any, run: Run) -> None:
+    axis.plot(run.column("update"), run.column("lr"), color="black", linestyle="--", label="lr")
+    _layers(axis, run, "elr")
+    axis.set(title="Learning rate (dashed), and effective: lr / ‖W‖", yscale="log")
+
+
+def _norms(axis: Any, run: Run) -> None:
+    _layers(axis, run, "norm")
+    axis.set(title="Norm of the weights, ‖W‖")
+    axis.set_ylim(bottom=0)
+
+
+def _layers(axis: Any, run: Run, metric: str, *, width: float = 1.0) -> None:
+    found = layers(run.rows, metric)
+    for key, color in zip(found.values(), shades(len(found)), strict=True):
+        axis.plot(run.column("update"), run.column(key), color=color, linewidth=width)
+
+
+def layers(rows: Sequence[Row], metric: str) -> dict[str, str]:
+    """The keys of the metric whose name begins so, by layer, in the order of the network."""
+    found = {}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        name, _, layer = key.partition("/")
+        if layer and name.startswith(metric):
+            found[layer.removesuffix(".weight")] = key
+    return found
+
+
+def shades(count: int) -> list[Any]:
+    """Colours of so many layers or arms."""
+    from matplotlib import colormaps
+
+    if count <= len(COLORS):
+        return list(COLORS[:count])
+    return [colormaps["turbo"](0.05 + 0.9 * i / (count - 1)) for i in range(count)]
+
+
+def _legend(pyplot: Any, run: Run) -> list[Any]:
+    """What the vertical lines are, and the layers by colour."""
+
+    def line(label: str, **style: Any) -> Any:
+        return pyplot.Line2D([], [], label=label, **style)
+
+    handles = [line("the data change", **SWITCH)] * bool(switches(run)) + [line("alarm", **ALARM)] * bool(alarms(run))
+    weights, features = (list(layers(run.rows, metric)) for metric in ("norm", "erank_roy"))
+    if max(len(weights), len(features)) <= FEW:
+        names = [", ".join(filter(None, pair)) for pair in zip_longest(weights, features)]
+        return handles + [line(name, color=color) for name, color in zip(names, shades(len(names)), strict=True)]
+    colors = shades(len(weights))
+    ends = ((0, "first layer"), (len(weights) // 2, "middle"), (-1, "last"))
+    return handles + [line(f"{place}, {weights[i]}", color=colors[i]) for i, place in ends]
+
+
+def _mark(axis: Any, run: Run) -> None:
+    for update in switches(run):
+        axis.axvline(update, **SWITCH, zorder=0)
+    for update in alarms(run):
+        axis.axvline(update, **ALARM, zorder=0)
+
+
+def switches(run: Run) -> list[int]:
+    """The updates after which the data changed, so far."""
+    return outcome(run.rows)["switches"]
+
+
+def alarms(run: Run) -> list[int]:
+    """The updates of the alarms; while a run goes on, the rows by which there were more."""
+    if run.result:
+        return run.result.get("alarms") or []
+    return [
+        row["update"]
+        for before, row in pairwise(run.rows)
+        for _ in range(row.get("alarms", 0) - before.get("alarms", 0))
+    ]
+
+
+def draw_folder(folder: Path, out: Path) -> Path:
+    """The figure of a suite; its table is printed, and written beside it as Markdown and CSV.
+
+    Runs that are not finished are left out, and named. Raises ConfigError if none is finished.
+    """
+    runs, pyplot = figures.load_finished(WarmStartConfig, folder), plotting()
+    name = folder.resolve().name
+    arms = in_order(name, by_arm(runs))
+    text = markdown(name, arms)
+    print(text)
+    write_atomic(out.with_suffix(".md"), text)
+    write_atomic(out.with_suffix(".csv"), table_csv(arms))
+    return figures.save(pyplot, draw_arms(pyplot, arms, described(name, arms)), out)
+
+
+def draw_arms(pyplot: Any, arms: Arms, title: str) -> Any:
+    """Accuracy and measurements over updates for each arm; its final accuracy, and its gap, with 95% intervals."""
+    height = max(3.6, 0.24 * len(arms) + 1)
+    figure = pyplot.figure(figsize=(15, 5.6 + height), layout="constrained")
+    grid = figure.add_gridspec(3, 4, height_ratios=(height, 2.6, 2.6))
+    accuracy, ends = figure.add_subplot(grid[0, :2]), figure.add_subplot(grid[0, 2])
+    gap = figure.add_subplot(grid[0, 3], sharey=ends)
+    colors = dict(zip(arms, shades(len(arms)), strict=True))
+    curves = {arm: [summarised(run) for run in members] for arm, members in arms.items()}
+    _over_updates(accuracy, curves, colors, "test_accuracy", "Test accuracy: seeds thin, median bold")
+    _ends(ends, arms, colors, {arm: [final(run) for run in members] for arm, members in arms.items()})
+    _gaps(gap, arms, colors)
+    for i, (metric, text) in enumerate(MEASURED.items()):
+        axis = figure.add_subplot(grid[1 + i // 4, i % 4])
+        _over_updates(axis, curves, colors, metric, text)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def summarised(run: Run) -> Run:
+    """The run with one number for all layers of each measurement: `MEASURED` says which."""
+    last = ("erank_roy", "srank_kumar")
+    keys = {metric: list(layers(run.rows, metric).values()) for metric in ("elr", *FEATURES)}
+    found = {metric: names[-1:] if metric in last else names for metric, names in keys.items()}
+    return replace(run, rows=[row | {metric: _mean(row, names) for metric, names in found.items()} for row in run.rows])
+
+
+def _mean(row: Row, names: Sequence[str]) -> float | None:
+    values = [row[name] for name in names if row.get(name) is not None]
+    return fmean(values) if values else None
+
+
+def _over_updates(axis: Any, curves: dict[str, list[Run]], colors: dict[str, Any], metric: str, title: str) -> None:
+    for arm, members in curves.items():
+        draw_seeds(axis, members, colors[arm], None, metric=metric)
+    _mark_arms(axis, curves, colors)
+    updates_axis(axis, "updates", log=False)
+    axis.set_title(title)
+    axis.margins(x=0.01)
+    if metric in ("elr", "global_norm"):
+        axis.set_yscale("log")
+
+
+def _mark_arms(axis: Any, curves: dict[str, list[Run]], colors: dict[str, Any]) -> None:
+    """The median switch of each arm, once where all have the same."""
+    places = {arm: _median_switches(members) for arm, members in curves.items()}
+    same = len({tuple(found) for found in places.values()}) == 1
+    for arm, found in places.items():
+        for update in found:
+            axis.axvline(update, **(SWITCH if same else SWITCH | {"color": colors[arm]}), zorder=0)
+
+
+def _median_switches(members: Sequence[Run]) -> list[float]:
+    return [median(updates) for updates in zip(*(switches(run) for run in members), strict=False)]
+
+
+def _ends(axis: Any, arms: Arms, colors: dict[str, Any], values: dict[str, list[float]]) -> None:
+    """The arms by name and colour, each with its final accuracy: the legend of the figure."""
+    _intervals(axis, arms, colors, values)
+    axis.set_yticks(range(len(arms)), list(arms))
+    for label, color in zip(axis.get_yticklabels(), colors.values(), strict=True):
+        label.set_color(color)
+    axis.invert_yaxis()
+    axis.set_title("Final test accuracy, mean, 95% interval")
+
+
+def _gaps(axis: Any, arms: Arms, colors: dict[str, Any]) -> None:
+    _intervals(axis, arms, colors, {arm: list(gaps(arm, arms).values()) for arm in arms})
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.tick_params(labelleft=False)
+    axis.set_title("Gap to all data from the start, in points")
+
+
+def _intervals(axis: Any, arms: Arms, colors: dict[str, Any], values: dict[str, list[float]]) -> None:
+    """Every seed, and the mean with its Student-t interval, in a line for each arm."""
+    for i, arm in enumerate(arms):
+        if values[arm]:
+            found = t_interval(values[arm])
+            axis.plot(values[arm], [i] * len(values[arm]), "|", color=colors[arm], markersize=7, alpha=0.6)
+            axis.plot(found.value, i, "o", color=colors[arm], markersize=5)
+            axis.plot([found.low, found.high], [i, i], color=colors[arm], linewidth=1.6)
+    axis.grid(axis="y", color="#e2e8f0", linewidth=0.6)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return figures.main(argv, prog="python -m studies.warm_start.figures", draw_run=draw_run, draw_folder=draw_folder)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
