@@ -21,13 +21,13 @@ METHODS: dict[str, str] = {
     "reset": f"reset:period={QUARTER + 1}",
     # arXiv 1910.08475: 0.6 of the old weights, when the data have changed
     "shrink-perturb": f"shrink-perturb:period={QUARTER + 1},strength=0.4",
-    # arXiv 2302.12902: all along, every 1,000 updates; tau that of its code's supervised-like DrQ is 0.025, of DQN 0.1
+    # arXiv 2302.12902: all along, every 1,000 updates, with the larger of its thresholds
     "redo": "redo:period=1001,tau=0.1",
     # Nature 632:768: all along, with the settings of Continual ImageNet, which has a small CNN and short tasks as here
     "cbp": "cbp:rate=3e-4,maturity=100",
     # arXiv 2308.11958: a penalty, all along; within the range that is swept, 1e-5 to 1e-2
     "l2-init": "l2-init:strength=1e-3",
-    # arXiv 2303.07507: structure; widths stay, so that the network has twice the inputs
+    # arXiv 2303.07507: structure; widths stay, so that most weights double in number
     "crelu": "crelu",
     # arXiv 2305.15555: once, at the switch; the outputs stay as they are
     "injection": f"injection:at={QUARTER}",
