@@ -12,7 +12,7 @@ from statistics import fmean
 
 from experiment.statistics import t_interval
 from studies.records import FinishedRun, Row
-from studies.warm_start.config import WarmStartConfig
+from studies.warm_start.config import CLOSED_LOOP, WarmStartConfig
 from studies.warm_start.suites import SUITES
 
 Run = FinishedRun[WarmStartConfig]
@@ -24,6 +24,8 @@ TASK = ("dataset", "protocol", "phase_updates", "augment", "network", "width", "
 PLACE = ("data_dir", "name", "root", "resume", "threads", "log_interval", "checkpoint_interval", "figure")
 """Settings that decide nothing that is compared."""
 NAP = ("nap", "nap_every", "nap_affine")
+BESIDE = {"cusum": ("headline", ("nap-from10", "nap-from100"))}
+"""Suites that are compared with arms of another one, in the folder beside theirs."""
 
 
 def reference(arm: str, arms: Arms) -> str | None:
@@ -61,16 +63,23 @@ def gaps(arm: str, arms: Arms) -> dict[int, float]:
 
 
 def contrasts(arms: Arms) -> list[tuple[str, str, list[float]]]:
-    """Pairs of arms, a free and a projected one, else equal; and the free one's gap less the other's, for each seed."""
+    """Pairs of arms that differ in one thing of interest, and for each seed the one's gap less the other's.
+
+    A free arm against the projected one; a schedule that nobody tells of the switch against the one aligned with it.
+    """
     found = []
-    for free, projected in permutations(arms, 2):
-        one, other = arms[free][0].config, arms[projected][0].config
-        if one.nap or not other.nap or differences(one, other) - set(NAP):
-            continue
-        first, second = gaps(free, arms), gaps(projected, arms)
-        if paired := [first[seed] - second[seed] for seed in first if seed in second]:
-            found.append((free, projected, paired))
-    return found
+    for one, other in permutations(arms, 2):
+        if _contrasted(arms[one][0].config, arms[other][0].config):
+            first, second = gaps(one, arms), gaps(other, arms)
+            found.append((one, other, [first[seed] - second[seed] for seed in first if seed in second]))
+    return [(one, other, paired) for one, other, paired in found if paired]
+
+
+def _contrasted(one: WarmStartConfig, other: WarmStartConfig) -> bool:
+    differing = differences(one, other)
+    if one.schedule in CLOSED_LOOP and other.schedule == "cyclic":
+        return differing == {"schedule"}
+    return other.nap and not one.nap and differing <= set(NAP)
 
 
 def final(run: Run) -> float:
@@ -126,15 +135,19 @@ def shown(values: Sequence[float], number: str) -> str:
 
 def markdown(suite: str, arms: Arms) -> str:
     """The table of a suite: what was trained on what and what is missing, a row for each arm, the contrasts, alarms."""
-    head = ["arm", "n", *(column.title for column in columns(arms))]
-    rows = [[arm, str(len(members)), *_cells(arm, arms)] for arm, members in arms.items()]
-    lines = [" | ".join(row).join(("| ", " |")) for row in (head, ["---", *["---:"] * (len(head) - 1)], *rows)]
-    notes = [_intervals_note(arms), *_reference_notes(arms), *_contrast_notes(arms), *_alarm_notes(arms)]
-    return "\n".join([described(suite, arms), "", *lines, "", *(f"- {note}" for note in notes), ""])
+    head = ["arm", "n", *(column.title for column in columns(arms)), "gap to"]
+    rows = [[arm, str(len(arms[arm])), *_cells(arm, arms), reference(arm, arms) or "-"] for arm in arms]
+    lines = [f"| {' | '.join(row)} |" for row in (head, ["---", *["---:"] * (len(head) - 2), "---"], *rows)]
+    notes = [_intervals_note(arms), _gap_note(arms), *_contrast_notes(arms), *_alarm_notes(arms)]
+    first = f"{described(arms)}; missing: {missing(suite, arms) or 'nothing'}"
+    return "\n".join([first, "", *lines, "", *(f"- {note}" for note in notes), ""])
 
 
 def _cells(arm: str, arms: Arms) -> list[str]:
-    return [shown(column.values(arm, arms), column.number) for column in columns(arms)]
+    """The arm's intervals; one of fewer seeds than the arm has says of how many."""
+    found = [(column, column.values(arm, arms)) for column in columns(arms)]
+    counts = [f" (n={len(values)})" * (0 < len(values) < len(arms[arm])) for _, values in found]
+    return [shown(values, column.number) + count for (column, values), count in zip(found, counts, strict=True)]
 
 
 def table_csv(arms: Arms) -> str:
@@ -151,13 +164,13 @@ def table_csv(arms: Arms) -> str:
     return text.getvalue()
 
 
-def described(suite: str, arms: Arms) -> str:
-    """Data, protocol, updates, network, and which runs are missing."""
+def described(arms: Arms) -> str:
+    """Data, protocol, updates and network."""
     runs = [run for members in arms.values() for run in members]
     configs = [run.config for run in runs]
     data, protocol = _each(_result(run)["data"] for run in runs), _each(config.protocol for config in configs)
     lengths, network = _each(map(_updates, configs)), _each(map(_network, configs))
-    return f"{data}, {protocol}: {lengths}, {network}; missing: {missing(suite, arms) or 'none'}"
+    return f"{data}, {protocol}: {lengths}, {network}"
 
 
 def _each(texts: Iterable[str]) -> str:
@@ -175,25 +188,22 @@ def _network(config: WarmStartConfig) -> str:
 
 
 def missing(suite: str, arms: Arms) -> str:
-    """Runs that are not finished, by arm: those of the suite, or of one not known here the seeds that others have."""
+    """Runs that are not finished: those of the suite, or of one not known here the seeds that other arms have."""
     there = [(arm, run.config.seed) for arm, members in arms.items() for run in members]
     wanted = planned(suite) or list(product(arms, sorted({seed for _, seed in there})))
-    lacking: dict[str, list[str]] = {arm: [] for arm, _ in wanted}
-    for arm, seed in wanted:
-        if (arm, seed) not in there:
-            lacking[arm].append(str(seed))
-    return "; ".join(
-        f"{arm} seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" for arm, seeds in lacking.items() if seeds
-    )
+    whole = [arm for arm in dict.fromkeys(arm for arm, _ in wanted) if arm not in arms]
+    parts = [f"all of {', '.join(whole)}"] * bool(whole)
+    for arm in arms:
+        if seeds := [str(seed) for name, seed in wanted if name == arm and (arm, seed) not in there]:
+            parts.append(f"{arm} seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}")
+    return "; ".join(parts)
 
 
 def planned(suite: str) -> list[tuple[str, int]]:
-    """Arm and seed of each run of a suite, in its order; nothing for one that is not known."""
-    return (
-        [(arm.name.rpartition("-s")[0], arm.settings.get("seed", 0)) for arm in SUITES[suite]()]
-        if suite in SUITES
-        else []
-    )
+    """Arm and seed of each run that is compared in a suite, in its order; nothing for a suite that is not known."""
+    own = [(arm.name.rpartition("-s")[0], arm.settings.get("seed", 0)) for arm in SUITES.get(suite, list)()]
+    other, names = BESIDE.get(suite, ("", ()))
+    return own + [(arm, seed) for arm, seed in planned(other) if arm in names] if own else []
 
 
 def in_order(suite: str, arms: Arms) -> Arms:
@@ -208,18 +218,10 @@ def _intervals_note(arms: Arms) -> str:
     return note + (f"; one seed, so no interval: {', '.join(single)}" if single else "")
 
 
-def _reference_notes(arms: Arms) -> list[str]:
-    """One line for each reference arm."""
-    followers: dict[str, list[str]] = {}
-    for arm in arms:
-        if against := reference(arm, arms):
-            followers.setdefault(against, []).append(arm)
-    if not followers:
-        return ["No gap: no run had all data from the start"]
-    pairs = [f"{against}, for {', '.join(names)}" for against, names in followers.items()]
-    return [
-        f"Gap: final accuracy of the same seed that had all data from the start, less the arm's ({'; '.join(pairs)})"
-    ]
+def _gap_note(arms: Arms) -> str:
+    if any(gaps(arm, arms) for arm in arms):
+        return "Gap: final accuracy less than that of the same seed that had all data from the start"
+    return "No gap: no run of the same seeds had all data from the start"
 
 
 def _contrast_notes(arms: Arms) -> list[str]:
@@ -231,21 +233,19 @@ def _contrast_notes(arms: Arms) -> list[str]:
 
 
 def _alarm_notes(arms: Arms) -> list[str]:
-    """For each arm with a closed-loop schedule: its alarms, counted from the last switch of the data before them."""
-    notes = []
-    for arm, members in arms.items():
-        if _result(members[0]).get("alarms") is not None:
-            each = [f"seed {run.config.seed}: {_alarms(_result(run))}" for run in members]
-            notes.append(f"Alarms of {arm}: {'; '.join(each)}")
-    return notes
+    """The alarms of each arm with a closed-loop schedule."""
+    return [
+        f"Alarms of {arm}, in updates since the data changed: "
+        + "; ".join(f"seed {run.config.seed}: {_alarms(_result(run))}" for run in members)
+        for arm, members in arms.items()
+        if _result(members[0]).get("alarms") is not None
+    ]
 
 
 def _alarms(result: Row) -> str:
-    """Each alarm as the updates since the switch, or as one that no switch had come before."""
+    """Each alarm as the updates since the last switch before it, or as one before any switch."""
     texts = []
     for alarm in result["alarms"]:
         earlier = [switch for switch in result["switches"] if switch < alarm]
-        texts.append(
-            f"{alarm - earlier[-1]:,} updates after a switch" if earlier else f"at {alarm:,}, before any switch"
-        )
+        texts.append(f"{alarm - earlier[-1]:,}" if earlier else f"false one at {alarm:,}")
     return ", ".join(texts) or "none"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from statistics import fmean, median
+from textwrap import shorten
 from typing import Any
 
 from experiment.files import write_atomic
@@ -15,7 +16,7 @@ from experiment.statistics import t_interval
 from studies import figures
 from studies.drawing import BLUE, COLORS, GREY, RED, by_arm, draw_seeds, plotting, thousands, updates_axis
 from studies.records import FinishedRun, Row, load
-from studies.warm_start.comparisons import Arms, described, final, gaps, in_order, markdown, table_csv
+from studies.warm_start.comparisons import BESIDE, Arms, described, final, gaps, in_order, markdown, missing, table_csv
 from studies.warm_start.config import WarmStartConfig
 from studies.warm_start.outcome import outcome
 
@@ -35,11 +36,12 @@ MEASURED = {
     "elr": "Effective learning rate, mean over layers",
     "covariance_change": "Δ_C, mean over layers",
     "pattern_change": "Δ_A, mean over layers",
-    "dormant_sokar": "Dormant units (Sokar, 0.025), mean over layers",
+    "dormant_sokar": "Dormant units, mean over layers",
     "dead_units": "Dead units, mean over layers",
     "erank_roy": "Effective rank (Roy), last features",
     "srank_kumar": "srank (Kumar, 0.01), last features",
 }
+RANKS = ("erank_roy", "srank_kumar")
 SWITCH: dict[str, Any] = {"color": RED, "linestyle": ":", "linewidth": 1.2}
 ALARM: dict[str, Any] = {"color": "black", "linestyle": "-.", "linewidth": 0.9}
 FEW = 6
@@ -172,14 +174,23 @@ def draw_folder(folder: Path, out: Path) -> Path:
 
     Runs that are not finished are left out, and named. Raises ConfigError if none is finished.
     """
-    runs, pyplot = figures.load_finished(WarmStartConfig, folder), plotting()
-    name = folder.resolve().name
-    arms = in_order(name, by_arm(runs))
+    pyplot, name, arms = plotting(), folder.resolve().name, load_arms(folder)
     text = markdown(name, arms)
     print(text)
     write_atomic(out.with_suffix(".md"), text)
     write_atomic(out.with_suffix(".csv"), table_csv(arms))
-    return figures.save(pyplot, draw_arms(pyplot, arms, described(name, arms)), out)
+    lacking = missing(name, arms)
+    title = described(arms) + (f"\nmissing: {shorten(lacking, 200)}" if lacking else "")
+    return figures.save(pyplot, draw_arms(pyplot, arms, title), out)
+
+
+def load_arms(folder: Path) -> Arms:
+    """The finished runs of a suite by arm, and those that are compared with them from the folder beside it."""
+    runs, name = figures.load_finished(WarmStartConfig, folder), folder.resolve().name
+    other, names = BESIDE.get(name, ("", ()))
+    beside = figures.inside(folder.resolve().parent / other) if other else []
+    found = [run for run in beside if run.path.name.rpartition("-s")[0] in names and run.result.is_file()]
+    return in_order(name, by_arm(runs + [load(WarmStartConfig, run) for run in found]))
 
 
 def draw_arms(pyplot: Any, arms: Arms, title: str) -> Any:
@@ -191,7 +202,9 @@ def draw_arms(pyplot: Any, arms: Arms, title: str) -> Any:
     gap = figure.add_subplot(grid[0, 3], sharey=ends)
     colors = dict(zip(arms, shades(len(arms)), strict=True))
     curves = {arm: [summarised(run) for run in members] for arm, members in arms.items()}
-    _over_updates(accuracy, curves, colors, "test_accuracy", "Test accuracy: seeds thin, median bold")
+    _over_updates(
+        accuracy, curves, colors, "test_accuracy", "Test accuracy: seeds thin, median bold; dotted: the data change"
+    )
     _ends(ends, arms, colors, {arm: [final(run) for run in members] for arm, members in arms.items()})
     _gaps(gap, arms, colors)
     for i, (metric, text) in enumerate(MEASURED.items()):
@@ -203,9 +216,8 @@ def draw_arms(pyplot: Any, arms: Arms, title: str) -> Any:
 
 def summarised(run: Run) -> Run:
     """The run with one number for all layers of each measurement: `MEASURED` says which."""
-    last = ("erank_roy", "srank_kumar")
     keys = {metric: list(layers(run.rows, metric).values()) for metric in ("elr", *FEATURES)}
-    found = {metric: names[-1:] if metric in last else names for metric, names in keys.items()}
+    found = {metric: names[-1:] if metric in RANKS else names for metric, names in keys.items()}
     return replace(run, rows=[row | {metric: _mean(row, names) for metric, names in found.items()} for row in run.rows])
 
 
@@ -221,17 +233,21 @@ def _over_updates(axis: Any, curves: dict[str, list[Run]], colors: dict[str, Any
     updates_axis(axis, "updates", log=False)
     axis.set_title(title)
     axis.margins(x=0.01)
-    if metric in ("elr", "global_norm"):
+    if metric == "elr":
         axis.set_yscale("log")
+    elif metric not in ("test_accuracy", *RANKS):
+        axis.set_ylim(bottom=0)
 
 
 def _mark_arms(axis: Any, curves: dict[str, list[Run]], colors: dict[str, Any]) -> None:
-    """The median switch of each arm, once where all have the same."""
+    """The median switches of each arm, in its colour where arms have others."""
     places = {arm: _median_switches(members) for arm, members in curves.items()}
-    same = len({tuple(found) for found in places.values()}) == 1
+    lines: dict[float, Any] = {}
     for arm, found in places.items():
         for update in found:
-            axis.axvline(update, **(SWITCH if same else SWITCH | {"color": colors[arm]}), zorder=0)
+            lines[update] = RED if all(update in other for other in places.values()) else colors[arm]
+    for update, color in lines.items():
+        axis.axvline(update, **SWITCH | {"color": color}, zorder=0)
 
 
 def _median_switches(members: Sequence[Run]) -> list[float]:
@@ -253,6 +269,9 @@ def _gaps(axis: Any, arms: Arms, colors: dict[str, Any]) -> None:
     axis.axvline(0, color="black", linewidth=0.8)
     axis.tick_params(labelleft=False)
     axis.set_title("Gap to all data from the start, in points")
+    if not any(gaps(arm, arms) for arm in arms):
+        axis.set_xticks([])
+        axis.text(0.5, 0.5, "no run had all of them", transform=axis.transAxes, ha="center")
 
 
 def _intervals(axis: Any, arms: Arms, colors: dict[str, Any], values: dict[str, list[float]]) -> None:
