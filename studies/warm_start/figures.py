@@ -16,7 +16,19 @@ from experiment.statistics import t_interval
 from studies import figures
 from studies.drawing import BLUE, COLORS, GREY, RED, by_arm, draw_seeds, plotting, thousands, updates_axis
 from studies.records import FinishedRun, Row, load
-from studies.warm_start.comparisons import BESIDE, Arms, described, final, gaps, in_order, markdown, missing, table_csv
+from studies.warm_start.comparisons import (
+    BESIDE,
+    Arms,
+    contrasts,
+    described,
+    final,
+    gaps,
+    in_order,
+    markdown,
+    missing,
+    shown,
+    table_csv,
+)
 from studies.warm_start.config import WarmStartConfig
 from studies.warm_start.outcome import outcome
 
@@ -260,7 +272,6 @@ def _ends(axis: Any, arms: Arms, colors: dict[str, Any], values: dict[str, list[
     axis.set_yticks(range(len(arms)), list(arms))
     for label, color in zip(axis.get_yticklabels(), colors.values(), strict=True):
         label.set_color(color)
-    axis.invert_yaxis()
     axis.set_title("Final test accuracy, mean, 95% interval")
 
 
@@ -269,6 +280,7 @@ def _gaps(axis: Any, arms: Arms, colors: dict[str, Any]) -> None:
     axis.axvline(0, color="black", linewidth=0.8)
     axis.tick_params(labelleft=False)
     axis.set_title("Gap to all data from the start, in points")
+    axis.set_xlabel("\n".join(f"{one} less {other}: {shown(paired, '.1f')}" for one, other, paired in contrasts(arms)))
     if not any(gaps(arm, arms) for arm in arms):
         axis.set_xticks([])
         axis.text(0.5, 0.5, "no run had all of them", transform=axis.transAxes, ha="center")
@@ -283,6 +295,8 @@ def _intervals(axis: Any, arms: Arms, colors: dict[str, Any], values: dict[str, 
             axis.plot(found.value, i, "o", color=colors[arm], markersize=5)
             axis.plot([found.low, found.high], [i, i], color=colors[arm], linewidth=1.6)
     axis.grid(axis="y", color="#e2e8f0", linewidth=0.6)
+    axis.set_ylim(len(arms) - 0.4, -0.6)
+    axis.locator_params(axis="x", nbins=5)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,124 @@
+"""Gaps, their references and contrasts, and the table, from made-up results."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studies.records import FinishedRun
+from studies.warm_start.comparisons import contrasts, gaps, in_order, markdown, missing, reference, shown
+from studies.warm_start.config import WarmStartConfig
+
+
+def arm(finals, *, first=0.4, alarms=None, name="arm", **settings):
+    """Finished runs with these final accuracies, one for each seed."""
+    pairs = finals.items() if isinstance(finals, dict) else enumerate(finals)
+    config = replace(WarmStartConfig(), **settings).resolved()
+    facts = {"data": "CIFAR-10", "alarms": alarms, "switches": [14_000], "seconds": {"training": 60.0}}
+    return [
+        FinishedRun(
+            f"{name}-s{seed}",
+            replace(config, seed=seed),
+            [],
+            facts | {"final_test_accuracy": final, "phase_accuracy": [first] * (config.phases - 1) + [final]},
+        )
+        for seed, final in pairs
+    ]
+
+
+def test_the_reference_is_the_nearest_arm_that_had_all_data():
+    arms = {
+        "plain-full": arm([0.7], fraction=1.0),
+        "nap-full": arm([0.7], fraction=1.0, nap=True),
+        "nap-full-constant": arm([0.7], fraction=1.0, nap=True, schedule="constant"),
+        "wider": arm([0.7], fraction=1.0, width=64),
+        "warm": arm([0.6], schedule="constant"),
+        "nap": arm([0.6], nap=True),
+        "nap-rare": arm([0.6], nap=True, nap_every=100, schedule="cusum"),
+        "nap-constant": arm([0.6], nap=True, schedule="constant"),
+        "redo": arm([0.6], plasticity=("redo",)),
+        "wider-nap": arm([0.6], nap=True, width=64),
+        "other-network": arm([0.6], network="resnet18"),
+    }
+    found = {name: reference(name, arms) for name in arms}
+    assert found == {
+        **dict.fromkeys(("plain-full", "nap-full", "nap-full-constant", "wider", "other-network")),
+        **dict.fromkeys(("warm", "redo"), "plain-full"),
+        **dict.fromkeys(("nap", "nap-rare"), "nap-full"),
+        "nap-constant": "nap-full-constant",
+        "wider-nap": "wider",
+    }
+    del arms["plain-full"]
+    assert reference("warm", arms) is None, "a free run has no projected reference"
+
+
+@given(st.data())
+def test_gaps_and_contrasts_are_paired_by_seed(data):
+    accuracies = st.dictionaries(st.integers(0, 4), st.integers(0, 1000).map(lambda n: n / 1000), min_size=1)
+    names = [(f"{kind}{share:g}", kind == "nap", share) for kind in ("nap", "plain") for share in (0.1, 1.0)]
+    finals = {name: data.draw(accuracies) for name, _, _ in names}
+    arms = {name: arm(finals[name], nap=nap, fraction=share) for name, nap, share in names}
+    expected = {
+        kind: {
+            s: 100 * (finals[f"{kind}1"][s] - finals[f"{kind}0.1"][s])
+            for s in finals[f"{kind}0.1"].keys() & finals[f"{kind}1"].keys()
+        }
+        for kind in ("nap", "plain")
+    }
+    for kind, gap in expected.items():
+        assert gaps(f"{kind}0.1", arms) == pytest.approx(gap)
+        assert gaps(f"{kind}1", arms) == {}
+    both = expected["nap"].keys() & expected["plain"].keys()
+    found = contrasts(arms)
+    assert [pair[:2] for pair in found] == ([("plain0.1", "nap0.1")] if both else [])
+    if both:
+        assert sorted(found[0][2]) == pytest.approx(sorted(expected["plain"][s] - expected["nap"][s] for s in both))
+
+
+def test_a_schedule_is_contrasted_with_the_aligned_one_alone():
+    arms = {
+        "full": arm([0.75], nap=True, fraction=1.0),
+        "aligned": arm([0.74], nap=True),
+        "constant": arm([0.6], nap=True, schedule="constant"),
+        "cusum": arm([0.73], nap=True, schedule="cusum", cycles=2),
+    }
+    [(one, other, paired)] = contrasts(arms)
+    assert (one, other) == ("cusum", "aligned")
+    assert paired == pytest.approx([1])
+
+
+def test_missing_runs_are_named():
+    arms = {"nap-from10": arm([0.7] * 3), "nap-from100": arm([0.7] * 5), "plain-from100": arm([0.7] * 4)}
+    assert missing("headline", arms) == "all of plain-from10; nap-from10 seeds 3, 4; plain-from100 seed 4"
+    assert missing("mine", arms) == "nap-from10 seeds 3, 4; plain-from100 seed 4"
+    assert missing("mine", {"one": arm([0.7])}) == ""
+    assert missing("cusum", {"nap-cusum": arm([0.7] * 5)}) == "all of nap-from10, nap-from100"
+    assert list(in_order("headline", {"z": [], **dict(reversed(arms.items()))})) == [*arms, "z"]
+
+
+def test_an_interval_in_words():
+    assert shown([], ".1f") == "-"
+    assert shown([0.5], ".3f") == "0.500"
+    assert shown([1, 2, 3, 4, 5], ".2f") == "3.00 [1.04, 4.96]"
+    assert shown([-0.04, -0.04], ".1f") == "0.0 [0.0, 0.0]"
+
+
+def test_the_table_says_what_its_numbers_stand_on():
+    arms = {
+        "full": arm([0.70, 0.72], fraction=1.0, protocol="increments"),
+        "warm": arm([0.60, 0.65, 0.70], protocol="increments"),
+        "cusum": arm([0.6], protocol="increments", schedule="cusum", alarms=[300, 14_120, 16_000]),
+    }
+    lines = markdown("mine", arms).splitlines()
+    assert lines[0].startswith("CIFAR-10, increments: 10 × 2,800 updates of 250 images, cnn (width 32,")
+    assert lines[0].endswith("missing: full seed 2; cusum seeds 1, 2")
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert table[0] == ["arm", "n", "after phase 1", "mean over phases", "final", "gap (points)", "seconds", "gap to"]
+    warm = dict(zip(table[0], table[3], strict=True))
+    assert warm["final"] == "0.650 [0.526, 0.774]"
+    assert warm["mean over phases"] == "0.425 [0.413, 0.437]"
+    assert warm["gap (points)"] == "8.5 [-10.6, 27.6] (n=2)"
+    assert (warm["n"], warm["gap to"], warm["seconds"]) == ("3", "full", "60 [60, 60]")
+    assert "one seed, so no interval: cusum" in "\n".join(lines)
+    assert "seed 0: false one at 300, 120, 2,000" in lines[-1]
