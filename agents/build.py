@@ -16,6 +16,7 @@ from agents.monitor import StateProbe
 from agents.networks import NETWORKS
 from envs.vector_env import VectorEnv
 from experiment.config import ConfigError
+from experiment.guard import SkipNonFinite
 from plasticity.method import Method
 from plasticity.nap import NaP
 from plasticity.registry import make
@@ -126,4 +127,5 @@ def _build_learner(config: DQNConfig, network: nn.Module) -> DQN:
         double_q=config.double_q,
         dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision],
         compile=config.compile == "true",
+        skip=SkipNonFinite(optimizer) if config.on_nonfinite == "skip" else None,
     )

@@ -40,8 +40,9 @@ def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
     if config.resume not in (None, "auto"):
         stored = load_yaml(DQNConfig, RunDir.open(config.resume).config)
         config = parse(base=stored)
-        if replace(config, resume=None, track=stored.track) != stored:
-            raise ConfigError(f"--resume {config.resume} keeps the settings of that run: give no others (but --track)")
+        if replace(config, resume=None, track=stored.track, on_nonfinite=stored.on_nonfinite) != stored:
+            allowed = "give no others (but --track, --on-nonfinite)"
+            raise ConfigError(f"--resume {config.resume} keeps the settings of that run: {allowed}")
     if config.agent != agent:
         raise ConfigError(f"these settings are for python -m agents.{config.agent}, not agents.{agent}")
     return config.resolved()

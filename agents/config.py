@@ -121,6 +121,9 @@ class DQNConfig:
     block: int = 8
     """Most updates that share one replay call and one pass of the target network."""
 
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """When a loss or gradient is NaN or infinite. stop: end the run at the next row of metrics, the checkpoint from
+    before intact; skip: leave the update out and count it in skipped_updates."""
     log_interval: int = 1_000
     """Agent steps between rows in metrics.jsonl."""
     probe_interval: int = 10_000

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 import nap
 from agents.replica import Replica
+from experiment.guard import SkipNonFinite
 from plasticity.features import FeatureTap
 from plasticity.method import Method
 
@@ -43,9 +44,10 @@ class DQN:
         double_q: bool = True,
         dtype: torch.dtype = torch.float32,
         compile: bool = False,
+        skip: SkipNonFinite | None = None,
     ):
         self.network, self.optimizer, self.schedule, self.methods = network, optimizer, schedule, tuple(methods)
-        self.double_q = double_q
+        self.double_q, self.skip = double_q, skip
         self.replica = Replica(network, dtype)
         self.online = self.replica.module
         self.target = deepcopy(self.online).requires_grad_(False)
@@ -101,6 +103,8 @@ class DQN:
         loss, metrics = self._loss(batch)
         loss.backward()
         self.replica.collect_gradients()
+        if self.skip is not None:
+            self.skip.look(loss)
         self.optimizer.step()
         self.after_update()
         return metrics

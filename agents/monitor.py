@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,12 +10,16 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 import nap
-from agents.dqn import DQN
+from agents.divergence import largest_gradient, statistics
+from agents.dqn import DQN, Metrics
+from experiment.guard import LossWatch, NonFinite, bad_names, check_finite, magnitudes
 from nap.probe import untouched
 from replay import FrameReplay
 
 STATES = 256
 """States in the probe batch."""
+PATIENCE = 100
+"""Updates that may be left out one after another before the run is stopped."""
 FEATURE_METRICS = ("dormant_sokar", "erank_roy", "srank_kumar")
 
 
@@ -23,38 +28,110 @@ class Monitor:
 
     Nothing is read from the device but in `report`. Rotation is that of the first update after a report, which alone
     needs a copy of the weights. The gradient is the one that the last update stepped along, penalties included.
+    Updates that are left out, by `--on-nonfinite skip`, count in "skipped_updates" alone.
     """
 
     def __init__(self, agent: DQN):
         self.agent = agent
+        self.good: dict[str, float] = {}
+        self.idle = 0
         self._restart()
 
     def _restart(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         self.rotation: dict[str, Tensor] = {}
+        self.watch = LossWatch()
+        self.watched_from = self.agent.updates
+        self.last: tuple[TensorDictBase, Metrics] | None = None
+        if self.agent.skip is not None:
+            self.agent.skip.count.zero_()
 
     def update(self, batch: TensorDictBase) -> None:
         """Let the agent make one update, and watch."""
-        if self.count:
-            torch._foreach_add_(list(self.sums.values()), list(self.agent.update(batch).values()))
+        before = None if self.count else nap.snapshot(self.agent.network)
+        metrics = self.agent.update(batch)
+        self.watch.note(metrics["loss"])
+        self.last = batch, metrics
+        if self.agent.skip is not None:
+            metrics = {name: value.masked_fill(self.agent.skip.left_out, 0) for name, value in metrics.items()}
+        if before is None:
+            torch._foreach_add_(list(self.sums.values()), list(metrics.values()))
         else:
-            before = nap.snapshot(self.agent.network)
-            self.sums = {name: value.clone() for name, value in self.agent.update(batch).items()}
+            self.sums = {name: value.clone() for name, value in metrics.items()}
             self.rotation = nap.rotation(before, nap.snapshot(self.agent.network, copy=False))
         self.count += 1
 
     def report(self) -> dict[str, float]:
-        """Figures since the last report, read from the device at once."""
-        figures = {name: total / self.count for name, total in self.sums.items()}
+        """Figures since the last report, read from the device at once.
+
+        Raises NonFinite if the agent's state is not finite, or a loss since then, unless such updates are left out.
+        """
+        figures = dict(self.sums)
         figures["lr"] = torch.as_tensor(self.agent.optimizer.param_groups[0]["lr"])
         network, optimizer = self.agent.network, self.agent.optimizer
         figures |= {f"elr/{name}": rate for name, rate in nap.effective_lr(network, optimizer).items()}
         figures |= {f"norm/{name}": norm for name, norm in nap.weight_norms(network).items()}
         figures |= {f"gradient/{name}": norm for name, norm in nap.gradient_norms(network).items()}
         figures |= {f"rotation/{name}": angle for name, angle in self.rotation.items()}
+        if self.agent.skip is not None:
+            figures["skipped_updates"] = self.agent.skip.count
+        watched = {f"state/{name}": largest for name, largest in magnitudes(self.agent.state_dict()).items()}
+        watched["losses that were fine"] = self.watch.fine(figures["lr"].device)
+        values = read(figures | watched)
+        row = {name: values.pop(name) for name in figures}
+        counted = self.count - row.get("skipped_updates", 0)
+        row |= {name: row[name] / counted if counted else math.nan for name in self.sums}
+        self._check(row, int(values.pop("losses that were fine")), values)
         self._restart()
-        return read(figures)
+        self.good = row
+        return row
+
+    def check(self) -> None:
+        """Raise NonFinite if the agent's state is not finite; before it is saved. Waits for the device."""
+        try:
+            check_finite(self.agent.state_dict())
+        except NonFinite as error:
+            raise NonFinite(f"update {self.agent.updates:,}, before it was saved: {error}") from None
+
+    def _check(self, row: dict[str, float], fine: int, state: dict[str, float]) -> None:
+        faults = []
+        if names := bad_names(state):
+            faults.append(f"not finite: {names}")
+        if fine < self.watch.seen and (names or self.agent.skip is None):
+            faults.append(f"the loss of update {self.watched_from + fine + 1:,} was the first that is not finite")
+        if self.count:
+            self.idle = self.idle + self.count if row.get("skipped_updates") == self.count else 0
+        if self.idle >= PATIENCE:
+            faults.append(f"the last {self.idle:,} updates were all left out")
+        if faults:
+            raise NonFinite(self._story("; ".join(faults), row))
+
+    def _story(self, faults: str, row: dict[str, float]) -> str:
+        story = f"{faults}; noticed at update {self.agent.updates:,}"
+        if self.good:
+            means = ", ".join(f"{name} {self.good[name]:.3g}" for name in self.sums if name in self.good)
+            story += f". All was fine up to update {self.watched_from:,}, with means of {means}, "
+            story += largest_gradient(self.good)
+        if self.last is not None:
+            story += f". The last update: {statistics(*self.last, row)}"
+        return story
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next report is made of."""
+        skipped = None if self.agent.skip is None else self.agent.skip.count
+        means = {"sums": self.sums, "count": self.count, "rotation": self.rotation}
+        return means | {"skipped": skipped, "idle": self.idle}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave; after the agent has."""
+        self._restart()
+        device = next(self.agent.network.parameters()).device
+        self.sums = {name: total.to(device, copy=True) for name, total in state["sums"].items()}
+        self.rotation = {name: angle.to(device, copy=True) for name, angle in state["rotation"].items()}
+        self.count, self.idle = state["count"], state["idle"]
+        if self.agent.skip is not None and state["skipped"] is not None:
+            self.agent.skip.count.copy_(state["skipped"])
 
 
 class StateProbe:

@@ -17,12 +17,14 @@ from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_agent, build_env, build_probe, build_replay, device_of
 from agents.cli import INTERRUPTED
 from agents.config import STACK, DQNConfig
+from agents.divergence import farewell
 from agents.dqn import DQN
 from agents.evaluation import score, summary, verdict
 from agents.trainer import Trainer
 from experiment import checkpoint
 from experiment.config import ConfigError, as_plain, load_yaml
 from experiment.determinism import configure, environment, parameter_hash, seeds
+from experiment.guard import NonFinite
 from experiment.interrupt import Interrupt
 from experiment.progress import Progress, Rate
 from experiment.run_dir import RunDir
@@ -31,7 +33,9 @@ from nap import effective_lr
 from plasticity.method import Method
 from plasticity.registry import parse
 
-MACHINE = {"name": None, "root": "", "resume": None, "track": "none", "threads": 0, "compile": "auto"}
+MACHINE = {
+    "name": None, "root": "", "resume": None, "track": "none", "threads": 0, "compile": "auto", "on_nonfinite": "stop",
+}  # fmt: skip
 """Settings that name a run or come from the machine, with one value for all: they do not tell runs apart."""
 
 
@@ -117,7 +121,8 @@ class Run:
             if resumed.result.is_file():
                 raise ConfigError(f"run {str(resumed.path)!r} is finished: its score is in {resumed.result}")
             saved = checkpoint.load_latest(resumed.checkpoints) if resumed.has_checkpoint() else None
-            config = dataclasses.replace(load_yaml(DQNConfig, resumed.config), track=config.track)
+            stored = load_yaml(DQNConfig, resumed.config)
+            config = dataclasses.replace(stored, track=config.track, on_nonfinite=config.on_nonfinite)
         elif config.resume == "auto":
             print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
         device_of(config)
@@ -144,6 +149,7 @@ class Run:
         self.tracker.cut_to(state["metrics"]["offset"])
 
     def _save(self) -> bool:
+        self.trainer.monitor.check()
         state = {
             "trainer": self.trainer.state_dict(),
             "rng": checkpoint.rng_state(),
@@ -153,6 +159,18 @@ class Run:
 
     def train(self) -> int:
         """Train to the end of the budget, save, evaluate; the exit code."""
+        try:
+            return self._train()
+        except NonFinite as error:
+            return self._diverged(str(error))
+
+    def _diverged(self, found: str) -> int:
+        self.tracker.close()
+        resume, last = self._resume_command(), self.directory.newest_checkpoint()
+        print(farewell(self.config, self.trainer.agent_step, found, last, resume), file=sys.stderr)
+        return 1
+
+    def _train(self) -> int:
         print(self._headline())
         saved = True
         with Interrupt() as interrupt:
@@ -168,12 +186,15 @@ class Run:
     def _stop(self, saved: bool) -> int:
         self.tracker.close()
         step = self.trainer.agent_step
-        command = f"python -m agents.{self.config.agent} --resume {self.directory.path}"
+        command = self._resume_command()
         if saved:
             print(f"stopped at agent step {step:,}, all is saved; go on with: {command}")
         else:
             print(f"stopped at agent step {step:,}, which could not be saved; from the checkpoint before: {command}")
         return INTERRUPTED
+
+    def _resume_command(self) -> str:
+        return f"python -m agents.{self.config.agent} --resume {self.directory.path}"
 
     def _headline(self) -> str:
         config = self.config

@@ -106,7 +106,12 @@ class RunDir:
 
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint was ever written."""
-        return self.checkpoints.is_dir() and any(item.name.isdigit() for item in self.checkpoints.iterdir())
+        return self.newest_checkpoint() is not None
+
+    def newest_checkpoint(self) -> Path | None:
+        """The directory of the newest checkpoint, whether or not it can be read."""
+        items = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
+        return max((item for item in items if item.name.isdigit()), key=lambda item: int(item.name), default=None)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json, whole or not at all."""

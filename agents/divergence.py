@@ -1,0 +1,67 @@
+"""What is said of a run that was stopped because its numbers were no longer finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from agents.config import DQNConfig
+
+
+def statistics(batch: TensorDictBase, metrics: Mapping[str, Tensor], row: Mapping[str, float]) -> str:
+    """The last minibatch and update in words; `row` has lr and gradient norms. Waits for the device."""
+    parts = [f"{name} {float(value):.3g}" for name, value in metrics.items()]
+    names = {"reward": "rewards", "discount": "discounts", "obs": "observations", "target_next": "target values"}
+    values = {words: batch.get(name, None) for name, words in names.items()}
+    parts += [f"{words} {span(value)}" for words, value in values.items() if value is not None]
+    return ", ".join([*parts, largest_gradient(row), f"lr {row['lr']:.3g}"])
+
+
+def span(values: Tensor) -> str:
+    """The range of what is finite, and how many are not."""
+    values = values.detach().float().flatten()
+    finite = values[torch.isfinite(values)]
+    bad = len(values) - len(finite)
+    counted = f"{bad} of {len(values)} not finite" if bad else ""
+    within = f"{float(finite.min()):.3g} to {float(finite.max()):.3g}" if len(finite) else ""
+    return " with ".join(part for part in (within, counted) if part)
+
+
+def largest_gradient(row: Mapping[str, float]) -> str:
+    """The layer with the largest gradient norm; what is not finite is larger than all."""
+    norms = {name.removeprefix("gradient/"): value for name, value in row.items() if name.startswith("gradient/")}
+    if not norms:
+        return "no gradients"
+    layer = max(norms, key=lambda name: (not math.isfinite(norms[name]), norms[name]))
+    return f"largest gradient norm {norms[layer]:.3g} in {layer}"
+
+
+def advice(config: DQNConfig) -> str:
+    """Options that make it less likely, of those that the run does not have yet."""
+    options = [f"--lr {config.lr / 3:.1g}"]
+    if config.precision != "fp32":
+        options.append("--precision fp32")
+    if not config.nap:
+        options.append("--nap")
+    if not config.clip_rewards:
+        options.append("--clip-rewards")
+    options.append(f"--adam-eps {min(config.adam_eps * 10, 1):.2g}")
+    return ", ".join(options)
+
+
+def farewell(config: DQNConfig, step: int, found: str, checkpoint: Path | None, resume: str) -> str:
+    """The paragraph that ends such a run; `checkpoint` is the last good one, `resume` the command that goes on."""
+    if checkpoint is None:
+        kept = "There is no checkpoint from before."
+    else:
+        kept = f"The last good checkpoint stands: {checkpoint}. "
+        if config.on_nonfinite == "stop":
+            kept += f"To go on from it without the updates that spoil: {resume} --on-nonfinite skip."
+        else:
+            kept += f"To go on from it: {resume}."
+    return f"error: stopped at agent step {step:,}: {found}. {kept} What may help a new run: {advice(config)}."

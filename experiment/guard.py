@@ -1,0 +1,127 @@
+"""Numbers that are no longer finite: found where metrics are read, or kept out update by update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+FOLD = 64
+"""Losses that `LossWatch` looks at together."""
+
+
+class NonFinite(ArithmeticError):
+    """A loss or a part of the state is NaN or infinite; the text says which, in one line."""
+
+
+class LossWatch:
+    """Counts the updates before the first loss that is not finite; the device is not waited for.
+
+    Attributes:
+        seen: losses so far.
+    """
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self._folded = 0
+        self._fine: Tensor | None = None
+        self._waiting: list[Tensor] = []
+
+    def note(self, loss: Tensor) -> None:
+        """Takes the scalar loss of the next update, which nobody writes to afterwards."""
+        self.seen += 1
+        self._waiting.append(loss)
+        if len(self._waiting) == FOLD:
+            self._fold()
+
+    def _fold(self) -> None:
+        fine = torch.isfinite(torch.stack(self._waiting).detach()).long().cumprod(0).sum()
+        self._fine = fine if self._fine is None else self._fine + fine * (self._fine == self._folded)
+        self._folded = self.seen
+        self._waiting.clear()
+
+    def fine(self, device: torch.device | str = "cpu") -> Tensor:
+        """Losses before the first bad one, all of them if none is bad: a scalar, on the losses' device if any is."""
+        if self._waiting:
+            self._fold()
+        return torch.zeros((), dtype=torch.int64, device=device) if self._fine is None else self._fine
+
+
+class SkipNonFinite:
+    """Makes an optimiser leave out the updates whose loss or gradient is not finite; the device decides, nobody waits.
+
+    `look(loss)` comes between `backward()` and `optimizer.step()`. Of an update that is left out nothing is changed:
+    neither parameters nor moments nor step counts, and its gradients become 0. While all is finite, every bit is as
+    without it. A gradient counts as not finite too when its norm overflows. This is how torch's gradient scaler
+    skips (`found_inf`), which fused optimisers know.
+
+    Attributes:
+        left_out: bool scalar, whether the last update was. count: int64 scalar, how many were in all.
+
+    Raises:
+        ValueError: an optimiser that cannot do it.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        if not getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise ValueError(f"{type(optimizer).__name__} cannot leave out updates: it has to be made with fused=True")
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        device = self._parameters[0].device
+        self.left_out = torch.zeros((), dtype=torch.bool, device=device)
+        self.count = torch.zeros((), dtype=torch.int64, device=device)
+        self._found = torch.zeros((), device=device)
+        optimizer.found_inf = self._found  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def look(self, loss: Tensor) -> None:
+        """Decides whether the next step of the optimiser counts."""
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        figures = [loss, *torch._foreach_norm(gradients)]
+        self.left_out.copy_(~torch.isfinite(torch.stack([figure.float() for figure in figures])).all())
+        self._found.copy_(self.left_out)
+        self.count += self.left_out
+        for gradient in gradients:
+            gradient.masked_fill_(self.left_out, 0)
+
+
+def magnitudes(state: Any) -> dict[str, Tensor]:
+    """Largest absolute value of each floating-point tensor in nested dicts and sequences, by its path.
+
+    NaN and infinity stay what they are. All are on the device of the first, and nobody waits for it.
+    """
+    tensors = dict(_tensors(state, ""))
+    if not tensors:
+        return {}
+    norms = torch._foreach_norm([tensor.detach() for tensor in tensors.values()], ord=math.inf)
+    return {path: norm.to(norms[0].device).float() for path, norm in zip(tensors, norms, strict=True)}
+
+
+def _tensors(state: Any, path: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(state, Tensor):
+        if state.is_floating_point() and state.numel():
+            yield path, state
+    elif isinstance(state, Mapping):
+        for key, value in state.items():
+            yield from _tensors(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(state, list | tuple):
+        for index, value in enumerate(state):
+            yield from _tensors(value, f"{path}[{index}]")
+
+
+def bad_names(values: Mapping[str, float]) -> str:
+    """The names of what is not finite, the first three of many; "" if all is finite."""
+    names = [name for name, value in values.items() if not math.isfinite(value)]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def check_finite(state: Any, figures: Mapping[str, float] | None = None) -> None:
+    """Raises NonFinite if a tensor of the state, or one of `figures`, is not finite; reads the device once."""
+    norms = magnitudes(state)
+    values = torch.stack(list(norms.values())).tolist() if norms else []
+    if names := bad_names({**(figures or {}), **dict(zip(norms, values, strict=True))}):
+        raise NonFinite(f"not finite: {names}")
