@@ -101,7 +101,8 @@ def increments() -> list[Arm]:
             "cold": {"at_switch": "cold"},
             "nap-constant": {"nap": True, "schedule": "constant"},
             "nap-cyclic": {"nap": True},
-            "nap-cusum": {"nap": True, "schedule": "cusum"},
+            # it looks 550 updates after an alarm again: a restart of a whole phase would leave it 50 of them
+            "nap-cusum": {"nap": True, "schedule": "cusum", "cycles": 14},
             # within nine updates after each switch
             "shrink-perturb": {"plasticity": f"shrink-perturb:period={TENTH + 1},strength=0.4"},
         },

@@ -48,9 +48,7 @@ def test_a_nonlinearity_sees_zero_mean_and_unit_variance(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_head_alone_has_a_bias(name):
-    layers = {
-        name: part for name, part in NETWORKS[name]().named_modules() if isinstance(part, nn.Linear | nn.Conv2d)
-    }
+    layers = {name: part for name, part in NETWORKS[name]().named_modules() if isinstance(part, nn.Linear | nn.Conv2d)}
     assert [name for name, part in layers.items() if part.bias is not None] == ["head"]
 
 
