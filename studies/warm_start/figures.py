@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from statistics import fmean, median
-from textwrap import shorten
+from textwrap import fill
 from typing import Any
 
 from experiment.files import write_atomic
@@ -56,6 +56,8 @@ MEASURED = {
 RANKS = ("erank_roy", "srank_kumar")
 SWITCH: dict[str, Any] = {"color": RED, "linestyle": ":", "linewidth": 1.2}
 ALARM: dict[str, Any] = {"color": "black", "linestyle": "-.", "linewidth": 0.9}
+TITLE_WIDTH = 150
+"""Letters in a line above a comparison."""
 FEW = 6
 """Layers that have a colour of their own; more have shades from the first to the last."""
 
@@ -139,7 +141,9 @@ def shades(count: int) -> list[Any]:
 
     if count <= len(COLORS):
         return list(COLORS[:count])
-    return [colormaps["turbo"](0.05 + 0.9 * i / (count - 1)) for i in range(count)]
+    # darker, for names on white
+    bright = [colormaps["turbo"](0.05 + 0.9 * i / (count - 1)) for i in range(count)]
+    return [(0.8 * red, 0.8 * green, 0.8 * blue) for red, green, blue, _ in bright]
 
 
 def _legend(pyplot: Any, run: Run) -> list[Any]:
@@ -192,7 +196,8 @@ def draw_folder(folder: Path, out: Path) -> Path:
     write_atomic(out.with_suffix(".md"), text)
     write_atomic(out.with_suffix(".csv"), table_csv(arms))
     lacking = missing(name, arms)
-    title = described(arms) + (f"\nmissing: {shorten(lacking, 200)}" if lacking else "")
+    parts = [described(arms)] + [f"missing: {lacking}"] * bool(lacking)
+    title = "\n".join(fill(part, TITLE_WIDTH, break_on_hyphens=False) for part in parts)
     return figures.save(pyplot, draw_arms(pyplot, arms, title), out)
 
 
@@ -244,7 +249,7 @@ def _over_updates(axis: Any, curves: dict[str, list[Run]], colors: dict[str, Any
     _mark_arms(axis, curves, colors)
     updates_axis(axis, "updates", log=False)
     axis.set_title(title)
-    axis.margins(x=0.01)
+    axis.set_xlim(0, max(run.rows[-1]["update"] for members in curves.values() for run in members))
     if metric == "elr":
         axis.set_yscale("log")
     elif metric not in ("test_accuracy", *RANKS):
@@ -276,14 +281,17 @@ def _ends(axis: Any, arms: Arms, colors: dict[str, Any], values: dict[str, list[
 
 
 def _gaps(axis: Any, arms: Arms, colors: dict[str, Any]) -> None:
-    _intervals(axis, arms, colors, {arm: list(gaps(arm, arms).values()) for arm in arms})
-    axis.axvline(0, color="black", linewidth=0.8)
+    """The gap of each arm, and below it what a pair of arms differs by."""
+    found = {arm: list(gaps(arm, arms).values()) for arm in arms}
+    _intervals(axis, arms, colors, found)
     axis.tick_params(labelleft=False)
     axis.set_title("Gap to all data from the start, in points")
     axis.set_xlabel("\n".join(f"{one} less {other}: {shown(paired, '.1f')}" for one, other, paired in contrasts(arms)))
-    if not any(gaps(arm, arms) for arm in arms):
+    if any(found.values()):
+        axis.axvline(0, color="black", linewidth=0.8)
+    else:
         axis.set_xticks([])
-        axis.text(0.5, 0.5, "no run had all of them", transform=axis.transAxes, ha="center")
+        axis.text(0.5, 0.5, "no run of these seeds had them", transform=axis.transAxes, ha="center", va="center")
 
 
 def _intervals(axis: Any, arms: Arms, colors: dict[str, Any], values: dict[str, list[float]]) -> None:

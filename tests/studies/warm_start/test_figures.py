@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from experiment.run_dir import RunDir
+from studies import drawing
 from studies.records import FinishedRun
 from studies.warm_start import figures
 from studies.warm_start.comparisons import markdown
@@ -15,6 +16,12 @@ from studies.warm_start.outcome import outcome
 
 LAYERS = ("conv1", "conv2", "conv3", "hidden")
 INTERVAL = 25
+
+
+@pytest.fixture(autouse=True)
+def _coarse(monkeypatch):
+    """Few pixels, so that drawing is quick."""
+    monkeypatch.setitem(drawing.STYLE, "savefig.dpi", 20)
 
 
 def measured(config, update, final, layers):
@@ -64,8 +71,7 @@ def loaded(rows, result=None):
             "layers": [f"stages.{i}.conv" for i in range(20)],
             "network": "resnet18",
         },
-        {"protocol": "increments", "phase_updates": 50, "stop": 225, "schedule": "cusum", "alarms": []},
-        {"stop": 0},
+        {"protocol": "increments", "schedule": "cusum", "alarms": [], "stop": 0},
     ],
 )
 def test_a_run_is_explained_in_one_figure_whatever_its_state(tmp_path, options):
