@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from studies.records import FinishedRun
@@ -49,11 +49,15 @@ def test_the_reference_is_the_nearest_arm_that_had_all_data():
         "nap-constant": "nap-full-constant",
         "wider-nap": "wider",
     }
+    lr = {"lr": 1e-2, "schedule": "constant"}
+    near = {"free": arm([0.7], fraction=1.0, **lr), "projected": arm([0.7], fraction=1.0, nap=True)}
+    assert reference("own", near | {"own": arm([0.6], nap=True, **lr)}) == "projected", "projection before all else"
     del arms["plain-full"]
     assert reference("warm", arms) is None, "a free run has no projected reference"
 
 
 @given(st.data())
+@settings(max_examples=30)
 def test_gaps_and_contrasts_are_paired_by_seed(data):
     accuracies = st.dictionaries(st.integers(0, 4), st.integers(0, 1000).map(lambda n: n / 1000), min_size=1)
     names = [(f"{kind}{share:g}", kind == "nap", share) for kind in ("nap", "plain") for share in (0.1, 1.0)]
@@ -82,6 +86,8 @@ def test_a_schedule_is_contrasted_with_the_aligned_one_alone():
         "aligned": arm([0.74], nap=True),
         "constant": arm([0.6], nap=True, schedule="constant"),
         "cusum": arm([0.73], nap=True, schedule="cusum", cycles=2),
+        "cusum-low": arm([0.73], nap=True, schedule="cusum", lr=1e-3),
+        "cusum-free": arm([0.73], schedule="cusum", lr=1e-4),
     }
     [(one, other, paired)] = contrasts(arms)
     assert (one, other) == ("cusum", "aligned")
