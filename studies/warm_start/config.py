@@ -57,7 +57,7 @@ class WarmStartConfig:
     """NaP: scale and offset of norms. joint: projected as a pair; decay: drawn to their start; free: left alone."""
     plasticity: tuple[str, ...] = ()
     """Methods against loss of plasticity, in order: name or module:Class, each with :option=value,... if others than
-    the published ones are wanted, as in redo:period=100,tau=0.1. The option may be repeated."""
+    the published ones are wanted, as in redo:period=100,tau=0.1. Several stand behind one --plasticity."""
 
     schedule: Literal["cyclic", "cosine", "constant", "cusum", "page-hinkley"] = "cyclic"
     """cyclic: warm restarts, --cycles of them; cosine: one, over the whole budget; cusum and page-hinkley: a restart

@@ -1,0 +1,83 @@
+"""The settings: what is open is decided, what does not fit is refused in one line."""
+
+from dataclasses import replace
+
+import pytest
+
+from experiment.config import ConfigError, dump_yaml, load_yaml
+from studies.warm_start.__main__ import settings
+from studies.warm_start.config import FRACTIONS, WarmStartConfig
+
+
+def given(*words):
+    return settings(list(words))
+
+
+@pytest.mark.parametrize(
+    ("words", "fraction", "phases", "updates"),
+    [
+        ([], 0.1, 2, 14_000),
+        (["--protocol", "lee10noisy"], 0.1, 2, 14_000),
+        (["--protocol", "ash50", "--schedule", "constant"], 0.5, 2, 14_000),
+        (["--protocol", "increments"], 0.1, 10, 2_800),
+        (["--protocol", "increments", "--fraction", "1"], 1.0, 10, 2_800),
+        (["--phase-updates", "7"], 0.1, 2, 7),
+    ],
+)
+def test_lengths_and_shares_follow_the_protocol(words, fraction, phases, updates):
+    config = given(*words)
+    assert (config.fraction, config.phases, config.phase_updates) == (fraction, phases, updates)
+    assert config.cycles == phases
+    assert config.budget == phases * updates
+
+
+def test_width_follows_the_network():
+    assert given().width == 32
+    assert given("--network", "resnet18").width == 64
+    assert given("--network", "resnet18", "--width", "16").width == 16
+
+
+def test_options_of_methods_may_hold_commas():
+    config = given("--plasticity", "redo:period=100,tau=0.1", "l2-init")
+    assert config.plasticity == ("redo:period=100,tau=0.1", "l2-init")
+    assert given("--strides", "2,1,2").strides == ("2", "1", "2")
+
+
+@pytest.mark.parametrize("protocol", FRACTIONS)
+def test_resolved_settings_stay_and_come_back_from_a_file(protocol, tmp_path):
+    config = replace(WarmStartConfig(), protocol=protocol, schedule="constant", plasticity=("redo:tau=0.1",)).resolved()
+    assert config.resolved() == config
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_yaml(config))
+    assert load_yaml(WarmStartConfig, path) == config
+
+
+BAD = [
+    (["--fraction", "0"], "--fraction is 0.0: it has to be from 0.001 to 1"),
+    (["--fraction", "1.5"], "from 0.001 to 1"),
+    (["--lr", "nan"], "--lr: expected a finite number"),
+    (["--phase-updates", "0"], "at least 1"),
+    (["--width", "1"], "--width is 1"),
+    (["--strides", "2", "2"], "three of 1, 2 and 4"),
+    (["--strides", "3,2,1"], "three of 1, 2 and 4"),
+    (["--lr", "1e-7"], "at most the peak"),
+    (["--protocol", "ash50"], "give --schedule constant"),
+    (["--protocol", "increments", "--fraction", "0.2"], "--fraction of 0.1"),
+    (["--phase-updates", "2", "--cycles", "5"], "--cycles is 5, and there are 4 updates"),
+    (["--schedule", "cusum", "--lr-warmup", "20000"], "a restart, of 14000 updates"),
+    (["--plasticity", "reddo"], "did you mean 'redo'?"),
+    (["--plasticity", "redo", "redo:tau=0"], "redo is named twice"),
+    (["--plasticity", "nap"], "is --nap in this study"),
+    (["--at-switch", "hot"], "--at-switch"),
+    (["--pasticity", "redo"], "did you mean '--plasticity'?"),
+    (["--seed", "-1"], "--seed is -1"),
+    (["--threads", "0"], "--threads is 0"),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), BAD)
+def test_what_does_not_fit_is_refused_in_one_line(words, says):
+    with pytest.raises(ConfigError) as error:
+        given(*words)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
