@@ -76,13 +76,12 @@ class Monitor:
         figures |= {f"rotation/{name}": angle for name, angle in self.rotation.items()}
         if self.agent.skip is not None:
             figures["skipped_updates"] = self.agent.skip.count
-        watched = {f"state/{name}": largest for name, largest in magnitudes(self.agent.state_dict()).items()}
-        watched["losses that were fine"] = self.watch.fine(figures["lr"].device)
-        values = read(figures | watched)
-        row = {name: values.pop(name) for name in figures}
+        state = {f"state/{name}": largest for name, largest in magnitudes(self.agent.state_dict()).items()}
+        values = read({**figures, **state, "fine": self.watch.fine(figures["lr"].device)})
+        row = {name: values[name] for name in figures}
         counted = self.count - row.get("skipped_updates", 0)
         row |= {name: row[name] / counted if counted else math.nan for name in self.sums}
-        self._check(row, int(values.pop("losses that were fine")), values)
+        self._check(row, int(values["fine"]), {name.removeprefix("state/"): values[name] for name in state})
         self._restart()
         self.good = row
         return row
@@ -91,8 +90,9 @@ class Monitor:
         """Raise NonFinite if the agent's state is not finite; before it is saved. Waits for the device."""
         try:
             check_finite(self.agent.state_dict())
-        except NonFinite as error:
-            raise NonFinite(f"update {self.agent.updates:,}, before it was saved: {error}") from None
+        except NonFinite:
+            self.report()  # tells the whole story
+            raise
 
     def _check(self, row: dict[str, float], fine: int, state: dict[str, float]) -> None:
         faults = []
