@@ -24,6 +24,12 @@ class FrameStack:
         self.frames = torch.cat([older, newest], dim=1)
         return self.frames
 
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"frames": self.frames}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.frames = state["frames"].to(self.frames.device, copy=True)
+
 
 def linear_epsilon(step: int, final: float, steps: int) -> float:
     """Exploration rate at an agent step: from 1 to `final` over `steps`."""

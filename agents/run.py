@@ -20,6 +20,7 @@ from agents.config import STACK, DQNConfig
 from agents.divergence import farewell
 from agents.dqn import DQN
 from agents.evaluation import score, summary, verdict
+from agents.saver import Saver, changes
 from agents.trainer import Trainer
 from experiment import checkpoint
 from experiment.config import ConfigError, as_plain, load_yaml
@@ -97,10 +98,13 @@ def describe_methods(config: DQNConfig, methods: Sequence[Method]) -> str:
 
 
 def build_trainer(config: DQNConfig, agent_step: int = 0) -> Trainer:
-    """All parts of a run at their start; emulators that begin at a later `agent_step` play other games."""
-    play = f"play from {agent_step}"
-    seed = seeds(config.seed, "network", "exploration", "replay", "probe", play)
-    env = build_env(config, config.num_envs, seed[play])
+    """All parts of a run at their start; emulators that must begin anew at `agent_step` play other games then."""
+    first, later = "play from 0", f"play from {agent_step}"
+    seed = seeds(config.seed, "network", "exploration", "replay", "probe", first, later)
+    env = build_env(config, config.num_envs, seed[first])
+    if agent_step and not env.exact_resume:
+        env.close()
+        env = build_env(config, config.num_envs, seed[later])
     agent = build_agent(config, env.frame_shape, env.num_actions, seed["network"])
     replay = build_replay(config, env, seed["replay"])
     policy = EpsilonGreedy(agent.act, env.num_actions, seed["exploration"])
@@ -123,6 +127,8 @@ class Run:
             saved = checkpoint.load_latest(resumed.checkpoints) if resumed.has_checkpoint() else None
             stored = load_yaml(DQNConfig, resumed.config)
             config = dataclasses.replace(stored, track=config.track, on_nonfinite=config.on_nonfinite)
+            if saved is not None and (changed := changes(saved.state["run"]["settings"], as_plain(config), MACHINE)):
+                raise ConfigError(f"{resumed.config} was changed since the checkpoint: {changed}")
         elif config.resume == "auto":
             print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
         device_of(config)
@@ -130,12 +136,11 @@ class Run:
         self.config = config
         self.first_update: float | None = None
         self.trainer = build_trainer(config, saved.step if saved else 0)
+        self.saver = Saver(config, self.trainer)
+        self.playing = saved is not None and self._restore(saved)
         self.directory = resumed or self._create(config)
         self.tracker = Tracker(self.directory.metrics, config.track, config=as_plain(config))
-        if saved is not None:
-            self._restore(saved.state)
-        else:
-            self.tracker.cut_to(0)
+        self.tracker.cut_to(saved.state["run"]["metrics"] if saved is not None else 0)
 
     @staticmethod
     def _create(config: DQNConfig) -> RunDir:
@@ -143,19 +148,18 @@ class Run:
         stored = dataclasses.replace(config, name=None, resume=None)
         return RunDir.create(config.root, name, stored, explicit=config.name is not None)
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.trainer.load_state_dict(state["trainer"])
-        checkpoint.set_rng_state(state["rng"])
-        self.tracker.cut_to(state["metrics"]["offset"])
+    def _restore(self, saved: checkpoint.Checkpoint) -> bool:
+        """Bring the run back; whether the environments go on where they were."""
+        exact = self.saver.restore(saved)
+        how = "where it was saved" if exact else "with new episodes: this backend's emulators cannot be brought back"
+        print(f"resuming at agent step {saved.step:,}, {how}")
+        if differs := changes(saved.state["run"]["made_by"], self.saver.made_by):
+            print(f"saved elsewhere ({differs}): the run goes on, but its bits may be others than there")
+        return exact
 
     def _save(self) -> bool:
         self.trainer.monitor.check()
-        state = {
-            "trainer": self.trainer.state_dict(),
-            "rng": checkpoint.rng_state(),
-            "metrics": {"offset": self.tracker.offset()},
-        }
-        return checkpoint.save_or_warn(self.directory.checkpoints, self.trainer.agent_step, state)
+        return self.saver.save(self.directory.checkpoints, self.tracker.offset())
 
     def train(self) -> int:
         """Train to the end of the budget, save, evaluate; the exit code."""
@@ -175,7 +179,8 @@ class Run:
         saved = True
         with Interrupt() as interrupt:
             if not self.trainer.done:
-                self._open()
+                if not self.playing:
+                    self.trainer.open()
                 self._train_until(interrupt)
                 saved = self._save()
             scores = [] if interrupt.requested else self._evaluate(interrupt)
@@ -205,18 +210,11 @@ class Run:
             f"plasticity methods: {describe_methods(config, self.trainer.agent.methods)}",
             f"run directory: {self.directory.path}",
         ]
+        if not self.trainer.env.exact_resume:
+            lines.append("this backend's emulators cannot be brought back: a resume begins new episodes (ale's can)")
         if config.compile == "true":
             lines.append("the loss is compiled at the first update: once for a minute or so, later from a cache")
         return "\n".join(lines)
-
-    def _open(self) -> None:
-        trainer = self.trainer
-        trainer.open()
-        if trainer.agent_step:
-            steps = min(trainer.agent_step, max(self.config.update_start, self.config.batch_size + self.config.n_step))
-            print(f"resuming at agent step {trainer.agent_step:,}: new episodes, and a replay refilled with {steps:,}")
-            print("steps of the present policy, which count neither as agent steps nor as episodes", flush=True)
-            trainer.refill(steps)
 
     def _train_until(self, interrupt: Interrupt) -> None:
         trainer, rate, began = self.trainer, Rate(), time.monotonic()
@@ -303,7 +301,7 @@ def result(config: DQNConfig, trainer: Trainer, scores: list[float]) -> dict[str
 
 def load_agent(config: DQNConfig, directory: RunDir) -> tuple[DQN, int]:
     """The agent of a run as its newest good checkpoint has it, and the agent step of that."""
-    saved = checkpoint.load_latest(directory.checkpoints)
+    saved = checkpoint.load_latest(directory.checkpoints, only=("trainer",))
     env = build_env(config, 1, seed=0)
     agent = build_agent(config, env.frame_shape, env.num_actions, seed=0)
     env.close()

@@ -24,7 +24,8 @@ Row = dict[str, float | int | str | None]
 class Trainer:
     """One agent learning in one vector of environments; `step()` is one action in each and the updates that it earns.
 
-    Everything that a run carries from step to step is in `state_dict`, but for the replay and the emulators.
+    Everything that a run carries from step to step is in `state_dict`, but for the replay and the environments, which
+    have state_dicts of their own.
     """
 
     def __init__(
@@ -55,13 +56,16 @@ class Trainer:
         return linear_epsilon(self.agent_step, self.config.epsilon_final, self.config.epsilon_steps)
 
     def open(self) -> None:
-        """Begin an episode in every environment."""
+        """Begin an episode in every environment; the replay's running ones, if there are any, end as truncated."""
         first = self.env.reset()
-        self.replay.start(first)
+        if self.replay.started:
+            self.replay.cut(first)
+        else:
+            self.replay.start(first)
         self.obs = self.stack.push(first, np.ones(self.env.num_envs, bool))
 
     def refill(self, steps: int) -> None:
-        """Play `steps` agent steps into an empty replay with the present policy; they count as nothing."""
+        """Play `steps` agent steps with the present policy; they count as nothing."""
         for _ in range(-(-steps // self.env.num_envs)):
             self.play(self.epsilon)
 
@@ -168,9 +172,13 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         return {
             "agent": self.agent.state_dict(),
+            "gradients": [
+                parameter.grad for parameter in self.agent.network.parameters()
+            ],  # the next row tells of them
             "policy": self.policy.state_dict(),
+            "stack": self.stack.state_dict(),
+            "monitor": self.monitor.state_dict(),
             "probe": self.probe.state_dict(),
-            "replay_generator": self.replay.generator.get_state(),
             "agent_step": self.agent_step,
             "episodes": self.episodes,
             "returns": list(self.returns),
@@ -179,9 +187,13 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.agent.load_state_dict(state["agent"])
+        for parameter, gradient in zip(self.agent.network.parameters(), state["gradients"], strict=True):
+            parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
         self.policy.load_state_dict(state["policy"])
-        self.probe.load_state_dict(state.get("probe"))  # runs from before it have none
-        self.replay.generator.set_state(state["replay_generator"])
+        self.stack.load_state_dict(state["stack"])
+        self.obs = self.stack.frames
+        self.monitor.load_state_dict(state["monitor"])
+        self.probe.load_state_dict(state["probe"])
         self.agent_step, self.episodes, self.seconds = state["agent_step"], state["episodes"], state["seconds"]
         self.returns.clear()
         self.returns.extend(state["returns"])

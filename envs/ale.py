@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 from envs.atari import AtariVectorEnv, Emulated, episode_seed
 from envs.games import rom_id
 from envs.protocol import Protocol
+from envs.vector_env import Progress
 
 
 class AleVectorEnv(AtariVectorEnv):
@@ -63,16 +64,16 @@ class AleVectorEnv(AtariVectorEnv):
         return Emulated(frames[:, 0], reward, terminated, truncated, info["lives"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Per environment: episode index, its length so far, and its actions (uint8, end to end in `actions`)."""
+        """Per environment: episode index, its length so far, and its actions (bytes, end to end in `actions`)."""
         self._ready("state_dict")
         return {
             "identity": self._identity(),
-            "episode": self._episodes.copy(),
-            "length": np.array([len(taken) for taken in self._actions], np.int64),
-            "actions": np.frombuffer(b"".join(self._actions), np.uint8).copy(),
+            "episode": self._episodes.tolist(),
+            "length": [len(taken) for taken in self._actions],
+            "actions": b"".join(self._actions),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
+    def load_state_dict(self, state: dict[str, Any], progress: Progress = lambda done, total: None) -> np.ndarray:
         """Plays the current episodes again; the frames shown, uint8 [N, 84, 84].
 
         Raises ValueError if `state` is of another game, protocol, seed or number of environments. Takes as long as
@@ -82,11 +83,11 @@ class AleVectorEnv(AtariVectorEnv):
         for key, value in self._identity().items():
             if state["identity"][key] != value:
                 raise ValueError(f"the saved environments have {key} {state['identity'][key]!r}, these have {value!r}")
-        taken = np.split(np.asarray(state["actions"], np.uint8), np.cumsum(state["length"])[:-1])
+        taken = np.split(np.frombuffer(state["actions"], np.uint8), np.cumsum(state["length"])[:-1])
         self._episodes = np.array(state["episode"], np.int64) - 1  # each replayed episode is begun once more
-        return self._replay(taken)
+        return self._replay(taken, progress)
 
-    def _replay(self, taken: list[np.ndarray]) -> np.ndarray:
+    def _replay(self, taken: list[np.ndarray], progress: Progress) -> np.ndarray:
         """Begins each episode late enough for all of them to arrive at their last action together."""
         lengths = np.array([len(actions) for actions in taken])
         longest = int(lengths.max())
@@ -101,6 +102,7 @@ class AleVectorEnv(AtariVectorEnv):
             new = self._recv()
             self._tally(new)
             frames = new.frame
+            progress(time + 1, longest)
         frames[lengths == 0] = self._start(lengths == 0)
         self._running = True
         return frames

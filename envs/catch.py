@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from envs.vector_env import Step, VectorEnv
+from envs.vector_env import Progress, Step, VectorEnv
 
 SIZE = 10
 CELL, OFFSET, FRAME = 7, 4, 84  # drawn where the last layers of every network still see the paddle
@@ -19,7 +21,7 @@ class Catch(VectorEnv):
 
     num_actions = 3
     time_limit = None
-    exact_resume = False
+    exact_resume = True
 
     def __init__(self, num_envs: int = 1, seed: int = 0, enlarged: bool = True):
         self.num_envs, self.enlarged = num_envs, enlarged
@@ -57,6 +59,18 @@ class Catch(VectorEnv):
         never = np.zeros(self.num_envs, bool)
         first = np.where(terminated[:, None, None], self._draw(), frame)
         return Step(frame, reward, terminated, never, never, reward.astype(np.float64), steps, first)
+
+    def state_dict(self) -> dict[str, Any]:
+        places = {name: getattr(self, name).tolist() for name in ("row", "ball", "paddle")}
+        return places | {"rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any], progress: Progress = lambda done, total: None) -> np.ndarray:
+        if len(state["row"]) != self.num_envs:
+            raise ValueError(f"the saved environments have num_envs {len(state['row'])}, these have {self.num_envs}")
+        for name in ("row", "ball", "paddle"):
+            setattr(self, name, np.array(state[name], np.int64))
+        self.rng.bit_generator.state = state["rng"]
+        return self._draw()
 
     def describe(self) -> str:
         return "Catch"

@@ -1,9 +1,12 @@
 """The contract that every environment of the project keeps: arrays over environments, single frames, raw rewards."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+Progress = Callable[[int, int], object]
 
 
 class Step(NamedTuple):
@@ -76,9 +79,16 @@ class VectorEnv(ABC):
         return self.recv()
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs in a fresh environment; RuntimeError where `exact_resume` is false."""
+        """What `load_state_dict` needs in a fresh environment: numbers, text, bytes, lists and dicts.
+
+        RuntimeError where `exact_resume` is false.
+        """
         raise RuntimeError(f"{type(self).__name__} cannot be resumed exactly; start new episodes with reset()")
 
-    def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
-        """Continues where `state` was taken; the frames the environments show, uint8 [N, *frame_shape]."""
+    def load_state_dict(self, state: dict[str, Any], progress: Progress = lambda done, total: None) -> np.ndarray:
+        """Continues where `state` was taken; the frames the environments show, uint8 [N, *frame_shape].
+
+        `progress` hears how many of how many agent steps have been played again. RuntimeError where `exact_resume` is
+        false.
+        """
         raise RuntimeError(f"{type(self).__name__} cannot be resumed exactly; start new episodes with reset()")

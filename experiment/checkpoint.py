@@ -1,11 +1,10 @@
 """Checkpoints that survive crashes, full disks and damaged files.
 
-A checkpoint is a directory `<step>/` of one file for each part of the state and a manifest with their sizes and sha256.
-It is written beside as `.tmp-<step>/`, the manifest last, flushed to the disk and renamed. Loading never unpickles
-arbitrary objects.
+A checkpoint is a directory `<step>/` of one file for each part of the state, segments of rows if there is a ring of
+them (`experiment.segments`), and a manifest with their sizes and sha256. It is written beside as `.tmp-<step>/`, the
+manifest last, flushed to the disk and renamed. Loading never unpickles arbitrary objects.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -13,17 +12,18 @@ import random
 import shutil
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from experiment.files import sync_directory
+from experiment.files import HashingFile, sync_directory
+from experiment.segments import Segment, Segments
 from experiment.values import ConfigError
 
-LAYOUT = 1
+LAYOUT = 2
 _SCALARS = (type(None), bool, int, float, str, bytes)
 
 
@@ -32,60 +32,29 @@ class CheckpointError(OSError):
 
 
 class Checkpoint(NamedTuple):
-    """A loaded checkpoint: its step, its state by part, and the directory it came from."""
+    """A loaded checkpoint: its step, its state by part, the directory it came from, and what `Segments.load` needs."""
 
     step: int
     state: dict[str, Any]
     path: Path
+    rows: dict[str, Any] | None = None
+
+    def load_rows(self, segments: Segments) -> None:
+        """Fills the ring that was saved with it. Raises ConfigError if there was none, or another."""
+        if self.rows is None:
+            raise ConfigError(f"checkpoint {self.path} holds no rows")
+        segments.load(self.path, self.rows)
 
 
 class _Damaged(Exception):
     """What is wrong with a checkpoint."""
 
 
-class _HashingFile:
-    """A file for `torch.save` that hashes what it writes and keeps the first OSError for later.
-
-    An exception inside torch's writer becomes a RuntimeError about positions; so none is raised there.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "wb")  # noqa: SIM115 (closed by finish)
-        self._hash = hashlib.sha256()
-        self._size = 0
-        self._error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        size = memoryview(data).nbytes
-        if self._error is None:
-            try:
-                self._file.write(data)
-            except OSError as error:
-                self._error = error
-        self._hash.update(data)
-        self._size += size
-        return size
-
-    def flush(self) -> None:
-        """Nothing to do: `finish` flushes."""
-
-    def finish(self) -> dict[str, Any]:
-        """Brings the file to the disk; returns its size in bytes and sha256. Raises the OSError of any write."""
-        try:
-            if self._error is not None:
-                raise self._error
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        finally:
-            with contextlib.suppress(OSError):  # closing flushes, and fails again on a full disk
-                self._file.close()
-        return {"size": self._size, "sha256": self._hash.hexdigest()}
-
-
-def save(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> Path:
+def save(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2, rows: Segments | None = None) -> Path:
     """Writes the checkpoint of `step` and removes those older than the newest `keep` good ones.
 
-    `state` maps each part's name to nested dicts, lists and tuples of tensors, numbers, text, None.
+    `state` maps each part's name to nested dicts, lists and tuples of tensors, numbers, text, None. Of `rows` only
+    what the checkpoint before lacks is written.
 
     Raises:
         CheckpointError: the disk is full or fails; nothing half-written is left.
@@ -100,19 +69,24 @@ def save(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2) ->
         directory.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(directory)
         beside.mkdir()
-        _write(beside, step, state)
+        segments = rows.write(beside) if rows else []
+        _write(beside, step, state, rows.describe(segments) if rows else None)
         _replace(beside, final)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise CheckpointError(error.errno, f"cannot save checkpoint {final}: {error.strerror or error}") from error
+    if rows:
+        rows.adopt(final, segments)
     _prune(directory, step, keep)
     return final
 
 
-def save_or_warn(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> bool:
+def save_or_warn(
+    directory: Path, step: int, state: Mapping[str, Any], keep: int = 2, rows: Segments | None = None
+) -> bool:
     """Saves as `save` does, but warns of a full disk, so that training goes on; returns whether it was saved."""
     try:
-        save(directory, step, state, keep)
+        save(directory, step, state, keep, rows)
     except CheckpointError as error:
         warnings.warn(f"{error.strerror}; training goes on, the checkpoints from before stand", stacklevel=2)
         return False
@@ -140,15 +114,15 @@ def _remove_leftovers(directory: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _write(directory: Path, step: int, state: Mapping[str, Any]) -> None:
+def _write(directory: Path, step: int, state: Mapping[str, Any], rows: dict[str, Any] | None) -> None:
     files = {}
     for name, part in state.items():
-        file = _HashingFile(directory / f"{name}.pt")
+        file = HashingFile(directory / f"{name}.pt")
         try:
             torch.save(part, file)  # type: ignore[arg-type]
         finally:
             files[f"{name}.pt"] = file.finish()
-    body = {"layout": LAYOUT, "step": step, "torch": torch.__version__, "files": files}
+    body = {"layout": LAYOUT, "step": step, "torch": torch.__version__, "files": files, "rows": rows}
     manifest = json.dumps({"sha256": _digest(body), **body}, indent=1)
     with open(directory / "manifest.json", "w", encoding="utf-8") as text:
         text.write(manifest)
@@ -199,8 +173,10 @@ def _newest_first(directory: Path) -> list[Path]:
     return sorted((path for path in paths if path.name.isdigit()), key=lambda path: int(path.name), reverse=True)
 
 
-def load_latest(directory: Path) -> Checkpoint:
+def load_latest(directory: Path, only: Collection[str] | None = None) -> Checkpoint:
     """Loads the newest good checkpoint to the CPU; each damaged one before it is named in a warning.
+
+    With `only`, the named parts alone, and no rows: the rest need not be there.
 
     Raises:
         ConfigError: there is none, none is good, or it has another layout than this version writes.
@@ -210,27 +186,28 @@ def load_latest(directory: Path) -> Checkpoint:
         raise ConfigError(f"no checkpoint in {str(directory)!r}")
     for path in paths:
         try:
-            return _load(path)
+            return _load(path, only)
         except _Damaged as error:
             warnings.warn(f"checkpoint {path} is damaged ({error}); trying the one before", stacklevel=2)
     raise ConfigError(f"every checkpoint in {str(directory)!r} is damaged")
 
 
-def _load(path: Path) -> Checkpoint:
-    manifest = _read_manifest(path)
+def _load(path: Path, only: Collection[str] | None) -> Checkpoint:
+    manifest = _read_manifest(path, only)
     state = {}
     for name, entry in manifest["files"].items():
-        if _sha256(path / name) != entry["sha256"]:
-            raise _Damaged(f"{name} has changed since it was written")
+        _check_sum(path / name, entry["sha256"])
         try:
             state[Path(name).stem] = torch.load(path / name, map_location="cpu", weights_only=True)
         except Exception as error:
             raise _Damaged(f"{name} cannot be read: {type(error).__name__}") from None
-    return Checkpoint(manifest["step"], state, path)
+    for segment in _segments(manifest):
+        _check_sum(path / segment.name, segment.sha256)
+    return Checkpoint(manifest["step"], state, path, manifest["rows"])
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """Reads and checks the manifest, and that its files are there and of their size."""
+def _read_manifest(path: Path, only: Collection[str] | None = None) -> dict[str, Any]:
+    """Reads and checks the manifest, and that the files of `only`, or all, are there and of their size."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         body = {key: value for key, value in manifest.items() if key != "sha256"}
@@ -241,10 +218,24 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise _Damaged("manifest.json has changed since it was written")
     if body["layout"] != LAYOUT:
         raise ConfigError(f"checkpoint {path} has layout {body['layout']}, this version reads layout {LAYOUT}")
-    for name, entry in body["files"].items():
-        if not (path / name).is_file() or (path / name).stat().st_size != entry["size"]:
+    if only is not None:
+        body["files"] = {name: entry for name, entry in body["files"].items() if Path(name).stem in only}
+        body["rows"] = None
+    sizes = {name: entry["size"] for name, entry in body["files"].items()}
+    sizes |= {segment.name: segment.size for segment in _segments(body)}
+    for name, size in sizes.items():
+        if not (path / name).is_file() or (path / name).stat().st_size != size:
             raise _Damaged(f"{name} is missing or has another size")
     return body
+
+
+def _segments(manifest: Mapping[str, Any]) -> list[Segment]:
+    return [Segment(**segment) for segment in (manifest["rows"] or {"segments": []})["segments"]]
+
+
+def _check_sum(path: Path, sha256: str) -> None:
+    if _sha256(path) != sha256:
+        raise _Damaged(f"{path.name} has changed since it was written")
 
 
 def _sha256(path: Path) -> str:

@@ -1,5 +1,7 @@
-"""Writing files so that a crash leaves the old content or the new, and JSON that any reader accepts."""
+"""Writing files so that a crash leaves the old content or the new, hashing, and JSON that any reader accepts."""
 
+import contextlib
+import hashlib
 import json
 import math
 import os
@@ -30,6 +32,45 @@ def write_atomic(path: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+class HashingFile:
+    """A new file that hashes what is written and keeps the first OSError for `finish`; fit for `torch.save`.
+
+    An exception inside torch's writer becomes a RuntimeError about positions; so none is raised there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "xb")  # noqa: SIM115 (closed by finish)
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        if self._error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self._error = error
+        self._hash.update(data)
+        self._size += size
+        return size
+
+    def flush(self) -> None:
+        """Nothing to do: `finish` flushes."""
+
+    def finish(self) -> dict[str, Any]:
+        """Brings the file to the disk; returns its size in bytes and sha256. Raises the OSError of any write."""
+        try:
+            if self._error is not None:
+                raise self._error
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        finally:
+            with contextlib.suppress(OSError):  # closing flushes, and fails again on a full disk
+                self._file.close()
+        return {"size": self._size, "sha256": self._hash.hexdigest()}
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

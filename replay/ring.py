@@ -170,15 +170,19 @@ class FrameRing:
         self._ending[slot, terminated] = self._zero_frame
         ended = terminated | truncated
         self._open_start[ended] = self._lanes[ended] + (self.head + 1) * self.num_envs
-        for env in np.flatnonzero(truncated & ~terminated):
-            place = int(self._owner[env].argmin())  # the oldest; time_limit makes sure that its row is gone
-            self._owner[env, place] = self.head
-            index = self._last_frame_index(env, place)
+        for env in np.flatnonzero(truncated & ~terminated).tolist():
+            index = self._keep_last_frame(env, self.head)
             self._ending[slot, env] = index
             self.frames[index].copy_(torch.tensor(frame[env]).flatten())
 
+    def _keep_last_frame(self, env: int, row: int) -> int:
+        """Where in the frame table the last frame of an episode truncated at `row` goes."""
+        place = int(self._owner[env].argmin())  # the oldest; time_limit makes sure that its row is gone
+        self._owner[env, place] = row
+        return self._last_frame_index(env, place)
+
     def _last_frame_index(self, env: Any, place: Any) -> Any:
-        return self._zero_frame + 1 + env * self._last_frames + place
+        return self._zero_frame + 1 + place * self.num_envs + env
 
     def _upload(self, step: int, *names: str) -> None:
         for name in names:
@@ -217,37 +221,116 @@ class FrameRing:
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {name: getattr(self, name) for name in ("frames", *FIELDS)}
 
+    def cut(self, frames: np.ndarray) -> None:
+        """Ends every running episode after the last row, as truncated, and opens others with `frames`.
+
+        For environments that had to begin anew. The frames of the open row become the true last observations. Raises
+        ValueError if there is no room to keep them: see `spare` of `load_state_dict`.
+        """
+        if frames.shape != self._frames_shape or frames.dtype != BYTE:
+            raise self._bad_frames("frames", frames)
+        opened = self.head * self.num_envs + self._lanes
+        running = np.flatnonzero(self._open_start < opened)
+        if len(running) and not (self._owner[running] < self._oldest).any(1).all():
+            raise ValueError("no room to keep the last frames: load the replay with spare=1")
+        for env in running.tolist():
+            index, open_frame = self._keep_last_frame(env, self.head - 1), opened[env] % self._ring_size
+            self.frames[index] = self.frames[open_frame]
+            step = (opened[env] - self.num_envs) % self._ring_size
+            self.flags[step] |= TRUNCATED
+            self.ending[step] = index
+        self._open_start[:] = opened
+        row = self.head % self._ring_rows
+        self._rows["frames"][row].copy_(torch.tensor(frames))
+        self._rows["start_step"][row].copy_(torch.from_numpy(opened))
+
+    @property
+    def _oldest(self) -> int:
+        """The oldest row stored."""
+        return max(0, self.head - self.max_rows)
+
+    @property
+    def stored_rows(self) -> tuple[int, int]:
+        """The rows that are stored, first <= row < stop, counted from the first add."""
+        return self._oldest, self.head
+
+    @property
+    def row_format(self) -> str:
+        """What a row of bytes holds; rows of another format cannot be loaded."""
+        fields = (f"{name} {str(self._rows[name].dtype)[6:]}" for name in FIELDS)
+        return f"{self.num_envs} x (frame uint8 {list(self.frame_shape)}, {', '.join(fields)})"
+
+    @property
+    def row_bytes(self) -> int:
+        return sum(stored[0].nbytes for stored in self._rows.values())
+
+    def read_rows(self, first: int, stop: int) -> np.ndarray:
+        """Stored rows as bytes, uint8 [stop - first, row_bytes], copied."""
+        slots = torch.arange(first, stop, device=self.device) % self._ring_rows
+        fields = (stored.index_select(0, slots).flatten(1) for stored in self._rows.values())
+        return torch.cat([field.view(torch.uint8) for field in fields], 1).cpu().numpy()
+
+    def write_rows(self, first: int, rows: np.ndarray) -> None:
+        """Puts back what `read_rows` gave, from row `first` on."""
+        slots = torch.arange(first, first + len(rows), device=self.device) % self._ring_rows
+        fields = torch.from_numpy(rows).split([stored[0].nbytes for stored in self._rows.values()], 1)
+        for stored, field in zip(self._rows.values(), fields, strict=True):
+            values = (
+                field.clone(memory_format=torch.contiguous_format).view(stored.dtype).view(len(rows), *stored.shape[1:])
+            )
+            stored.index_copy_(0, slots, values.to(self.device))
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a loaded replay needs to go on identically; the tensors are the storage, not copies."""
+        """Everything but the stored rows, which `read_rows` gives: position, open row, last frames, generator."""
+        open_row = self.head % self._ring_rows
         return {
-            **self._tensors(),
-            "open_start": torch.from_numpy(self._open_start),
-            "owner": torch.from_numpy(self._owner),
+            "capacity": self.capacity,
             "head": self.head,
             "started": self.started,
+            "open_frames": self._rows["frames"][open_row].clone(),
+            "open_start": torch.tensor(self._open_start),
+            "owner": torch.tensor(self._owner),
+            "last_frames": self.frames[self._zero_frame + 1 :].clone(),
             "generator": self.generator.get_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Copies a `state_dict` of a replay of the same sizes; ValueError, with nothing loaded, if they differ."""
+    def load_state_dict(self, state: dict[str, Any], spare: int = 0) -> None:
+        """Takes back a `state_dict` of a replay of the same sizes; the stored rows are then up to `write_rows`.
+
+        `spare` makes room for the last frames of as many cuts. Raises ValueError, with nothing loaded, if sizes differ.
+        """
         own = self.state_dict()
         if own.keys() != state.keys():
             raise ValueError(f"replay state has keys {sorted(state)}, this replay has {sorted(own)}")
-        tensors = [name for name in own if name != "generator" and isinstance(own[name], torch.Tensor)]
-        for name in tensors:
-            if own[name].shape != state[name].shape:
-                got, wanted = tuple(state[name].shape), tuple(own[name].shape)
-                raise ValueError(
-                    f"replay state {name!r} has shape {got}, this replay {wanted}: other capacity or sizes"
-                )
-        for name in tensors:
-            own[name].copy_(state[name])
+        for name, got, wanted in (
+            ("capacity", state["capacity"], self.capacity),
+            ("frames of shape", tuple(state["open_frames"].shape), self._frames_shape),
+        ):
+            if got != wanted:
+                raise ValueError(f"the saved replay has {name} {got}, this one {wanted}")
+        owner = np.pad(state["owner"].numpy(), ((0, 0), (0, spare)), constant_values=-1)
+        if owner.shape[1] != self._last_frames:
+            self._make_room(owner.shape[1])
         self.head, self.started = state["head"], state["started"]
+        self._owner[:] = owner
+        self._open_start[:] = state["open_start"].numpy()
+        open_row, last = self.head % self._ring_rows, self._zero_frame + 1
+        self._rows["frames"][open_row].copy_(state["open_frames"])
+        self._rows["start_step"][open_row].copy_(state["open_start"])
+        self.frames[last : last + len(state["last_frames"])].copy_(state["last_frames"])
         self.generator.set_state(state["generator"].cpu())
+
+    def _make_room(self, last_frames: int) -> None:
+        """Allocates anew with room for so many last frames of each environment; what was stored is lost."""
+        self._rows.clear()
+        del self.frames, self._frames
+        self._last_frames = last_frames
+        self._allocate()
+        self._host_views()
 
     def check(self) -> None:
         """Raises AssertionError naming the first broken invariant; reads the whole replay but its pixels."""
-        rows = np.arange(max(0, self.head - self.max_rows), self.head)
+        rows = np.arange(*self.stored_rows)
         stored = {name: self._rows[name].cpu().numpy() for name in FIELDS}
         flags, start, ending = (stored[name][rows % self._ring_rows] for name in ("flags", "start_step", "ending"))
         step = rows[:, None] * self.num_envs + self._lanes
@@ -268,7 +351,7 @@ class FrameRing:
         self._check_last_frames(rows, (flags & ENDED) == TRUNCATED, ending)
 
     def _check_last_frames(self, rows: np.ndarray, truncated: np.ndarray, ending: np.ndarray) -> None:
-        env, place = np.nonzero(self._owner >= max(0, self.head - self.max_rows))
+        env, place = np.nonzero(self._owner >= self._oldest)
         owner = self._owner[env, place]
         held = set(zip(owner.tolist(), env.tolist(), self._last_frame_index(env, place).tolist(), strict=True))
         at, lane = np.nonzero(truncated)

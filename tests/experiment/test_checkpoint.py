@@ -115,7 +115,7 @@ def test_another_layout_is_refused(tmp_path):
     path = save(tmp_path, 1, state(1)) / "manifest.json"
     body = {key: value for key, value in json.loads(path.read_text()).items() if key != "sha256"} | {"layout": 99}
     path.write_text(json.dumps({"sha256": checkpoint._digest(body), **body}))
-    with pytest.raises(ConfigError, match="has layout 99, this version reads layout 1"):
+    with pytest.raises(ConfigError, match="has layout 99, this version reads layout 2"):
         load_latest(tmp_path)
 
 

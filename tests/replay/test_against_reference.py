@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -90,9 +92,49 @@ def test_staged_rows_are_reused_without_loss():
         replay.start(made.frames())
         for step in made.steps(900):
             replay.add(*step)
-    plain, staged = (replay.state_dict() for replay in replays_)
+    plain, staged = replays_
     for name in ("frames", "action", "reward", "flags", "ending", "start_step"):
-        assert torch.equal(plain[name], staged[name]), name
+        assert torch.equal(getattr(plain, name), getattr(staged, name)), name
+
+
+def saved_and_loaded(replay: FrameReplay, spare: int) -> FrameReplay:
+    loaded = type(replay)(
+        replay.capacity, replay.num_envs, replay.frame_shape, replay.stack, replay.time_limit, seed=99
+    )
+    loaded.load_state_dict(copy.deepcopy(replay.state_dict()), spare)
+    first, stop = replay.stored_rows
+    for row in range(first, stop, 3):
+        loaded.write_rows(row, replay.read_rows(row, min(row + 3, stop)))
+    loaded.check()
+    return loaded
+
+
+@given(replays(), st.lists(st.integers(1, 7), min_size=1, max_size=6), views, st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_a_cut_is_a_truncation_of_every_running_episode(case, cuts, view, staged):
+    """Episodes that begin anew after a load, again and again, are what an environment that truncates would give."""
+    num_envs, stack, rows, time_limit, _ = case
+    made, reference = History(num_envs, time_limit), ReferenceReplay(num_envs, stack)
+    replay = (StagedReplay if staged else FrameReplay)(rows * num_envs, num_envs, (2, 2), stack, time_limit)
+    first = made.frames()
+    replay.start(first)
+    reference.start(first)
+    for steps in cuts:
+        *before, last = made.steps(steps)
+        for step in before:
+            replay.add(*step)
+            reference.add(*step)
+        replay.add(*last)
+        replay = saved_and_loaded(replay, spare=1)
+        action, reward, terminated, truncated, life_lost, frame, next_frame = last
+        ended = terminated | truncated
+        frame = np.where(ended[:, None, None], frame, next_frame)
+        first = made.frames()
+        replay.cut(first)
+        made.length[:] = 0
+        reference.add(action, reward, terminated, truncated | ~ended, life_lost, frame, first)
+        replay.check()
+    assert_same(replay, reference, view)
 
 
 def test_next_obs_never_crosses_an_episode_even_where_discount_is_zero():

@@ -32,17 +32,27 @@ def test_capacity_rounds_up_to_whole_rows():
     assert replay.num_legal(1) == 0
 
 
-@pytest.mark.parametrize("steps", [0, 7, 20, 53])
-def test_state_round_trip_continues_identically(steps):
-    replay, made = started(steps=steps, seed=1)
-    if replay.ready(1):
-        replay.sample(4)
+def saved(replay: FrameReplay) -> tuple[dict, np.ndarray]:
+    """The state and the stored rows, as a file would give them back."""
     file = io.BytesIO()
     torch.save(replay.state_dict(), file)
     file.seek(0)
+    return torch.load(file, weights_only=True), replay.read_rows(*replay.stored_rows)
+
+
+@pytest.mark.parametrize("steps", [0, 7, 20, 53])
+def test_state_and_rows_round_trip_continue_identically(steps):
+    replay, made = started(steps=steps, seed=1)
+    if replay.ready(1):
+        replay.sample(4)
     loaded, _ = started(steps=0, seed=2)
-    loaded.load_state_dict(torch.load(file, weights_only=True))
+    frames = loaded.frames
+    state, rows = saved(replay)
+    loaded.load_state_dict(state)
+    loaded.write_rows(replay.stored_rows[0], rows)
     loaded.check()
+    assert loaded.frames is frames
+    assert rows.shape == (len(replay) // 2, replay.row_bytes)
     for step in made.steps(30):
         replay.add(*step)
         loaded.add(*step)
@@ -50,27 +60,52 @@ def test_state_round_trip_continues_identically(steps):
         if replay.ready(4):
             one, two = replay.sample(4, 2), loaded.sample(4, 2)
             assert all(torch.equal(one[key], two[key]) for key in one.keys())  # noqa: SIM118  (a tensordict)
+    assert np.array_equal(saved(replay)[1], saved(loaded)[1])
 
 
-def test_loading_keeps_the_storage():
-    replay, _ = started(steps=9)
-    loaded, _ = started()
-    frames = loaded.frames
-    loaded.load_state_dict(replay.state_dict())
-    assert loaded.frames is frames
-    assert frames.data_ptr() != replay.frames.data_ptr()
+def test_a_saved_state_does_not_change_with_the_replay():
+    replay, made = started(steps=30)
+    state = replay.state_dict()
+    before = copy.deepcopy(state)
+    for step in made.steps(30):
+        replay.add(*step)
+    assert all(torch.equal(torch.as_tensor(before[key]), torch.as_tensor(state[key])) for key in before)
+
+
+def test_a_row_tells_what_it_is():
+    replay, _ = started()
+    assert replay.row_bytes == 2 * (4 + 1 + 4 + 1 + 4 + 8)
+    formats = {FrameReplay(40, n, shape).row_format for n in (1, 2) for shape in ((2, 2), (4, 1))}
+    assert len(formats) == 4
 
 
 def test_state_of_other_sizes_is_refused_and_changes_nothing():
     replay, _ = started(steps=5)
-    before = copy.deepcopy(replay.state_dict())
-    other = FrameReplay(60, 2, (2, 2), time_limit=3)
-    with pytest.raises(ValueError, match="'frames' has shape"):
-        replay.load_state_dict(other.state_dict())
+    before = copy.deepcopy(saved(replay))
+    for other, said in (
+        (FrameReplay(60, 2, (2, 2), time_limit=3), "has capacity 60, this one 40"),
+        (FrameReplay(40, 4, (2, 2), time_limit=3), r"has frames of shape \(4, 2, 2\), this one \(2, 2, 2\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            replay.load_state_dict(other.state_dict())
     with pytest.raises(ValueError, match="keys"):
-        replay.load_state_dict({"frames": replay.frames})
-    after = replay.state_dict()
-    assert all(torch.equal(torch.as_tensor(before[key]), torch.as_tensor(after[key])) for key in before)
+        replay.load_state_dict({"head": 3})
+    after = saved(replay)
+    assert all(torch.equal(torch.as_tensor(before[0][key]), torch.as_tensor(after[0][key])) for key in before[0])
+    assert np.array_equal(before[1], after[1])
+
+
+def test_a_cut_without_room_is_refused_and_one_of_nothing_is_none():
+    replay, made = started(time_limit=None)
+    replay.add(*History(2, None).step([0, 0]))
+    with pytest.raises(ValueError, match="spare=1"):
+        replay.cut(made.frames())
+    empty, made = started(time_limit=None)
+    empty.cut(frames := made.frames())
+    empty.check()
+    assert np.array_equal(empty.frames[:2].view(2, 2, 2).numpy(), frames)
+    with pytest.raises(ValueError, match="frames must be uint8"):
+        empty.cut(frames[:1])
 
 
 def test_tensors_are_accepted_like_arrays():

@@ -1,0 +1,90 @@
+"""What a checkpoint of a run holds, and how a run goes on from one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.config import DQNConfig
+from agents.trainer import Trainer
+from experiment import checkpoint
+from experiment.config import ConfigError, as_plain
+from experiment.determinism import environment
+from experiment.progress import Progress
+from experiment.segments import Segments
+
+DECIDE_BITS = ("rewarm", "commit", "torch", "numpy", "cpu", "gpu", "threads")
+"""What a run's bits depend on beside its settings."""
+
+
+class Saver:
+    """Saves all of a run: settings, trainer, replay, environments, random numbers, length of the metrics.
+
+    Of the replay each save writes the steps since the last one. Environments that cannot be brought back are left out.
+    """
+
+    def __init__(self, config: DQNConfig, trainer: Trainer):
+        self.config, self.trainer = config, trainer
+        self.rows = Segments(trainer.replay)
+        self.made_by = bits_made_by(config)
+
+    def save(self, directory: Path, metrics: int) -> bool:
+        """Write a checkpoint, or warn; `metrics` is the length of the rows of metrics in bytes."""
+        trainer = self.trainer
+        run = {
+            "settings": as_plain(self.config),
+            "made_by": self.made_by,
+            "metrics": metrics,
+            "env": trainer.env.state_dict() if trainer.env.exact_resume else None,
+            "rng": checkpoint.rng_state(),
+        }
+        state = {"run": run, "trainer": trainer.state_dict(), "replay": trainer.replay.state_dict()}
+        return checkpoint.save_or_warn(directory, trainer.agent_step, state, rows=self.rows)
+
+    def restore(self, saved: checkpoint.Checkpoint) -> bool:
+        """Bring everything back; whether the environments too go on where they were.
+
+        Raises ConfigError, in one line, for what does not fit: code of another version, say.
+        """
+        try:
+            return self._restore(saved)
+        except ConfigError:
+            raise
+        except (KeyError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"checkpoint {saved.path} does not fit this run: {reason}") from None
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> bool:
+        trainer, run = self.trainer, saved.state["run"]
+        trainer.load_state_dict(saved.state["trainer"])
+        exact = run["env"] is not None
+        trainer.replay.load_state_dict(saved.state["replay"], spare=0 if exact else 1)
+        saved.load_rows(self.rows)
+        if exact and not trainer.done:
+            self._play_again(run["env"])
+        checkpoint.set_rng_state(run["rng"])
+        return exact
+
+    def _play_again(self, state: dict[str, Any]) -> None:
+        """Bring the emulators back; a long episode takes half a minute."""
+        trainer = self.trainer
+        total = max(state.get("length", [0]))
+        with Progress(total, "agent steps played again") as progress:
+            frames = trainer.env.load_state_dict(state, lambda done, _: progress.update(done))
+        if not np.array_equal(frames, trainer.obs[:, -1].cpu().numpy()):
+            raise ValueError("the emulators, played again, show other frames than they did")
+
+
+def bits_made_by(config: DQNConfig) -> dict[str, str]:
+    """The software, the machine and the settings of it that decide the bits."""
+    here = environment()
+    return {name: str(here[name]) for name in DECIDE_BITS} | {"compile": config.compile}
+
+
+def changes(saved: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
+    """What differs, in words: "threads 2, was 8"; "" if nothing does."""
+    names = [name for name, value in saved.items() if name not in ignored and now.get(name) != value]
+    return ", ".join(f"{name} {now.get(name)}, was {saved[name]}" for name in names)
