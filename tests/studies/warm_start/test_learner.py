@@ -207,10 +207,20 @@ def test_the_second_phase_is_judged_by_its_own_images():
     assert made.finished
 
 
-def test_a_phase_of_ash50_ends_with_its_budget_at_the_latest():
-    made = train(scripted(learner(protocol="ash50", schedule="constant", phase_updates=5), [1.0] * 9, [3] * 9), 5)
-    assert made.phase_over
+def test_a_phase_of_ash50_ends_with_its_budget_and_the_next_counts_anew():
+    made = learner(protocol="ash50", schedule="constant", phase_updates=5)
+    scripted(made, [1.0] * 9, [3] * 5 + [16] * 4)
+    assert train(made, 5).phase_over
     assert not made.finished
+    assert [train(made, 1).phase_over for _ in range(4)] == [False, False, False, True]
+
+
+def test_a_pass_goes_on_after_a_resume():
+    settings = {"protocol": "ash50", "schedule": "constant", "phase_updates": 100}
+    saved = train(scripted(learner(**settings), [1.0] * 3, [16, 15, 16]), 3).state_dict()
+    made = scripted(learner(**settings), [1.0], [16])
+    made.load_state_dict(saved)
+    assert train(made, 1).phase_over
 
 
 def test_each_rate_is_one_tensor_for_life():
