@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ def build_env(config: DQNConfig, num_envs: int, seed: int) -> VectorEnv:
 def build_replay(config: DQNConfig, env: VectorEnv, seed: int) -> FrameReplay:
     """The replay; no larger than the whole run."""
     capacity = min(config.replay_capacity, config.budget)
+    check_memory(config, capacity, env.frame_shape)
     try:
         return FrameReplay(
             capacity, env.num_envs, env.frame_shape, STACK, env.time_limit, device=device_of(config), seed=seed
@@ -56,6 +58,27 @@ def build_replay(config: DQNConfig, env: VectorEnv, seed: int) -> FrameReplay:
     except (RuntimeError, MemoryError):  # what torch and NumPy raise
         size = capacity * math.prod(env.frame_shape) / 1e9
         raise ConfigError(f"--replay-capacity: {capacity} steps need {size:,.1f} GB, which cannot be had") from None
+
+
+def check_memory(config: DQNConfig, capacity: int, frame_shape: tuple[int, ...]) -> None:
+    """ConfigError if the replay and a block of minibatches are larger than all of the device's memory.
+
+    An allocator may promise what is not there; the run would then be killed when its replay fills.
+    """
+    device = device_of(config)
+    total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else _main_memory()
+    replay = capacity * math.prod(frame_shape)
+    block = config.block * config.batch_size * 2 * STACK * math.prod(frame_shape)
+    there = f"{device} has {total / 1e9:,.1f} GB"
+    if replay > total:
+        raise ConfigError(f"--replay-capacity: {capacity} steps need {replay / 1e9:,.1f} GB, and {there}")
+    if replay + block > total:
+        sizes = f"--batch-size {config.batch_size} in blocks of {config.block} (--block)"
+        raise ConfigError(f"{sizes} needs {block / 1e9:,.1f} GB, the replay {replay / 1e9:,.1f} GB, and {there}")
+
+
+def _main_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def build_methods(config: DQNConfig) -> list[Method]:

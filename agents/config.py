@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import shutil
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -187,27 +189,31 @@ class DQNConfig:
         )
 
     def _check(self) -> None:
-        for field, low in _AT_LEAST.items():
+        for field, (low, high) in _RANGES.items():
             value = getattr(self, field)
-            if value is not None and value < low:
-                raise ConfigError(f"--{field.replace('_', '-')} is {value}: it has to be at least {low}")
-        for field, (above, high) in _ABOVE_UP_TO.items():
-            value = getattr(self, field)
-            if not above < value <= high:
-                raise ConfigError(f"--{field.replace('_', '-')} is {value}: it has to be above {above}, at most {high}")
+            if value is not None and not (low <= value <= high and (value or field not in _ABOVE_0)):
+                above = f"above {low}" if field in _ABOVE_0 else f"at least {low}"
+                allowed = above if high == math.inf else f"{above}, at most {high:g}"
+                raise ConfigError(f"--{field.replace('_', '-')} is {value}: it has to be {allowed}")
         if self.steps is not None and self.frames is not None:
             raise ConfigError("--steps and --frames both set the budget: leave one out (a preset's: --steps none)")
         if self.frames is not None and self.frames % self.rules.frame_skip:
             raise ConfigError(f"--frames is {self.frames}: it has to be a multiple of {self.rules.frame_skip}")
         if self.course != "constant" and self.lr_floor > self.lr:
             raise ConfigError(f"--lr-floor is {self.lr_floor}: it has to be at most the peak, --lr {self.lr}")
+        if self.weight_decay * self.lr > 1:
+            decay = f"--weight-decay {self.weight_decay:g} times --lr {self.lr:g}"
+            raise ConfigError(f"{decay} has to be at most 1: an update takes that share off each weight")
         self._check_parts_of_the_schedule()
-        if self.device.split(":")[0] not in ("cpu", "cuda"):
+        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device):
             raise ConfigError(f"--device is {self.device!r}: it has to be cpu, cuda or cuda:N")
         self._check_updates_can_happen()
         self._check_methods()
 
     def _check_parts_of_the_schedule(self) -> None:
+        cycling = round(self.cycle_fraction * self.budget) if self.course == "early-cycle" else self.budget
+        if self.course in ("cyclic", "early-cycle", *CLOSED_LOOP) and 0 < cycling < self.cycles:
+            raise ConfigError(f"--cycles is {self.cycles}, and there are {cycling} agent steps for them: give fewer")
         delay = self.lr_delay if self.course == "delayed-cosine" else 0
         warms = self.course in ("delayed-cosine", *CLOSED_LOOP)
         whole = self.budget if self.course not in CLOSED_LOOP else self.budget // self.cycles
@@ -236,17 +242,18 @@ class DQNConfig:
             )
 
 
-_AT_LEAST = {
-    "num_envs": 1, "steps": 1, "frames": 4, "seed": 0, "batch_size": 1, "n_step": 1, "replay_capacity": 1,
-    "update_start": 0, "target_period": 1, "epsilon_final": 0, "epsilon_steps": 0, "lr_floor": 0, "cycles": 1,
-    "lr_delay": 0, "lr_warmup": 0, "rewarm_threshold": 0,
-    "weight_decay": 0, "nap_every": 1, "threads": 0, "block": 1, "log_interval": 1, "probe_interval": 0,
-    "checkpoint_interval": 0, "eval_episodes": 0,
+_RANGES: dict[str, tuple[float, float]] = {
+    "num_envs": (1, 4_096), "steps": (1, math.inf), "frames": (4, math.inf), "seed": (0, math.inf), "utd": (0, 1_000),
+    "batch_size": (1, 1_000_000), "n_step": (1, math.inf), "gamma": (0, 1), "replay_capacity": (1, math.inf),
+    "update_start": (0, math.inf), "target_period": (1, math.inf), "epsilon_final": (0, 1),
+    "epsilon_steps": (0, math.inf), "lr": (1e-12, 10), "lr_floor": (0, 10), "cycles": (1, math.inf),
+    "cycle_fraction": (0, 1), "lr_delay": (0, math.inf), "lr_warmup": (0, math.inf), "rewarm_threshold": (0, 1e6),
+    "adam_eps": (1e-30, 1), "weight_decay": (0, 1e9), "nap_every": (1, math.inf), "threads": (0, 1_024),
+    "block": (1, 1_024), "log_interval": (1, math.inf), "probe_interval": (0, math.inf),
+    "checkpoint_interval": (0, math.inf), "eval_episodes": (0, 1_000_000),
 }  # fmt: skip
-_ABOVE_UP_TO = {
-    "utd": (0, 1_000), "gamma": (0, 1), "epsilon_final": (-1, 1), "lr": (0, 10), "cycle_fraction": (0, 1),
-    "adam_eps": (0, 1),
-}  # fmt: skip
+_ABOVE_0 = ("utd", "gamma", "cycle_fraction")
+"""Settings that may not be 0 itself."""
 
 
 def _cores() -> int:

@@ -25,7 +25,7 @@ from agents.trainer import Trainer
 from experiment import checkpoint
 from experiment.config import ConfigError, as_plain, load_yaml
 from experiment.determinism import configure, environment, parameter_hash, seeds
-from experiment.guard import NonFinite
+from experiment.guard import NonFinite, is_out_of_memory
 from experiment.interrupt import Interrupt
 from experiment.progress import Progress, Rate
 from experiment.run_dir import RunDir
@@ -167,6 +167,18 @@ class Run:
             return self._train()
         except NonFinite as error:
             return self._diverged(str(error))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return self._out_of_memory()
+
+    def _out_of_memory(self) -> int:
+        self.tracker.close()
+        less = "--batch-size, --block, --replay-capacity or --num-envs"
+        print(
+            f"error: out of memory at agent step {self.trainer.agent_step:,}: a smaller {less} helps", file=sys.stderr
+        )
+        return 1
 
     def _diverged(self, found: str) -> int:
         self.tracker.close()

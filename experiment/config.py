@@ -157,8 +157,8 @@ def parse_cli(
     words = list(sys.argv[1:] if argv is None else argv)
     fields = _fields(cls)
     given = command_line.split(fields, words)
-    source = given.pop("config", None) or (default_preset if base is None else None)
-    values = _coerce_all(cls, _yaml_entries(_config_path(source, presets))) if source else {}
+    source = given.pop("config", default_preset if base is None else None)
+    values = {} if source is None else _coerce_all(cls, _yaml_entries(_config_path(source, presets)))
     if command_line.asks_help(words):
         defaults = {name: _default(field, base) for name, (_, field) in fields.items()} | values
         command_line.print_help(cls, fields, defaults | {"config": source}, list(presets), prog, description)

@@ -18,6 +18,11 @@ class NonFinite(ArithmeticError):
     """A loss or a part of the state is NaN or infinite; the text says which, in one line."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was asked for that is not there, on any device; torch has no type of its own for the CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 class LossWatch:
     """Counts the updates before the first loss that is not finite; the device is not waited for.
 

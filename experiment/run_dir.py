@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -37,10 +38,12 @@ class RunDir:
         Raises:
             ConfigError: the name is taken or is no name of a directory. OSError: `root` cannot be written.
         """
-        if not name or Path(name).name != name or name.startswith("."):
-            raise ConfigError(f"the name of a run is one directory name, not {name!r}")
+        if not name or Path(name).name != name or name.startswith(".") or len(os.fsencode(name)) > 200:
+            raise ConfigError(f"the name of a run is one directory name of at most 200 bytes, not {name!r}")
+        if not str(root):
+            raise ConfigError("the folder of the run directories has no name")
         root = Path(root)
-        root.mkdir(parents=True, exist_ok=True)
+        _make_folder(root)
         run, count = cls(root / name), 1
         while not run._make(dump_yaml(config)):
             if explicit:
@@ -56,9 +59,14 @@ class RunDir:
             self.path.mkdir()
         except FileExistsError:
             return False
-        self.lock()
-        self.checkpoints.mkdir()
-        write_atomic(self.config, config)
+        try:
+            self.lock()
+            self.checkpoints.mkdir()
+            write_atomic(self.config, config)
+        except BaseException:  # a full disk, say: nothing half-made is left
+            self.unlock()
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
         return True
 
     @classmethod
@@ -116,3 +124,12 @@ class RunDir:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json, whole or not at all."""
         write_atomic(self.result, to_json(result, indent=2) + "\n")
+
+
+def _make_folder(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"runs cannot be kept in {str(root)!r}: a file stands in the way") from None
+    except OSError as error:
+        raise ConfigError(f"runs cannot be kept in {str(root)!r}: {error.strerror}") from None

@@ -150,7 +150,7 @@ def _load(spec: Spec) -> type[Method]:
     module_name, _, class_name = spec.path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except (ModuleNotFoundError, TypeError, ValueError) as error:
+    except (ImportError, SyntaxError, TypeError, ValueError) as error:
         raise ValueError(f"{spec.name!r} cannot be imported: {error}") from None
     kind = getattr(module, class_name, None)
     if not (isinstance(kind, type) and issubclass(kind, Method)):
