@@ -1,0 +1,39 @@
+"""DrQ's augmentation of frame stacks: random shifts and intensity (arXiv 2004.13649), on the frames' device.
+
+Frames are [B, stack, H, W], uint8 or floating point. Every sample has its own shift and intensity, the same for all
+frames of its stack. The numbers come from the given generator, which is on the frames' device; nothing waits for it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+
+def random_shift(frames: Tensor, generator: Generator, pad: int = 4) -> Tensor:
+    """Frames moved by up to `pad` pixels up or down and left or right, each edge repeated where it moves in.
+
+    The same as a random crop, at the image's size, of the image padded by replication.
+    """
+    batch, _, height, width = frames.shape
+    shifts = torch.randint(-pad, pad + 1, (2, batch, 1), generator=generator, device=frames.device)
+    return _shift(frames, shifts[0], shifts[1])
+
+
+def _shift(frames: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Frames whose pixel (i, j) was at (i + down, j + right), or at the edge: int64 [B, 1] each."""
+    height, width = frames.shape[2:]
+    rows = (torch.arange(height, device=frames.device) + down).clamp(0, height - 1)
+    columns = (torch.arange(width, device=frames.device) + right).clamp(0, width - 1)
+    places = (rows.unsqueeze(2) * width + columns.unsqueeze(1)).flatten(1).unsqueeze(1)  # one gather is the quickest
+    return frames.flatten(2).gather(2, places.expand(-1, frames.shape[1], -1)).view(frames.shape)
+
+
+def random_intensity(frames: Tensor, generator: Generator, scale: float = 0.05) -> Tensor:
+    """Frames times 1 + scale · ε, with ε normal and clipped to ±2: float32 for uint8 frames, else of their dtype.
+
+    The values are neither rounded nor cut at the brightest.
+    """
+    noise = torch.randn(frames.shape[0], 1, 1, 1, generator=generator, device=frames.device).clamp(-2, 2)
+    dtype = frames.dtype if frames.is_floating_point() else torch.float32
+    return frames.to(dtype) * (1 + scale * noise).to(dtype)
