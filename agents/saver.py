@@ -72,8 +72,11 @@ class Saver:
         """Bring the emulators back; a long episode takes half a minute."""
         trainer = self.trainer
         total = max(state.get("length", [0]))
-        with Progress(total, "agent steps played again") as progress:
-            frames = trainer.env.load_state_dict(state, lambda done, _: progress.update(done))
+        if total:
+            with Progress(total, "agent steps played again") as progress:
+                frames = trainer.env.load_state_dict(state, lambda done, _: progress.update(done))
+        else:
+            frames = trainer.env.load_state_dict(state)
         if not np.array_equal(frames, trainer.obs[:, -1].cpu().numpy()):
             raise ValueError("the emulators, played again, show other frames than they did")
 
