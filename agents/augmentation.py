@@ -15,8 +15,7 @@ def random_shift(frames: Tensor, generator: Generator, pad: int = 4) -> Tensor:
 
     The same as a random crop, at the image's size, of the image padded by replication.
     """
-    batch, _, height, width = frames.shape
-    shifts = torch.randint(-pad, pad + 1, (2, batch, 1), generator=generator, device=frames.device)
+    shifts = torch.randint(-pad, pad + 1, (2, len(frames), 1), generator=generator, device=frames.device)
     return _shift(frames, shifts[0], shifts[1])
 
 
