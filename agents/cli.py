@@ -13,6 +13,7 @@ from typing import Any
 
 from agents.config import DQNConfig
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
+from experiment.interrupt import outlive_terminal
 from experiment.run_dir import RunDir
 from plasticity.registry import listing
 
@@ -66,8 +67,8 @@ def gather(words: Sequence[str], option: str) -> list[str]:
 
 @contextlib.contextmanager
 def terminal_manners() -> Iterator[None]:
-    """Shows a warning as one line, and ends with one line on a Ctrl-C where nothing is there to be saved."""
-    with warnings.catch_warnings():
+    """Warnings and a Ctrl-C where nothing is there to be saved are one line; a terminal that goes away ends nothing."""
+    with outlive_terminal(), warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
             yield

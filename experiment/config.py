@@ -8,9 +8,10 @@ text "none" is None.
 
 import contextlib
 import dataclasses
+import functools
 import sys
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,10 +35,13 @@ __all__ = [
 C = TypeVar("C")
 
 
-def _fields(cls: Any) -> dict[str, tuple[Any, dataclasses.Field]]:
+def _read_fields(cls: Any) -> dict[str, tuple[Any, dataclasses.Field]]:
     """The fields of a config by name, each with its resolved type."""
     hints = typing.get_type_hints(cls)
     return {field.name: (hints[field.name], field) for field in dataclasses.fields(cls) if field.init}
+
+
+_fields: Callable[[Any], dict[str, tuple[Any, dataclasses.Field]]] = functools.cache(_read_fields)
 
 
 def _coerce_field(cls: type, key: str, value: Any, where: str) -> Any:

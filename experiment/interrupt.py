@@ -1,9 +1,14 @@
-"""Ending a run in order when it is told to stop."""
+"""Ending a run in order when it is told to stop, and not ending it because nobody listens any more."""
 
+import contextlib
+import errno
+import os
 import signal
+import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 
 class Interrupt:
@@ -38,3 +43,46 @@ class Interrupt:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before.clear()
+
+
+class _Lasting:
+    """A text stream whose reader may go away, or whose disk may fill: what is written then is lost, and no error."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes, or does not."""
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError) as error:
+            self._lost(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flushes, or does not."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self._lost(error)
+
+    def _lost(self, error: Exception) -> None:
+        """Sends the rest nowhere, what is still buffered too: Python would fail on it when it ends."""
+        if getattr(error, "errno", None) != errno.ENOSPC:
+            with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def outlive_terminal() -> Iterator[None]:
+    """While it is entered, printing never fails: terminals and readers of pipes may go away, disks may fill."""
+    out, err = _Lasting(sys.stdout), _Lasting(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            yield
+        finally:
+            out.flush()
+            err.flush()
