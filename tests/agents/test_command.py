@@ -11,7 +11,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-import torch
 
 from agents import cli, evaluate
 from experiment import checkpoint
@@ -126,18 +125,6 @@ def test_the_number_of_updates_is_exact_across_a_resume(tmp_path, utd, num_envs,
     stop_at(float("inf"))
     assert cli.main("dqn", ["--resume", str(tmp_path / "a")]) == 0
     assert result(tmp_path / "a")["updates"] == int(Fraction(utd) * 36)
-
-
-def test_a_resumed_run_draws_neither_the_same_batches_nor_the_same_games_again(tmp_path, stop_at):
-    runs = stop_at(150)
-    assert dqn("--name", "a", "--eval-episodes", 0, root=tmp_path) == 130
-    stop_at(float("inf"))
-    assert cli.main("dqn", ["--resume", str(tmp_path / "a")]) == 0
-    first, second = runs
-    assert first.trainer.env.describe() != second.trainer.env.describe()
-    saved = first.trainer.state_dict()["replay_generator"]
-    second.trainer.load_state_dict(first.trainer.state_dict())
-    assert torch.equal(second.trainer.replay.generator.get_state(), saved)
 
 
 def test_resume_auto_finds_the_unfinished_run_of_the_same_settings(tmp_path, capsys, stop_at):
@@ -331,12 +318,12 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(tmp_path, ca
 def test_a_full_disk_while_saving_does_not_stop_training(tmp_path, monkeypatch, capsys):
     write, calls = checkpoint._write, []
 
-    def full_the_second_time(directory, step, state):
+    def full_the_second_time(directory, step, *rest):
         calls.append(step)
         if len(calls) == 2:
             (directory / "trainer.pt").write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        write(directory, step, state)
+        write(directory, step, *rest)
 
     monkeypatch.setattr(checkpoint, "_write", full_the_second_time)
     assert dqn("--name", "a", "--eval-episodes", 0, "--checkpoint-interval", 100, root=tmp_path) == 0

@@ -87,7 +87,7 @@ def test_watching_does_not_change_what_is_learned(settings):
         rows = run(trainer)
         assert ("erank_roy/torso.1" in rows[-1]) == (probe_interval > 0)
         state = trainer.state_dict()
-        generators = torch.get_rng_state(), state["replay_generator"], str(state["policy"])
+        generators = torch.get_rng_state(), trainer.replay.generator.get_state(), str(state["policy"])
         gradients = [parameter.grad for parameter in trainer.agent.network.parameters()]
         ends.append((parameter_hash(trainer.agent.network), *generators, *gradients, str(state["agent"]["optimizer"])))
     for unwatched, watched in zip(*ends, strict=True):
@@ -130,3 +130,23 @@ def test_a_refill_counts_as_nothing():
     while not resumed.done:
         resumed.step()
     assert resumed.agent.updates == 200
+
+
+def test_a_loaded_trainer_shares_no_memory_with_what_it_was_loaded_from():
+    trainer = catch_trainer(steps=120, update_start=40)
+    trainer.open()
+    while trainer.agent_step < 100:
+        trainer.step()
+    state = trainer.state_dict()
+    loaded = catch_trainer(steps=120, update_start=40)
+    loaded.load_state_dict(state)
+    assert torch.equal(loaded.obs, trainer.obs)
+    before = copy.deepcopy(state)
+    for parameter in loaded.agent.network.parameters():
+        parameter.grad.fill_(7)
+    loaded.stack.frames.fill_(7)
+    for total in loaded.monitor.sums.values():
+        total.fill_(7)
+    assert all(torch.equal(a, b) for a, b in zip(before["gradients"], state["gradients"], strict=True))
+    assert torch.equal(before["stack"]["frames"], state["stack"]["frames"])
+    assert str(before["monitor"]) == str(state["monitor"])

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiment import checkpoint
+from experiment import checkpoint, files
 from experiment.checkpoint import CheckpointError, load_latest, rng_state, save, save_or_warn, set_rng_state
 from experiment.values import ConfigError
 
@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_what_was_there(room):
 
         def limited_open(path, mode="r", **options):
             file = real_open(path, mode, **options)
-            if "w" not in mode:
+            if mode[0] not in "wx":
                 return file
             real_write = file.write
 
@@ -161,7 +161,8 @@ def test_a_full_disk_leaves_what_was_there(room):
 
             return Limited()
 
-        patch.setattr(checkpoint, "open", limited_open, raising=False)
+        for module in (checkpoint, files):
+            patch.setattr(module, "open", limited_open, raising=False)
         if room < 2500:
             with pytest.raises(CheckpointError, match="No space left"):
                 save(directory, 2, state(2))
