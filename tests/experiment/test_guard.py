@@ -15,14 +15,14 @@ BAD = st.sampled_from([math.nan, math.inf, -math.inf])
 
 
 @given(st.lists(st.sampled_from([1.0, -2.0, 3e38, math.nan, math.inf]), max_size=12), st.sets(st.integers(0, 12)))
-@patch("experiment.guard.FOLD", 3)
 def test_the_updates_before_the_first_bad_loss_are_counted(losses, looks):
     watch, fine = LossWatch(), 0
-    for i, loss in enumerate(losses):
-        watch.note(torch.tensor(loss))
-        fine += fine == i and math.isfinite(loss)
-        if i in looks:
-            assert int(watch.fine()) == fine
+    with patch("experiment.guard.FOLD", 3):
+        for i, loss in enumerate(losses):
+            watch.note(torch.tensor(loss))
+            fine += fine == i and math.isfinite(loss)
+            if i in looks:
+                assert int(watch.fine()) == fine
     assert (int(watch.fine()), watch.seen) == (fine, len(losses))
 
 
@@ -52,10 +52,10 @@ def test_a_large_number_is_finite_and_long_lists_are_cut():
 class Line:
     """A line learnt by fused Adam."""
 
-    def __init__(self, skip, lr=torch.tensor(0.1)):
+    def __init__(self, skip):
         torch.manual_seed(0)
         self.model = torch.nn.Linear(3, 2)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr.clone(), fused=True)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=torch.tensor(0.1), fused=True)
         self.skip = SkipNonFinite(self.optimizer) if skip else None
         self.generator = torch.Generator().manual_seed(1)
 
