@@ -106,8 +106,8 @@ class Priorities:
         Of a step given twice the last error counts, so a block [K, B] gives what K calls, one a minibatch, would. An
         error is dropped if its step is no longer legal (it was overwritten after it was drawn) or if it is not finite.
         """
-        priority = (error.detach().abs().double() + self.epsilon).pow(self.alpha).float()
-        keep = (step >= self._low) & (step < self._high) & priority.isfinite()
+        priority = (error.detach().float().abs() + self.epsilon).pow(self.alpha)
+        keep = (step >= self._low) & (step < self._high) & (priority < torch.inf)
         self.tree.set(step % self.capacity, priority, keep)
         torch.maximum(self._highest, torch.where(keep, priority, 0.0).amax(), out=self._highest)
 

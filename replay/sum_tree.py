@@ -27,6 +27,7 @@ class SumTree:
             nodes = -(-nodes // branching)
             self._levels.append(torch.zeros(nodes, branching, dtype=torch.float64, device=self.device))
         self._total = torch.zeros(1, dtype=torch.float64, device=self.device)
+        self._zero, self._lowest = torch.tensor([0.0, -torch.inf], dtype=torch.float64, device=self.device)
         self._flat = [*(level.view(-1) for level in self._levels), self._total]
 
     @property
@@ -50,8 +51,7 @@ class SumTree:
         if keep is not None:
             index = torch.where(keep, index, self.capacity)
         index, order = index.flatten().sort(stable=True)
-        repeated = index[:-1] == index[1:]
-        index[:-1] = torch.where(repeated, self.capacity, index[:-1])
+        index[:-1].masked_fill_(index[:-1] == index[1:], self.capacity)
         self._flat[0].index_put_((index,), priority.flatten().take(order).to(torch.float32))
         self._flat[0][self.capacity :].zero_()
         for children, parents in zip(self._levels, self._flat[1:], strict=True):
@@ -79,16 +79,17 @@ class SumTree:
         index of positive priority. An index of priority 0 is never found, whatever rounding does to the mass, unless
         all are 0 (then 0 is).
         """
-        left = mass.flatten().clamp(min=0).unsqueeze(-1)
+        left = mass.flatten().unsqueeze(-1)
         node = torch.zeros_like(left, dtype=torch.int64)
-        for level in reversed(self._levels):
-            children = level.index_select(0, node.squeeze(-1))
+        for depth in range(len(self._levels) - 1, -1, -1):
+            children = self._levels[depth].index_select(0, node.view(-1))
             upto = children.cumsum(-1, dtype=torch.float64)
             # Below the last sum, the first sum above the mass is one that its own child made grow: a positive child.
-            left = torch.minimum(left, _below(upto[:, -1:]))
+            left = left.clamp(self._zero, torch.nextafter(upto[:, -1:], self._lowest))
             child = torch.searchsorted(upto, left, right=True)
-            left = (left - upto.gather(1, child) + children.gather(1, child)).clamp_(min=0)
-            node = node * self.branching + child
+            node = child.add(node, alpha=self.branching)
+            if depth > 0:
+                left = left - upto.gather(1, child) + children.gather(1, child)
         return node.view(mass.shape)
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,8 +115,3 @@ class SumTree:
             off = (parents[: len(sums)] - sums).abs() > 1e-12 * sums
             assert not off.any(), f"sums: one is not that of its children, {depth + 1} levels above the priorities"
             assert (parents[len(sums) :] == 0).all(), f"sums: one without children is not 0, at level {depth + 1}"
-
-
-def _below(value: torch.Tensor) -> torch.Tensor:
-    """The next smaller float64."""
-    return torch.nextafter(value, value.new_tensor(-torch.inf))
