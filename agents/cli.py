@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from agents.config import DQNConfig
+from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
-from experiment.interrupt import outlive_terminal
+from experiment.interrupt import terminal_manners
 from experiment.run_dir import RunDir
 from plasticity.registry import listing
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DESCRIPTION = {"dqn": "Train a DQN on an Atari game, with Normalize-and-Project at any update-to-data ratio."}
-INTERRUPTED = 130  # the shell's code for a program that SIGINT ended
 
 
 def presets(agent: str) -> dict[str, Path]:
@@ -47,38 +44,6 @@ def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
     if config.agent != agent:
         raise ConfigError(f"these settings are for python -m agents.{config.agent}, not agents.{agent}")
     return config.resolved()
-
-
-def gather(words: Sequence[str], option: str) -> list[str]:
-    """The words with an option that is repeated made one: `--x a --y 1 --x b` is `--y 1 --x a b`."""
-    others: list[str] = []
-    values: list[str] = []
-    into = others
-    for word in words:
-        name, equals, value = word.partition("=")
-        if word.startswith("--"):
-            into = values if name == option else others
-        if name != option:
-            into.append(word)
-        elif equals:
-            values.append(value)
-    return [*others, option, *values] if values else list(words)
-
-
-@contextlib.contextmanager
-def terminal_manners() -> Iterator[None]:
-    """Warnings and a Ctrl-C where nothing is there to be saved are one line; a terminal that goes away ends nothing."""
-    with outlive_terminal(), warnings.catch_warnings():
-        warnings.showwarning = _show_warning
-        try:
-            yield
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise SystemExit(INTERRUPTED) from None
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print("warning:", " ".join(str(message).split()), file=sys.stderr)
 
 
 def main(agent: str, argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,6 @@ import torch
 
 from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_agent, build_env, build_probe, build_replay, device_of
-from agents.cli import INTERRUPTED
 from agents.config import STACK, DQNConfig
 from agents.divergence import farewell
 from agents.dqn import DQN
@@ -26,7 +25,7 @@ from experiment import checkpoint
 from experiment.config import ConfigError, as_plain, load_yaml
 from experiment.determinism import configure, environment, parameter_hash, seeds
 from experiment.guard import NonFinite, is_out_of_memory
-from experiment.interrupt import Interrupt
+from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress, Rate
 from experiment.run_dir import RunDir
 from experiment.tracking import Tracker, check_tracker

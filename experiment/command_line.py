@@ -185,3 +185,19 @@ def _field_docs(cls: type) -> dict[str, str]:
             if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
                 docs[ast.unparse(field.target)] = " ".join(str(doc.value.value).split())
     return docs
+
+
+def gather(words: Sequence[str], option: str) -> list[str]:
+    """The words with an option that is repeated made one: `--x a --y 1 --x b` is `--y 1 --x a b`."""
+    others: list[str] = []
+    values: list[str] = []
+    into = others
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            into = values if name == option else others
+        if name != option:
+            into.append(word)
+        elif equals:
+            values.append(value)
+    return [*others, option, *values] if values else list(words)

@@ -6,9 +6,12 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, TextIO
+
+INTERRUPTED = 130  # the shell's code for a program that SIGINT ended
 
 
 class Interrupt:
@@ -86,3 +89,19 @@ def outlive_terminal() -> Iterator[None]:
         finally:
             out.flush()
             err.flush()
+
+
+@contextlib.contextmanager
+def terminal_manners() -> Iterator[None]:
+    """Warnings and a Ctrl-C where nothing is there to be saved are one line; a terminal that goes away ends nothing."""
+    with outlive_terminal(), warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            yield
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print("warning:", " ".join(str(message).split()), file=sys.stderr)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
+from experiment.interrupt import terminal_manners
 from experiment.run_dir import RunDir
 
 Config = TypeVar("Config", bound=Any)
@@ -51,6 +52,7 @@ def main(
 
     `make_run` imports what it needs when it is called: torch is not loaded for a mistake or for `--help`.
     """
-    with exit_on_bad_input():
-        run = make_run(settings(argv))
-    return run.train()
+    with terminal_manners():
+        with exit_on_bad_input():
+            run = make_run(settings(argv))
+        return run.train()

@@ -15,17 +15,16 @@ from torch import nn
 from experiment import checkpoint
 from experiment.config import ConfigError, as_plain
 from experiment.determinism import configure, environment, parameter_hash
-from experiment.interrupt import Interrupt
+from experiment.guard import NonFinite, check_finite
+from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress
 from experiment.run_dir import RunDir
 from experiment.tracking import Tracker
 from studies.records import Row, read_rows
 
-INTERRUPTED = 130  # the shell's code for a program that SIGINT ended
-
 Config = TypeVar("Config", bound=Any)
-"""A config dataclass with seed, threads, device, root, name, resume, log_interval, checkpoint_interval, budget, figure
-and compile; lengths are in updates."""
+"""A config dataclass with seed, threads, device, root, name, resume, log_interval, checkpoint_interval, budget, figure,
+precision and compile; lengths are in updates."""
 
 
 class Learner(Protocol):
@@ -128,6 +127,14 @@ class StudyRun(ABC, Generic[Config]):
 
     def train(self) -> int:
         """Train to the end, save, draw; the exit code."""
+        try:
+            return self._train()
+        except NonFinite as error:
+            self.tracker.close()
+            print(self._diverged(str(error)), file=sys.stderr)
+            return 1
+
+    def _train(self) -> int:
         print(f"{self.headline()}\nrun directory: {self.directory.path}", flush=True)
         with Interrupt() as interrupt:
             self._prepare()
@@ -155,6 +162,7 @@ class StudyRun(ABC, Generic[Config]):
         self.tracker.cut_to(state["run"]["offset"])
 
     def _save(self) -> bool:
+        check_finite(self.learner.state_dict())
         state = {
             "learner": self.learner.state_dict(),
             "probe": self.monitor.state_dict(),
@@ -199,6 +207,13 @@ class StudyRun(ABC, Generic[Config]):
         times = {"seconds": self.seconds["training"], "measuring_seconds": self.seconds["measuring"]}
         self.tracker.log(row | times)
         self.last = row
+        check_finite({}, {name: value for name, value in row.items() if name.endswith("loss") and value is not None})
+
+    def _diverged(self, found: str) -> str:
+        last = self.directory.newest_checkpoint()
+        good = f"the last good checkpoint is {last}" if last else "no checkpoint had been written"
+        advice = "try a lower --lr or --precision fp32" if self.config.precision == "bf16" else "try a lower --lr"
+        return f"error: stopped at update {self.learner.updates:,}: {found}; {good}; {advice}"
 
     def _stop(self, saved: bool) -> int:
         state = "all is saved" if saved else "which could not be saved"

@@ -163,7 +163,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "modulus": (2, 1_000), "fraction": (0, 1), "seed": (0, math.inf), "lr": (1e-12, 10), "low_lr": (0, 10),
     "delay": (0, math.inf), "warmup": (0, math.inf), "anneal": (0, math.inf), "final_lr": (0, 10),
     "updates": (1, math.inf), "batch_size": (0, math.inf), "beta1": (0, 0.9999), "beta2": (0, 0.999999),
-    "weight_decay": (0, math.inf), "scale_decay": (0, math.inf), "grokfast_alpha": (0, 0.9999),
+    "weight_decay": (0, 1e3), "scale_decay": (0, 1e3), "grokfast_alpha": (0, 0.9999),
     "grokfast_lambda": (0, math.inf), "omnigrok_alpha": (1e-3, 1e3), "project_every": (1, math.inf),
     "norm_end": (1e-3, 1e3), "elr_end": (1e-3, 1e3), "threads": (1, 1_024), "log_interval": (1, math.inf),
     "checkpoint_interval": (0, math.inf),

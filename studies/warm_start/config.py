@@ -57,7 +57,7 @@ class WarmStartConfig:
     """NaP: scale and offset of norms. joint: projected as a pair; decay: drawn to their start; free: left alone."""
     plasticity: tuple[str, ...] = ()
     """Methods against loss of plasticity, in order: name or module:Class, each with :option=value,... if others than
-    the published ones are wanted, as in redo:period=100,tau=0.1. Several stand behind one --plasticity."""
+    the published ones are wanted, as in redo:period=100,tau=0.1. The option may be repeated."""
 
     schedule: Literal["cyclic", "cosine", "constant", "cusum", "page-hinkley"] = "cyclic"
     """cyclic: warm restarts, --cycles of them; cosine: one, over the whole budget; cusum and page-hinkley: a restart
@@ -163,7 +163,7 @@ class WarmStartConfig:
 _RANGES: dict[str, tuple[float, float]] = {
     "fraction": (0.001, 1), "phase_updates": (1, math.inf), "seed": (0, math.inf), "width": (2, 4_096),
     "hidden": (2, 65_536), "nap_every": (1, math.inf), "cycles": (1, math.inf), "lr": (1e-12, 10), "lr_floor": (0, 10),
-    "lr_warmup": (0, math.inf), "later_peak": (1e-3, 1e3), "rewarm_threshold": (0, math.inf),
+    "lr_warmup": (0, math.inf), "later_peak": (1e-3, 1e3), "rewarm_threshold": (0, 1e6),
     "batch_size": (1, 100_000), "threads": (1, 1_024), "log_interval": (1, math.inf),
     "checkpoint_interval": (0, math.inf),
 }  # fmt: skip

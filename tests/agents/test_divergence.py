@@ -81,6 +81,11 @@ def test_an_update_is_left_out_and_counted(where, precision):
     check_finite(trainer.agent.state_dict())
 
 
+def finish(trainer):
+    while not trainer.done:
+        trainer.step()
+
+
 @pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
 def test_no_parameter_that_is_not_finite_is_trained_on_or_saved(on_nonfinite):
     trainer = catch_trainer(**SHORT, on_nonfinite=on_nonfinite)
@@ -88,11 +93,10 @@ def test_no_parameter_that_is_not_finite_is_trained_on_or_saved(on_nonfinite):
     trainer.open()
     while trainer.agent.updates <= 30:
         trainer.step()
-    with pytest.raises(NonFinite, match="not finite: network.*update 31 was the first.*noticed at update 31"):
+    with pytest.raises(NonFinite, match=r"not finite: network.*update 31 was the first.*noticed at update 31"):
         trainer.monitor.check()
-    with pytest.raises(NonFinite, match="not finite: network.*the loss of update 31 was the first"):
-        while not trainer.done:
-            trainer.step()
+    with pytest.raises(NonFinite, match=r"not finite: network.*the loss of update 31 was the first"):
+        finish(trainer)
 
 
 def test_updates_that_are_all_left_out_end_the_run():

@@ -47,7 +47,6 @@ COMMANDS = [
 ]
 NUMBERS = ["0", "-1", "0.5", "-0.0", "5e-324", "1e300", "1" + "0" * 30, "1" + "0" * 15, "nan", "-inf", "", "1/0", "x"]
 NEVER = {"-1", "1e300", "1" + "0" * 30, "nan", "-inf", "", "1/0", "x"}  # no number of any command may be one
-UNBOUNDED = {("weight_decay", GrokkingConfig), ("scale_decay", GrokkingConfig), ("rewarm_threshold", WarmStartConfig)}
 
 
 def fields(kind: type) -> dict[str, tuple[Any, ...]]:
@@ -88,8 +87,7 @@ def test_every_number_at_every_extreme_is_taken_or_answered_in_one_line(command)
             option = name.replace("_", "-")
             for text in NUMBERS:
                 line = complaint(command, base, {name: text})
-                taken = text in ("1e300", "1" + "0" * 30) and (name, command.config) in UNBOUNDED
-                assert line or text not in NEVER or taken, f"--{option} {text} was taken"
+                assert line or text not in NEVER, f"--{option} {text} was taken"
                 assert not line or name in line or option in line or "steps" in line or "batch" in line, line
 
 

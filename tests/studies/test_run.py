@@ -1,15 +1,19 @@
 """The run that every study shares, with the smallest study there can be."""
 
+import fcntl
 import json
+import math
+import signal
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from experiment.config import ConfigError
+from experiment.interrupt import INTERRUPTED
 from experiment.run_dir import RunDir
 from studies.records import read_rows
-from studies.run import INTERRUPTED, StudyRun
+from studies.run import StudyRun
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,12 @@ class Config:
     budget: int = 10
     figure: bool = True
     compile: bool = False
+    precision: str = "fp32"
 
 
 class Learner:
-    def __init__(self, stop_at=None):
-        self.model, self.updates, self.stop_at = torch.nn.Linear(1, 1), 0, stop_at
+    def __init__(self, events):
+        self.model, self.updates, self.events = torch.nn.Linear(1, 1), 0, events
 
     def prepare(self):
         raise AssertionError("nothing is compiled here")
@@ -37,8 +42,8 @@ class Learner:
     def update(self):
         self.updates += 1
         torch.nn.init.normal_(self.model.weight)  # the global generator is part of a checkpoint
-        if self.updates == self.stop_at:
-            raise_signal()
+        if self.updates in self.events:
+            self.events[self.updates](self)
 
     def state_dict(self):
         return {"model": self.model.state_dict(), "updates": self.updates}
@@ -46,12 +51,6 @@ class Learner:
     def load_state_dict(self, state):
         self.model.load_state_dict(state["model"])
         self.updates = state["updates"]
-
-
-def raise_signal():
-    import signal
-
-    signal.raise_signal(signal.SIGINT)
 
 
 class Monitor:
@@ -63,7 +62,8 @@ class Monitor:
     def row(self):
         self.rows += 1
         weight = float(self.learner.model.weight.detach())
-        return {"update": self.learner.updates, "rows": self.rows, "weight": weight}
+        loss = {"test_loss": math.inf} if self.learner.updates == 8 and self.learner.events else {}
+        return {"update": self.learner.updates, "rows": self.rows, "weight": weight, **loss}
 
     def state_dict(self):
         return {"rows": self.rows}
@@ -74,14 +74,14 @@ class Monitor:
 
 class Toy(StudyRun):
     program = "studies.toy"
-    stop_at = None
+    events = {}  # noqa: RUF012 (replaced by tests, never changed)
 
     @staticmethod
     def default_name(config):
         return "toy"
 
     def build(self):
-        self.learner = Learner(self.stop_at)
+        self.learner = Learner(self.events)
         self.monitor = Monitor(self.learner)
 
     def headline(self):
@@ -110,10 +110,6 @@ class Phased(Toy):
         return self.learner.updates >= 7
 
 
-class Stopped(Toy):
-    stop_at = 6
-
-
 def train(kind, config):
     run = kind(config)
     code = run.train()
@@ -138,10 +134,13 @@ def test_a_study_says_when_it_measures_and_ends(tmp_path):
     assert json.loads(run.directory.result.read_text())["updates"] == 7
 
 
-def test_an_interrupted_run_goes_on_to_the_rows_of_one_in_one_go(tmp_path, capsys):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_to_the_rows_of_one_in_one_go(tmp_path, capsys, monkeypatch, number):
     _, whole, _ = train(Toy, Config(root=str(tmp_path), name="whole"))
     config = Config(root=str(tmp_path), name="parts")
-    code, rows, run = train(Stopped, config)
+    with monkeypatch.context() as patch:
+        patch.setattr(Toy, "events", {6: lambda _: signal.raise_signal(number)})
+        code, rows, run = train(Toy, config)
     assert (code, [row["update"] for row in rows]) == (INTERRUPTED, [0, 4])
     command = f"stopped at update 6, all is saved; go on with: python -m studies.toy --resume {run.directory.path}"
     assert command in capsys.readouterr().out
@@ -156,3 +155,35 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_pa
     with pytest.raises(ConfigError, match=f"--device {device} cannot be used: "):
         Toy(Config(root=str(tmp_path), device=device))
     assert not RunDir(tmp_path / "toy").path.exists()
+
+
+def test_a_run_in_use_is_refused(tmp_path):
+    _, _, run = train(Toy, Config(root=str(tmp_path)))
+    run.directory.result.unlink()
+    with open(run.directory.path / ".lock", "a+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="in use"):
+            Toy(Config(resume=str(run.directory.path)))
+
+
+def spoil(learner):
+    torch.nn.init.constant_(learner.model.weight, math.nan)
+
+
+@pytest.mark.parametrize(
+    ("events", "config", "said"),
+    [
+        ({6: spoil}, {"checkpoint_interval": 3}, "stopped at update 6: not finite: model.weight; the last good"),
+        ({9: spoil}, {}, "stopped at update 8: not finite: test_loss; no checkpoint had been written"),
+    ],
+)
+def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(
+    tmp_path, capsys, monkeypatch, events, config, said
+):
+    monkeypatch.setattr(Toy, "events", events)
+    code, _, run = train(Toy, Config(root=str(tmp_path), **config))
+    assert code == 1
+    assert said in capsys.readouterr().err
+    kept = [path.name for path in run.directory.checkpoints.iterdir()]
+    assert kept == (["000000000003"] if config else [])
+    assert not run.directory.result.is_file()

@@ -38,7 +38,7 @@ def test_width_follows_the_network():
 
 
 def test_options_of_methods_may_hold_commas():
-    config = given("--plasticity", "redo:period=100,tau=0.1", "l2-init")
+    config = given("--plasticity", "redo:period=100,tau=0.1", "--seed", "0", "--plasticity", "l2-init")
     assert config.plasticity == ("redo:period=100,tau=0.1", "l2-init")
     assert given("--strides", "2,1,2").strides == ("2", "1", "2")
 

@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
+from experiment.interrupt import INTERRUPTED
 from experiment.run_dir import RunDir
 from studies.records import read_rows
-from studies.run import INTERRUPTED
 from studies.warm_start.__main__ import main
 from studies.warm_start.learner import Learner
 
