@@ -30,10 +30,16 @@ class Saver:
         self.config, self.trainer = config, trainer
         self.rows = Segments(trainer.replay)
         self.made_by = bits_made_by(config)
+        self.saved_at: int | None = None
 
     def save(self, directory: Path, metrics: int) -> bool:
-        """Write a checkpoint, or warn; `metrics` is the length of the rows of metrics in bytes."""
+        """Write a checkpoint, or warn, unless the newest is of this very step; whether all is saved.
+
+        `metrics` is the length of the rows of metrics in bytes.
+        """
         trainer = self.trainer
+        if trainer.agent_step == self.saved_at:
+            return True
         run = {
             "settings": as_plain(self.config),
             "made_by": self.made_by,
@@ -42,7 +48,9 @@ class Saver:
             "rng": checkpoint.rng_state(),
         }
         state = {"run": run, "trainer": trainer.state_dict(), "replay": trainer.replay.state_dict()}
-        return checkpoint.save_or_warn(directory, trainer.agent_step, state, rows=self.rows)
+        saved = checkpoint.save_or_warn(directory, trainer.agent_step, state, rows=self.rows)
+        self.saved_at = trainer.agent_step if saved else self.saved_at
+        return saved
 
     def restore(self, saved: checkpoint.Checkpoint) -> bool:
         """Bring everything back; whether the environments too go on where they were.
@@ -66,6 +74,7 @@ class Saver:
         if exact and not trainer.done:
             self._play_again(run["env"])
         checkpoint.set_rng_state(run["rng"])
+        self.saved_at = saved.step
         return exact
 
     def _play_again(self, state: dict[str, Any]) -> None:
