@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
@@ -60,12 +61,12 @@ def contestants(settings: Settings) -> list[Contestant]:
 
     task, unit = "sample and update", "batches/s"
     field = [
-        Contestant(task, f"ours, K = {block}", unit, lambda block=block: ours(settings, block), work=block)
+        Contestant(task, f"ours, K = {block}", unit, partial(ours, settings, block), work=block)
         for block in settings.blocks
     ]
-    field.append(Contestant(task, "binary tree in numpy", unit, lambda: binary(settings), "peer"))
+    field.append(Contestant(task, "binary tree in numpy", unit, partial(binary, settings), "peer"))
     if settings.peers and find_spec("tianshou") is not None:
-        field.append(Contestant(task, "Tianshou 2, numba", unit, lambda: tianshou(settings), "peer"))
+        field.append(Contestant(task, "Tianshou 2, numba", unit, partial(tianshou, settings), "peer"))
     return field
 
 

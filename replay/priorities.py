@@ -101,7 +101,7 @@ class Priorities:
         return step, importance_weights(self.tree.get(slot), beta)
 
     def update(self, step: torch.Tensor, error: torch.Tensor) -> None:
-        """Writes the priorities that follow from TD errors or losses of the same shape as `step`.
+        """Writes the priorities that follow from TD errors, or losses before they are weighted, one for each step.
 
         Of a step given twice the last error counts, so a block [K, B] gives what K calls, one a minibatch, would. An
         error is dropped if its step is no longer legal (it was overwritten after it was drawn) or if it is not finite.

@@ -95,14 +95,13 @@ def test_steps_are_drawn_in_proportion_to_their_priorities(capacity):
     """Chi-square over 100 groups of steps, more or less; each batch of 32 is stratified, so it varies a little less."""
     low, high = capacity // 2, capacity + capacity // 4
     priorities = made(capacity, low, high)
-    errors = 10 ** (torch.rand(high - low, generator=torch.Generator().manual_seed(3)) * 4 - 2)
-    steps = torch.arange(low, high)
-    for some, of_some in zip(steps.split(50_000), errors.split(50_000), strict=True):
-        priorities.update(some, of_some)
+    share = 10 ** (torch.rand(high - low, generator=torch.Generator().manual_seed(3)) * 2 - 1)
+    priorities.tree.set_range(low, capacity, share[: capacity - low])
+    priorities.tree.set_range(0, high - capacity, share[capacity - low :])
     drawn = torch.cat([priorities.sample(32, 64)[0].flatten() for _ in range(10)])
-    share = (errors.double() + 1e-10).sqrt()
-    size = -(-len(steps) // 100)
-    expected = torch.stack([part.sum() for part in share.split(size)]) / share.sum() * len(drawn)
+    size = -(-len(share) // 100)
+    expected = torch.stack([part.double().sum() for part in share.split(size)])
+    expected *= len(drawn) / expected.sum()
     counts = torch.bincount((drawn - low) // size, minlength=len(expected))
     freedom = len(expected) - 1
     chi_square = ((counts - expected) ** 2 / expected).sum()

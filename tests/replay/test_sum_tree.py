@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from replay.sum_tree import SumTree
 
@@ -108,6 +109,29 @@ def test_rounding_at_the_edges_finds_no_priority_of_zero(priorities, branching):
     edges = torch.cat([sums, total.view(1), total.view(1) * 2, doubles([0.0, -1.0, 5e-324, float("inf")])])
     up, down = (torch.nextafter(edges, doubles([to])) for to in (float("inf"), float("-inf")))
     assert (tree.get(tree.find(torch.cat([edges, up, down]))) > 0).all()
+
+
+class Writes(TorchDispatchMode):
+    """Records the indices of every scattered write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.indices: list[list[int]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.name().startswith("aten::index_put_"):
+            self.indices.append(args[1][0].tolist())
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_priority_is_written_twice_in_one_scatter():
+    """Which of two writes lasts is chance on a CUDA device, so it has to be settled before."""
+    tree = SumTree(300)
+    index = torch.tensor([5, 200, 5, 7, 200, 5])
+    with Writes() as writes:
+        tree.set(index, torch.arange(6.0), index != 7)
+    assert sorted(writes.indices[0]) == [5, 200, *[300] * 4]
+    assert tree.get(torch.tensor([5, 7, 200])).tolist() == [5.0, 0.0, 4.0]
 
 
 def test_found_indices_have_the_shape_of_the_masses():
