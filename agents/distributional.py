@@ -22,9 +22,10 @@ def project(probabilities: Tensor, reward: Tensor, discount: Tensor, support: Te
     """
     probabilities, reward, discount = _wide(probabilities), _wide(reward), _wide(discount)
     first, last = support[0], support[-1]
-    moved = (reward.unsqueeze(-1) + discount.unsqueeze(-1) * support).clamp(first, last)
-    places = (moved - first) * ((support.shape[0] - 1) / (last - first))  # b_j of the source, in atoms
-    atoms = torch.arange(support.shape[0], device=support.device)
+    moved = reward.unsqueeze(-1) + discount.unsqueeze(-1) * support
+    steps = support.shape[0] - 1
+    places = ((moved - first) * (steps / (last - first))).clamp(0, steps)  # b_j of the source, in atoms
+    atoms = torch.arange(steps + 1, device=support.device)
     taken = (1 - (places.unsqueeze(1) - atoms.unsqueeze(-1)).abs()).clamp_min(0)  # [B, to, from]
     return (taken * probabilities.unsqueeze(1)).sum(-1)
 

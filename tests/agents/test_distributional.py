@@ -18,7 +18,7 @@ def algorithm_1(probabilities, reward, discount, support):
     low, high, atoms = support[0], support[-1], len(support)
     step, projected = (high - low) / (atoms - 1), [0.0] * atoms
     for probability, atom in zip(probabilities, support, strict=True):
-        place = (min(max(reward + discount * atom, low), high) - low) / step
+        place = min(max((reward + discount * atom - low) / step, 0.0), atoms - 1.0)  # or it rounds to beyond the last
         lower, upper = math.floor(place), math.ceil(place)
         if lower == upper:
             projected[lower] += probability
