@@ -75,6 +75,7 @@ OTHERS: list[dict[str, Any]] = [
     {"schedule": "cusum", "lr_floor": 1e-4, "rewarm_threshold": 0.5, "cycles": 4, "nap": True, "utd": "1"},
     {"on_nonfinite": "skip", "utd": "1/4", "log_interval": 3},
     {"replay_capacity": 10_000, "utd": "1/4", "num_envs": 8, "schedule": "one-cycle"},
+    {"kill_at": 500, "steps": 640, "update_start": 300, "replay_capacity": 400, "num_envs": 8, "utd": "1/4"},
     {"checkpoint_interval": 7, "utd": "1/4", "num_envs": 8, "replay_capacity": 100},
 ]
 
@@ -177,16 +178,17 @@ def assert_equal(broken: RunDir, whole: RunDir) -> None:
     assert rows(broken) == rows(whole)
 
 
-def check_cell(tmp_path: Path, **options: Any) -> None:
+def check_cell(tmp_path: Path, kill_at: int = KILLED_AT, **options: Any) -> None:
     if options["utd"] == "8":
         options = {"steps": 120, "update_start": 76} | options
     whole = train(config_of(tmp_path, "whole", **options))
     config = config_of(tmp_path, "broken", **options)
-    killed = train(config, KILLED_AT)
+    killed = train(config, kill_at)
     ahead = len(rows(killed))
+    broken_at = kill_at // config.checkpoint_interval * config.checkpoint_interval
     broken = resumed(config)
     assert broken.trainer.agent.updates > killed.trainer.agent.updates
-    assert ahead > sum(row["agent_step"] <= 2 * SAVE_EVERY for row in rows(whole))  # rows were cut back
+    assert ahead > sum(row["agent_step"] <= broken_at for row in rows(whole))  # rows were cut back
     broken.trainer.replay.check()
     assert np.array_equal(*(run.trainer.replay.read_rows(*run.trainer.replay.stored_rows) for run in (whole, broken)))
     assert_equal(broken.directory, whole.directory)

@@ -131,6 +131,7 @@ def test_where_segments_cannot_be_linked_all_rows_are_written_again(loss, tmp_pa
     with pytest.warns(UserWarning, match="written again"):
         newest = store(tmp_path, ring, rows)
     assert loaded(tmp_path, 10)[0].rows == ring.rows
+    assert [path.name for path in newest.glob("rows-*")] == [f"rows-{2:012d}.bin"]
     assert loss != "cut" or victim.read_bytes() == b""
 
 
