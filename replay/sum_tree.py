@@ -84,9 +84,10 @@ class SumTree:
         for depth in range(len(self._levels) - 1, -1, -1):
             children = self._levels[depth].index_select(0, node.view(-1))
             upto = children.cumsum(-1, dtype=torch.float64)
-            # Below the last sum, the first sum above the mass is one that its own child made grow: a positive child.
-            left = left.clamp(self._zero, torch.nextafter(upto[:, -1:], self._lowest))
-            child = torch.searchsorted(upto, left, right=True)
+            # A device adds in parallel: a sum may then differ from the one before it although its own child is 0.
+            ends = torch.where(children > 0, upto, -1.0)
+            left = left.clamp(self._zero, torch.nextafter(ends.amax(-1, keepdim=True), self._lowest))
+            child = (ends > left).byte().argmax(-1, keepdim=True)  # the first
             node = child.add(node, alpha=self.branching)
             if depth > 0:
                 left = left - upto.gather(1, child) + children.gather(1, child)

@@ -1,6 +1,7 @@
 import math
 import struct
 from fractions import Fraction
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -96,19 +97,30 @@ TestExact = AgainstListExactly.TestCase
 TestWild.settings = TestExact.settings = settings(max_examples=30, stateful_step_count=12, deadline=None)
 
 
+def parallel_cumsum(values: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor:
+    """As a device adds, in log2(n) steps (Hillis and Steele 1986): rounded otherwise than one by one."""
+    sums = values.to(dtype, copy=True)
+    for step in (1 << i for i in range((sums.shape[dim] - 1).bit_length())):
+        sums = torch.cat([sums[:, :step], sums[:, step:] + sums[:, :-step]], 1)
+    return sums
+
+
+@pytest.mark.parametrize("cumsum", [torch.Tensor.cumsum, parallel_cumsum])
 @given(
     st.lists(WILD, min_size=1, max_size=300).filter(any),
     st.sampled_from([2, 3, 128]),
 )
 @settings(max_examples=40, deadline=None)
-def test_rounding_at_the_edges_finds_no_priority_of_zero(priorities, branching):
+def test_rounding_at_the_edges_finds_no_priority_of_zero(cumsum, priorities, branching):
     tree = SumTree(len(priorities), branching=branching)
     tree.set_range(0, len(priorities), torch.tensor(priorities))
     total = tree.total()
     sums = torch.tensor(priorities, dtype=torch.float64).cumsum(0)
     edges = torch.cat([sums, total.view(1), total.view(1) * 2, doubles([0.0, -1.0, 5e-324, float("inf")])])
     up, down = (torch.nextafter(edges, doubles([to])) for to in (float("inf"), float("-inf")))
-    assert (tree.get(tree.find(torch.cat([edges, up, down]))) > 0).all()
+    with patch.object(torch.Tensor, "cumsum", cumsum):
+        found = tree.find(torch.cat([edges, up, down]))
+    assert (tree.get(found) > 0).all()
 
 
 class Writes(TorchDispatchMode):
