@@ -7,15 +7,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn, optim
 
-from .weights import find_weights, frobenius_norms
+from .weights import find_weights, frobenius_norms, joint_norms
 
 ADAPTIVE = (optim.Adam, optim.Adamax, optim.NAdam, optim.RAdam, optim.RMSprop, optim.Adagrad, optim.Adadelta)
 
 
 def weight_norms(module: nn.Module) -> dict[str, Tensor]:
-    """The Frobenius norm of every weight matrix by name, scalars."""
-    values = snapshot(module, copy=False)
-    return dict(zip(values, frobenius_norms(list(values.values())), strict=True))
+    """The Frobenius norm of every weight matrix by name, scalars; of a noisy layer that of μ and σ together."""
+    weights = find_weights(module)
+    return dict(zip(weights, joint_norms([weight.values() for weight in weights.values()]), strict=True))
 
 
 def effective_lr(module: nn.Module, optimizer: optim.Optimizer, *, adaptive: bool | None = None) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from .foreign import Role, norm_scales, role
 from .kinds import NORMS
 from .normalize import analyze
-from .weights import Weight, find_weights, frobenius_norms, near
+from .weights import Weight, find_weights, frobenius_norms, joint_norms, near
 
 Selection = Iterable[str] | Callable[[str, nn.Parameter], bool] | None
 TINY = 1e-30
@@ -23,7 +24,9 @@ class Projection:
     Eq. 2 of arXiv 2507.20057: W <- W * ||W_0||_F / ||W||_F after the optimiser's step, for every linear, convolution,
     embedding and attention matrix but those of the output layers and of single units without a norm
     (`nn.MultiheadAttention`'s query, key and value matrices each by themselves). What starts at zero is left alone, or
-    it would stay there.
+    it would stay there. The μ and σ of a noisy layer are one matrix side by side, [μ σ]: scaled by one factor, which
+    keeps ‖[μ σ]‖, they compute the same behind a norm for every draw of the noise, and how much of the norm is noise
+    stays learned. A norm kept for each would fix that ratio, and change what the network computes.
 
     every: project after every k-th update (`attach` counts them).
     affine: what happens to the scale and offset of the norms: "free" leaves them; "decay" moves both the fraction
@@ -155,20 +158,21 @@ class Projection:
     def _rescale_weights(self) -> None:
         if not self._weights:
             return
-        values, norms = self._measure(self._weights)
+        groups, norms = self._measure(self._weights)
         targets = self._targets = _following(self._targets, norms)
         if self.mode == "neuron":
             pairs = zip(targets, norms, strict=True)
             targets = [torch.where(target > 0, target, norm.clamp_min(TINY)) for target, norm in pairs]
-        _rescale([[value] for value in values], norms, targets)
+        _rescale(groups, norms, targets)
 
-    def _measure(self, weights: list[Weight]) -> tuple[list[Tensor], list[Tensor]]:
-        """The values of weights, and their norms in a shape that multiplies them."""
+    def _measure(self, weights: list[Weight]) -> tuple[list[list[Tensor]], list[Tensor]]:
+        """The values of weights, each with its partners, and their norms in a shape that multiplies them."""
         if self.mode == "frobenius":
-            values = [weight.value() for weight in weights]
-            return values, frobenius_norms(values)
-        views = [_by_neuron(weight) for weight in weights]
-        return [view for view, _ in views], [_neuron_norms(view, leading) for view, leading in views]
+            groups = [weight.values() for weight in weights]
+            return groups, joint_norms(groups)
+        views = [[_by_neuron(weight, value) for value in weight.values()] for weight in weights]
+        norms = [reduce(torch.hypot, [_neuron_norms(*view) for view in group]) for group in views]
+        return [[view for view, _ in group] for group in views], norms
 
     def _by_name(self, norms: list[Tensor]) -> dict[str, Tensor]:
         shaped = norms if self.mode == "frobenius" else [norm.flatten() for norm in norms]
@@ -187,9 +191,8 @@ def _rescale(groups: list[list[Tensor]], norms: list[Tensor], targets: list[Tens
     torch._foreach_mul_(flat, [scale for scale, group in zip(scales, groups, strict=True) for _ in group])
 
 
-def _by_neuron(weight: Weight) -> tuple[Tensor, int]:
-    """A view of a weight with its neurons along the leading dimensions, and how many those are."""
-    value = weight.value()
+def _by_neuron(weight: Weight, value: Tensor) -> tuple[Tensor, int]:
+    """A view of a weight's value with its neurons along the leading dimensions, and how many those are."""
     if weight.out_axis == 0:
         return value, 1
     groups = getattr(weight.owner, "groups", 1)  # [in, out of a group, ...]: the groups lie side by side in the inputs
@@ -252,7 +255,7 @@ def _affine_parameters(module: nn.Module) -> list[list[nn.Parameter]]:
 
 def _choose(module: nn.Module, left_out: set[str], include: Selection, exclude: Selection) -> dict[str, Weight]:
     found = find_weights(module)
-    whole = {id(weight.parameter) for weight in found.values() if weight.rows is None}
+    whole = {id(p) for weight in found.values() if weight.rows is None for p in (weight.parameter, *weight.partners)}
     parts = {id(weight.parameter) for weight in found.values()} - whole
     owners = {id(p): m for m in module.modules() for p in m.parameters(recurse=False)}
     others = {

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-from .foreign import LINEAR_ROLES, Role, role
+from .foreign import LINEAR_ROLES, Role, partners, role
 
 _Transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_Transposed)
@@ -28,6 +29,8 @@ class Weight:
     """Every module that holds the parameter, `owner` first."""
     tied: list[str] = field(default_factory=list)
     """The parameter's other names."""
+    partners: list[nn.Parameter] = field(default_factory=list)
+    """What the layer's output is linear in together with the parameter, as the σ of a noisy layer."""
 
     @property
     def out_axis(self) -> int:
@@ -39,6 +42,10 @@ class Weight:
         """The matrix, detached, sharing storage with the parameter as it is stored now."""
         value = self.parameter.detach()
         return value if self.rows is None else value[self.rows]
+
+    def values(self) -> list[Tensor]:
+        """The matrix, and the partners that have one scale with it."""
+        return [self.value(), *(partner.detach() for partner in self.partners)]
 
 
 def find_weights(module: nn.Module) -> dict[str, Weight]:
@@ -61,6 +68,7 @@ def find_weights(module: nn.Module) -> dict[str, Weight]:
                 first.tied.append(full)
                 continue
             found[full] = Weight(full, owner, parameter, rows, [owner])
+            found[full].partners.extend(owner._parameters[other] for other in partners(owner, name))
             if rows is None:
                 whole[id(parameter)] = found[full]
     return found
@@ -84,6 +92,12 @@ def frobenius_norms(values: list[Tensor]) -> list[Tensor]:
     """The norm of each tensor, one foreach call: float64 scalars if any is float64, else float32 (bfloat16 too)."""
     double = any(value.dtype is torch.float64 for value in values)
     return list(torch._foreach_norm(values, 2, torch.float64 if double else torch.float32)) if values else []
+
+
+def joint_norms(groups: list[list[Tensor]]) -> list[Tensor]:
+    """The norm of each group of tensors taken as one tensor; of a single tensor its own norm."""
+    norms = iter(frobenius_norms([value for group in groups for value in group]))
+    return [reduce(torch.hypot, [next(norms) for _ in group]) for group in groups]
 
 
 def near(word: str, known: Iterable[str]) -> str:

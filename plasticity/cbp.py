@@ -67,8 +67,10 @@ class ContinualBackprop(Method):
         bound = math.sqrt(2) * math.sqrt(3 / layer.fan_in)
         fresh = rows.new_empty(len(units), *rows.shape[1:]).uniform_(-bound, bound, generator=self.generator)
         rows.index_copy_(0, units, fresh)
-        for slot in layer.columns if layer.bias is None else [layer.bias, *layer.columns]:
+        for slot in (*([] if layer.bias is None else [layer.bias]), *layer.columns, *layer.noise_columns):
             slot.values.index_fill_(0, units, 0.0)
+        for slot, first in layer.noise:
+            slot.values.index_fill_(0, units, first)
         for name, slot in layer.affine.items():
             slot.values.index_fill_(0, units, float(name == "weight"))
         for moment in (moment for slot in layer.slots for moment in slot.moments(self.optimizer)):

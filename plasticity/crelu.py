@@ -79,6 +79,10 @@ class CReLU(Method):
 
 def _resize(layer: Layer, axis: int, size: int, generator: torch.Generator) -> None:
     """Gives a layer another number of outputs (axis 0) or inputs (1), and draws it anew."""
+    if hasattr(layer, "scales_with"):
+        raise ValueError(
+            f"crelu: a {type(layer).__name__} cannot be resized: its noise is of the old size; use no noise"
+        )
     names = ("out_features", "in_features") if isinstance(layer, nn.Linear) else ("out_channels", "in_channels")
     setattr(layer, names[axis], size)
     shape = list(layer.weight.shape)

@@ -72,8 +72,10 @@ class ReDo(Method):
                 _fill(layer.bias, units, 0.0)
             for name, slot in layer.affine.items():
                 _fill(slot, units, float(name == "weight"))
+            for slot, first in layer.noise:
+                _fill(slot, units, first)
         for layer, units in zip(self.layers, dormant, strict=True):
-            for slot in layer.columns:
+            for slot in (*layer.columns, *layer.noise_columns):
                 _fill(slot, units, 0.0)
             for moment in (moment for slot in layer.slots for moment in slot.moments(self.optimizer)):
                 moment.masked_fill_(_along(units, moment), 0.0)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from nap.flow import Flow, has_norm, trace
+from nap.foreign import partners
 from nap.kinds import Kind, name_of
 from nap.norms import NormalizedActivation
 from nap.project import norm_layers
@@ -28,7 +29,7 @@ class Slot:
 
     owner: nn.Module
     name: str
-    """"weight" or "bias"."""
+    """"weight" or "bias", or what is the noise of one."""
     axis: int = 0
     """The parameter's axis that counts units."""
     span: int = 1
@@ -95,10 +96,23 @@ class HiddenLayer:
         return [Slot(layer, "weight", 1, span) for layer, span in zip(self.outgoing, self.spans, strict=True)]
 
     @property
+    def noise(self) -> list[tuple[Slot, float]]:
+        """The σ of the incoming weights and bias where the layer is noisy, with what they start at."""
+        names = [*partners(self.incoming, "weight"), *partners(self.incoming, "bias")]
+        return [(Slot(self.incoming, name), _first_values(self.incoming)[name]) for name in names]
+
+    @property
+    def noise_columns(self) -> list[Slot]:
+        """The columns of the outgoing weights' σ."""
+        readers = zip(self.outgoing, self.spans, strict=True)
+        return [Slot(layer, name, 1, span) for layer, span in readers for name in partners(layer, "weight")]
+
+    @property
     def slots(self) -> list[Slot]:
         """Everything that belongs to a unit."""
         bias = [self.bias] if self.bias is not None else []
-        return [self.weight, *bias, *self.affine.values(), *self.columns]
+        noise = [*(slot for slot, _ in self.noise), *self.noise_columns]
+        return [self.weight, *bias, *self.affine.values(), *self.columns, *noise]
 
 
 @dataclass
@@ -232,16 +246,28 @@ def _slots(owner: nn.Module) -> dict[str, Slot]:
     return {name: Slot(owner, name) for name in ("weight", "bias") if owner._parameters.get(name) is not None}
 
 
+def _first_values(layer: nn.Module) -> dict[str, float]:
+    """What each σ of a noisy layer starts at, by its own word; the names are those of its `scales_with`."""
+    return getattr(layer, "first_values", {})
+
+
 def draw_layer(layer: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
     """Fresh values of a layer's own parameters, as its constructor draws them: new tensors of the same layout.
 
     Linear layers and convolutions: uniform within ±1/√fan_in, torch's default (Kaiming with a = √5). Norms: scale 1,
-    offset 0. Embeddings: normal. Raises ValueError for a module of another kind.
+    offset 0. Embeddings: normal. The σ of a noisy layer: its `first_values`.
+    Raises ValueError for a module of another kind.
     """
     own = {name: p.detach() for name, p in layer._parameters.items() if p is not None}
     if isinstance(layer, (*LAYERS, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
         bound = 1 / math.sqrt(layer.weight[0].numel())
-        return {name: torch.empty_like(p).uniform_(-bound, bound, generator=generator) for name, p in own.items()}
+        first = _first_values(layer)
+        return {
+            name: torch.full_like(p, first[name])
+            if name in first
+            else torch.empty_like(p).uniform_(-bound, bound, generator=generator)
+            for name, p in own.items()
+        }
     if isinstance(layer, nn.Embedding):
         return {name: torch.empty_like(p).normal_(generator=generator) for name, p in own.items()}
     if layer in norm_layers(layer):
