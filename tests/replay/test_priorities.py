@@ -148,6 +148,22 @@ def test_new_steps_get_the_highest_priority_ever_written_even_if_it_is_gone():
     assert priorities.get(torch.arange(5)).tolist() == pytest.approx([0.5, 1.0, 1.0, 1.0, 3.0])
 
 
+def test_steps_that_were_illegal_for_a_while_get_their_own_priorities_back():
+    """Across the end of the ring, and where the oldest of them are overwritten meanwhile."""
+    priorities = made(10, 0, 8)
+    priorities.set_legal(4, 12)
+    priorities.update(torch.arange(4, 12), torch.arange(4, 12.0) ** 2)
+    for low, high, expected in (
+        (4, 6, [4, 5]),
+        (4, 5, [4]),
+        (8, 11, [8, 9, 10]),
+        (8, 14, [8, 9, 10, 11, 11, 11]),
+    ):
+        priorities.set_legal(low, high)
+        priorities.check()
+        assert priorities.get(torch.arange(low, high)).tolist() == pytest.approx(expected)
+
+
 def test_same_generator_same_draws():
     one, two, other = made(30, seed=1), made(30, seed=1), made(30, seed=2)
     for _ in range(3):
