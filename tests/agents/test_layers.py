@@ -128,6 +128,7 @@ def test_the_bfloat16_replica_follows_noise_and_gives_every_gradient():
 
 
 def test_a_compiled_pass_is_one_graph_that_sees_new_noise():
+    torch._dynamo.reset()
     network, counter, x = noisy_network(), CompileCounter(), torch.randn(2, 6)
     compiled, noise = torch.compile(network, backend=counter, fullgraph=True), Noise(network, generator=generator())
     for _ in range(3):

@@ -226,7 +226,7 @@ def test_settings_with_options_are_read_back_from_their_file(tmp_path):
         (["reset:layers=haed"], "'head'"),
         (["examples.new_method:MyMetod"], "'MyMethod'"),
         (["examples.no_such:MyMethod"], "examples.no_such"),
-        (["crelu", "redo"], "redo: no hidden layer"),
+        (["crelu", "redo"], "crelu and redo do not go together"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(words, said, tmp_path, capsys):
