@@ -27,7 +27,8 @@ class CurvesConfig:
 
 def episodes(run: RunDir) -> tuple[list[int], list[float]]:
     """Agent steps at which whole games ended, and their raw returns."""
-    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    lines = run.metrics.read_text().splitlines()
+    rows = [json.loads(line) for line in lines if line.endswith("}")]  # the last of a killed run may be a part
     rows = [row for row in rows if "episode_return" in row]
     return [row["agent_step"] for row in rows], [row["episode_return"] for row in rows]
 

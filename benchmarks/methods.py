@@ -16,7 +16,7 @@ from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from plasticity.registry import METHODS
 
 if TYPE_CHECKING:
-    from agents.trainer import Trainer
+    from agents.trainer import Row, Trainer
     from benchmarks.alternate import Run
 
 NONE = "none"
@@ -85,7 +85,9 @@ def play(config: DQNConfig) -> Trainer:
 
     trainer = build_trainer(config)
     trainer.open()
-    rows = [row for _ in range(config.budget) for row in trainer.step()]
+    rows: list[Row] = []
+    while not trainer.done:
+        rows += trainer.step()
     losses = [float(row["loss"]) for row in rows if row.get("loss") is not None]  # type: ignore[arg-type]
     finite = all(bool(parameter.isfinite().all()) for parameter in trainer.agent.network.parameters())
     if not (losses and finite and torch.tensor(losses).isfinite().all()):

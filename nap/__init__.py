@@ -6,6 +6,8 @@ nap.normalize(model)
 optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(1e-3))
 nap.Projection(model).attach(optimizer)
 schedule = nap.make_schedule("cyclic", optimizer, total_steps=10_000)
+# in the loop: optimizer.step(), which projects too, then schedule.step()
+# a checkpoint has the state_dict of each of the four; `nap.load_optimizer_state` keeps the lr tensor
 """
 
 from .curvature import entk, entk_change, gradient_covariance, sharpness

@@ -43,7 +43,7 @@ def effective_lr(module: nn.Module, optimizer: optim.Optimizer, *, adaptive: boo
 
 
 def snapshot(module: nn.Module, *, copy: bool = True) -> dict[str, Tensor]:
-    """Every weight matrix by name; without `copy` they share storage with the parameters."""
+    """Every weight matrix by name, of a noisy layer μ; without `copy` they share storage with the parameters."""
     values = {name: weight.value() for name, weight in find_weights(module).items()}
     return {name: value.clone() for name, value in values.items()} if copy else values
 
@@ -61,7 +61,7 @@ def rotation(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[
 
 
 def gradient_norms(module: nn.Module) -> dict[str, Tensor]:
-    """The Frobenius norm of the gradient of every weight matrix that has one, by name, scalars."""
+    """The Frobenius norm of the gradient of every weight matrix that has one, of a noisy layer μ's, by name."""
     values: dict[str, Tensor] = {}
     for name, weight in find_weights(module).items():
         if (grad := weight.parameter.grad) is not None:

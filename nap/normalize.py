@@ -92,9 +92,9 @@ def normalize(module: nn.Module, *, norm: str = "layer", conv_axes: str = "chann
     (RMSNorm). `conv_axes` says what a norm after a convolution covers: "channels" (each position by itself) or
     "channels_and_space" (batched input only). A nonlinearity that already follows a norm gets no second one, and a
     tanh or sigmoid that only bounds the output gets none, nor does one of a single unit, which a norm would make
-    constant. Attention's softmax is not counted as a nonlinearity. What
-    cannot be handled is listed in the report with the reason. Forwards are followed in train and eval mode, without
-    and with their optional arguments, as far as each can be traced. Source: Lyle et al. 2024, arXiv 2407.01800.
+    constant. Attention's softmax is not counted as a nonlinearity. What cannot be handled is listed in the report with
+    the reason. Forwards are followed in train and eval mode, without and with their optional arguments, as far as each
+    can be traced. Source: Lyle et al. 2024, arXiv 2407.01800.
 
     Raises ValueError for an unknown `norm` or `conv_axes`, and for a model that is compiled, wrapped for distributed
     training or lazy.

@@ -17,13 +17,19 @@ class InjectedHead(nn.Module):
     """frozen(x) + (learned(x) − fresh(x)): a head with two frozen copies of itself.
 
     The copies start with output layers of zeros and add exactly zero. Right after the injection `learned` and `fresh`
-    hold the same weights, so that their difference is exactly zero and the output that of `frozen`, the old head.
+    hold the same weights, so that their difference is exactly zero and the output that of `frozen`, the old head. The
+    copies stay in eval mode: of noisy layers they have the mean, so that there is one head's noise and not three.
     """
 
     def __init__(self, head: nn.Module):
         super().__init__()
         self.learned = head
-        self.frozen, self.fresh = _silent_copy(head), _silent_copy(head)
+        self.frozen, self.fresh = _silent_copy(head).eval(), _silent_copy(head).eval()
+
+    def train(self, mode: bool = True) -> InjectedHead:
+        self.training = mode
+        self.learned.train(mode)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         return self.frozen(x) + (self.learned(x) - self.fresh(x))
@@ -45,8 +51,9 @@ class PlasticityInjection(Method):
     θ'₁ and θ'₂ are the same fresh weights, and θ'₁ alone learns on; the encoder goes on learning through all three.
     Outputs do not change at the injection, to the bit where the passes of θ'₁ and θ'₂ are computed alike. All branches
     exist from `prepare` on (three passes of the head), so that nothing new appears: the parameters that learned θ now
-    learn θ'₁, with their moments, unless `reset_moments`. The target network is injected with the same fresh weights
-    and keeps its outputs as well. The frozen copies are taken from the optimiser, so that its decay leaves them alone.
+    learn θ'₁, with their moments, unless `reset_moments` sets these and their step counts to 0. The target network is
+    injected with the same fresh weights and keeps its outputs as well. The frozen copies are taken from the optimiser,
+    so that its decay leaves them alone.
 
     head: the name of the submodule that is the head; none: from the first linear layer on, in an `nn.Sequential` or a
         network head(torso(x)) whose torso is one. These layers then move into the head, and their names change.
@@ -92,7 +99,7 @@ class PlasticityInjection(Method):
         for head in self._heads:
             head.inject(weights)
         if self.reset_moments:
-            zero_moments(self._optimizer, learned.parameters())
+            zero_moments(self._optimizer, learned.parameters(), step=True)
 
     def _head_of(self, network: nn.Module) -> InjectedHead:
         found = network.get_submodule(self._path)

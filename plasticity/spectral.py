@@ -21,9 +21,9 @@ class SpectralRegularization(Method):
     """Penalise spectral norms away from 1.
 
     Adds strength · Σ [(σ(W)^k − 1)² + ‖b‖^k] over the linear layers and convolutions, the output layers too; a
-    convolution is the matrix [out, in·kH·kW]. σ is uᵀWv, with u and v from one power iteration after each update; they
-    are constants to the gradient and a part of the checkpoint. Norms and the target network are left alone; behind a
-    projection the norm of W is fixed, and the penalty only spreads its singular values.
+    convolution is the matrix [out, in·kH·kW]. σ is |uᵀWv|, with u and v from one power iteration after each update;
+    they are constants to the gradient and a part of the checkpoint. Norms and the target network are left alone;
+    behind a projection the norm of W is fixed, and the penalty only spreads its singular values.
     Source: arXiv 2406.06811 with k = 2 and one iteration, the formula as a survey (arXiv 2411.04832) gives it; no
     strength for Atari was found, and the default is of this project.
     """
@@ -56,7 +56,8 @@ class SpectralRegularization(Method):
         if not self._layers:
             return None
         triples = zip(self._left, self._matrices(), self._right, strict=True)
-        parts = [((left @ (matrix @ right)) ** self.k - 1).square() for left, matrix, right in triples]
+        sigmas = [(left @ (matrix @ right)).abs() for left, matrix, right in triples]  # u and −u are alike
+        parts = [(sigma**self.k - 1).square() for sigma in sigmas]
         biases = [layer.bias for layer in self._layers if layer.bias is not None]
         parts += [(bias.square().sum() if self.k == 2 else bias.norm() ** self.k) for bias in biases]
         return self.strength * torch.stack(parts).sum()

@@ -107,12 +107,13 @@ def test_clipping_at_one_changes_no_fresh_network():
     assert all((value == before[name]).all() for name, value in values(loop.network).items())
 
 
-@pytest.mark.parametrize("k", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("k", [1.0, 2.0, 2.5])
 def test_spectral_is_the_largest_singular_value_and_its_gradient(k):
     method = SpectralRegularization(0.5, k=k)
     loop = Loop(cnn, method)
     for _ in range(200):
         method.after_update(0)  # the weights stand still: the iteration converges
+    torch._foreach_neg_(method.state_dict()["left"])  # as good a vector; weights drawn anew may turn it round
     expected, found = 0.0, gradients(loop, method)
     for name, layer in layers(loop.network):
         matrix = layer.weight.detach().double().reshape(layer.weight.shape[0], -1)

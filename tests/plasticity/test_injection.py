@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from agents.layers import Noise, NoisyLinear
 from agents.networks import NETWORKS
 from plasticity.injection import InjectedHead, PlasticityInjection
 from plasticity.nap import NaP
@@ -106,7 +107,7 @@ def test_moments_stay_unless_asked(reset):
     for p, old in before.items():
         now = loop.optimizer.state[p]
         assert torch.equal(now["exp_avg"], torch.zeros_like(old) if reset and p in head else old)
-        assert now["step"] == 2
+        assert now["step"] == (0 if reset and p in head else 2)
 
 
 def test_the_optimiser_never_touches_what_is_frozen_even_with_gradients_and_decay():
@@ -127,6 +128,22 @@ def test_the_optimiser_never_touches_what_is_frozen_even_with_gradients_and_deca
     assert not any(
         p.requires_grad for part in (head_of(network).frozen, head_of(network).fresh) for p in part.parameters()
     )
+
+
+def test_of_noisy_layers_the_copies_have_the_mean_so_that_the_noise_is_that_of_one_head():
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), NoisyLinear(8, 2))
+    method = PlasticityInjection(at=1, head="2")
+    method.prepare(network)
+    method.attach(network, None, torch.optim.Adam(network.parameters()))
+    x = torch.randn(5, 6)
+    mean = network.eval()(x)
+    Noise(network, generator=torch.Generator()).resample()
+    method.after_update(1)
+    assert torch.equal(network(x), mean)
+    z, learned = network[:2](x), network[2].learned
+    noise = network.train()(x) - mean
+    assert noise.abs().min() > 0
+    torch.testing.assert_close(noise, learned(z) - learned.eval()(z))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
