@@ -8,26 +8,25 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_agent, build_env, build_probe, build_replay, device_of
-from agents.config import STACK, DQNConfig
+from agents.config import STACK, DQNConfig, command_of
 from agents.divergence import farewell
 from agents.dqn import DQN
-from agents.evaluation import score, summary, verdict
-from agents.saver import Saver, changes
+from agents.evaluation import evaluated_policy, score, summary, verdict
+from agents.saver import Saver
 from agents.trainer import Trainer
 from experiment import checkpoint
-from experiment.config import ConfigError, as_plain, load_yaml
+from experiment.config import as_plain, load_yaml
 from experiment.determinism import configure, environment, parameter_hash, seeds
 from experiment.guard import NonFinite, is_out_of_memory
 from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress, Rate
-from experiment.run_dir import RunDir
+from experiment.run_dir import RunDir, find_resumed
 from experiment.tracking import Tracker, check_tracker
 from nap import effective_lr
 from plasticity.method import Method
@@ -37,39 +36,6 @@ MACHINE = {
     "name": None, "root": "", "resume": None, "track": "none", "threads": 0, "compile": "auto", "on_nonfinite": "stop",
 }  # fmt: skip
 """Settings that name a run or come from the machine, with one value for all: they do not tell runs apart."""
-
-
-def same_settings(a: DQNConfig, b: DQNConfig) -> bool:
-    """Whether two settings are of the same run, wherever it is kept and goes on."""
-    return dataclasses.replace(a, **MACHINE) == dataclasses.replace(b, **MACHINE)  # type: ignore[arg-type]
-
-
-def find_resumed(config: DQNConfig) -> RunDir | None:
-    """The run to go on with, or None for a new one.
-
-    With `--resume auto` that is the run of the given name, if it exists, or else the newest unfinished run of the same
-    settings. Raises ConfigError if the named run has other settings.
-    """
-    if config.resume is None:
-        return None
-    if config.resume != "auto":
-        return RunDir.open(config.resume)
-    root = Path(config.root)
-    if config.name is not None:
-        named = RunDir(root / config.name)
-        if named.config.is_file() and not same_settings(config, load_yaml(DQNConfig, named.config)):
-            raise ConfigError(f"run {str(named.path)!r} has other settings: choose another --name")
-        return named if named.config.is_file() else None
-    runs = [RunDir(path) for path in root.iterdir()] if root.is_dir() else []
-    runs = [run for run in runs if run.has_checkpoint() and not run.result.is_file() and _is_of(config, run)]
-    return max(runs, key=lambda run: run.checkpoints.stat().st_mtime_ns, default=None)
-
-
-def _is_of(config: DQNConfig, run: RunDir) -> bool:
-    try:
-        return same_settings(config, load_yaml(DQNConfig, run.config))
-    except ConfigError:  # a run of another version of the settings
-        return False
 
 
 def default_name(config: DQNConfig) -> str:
@@ -117,17 +83,14 @@ class Run:
     def __init__(self, config: DQNConfig):
         """Build every part, or load the run to go on with; ConfigError before anything is written."""
         check_tracker(config.track)
-        resumed = find_resumed(config)
+        resumed = find_resumed(config, MACHINE)
         saved = None
         if resumed is not None:
-            resumed.lock()
-            if resumed.result.is_file():
-                raise ConfigError(f"run {str(resumed.path)!r} is finished: its score is in {resumed.result}")
-            saved = checkpoint.load_latest(resumed.checkpoints) if resumed.has_checkpoint() else None
+            saved = checkpoint.take_up(resumed)
             stored = load_yaml(DQNConfig, resumed.config)
             config = dataclasses.replace(stored, track=config.track, on_nonfinite=config.on_nonfinite)
-            if saved is not None and (changed := changes(saved.state["run"]["settings"], as_plain(config), MACHINE)):
-                raise ConfigError(f"{resumed.config} was changed since the checkpoint: {changed}")
+            if saved is not None:
+                checkpoint.check_settings(saved, as_plain(config), resumed.config, MACHINE)
         elif config.resume == "auto":
             print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
         device_of(config)
@@ -152,7 +115,7 @@ class Run:
         exact = self.saver.restore(saved)
         how = "where it was saved" if exact else "with new episodes: this backend's emulators cannot be brought back"
         print(f"resuming at agent step {saved.step:,}, {how}")
-        if differs := changes(saved.state["run"]["made_by"], self.saver.made_by):
+        if differs := checkpoint.changes(saved.state["run"]["made_by"], self.saver.made_by):
             print(f"saved elsewhere ({differs}): the run goes on, but its bits may be others than there")
         return exact
 
@@ -210,7 +173,7 @@ class Run:
         return INTERRUPTED
 
     def _resume_command(self) -> str:
-        return f"python -m agents.{self.config.agent} --resume {self.directory.path}"
+        return f"{command_of(self.config.agent)} --resume {self.directory.path}"
 
     def _headline(self) -> str:
         config = self.config
@@ -267,7 +230,8 @@ class Run:
         if not episodes:
             return []
         seed = seeds(self.config.seed, "evaluation")["evaluation"]
-        return score(self.config, self.trainer.agent.act, episodes, seed, stopped=lambda: interrupt.requested)
+        policy = evaluated_policy(self.config, self.trainer.agent)
+        return score(self.config, policy, episodes, seed, stopped=lambda: interrupt.requested)
 
     def _finish(self, scores: list[float]) -> int:
         self.tracker.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from agents.config import DQNConfig
 from agents.trainer import Trainer
 from experiment import checkpoint
-from experiment.config import ConfigError, as_plain
+from experiment.config import as_plain
 from experiment.determinism import environment
 from experiment.progress import Progress
 from experiment.segments import Segments
@@ -57,13 +56,8 @@ class Saver:
 
         Raises ConfigError, in one line, for what does not fit: code of another version, say.
         """
-        try:
+        with checkpoint.must_fit(saved):
             return self._restore(saved)
-        except ConfigError:
-            raise
-        except (KeyError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"checkpoint {saved.path} does not fit this run: {reason}") from None
 
     def _restore(self, saved: checkpoint.Checkpoint) -> bool:
         trainer, run = self.trainer, saved.state["run"]
@@ -94,9 +88,3 @@ def bits_made_by(config: DQNConfig) -> dict[str, str]:
     """The software, the machine and the settings of it that decide the bits."""
     here = environment()
     return {name: str(here[name]) for name in DECIDE_BITS} | {"compile": config.compile}
-
-
-def changes(saved: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
-    """What differs, in words: "threads 2, was 8"; "" if nothing does."""
-    names = [name for name, value in saved.items() if name not in ignored and now.get(name) != value]
-    return ", ".join(f"{name} {now.get(name)}, was {saved[name]}" for name in names)

@@ -3,8 +3,13 @@
 A checkpoint is a directory `<step>/` of one file for each part of the state, segments of rows if there is a ring of
 them (`experiment.segments`), and a manifest with their sizes and sha256. It is written beside as `.tmp-<step>/`, the
 manifest last, flushed to the disk and renamed. Loading never unpickles arbitrary objects.
+
+What a crash, a power cut or a full disk can spoil is in the newest checkpoint alone. Segments of old rows are one file
+on the disk for all checkpoints that hold them: when such a file rots, none of them can be gone on from, but the agent
+can still be evaluated.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,7 +17,7 @@ import random
 import shutil
 import warnings
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +25,14 @@ import numpy as np
 import torch
 
 from experiment.files import HashingFile, sync_directory
+from experiment.run_dir import RunDir
 from experiment.segments import Segment, Segments
 from experiment.values import ConfigError
 
 LAYOUT = 2
 _SCALARS = (type(None), bool, int, float, str, bytes)
+_damaged: set[Path] = set()
+"""What this process found damaged on loading: it does not count among the good ones that are kept."""
 
 
 class CheckpointError(OSError):
@@ -72,6 +80,7 @@ def save(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2, ro
         segments = rows.write(beside) if rows else []
         _write(beside, step, state, rows.describe(segments) if rows else None)
         _replace(beside, final)
+        _damaged.discard(final)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise CheckpointError(error.errno, f"cannot save checkpoint {final}: {error.strerror or error}") from error
@@ -155,7 +164,7 @@ def _prune(directory: Path, step: int, keep: int) -> None:
     """Keeps the newest `keep` that look whole; a later step than this one could not be loaded."""
     good = 0
     for path in _newest_first(directory):
-        good += int(path.name) <= step and _looks_whole(path)
+        good += int(path.name) <= step and path not in _damaged and _looks_whole(path)
         if int(path.name) > step or good > keep:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -170,7 +179,7 @@ def _looks_whole(path: Path) -> bool:
 
 def _newest_first(directory: Path) -> list[Path]:
     paths = directory.iterdir() if directory.is_dir() else []
-    return sorted((path for path in paths if path.name.isdigit()), key=lambda path: int(path.name), reverse=True)
+    return sorted((path for path in paths if path.name.isdecimal()), key=lambda path: int(path.name), reverse=True)
 
 
 def load_latest(directory: Path, only: Collection[str] | None = None) -> Checkpoint:
@@ -188,8 +197,53 @@ def load_latest(directory: Path, only: Collection[str] | None = None) -> Checkpo
         try:
             return _load(path, only)
         except _Damaged as error:
-            warnings.warn(f"checkpoint {path} is damaged ({error}); trying the one before", stacklevel=2)
+            _damaged.add(path)
+            before = "; trying the one before" if path != paths[-1] else ""
+            warnings.warn(f"checkpoint {path} is damaged ({error}){before}", stacklevel=2)
     raise ConfigError(f"every checkpoint in {str(directory)!r} is damaged")
+
+
+def take_up(run: RunDir) -> Checkpoint | None:
+    """Locks an unfinished run and loads its newest good checkpoint; None if none was ever saved.
+
+    Raises:
+        ConfigError: the run is finished or in use, or has no checkpoint that can be loaded.
+    """
+    run.lock()
+    if run.finished:
+        raise ConfigError(f"run {str(run.path)!r} is finished: see {run.result}")
+    if not run.checkpoints.is_dir():
+        raise ConfigError(f"run {str(run.path)!r} cannot go on: {run.checkpoints} is not there")
+    if run.has_checkpoint():
+        return load_latest(run.checkpoints)
+    print("no checkpoint was saved yet: the run begins anew")
+    return None
+
+
+@contextlib.contextmanager
+def must_fit(saved: Checkpoint) -> Iterator[None]:
+    """Turns what goes wrong when parts take back their state, code of another version, say, into one ConfigError."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, KeyError):
+            reason = f"it has no {reason}"
+        raise ConfigError(f"checkpoint {saved.path} does not fit this run: {reason}") from None
+
+
+def check_settings(saved: Checkpoint, now: Mapping[str, Any], source: Path, ignored: Collection[str]) -> None:
+    """Raises ConfigError if settings of the run, read from `source`, are not those that were saved with it."""
+    if changed := changes(saved.state["run"].get("settings", {}), now, ignored):
+        raise ConfigError(f"{source} was changed since the checkpoint: {changed}")
+
+
+def changes(saved: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
+    """What differs, in words: "threads 2, was 8"; "" if nothing does."""
+    names = [name for name, value in saved.items() if name not in ignored and now.get(name) != value]
+    return ", ".join(f"{name} {now.get(name)}, was {saved[name]}" for name in names)
 
 
 def _load(path: Path, only: Collection[str] | None) -> Checkpoint:
@@ -216,8 +270,8 @@ def _read_manifest(path: Path, only: Collection[str] | None = None) -> dict[str,
         raise _Damaged("manifest.json is missing or unreadable") from None
     if not whole:
         raise _Damaged("manifest.json has changed since it was written")
-    if body["layout"] != LAYOUT:
-        raise ConfigError(f"checkpoint {path} has layout {body['layout']}, this version reads layout {LAYOUT}")
+    if body.get("layout") != LAYOUT:
+        raise ConfigError(f"checkpoint {path} has layout {body.get('layout')}, this version reads layout {LAYOUT}")
     if only is not None:
         body["files"] = {name: entry for name, entry in body["files"].items() if Path(name).stem in only}
         body["rows"] = None

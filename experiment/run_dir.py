@@ -1,15 +1,22 @@
 """The directory of one run: config.yaml, metrics.jsonl, checkpoints/ and, at the end, result.json."""
 
+import dataclasses
+import errno
 import fcntl
 import os
 import shutil
+import uuid
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any, ClassVar, TypeVar
 
-from experiment.config import dump_yaml
-from experiment.files import to_json, write_atomic
+from experiment.config import dump_yaml, load_yaml
+from experiment.files import sync_directory, to_json, write_atomic
 from experiment.values import ConfigError, near
+
+Config = TypeVar("Config", bound=Any)
+"""A config dataclass with name, root and resume."""
 
 
 class RunDir:
@@ -31,12 +38,12 @@ class RunDir:
 
     @classmethod
     def create(cls, root: Path | str, name: str, config: Any, explicit: bool = False) -> "RunDir":
-        """Makes a new locked run directory under `root` and writes its config.
+        """Makes a new locked run directory under `root` with its config, whole or, if killed amid it, not at all.
 
         A name that is taken gets a counter, `name-2`; when the user chose it (`explicit`), it is refused instead.
 
         Raises:
-            ConfigError: the name is taken or is no name of a directory. OSError: `root` cannot be written.
+            ConfigError: the name is taken or is no name of a directory, or `root` cannot be written.
         """
         if not name or Path(name).name != name or name.startswith(".") or len(os.fsencode(name)) > 200:
             raise ConfigError(f"the name of a run is one directory name of at most 200 bytes, not {name!r}")
@@ -55,18 +62,26 @@ class RunDir:
         return run
 
     def _make(self, config: str) -> bool:
-        try:
-            self.path.mkdir()
-        except FileExistsError:
+        """Builds the directory beside and renames it, locked; returns whether the name was free."""
+        if os.path.lexists(self.path):
             return False
+        beside = RunDir(self.path.with_name(f".tmp-{uuid.uuid4().hex}"))
         try:
-            self.lock()
-            self.checkpoints.mkdir()
-            write_atomic(self.config, config)
-        except BaseException:  # a full disk, say: nothing half-made is left
-            self.unlock()
-            shutil.rmtree(self.path, ignore_errors=True)
-            raise
+            beside.path.mkdir()
+            beside.lock()
+            beside.checkpoints.mkdir()
+            write_atomic(beside.config, config)
+            os.rename(beside.path, self.path)
+        except BaseException as error:  # a full disk, say: nothing half-made is left
+            beside.unlock()
+            shutil.rmtree(beside.path, ignore_errors=True)
+            if not isinstance(error, OSError):
+                raise
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and os.path.lexists(self.path):
+                return False  # another process was quicker
+            raise ConfigError(f"run {str(self.path)!r} cannot be made: {error.strerror}") from None
+        self._locks[self.path.resolve()] = self._locks.pop(beside.path.resolve())
+        sync_directory(self.path.parent)
         return True
 
     @classmethod
@@ -85,7 +100,7 @@ class RunDir:
         return run
 
     def lock(self) -> None:
-        """Keeps the run for this process until it ends, however it ends.
+        """Keeps the run for this process until it ends, however it ends; warns where the file system has no locks.
 
         Raises:
             ConfigError: another process has it.
@@ -101,6 +116,8 @@ class RunDir:
             owner = file.read().strip()
             file.close()
             raise ConfigError(f"run {str(self.path)!r} is in use by process {owner or 'unknown'}") from None
+        except OSError as error:
+            warnings.warn(f"nothing keeps a second process out of {self.path}: {error.strerror}", stacklevel=2)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
@@ -112,6 +129,11 @@ class RunDir:
         if file is not None:
             file.close()
 
+    @property
+    def finished(self) -> bool:
+        """Whether it has its result; an empty file is none."""
+        return self.result.is_file() and self.result.stat().st_size > 0
+
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint was ever written."""
         return self.newest_checkpoint() is not None
@@ -119,7 +141,7 @@ class RunDir:
     def newest_checkpoint(self) -> Path | None:
         """The directory of the newest checkpoint, whether or not it can be read."""
         items = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
-        return max((item for item in items if item.name.isdigit()), key=lambda item: int(item.name), default=None)
+        return max((item for item in items if item.name.isdecimal()), key=lambda item: int(item.name), default=None)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json, whole or not at all."""
@@ -133,3 +155,36 @@ def _make_folder(root: Path) -> None:
         raise ConfigError(f"runs cannot be kept in {str(root)!r}: a file stands in the way") from None
     except OSError as error:
         raise ConfigError(f"runs cannot be kept in {str(root)!r}: {error.strerror}") from None
+
+
+def find_resumed(config: Config, ignored: Mapping[str, Any]) -> RunDir | None:
+    """The run that `config.resume` means, or None for a new one.
+
+    "auto" is the run of the given name, if it exists, or else the newest unfinished run of the same settings; the
+    settings in `ignored`, which holds one value for each, do not tell runs apart. Raises ConfigError if the named run
+    has other settings, or if there is no run where one is named.
+    """
+    if config.resume is None:
+        return None
+    if config.resume != "auto":
+        return RunDir.open(config.resume)
+    root = Path(config.root)
+    if config.name is not None:
+        named = RunDir(root / config.name)
+        if named.config.is_file() and not _same(config, load_yaml(type(config), named.config), ignored):
+            raise ConfigError(f"run {str(named.path)!r} has other settings: choose another --name")
+        return named if named.config.is_file() else None
+    runs = [RunDir(path) for path in root.iterdir()] if root.is_dir() else []
+    runs = [run for run in runs if run.has_checkpoint() and not run.finished and _is_of(config, run, ignored)]
+    return max(runs, key=lambda run: run.checkpoints.stat().st_mtime_ns, default=None)
+
+
+def _same(a: Config, b: Config, ignored: Mapping[str, Any]) -> bool:
+    return dataclasses.replace(a, **ignored) == dataclasses.replace(b, **ignored)
+
+
+def _is_of(config: Config, run: RunDir, ignored: Mapping[str, Any]) -> bool:
+    try:
+        return _same(config, load_yaml(type(config), run.config), ignored)
+    except ConfigError:  # a run of another version of the settings
+        return False

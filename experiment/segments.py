@@ -2,7 +2,8 @@
 
 A checkpoint holds the stored rows of a ring as segments: files of consecutive rows, which never change. Segments that
 the checkpoint before has already are linked into the new one (hard links), so that a save writes the new rows alone,
-every checkpoint directory is whole, and a segment goes with the last checkpoint that needs it.
+every checkpoint directory is whole, and a segment goes with the last checkpoint that needs it. The rows of an older
+save are so on the disk once: a fault of the disk in them is a fault of every checkpoint.
 """
 
 import contextlib

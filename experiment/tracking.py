@@ -59,7 +59,9 @@ class Tracker:
             self._wandb = _guarded(self._wandb, "log", dict(row))
 
     def offset(self) -> int:
-        """Returns the size in bytes of the rows so far, for a checkpoint."""
+        """Brings the rows to the disk and returns their size in bytes, for a checkpoint."""
+        with contextlib.suppress(OSError):  # a full disk was told of by `log`
+            os.fsync(self._file.fileno())
         return self._end
 
     def cut_to(self, offset: int) -> None:

@@ -9,8 +9,10 @@ from typing import Any, Protocol, TypeVar
 
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.interrupt import terminal_manners
-from experiment.run_dir import RunDir
+from experiment.run_dir import RunDir, find_resumed
 
+MACHINE = {"name": None, "root": "", "resume": None, "figure": True}
+"""Settings that name a run or change nothing of it, with one value for all: they do not tell runs apart."""
 Config = TypeVar("Config", bound=Any)
 """A config dataclass with `resume`, and `resolved()`, which checks it and gives itself back if nothing is open."""
 
@@ -22,17 +24,30 @@ class Trainable(Protocol):
 
 
 def settings(config_class: type[Config], argv: Sequence[str] | None, *, prog: str, description: str) -> Config:
-    """The resolved settings of a command line; with `--resume RUN` those of the run. A mistake raises ConfigError."""
+    """The resolved settings of a command line; with `--resume` those of the run, if there is one to go on with.
+
+    A mistake raises ConfigError.
+    """
     parse: Callable[..., Config] = partial(
         parse_cli, config_class, argv, prog=prog, description=description, presets={}
     )
     config = parse()
     if config.resume is None:
         return config.resolved()
+    if config.resume == "auto":
+        return _found(config_class, config.resolved())
     stored = _stored(config_class, config.resume)
     if replace(parse(base=stored), resume=None) != stored:
         raise ConfigError(f"--resume {config.resume} keeps the settings of that run: give no others")
     return replace(stored, resume=config.resume)
+
+
+def _found(config_class: type[Config], config: Config) -> Config:
+    run = find_resumed(config, MACHINE)
+    if run is None:
+        print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
+        return replace(config, resume=None)
+    return replace(_stored(config_class, str(run.path)), resume=str(run.path))
 
 
 def _stored(config_class: type[Config], run: str) -> Config:

@@ -20,6 +20,7 @@ from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress
 from experiment.run_dir import RunDir
 from experiment.tracking import Tracker
+from studies.cli import MACHINE
 from studies.records import Row, read_rows
 
 Config = TypeVar("Config", bound=Any)
@@ -71,22 +72,22 @@ class StudyRun(ABC, Generic[Config]):
 
     def __init__(self, config: Config) -> None:
         """Build every part, or load the run to go on with; ConfigError before anything is written."""
-        directory, saved = None, None
-        if config.resume is not None:
-            directory = RunDir.open(config.resume)
-            directory.lock()
-            if directory.result.is_file():
-                raise ConfigError(f"run {str(directory.path)!r} is finished: see {directory.result}")
-            saved = checkpoint.load_latest(directory.checkpoints) if directory.has_checkpoint() else None
+        directory = None if config.resume is None else RunDir.open(config.resume)
+        saved = None if directory is None else checkpoint.take_up(directory)
         self.config: Config = dataclasses.replace(config, resume=None)
+        if directory is not None and saved is not None:
+            checkpoint.check_settings(saved, as_plain(self.config), directory.config, {*MACHINE, "data_dir"})
         self.device = device_of(config.device)
         configure(config.threads, config.seed)
         self.build()
         self.seconds = {"training": 0.0, "measuring": 0.0, "compiling": 0.0}
         self.last: Row = {}
+        self.saved_at: int | None = None
+        if saved is not None:
+            self._restore(saved)
         self.directory = directory or self._create()
         self.tracker = Tracker(self.directory.metrics)
-        self._restore(saved.state) if saved is not None else self.tracker.cut_to(0)
+        self.tracker.cut_to(saved.state["run"]["offset"] if saved is not None else 0)
 
     @staticmethod
     @abstractmethod
@@ -153,23 +154,31 @@ class StudyRun(ABC, Generic[Config]):
         stored = dataclasses.replace(config, name=None)
         return RunDir.create(config.root, name, stored, explicit=config.name is not None)
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.learner.load_state_dict(state["learner"])
-        self.monitor.load_state_dict(state["probe"])
-        checkpoint.set_rng_state(state["rng"])
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        state = saved.state
+        with checkpoint.must_fit(saved):
+            self.learner.load_state_dict(state["learner"])
+            self.monitor.load_state_dict(state["probe"])
+            checkpoint.set_rng_state(state["rng"])
         self.seconds = state["run"]["seconds"]
         self.last = state["run"]["last"]
-        self.tracker.cut_to(state["run"]["offset"])
+        self.saved_at = saved.step
 
     def _save(self) -> bool:
+        """Saves, or warns, unless the newest checkpoint is of this very update; returns whether all is saved."""
         check_finite(self.learner.state_dict())
+        if self.learner.updates == self.saved_at:
+            return True
+        run = {"settings": as_plain(self.config), "seconds": self.seconds, "last": self.last}
         state = {
             "learner": self.learner.state_dict(),
             "probe": self.monitor.state_dict(),
             "rng": checkpoint.rng_state(),
-            "run": {"seconds": self.seconds, "last": self.last, "offset": self.tracker.offset()},
+            "run": run | {"offset": self.tracker.offset()},
         }
-        return checkpoint.save_or_warn(self.directory.checkpoints, self.learner.updates, state)
+        saved = checkpoint.save_or_warn(self.directory.checkpoints, self.learner.updates, state)
+        self.saved_at = self.learner.updates if saved else self.saved_at
+        return saved
 
     def _prepare(self) -> None:
         if self.config.compile and not self.finished():

@@ -106,7 +106,7 @@ class GrokkingConfig:
     root: str = "run"
     """Folder of the run directories."""
     resume: str | None = None
-    """A run directory to go on with; its settings are kept."""
+    """A run directory to go on with, or auto: the newest unfinished run of these settings, if there is one."""
 
     @property
     def budget(self) -> int:

@@ -99,7 +99,7 @@ class WarmStartConfig:
     root: str = "run"
     """Folder of the run directories."""
     resume: str | None = None
-    """A run directory to go on with; its settings are kept."""
+    """A run directory to go on with, or auto: the newest unfinished run of these settings, if there is one."""
 
     @property
     def phases(self) -> int:

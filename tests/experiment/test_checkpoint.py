@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiment import checkpoint, files
-from experiment.checkpoint import CheckpointError, load_latest, rng_state, save, save_or_warn, set_rng_state
+from experiment.checkpoint import (
+    CheckpointError,
+    load_latest,
+    must_fit,
+    rng_state,
+    save,
+    save_or_warn,
+    set_rng_state,
+    take_up,
+)
+from experiment.run_dir import RunDir
 from experiment.values import ConfigError
+
+
+@dataclass
+class Plain:
+    seed: int = 0
 
 
 def state(step: int) -> dict:
@@ -93,9 +109,13 @@ def test_none_good_is_one_line(tmp_path):
         load_latest(tmp_path)
 
 
-def test_a_damaged_one_does_not_count_among_those_kept(tmp_path):
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1] + b"?"], ids=["cut", "flip"])
+def test_a_damaged_one_does_not_count_among_those_kept(damage, tmp_path):
     save(tmp_path, 1, state(1))
-    (save(tmp_path, 2, state(2)) / "network.pt").write_bytes(b"")
+    file = save(tmp_path, 2, state(2)) / "network.pt"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.warns(UserWarning, match="damaged"):
+        assert load_latest(tmp_path).step == 1
     save(tmp_path, 3, state(3))
     assert (tmp_path / "000000000001").exists()
     save(tmp_path, 4, state(4))
@@ -109,6 +129,37 @@ def test_a_damaged_later_step_goes_when_the_run_saves_again(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_is(load_latest(tmp_path), 15)
+
+
+def test_an_unfinished_run_is_taken_up_and_others_are_refused_in_one_line(tmp_path, capsys):
+    run = RunDir.create(tmp_path, "a", Plain())
+    assert take_up(run) is None
+    assert "begins anew" in capsys.readouterr().out
+    run.result.touch()  # an empty result is none
+    for step in (1, 2):
+        (save(run.checkpoints, step, state(step)) / "note").touch()
+    assert_is(take_up(run), 2)
+    moved = run.checkpoints.rename(tmp_path / "another disk")
+    run.checkpoints.symlink_to(moved)
+    assert_is(take_up(run), 2)
+    assert save(run.checkpoints, 3, state(3)).is_dir()
+    shutil.rmtree(moved)  # no longer mounted: the metrics must not begin anew
+    with pytest.raises(ConfigError, match=r"cannot go on: .*checkpoints is not there$"):
+        take_up(run)
+    run.write_result({"score": 1})
+    with pytest.raises(ConfigError, match="is finished: see"):
+        take_up(run)
+
+
+def test_what_does_not_fit_is_one_line(tmp_path):
+    save(tmp_path, 1, {"network": {"w": torch.zeros(2)}})
+    saved = load_latest(tmp_path)
+    for fault in (KeyError("b"), RuntimeError("sizes\ndiffer"), RuntimeError(), AttributeError("None"), TypeError("x")):
+        with pytest.raises(ConfigError, match=r"checkpoint .* does not fit this run: .*$") as told, must_fit(saved):
+            raise fault
+        assert "\n" not in str(told.value)
+    with pytest.raises(ZeroDivisionError), must_fit(saved):
+        raise ZeroDivisionError
 
 
 def test_another_layout_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """The run directory, tracking, progress, interrupts and determinism."""
 
+import fcntl
 import io
 import json
 import math
@@ -62,6 +63,49 @@ def test_what_is_no_run(tmp_path):
         RunDir.open(tmp_path / "breakuot")
     with pytest.raises(ConfigError, match=r"is not a run: it has no config.yaml$"):
         RunDir.open(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("place", ["mkdir", "fsync", "rename"])
+def test_a_run_is_made_whole_or_not_at_all(place, tmp_path):
+    """Killed amid it, or with a full disk."""
+    real = getattr(os, place)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, place, full)
+        with pytest.raises(ConfigError, match=r"run .*dqn' cannot be made: No space left on device$"):
+            RunDir.create(tmp_path, "dqn", Config(), explicit=True)
+    assert list(tmp_path.iterdir()) == []
+    if (child := os.fork()) == 0:
+        setattr(os, place, lambda *given: (real(*given), os.kill(os.getpid(), signal.SIGKILL)))
+        RunDir.create(tmp_path, "dqn", Config(), explicit=True)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    made = place == "rename"
+    assert (tmp_path / "dqn" / "config.yaml").is_file() == (tmp_path / "dqn").exists() == made
+    run = RunDir.open(tmp_path / "dqn") if made else RunDir.create(tmp_path, "dqn", Config(), explicit=True)
+    run.lock()
+
+
+def test_of_two_that_make_a_run_one_gets_the_name(tmp_path, monkeypatch):
+    real = os.rename
+
+    def slower(source, target):
+        if target == tmp_path / "dqn" and not target.exists():
+            RunDir.create(tmp_path, "other", Config())
+            real(tmp_path / "other", target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", slower)
+    assert RunDir.create(tmp_path, "dqn", Config()).path.name == "dqn-2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dqn", "dqn-2"]
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(37, "No locks available")))
+    with pytest.warns(UserWarning, match="nothing keeps a second process out of .*: No locks available"):
+        RunDir.create(tmp_path, "dqn", Config())
 
 
 LOCK = "import sys; from experiment.run_dir import RunDir; RunDir.open(sys.argv[1]).lock(); print('locked', flush=True)"

@@ -157,6 +157,15 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_pa
     assert not RunDir(tmp_path / "toy").path.exists()
 
 
+def test_settings_that_were_edited_since_the_checkpoint_are_refused(tmp_path):
+    _, _, run = train(Toy, Config(root=str(tmp_path)))
+    run.directory.result.unlink()
+    rows = run.directory.metrics.read_bytes()
+    with pytest.raises(ConfigError, match=r"config.yaml was changed since the checkpoint: seed 1, was 0$"):
+        Toy(Config(resume=str(run.directory.path), seed=1))
+    assert run.directory.metrics.read_bytes() == rows
+
+
 def test_a_run_in_use_is_refused(tmp_path):
     _, _, run = train(Toy, Config(root=str(tmp_path)))
     run.directory.result.unlink()
