@@ -7,6 +7,7 @@ frames of its stack. The numbers come from the given generator, which is on the 
 from __future__ import annotations
 
 import torch
+from tensordict import TensorDictBase
 from torch import Generator, Tensor
 
 
@@ -36,3 +37,13 @@ def random_intensity(frames: Tensor, generator: Generator, scale: float = 0.05) 
     noise = torch.randn(frames.shape[0], 1, 1, 1, generator=generator, device=frames.device).clamp(-2, 2)
     dtype = frames.dtype if frames.is_floating_point() else torch.float32
     return frames.to(dtype) * (1 + scale * noise).to(dtype)
+
+
+def drq(block: TensorDictBase, generator: Generator) -> None:
+    """Shifts, then changes the intensity of, `obs` and `next_obs` of K minibatches [K, B, stack, H, W], each once.
+
+    As in Dopamine's DrQ, for which the M = K = 1 augmentations of an observation were enough.
+    """
+    for name in ("obs", "next_obs"):
+        frames = random_shift(block[name].flatten(0, 1), generator)
+        block[name] = random_intensity(frames, generator).unflatten(0, block.batch_size)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,17 +13,20 @@ from torch import nn
 
 import envs
 import nap
-from agents.config import CLOSED_LOOP, STACK, DQNConfig
+from agents.augmentation import drq
+from agents.config import AGENTS, CLOSED_LOOP, STACK, DQNConfig
 from agents.dqn import DQN
 from agents.monitor import StateProbe
 from agents.networks import NETWORKS
+from agents.values import Categorical, Quantiles, Scalar, Values
 from envs.vector_env import VectorEnv
-from experiment.config import ConfigError
+from experiment.config import ConfigError, near
+from experiment.determinism import seeds
 from experiment.guard import SkipNonFinite
 from plasticity.method import Method
 from plasticity.nap import NaP
 from plasticity.registry import make
-from replay import FrameReplay
+from replay import FrameReplay, PrioritisedReplay
 
 
 def device_of(config: DQNConfig) -> torch.device:
@@ -51,13 +56,17 @@ def build_replay(config: DQNConfig, env: VectorEnv, seed: int) -> FrameReplay:
     """The replay; no larger than the whole run."""
     capacity = min(config.replay_capacity, config.budget)
     check_memory(config, capacity, env.frame_shape)
+    kind = partial(PrioritisedReplay, **_priority_options(config)) if config.prioritised else FrameReplay
     try:
-        return FrameReplay(
-            capacity, env.num_envs, env.frame_shape, STACK, env.time_limit, device=device_of(config), seed=seed
-        )
+        return kind(capacity, env.num_envs, env.frame_shape, STACK, env.time_limit, device=device_of(config), seed=seed)
     except (RuntimeError, MemoryError):  # what torch and NumPy raise
         size = capacity * math.prod(env.frame_shape) / 1e9
         raise ConfigError(f"--replay-capacity: {capacity} steps need {size:,.1f} GB, which cannot be had") from None
+
+
+def _priority_options(config: DQNConfig) -> dict[str, Any]:
+    betas = {"beta": config.priority_beta, "beta_final": config.priority_beta_final, "beta_steps": config.budget}
+    return {"alpha": config.priority_alpha, "epsilon": config.priority_epsilon} | betas
 
 
 def check_memory(config: DQNConfig, capacity: int, frame_shape: tuple[int, ...]) -> None:
@@ -68,7 +77,8 @@ def check_memory(config: DQNConfig, capacity: int, frame_shape: tuple[int, ...])
     device = device_of(config)
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else _main_memory()
     replay = capacity * math.prod(frame_shape)
-    block = config.block * config.batch_size * 2 * STACK * math.prod(frame_shape)
+    augmented = 1 if config.augment == "none" else 5  # in float32 beside the bytes
+    block = augmented * config.block * config.batch_size * 2 * STACK * math.prod(frame_shape)
     there = f"{device} has {total / 1e9:,.1f} GB"
     if replay > total:
         raise ConfigError(f"--replay-capacity: {capacity} steps need {replay / 1e9:,.1f} GB, and {there}")
@@ -114,10 +124,40 @@ def build_probe(config: DQNConfig, agent: DQN, seed: int) -> StateProbe:
         raise ConfigError(f"{error}; or do without: --probe-interval 0") from None
 
 
+def build_values(config: DQNConfig) -> Values:
+    """What the outputs of the settings' network mean."""
+    if config.distribution == "c51":
+        return Categorical(config.atoms, config.v_min, config.v_max, device_of(config))
+    return Quantiles(config.quantiles) if config.distribution == "quantile" else Scalar()
+
+
+def head_options(config: DQNConfig) -> dict[str, Any]:
+    """The keyword arguments of `QNetwork` that the settings ask for."""
+    size = {"none": None, "c51": config.atoms, "quantile": config.quantiles}[config.distribution]
+    noise = {"noisy": config.noisy, "sigma0": config.noisy_sigma}
+    return {"size": size, "dueling": config.dueling, "streams": config.streams, **noise}
+
+
+def agent_class(name: str | None) -> type[DQN]:
+    """The class of an agent: DQN, or that which module:Class names; ConfigError if there is no such class."""
+    if name is None or name in AGENTS:
+        return DQN
+    module_name, _, class_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, SyntaxError, TypeError, ValueError) as error:
+        raise ConfigError(f"--agent {name!r} cannot be imported: {error}") from None
+    kind = getattr(module, class_name, None)
+    if not (isinstance(kind, type) and issubclass(kind, DQN)):
+        found = [each for each, value in vars(module).items() if isinstance(value, type) and issubclass(value, DQN)]
+        raise ConfigError(f"--agent: {module_name} has no agents.dqn.DQN {class_name!r}{near(class_name, found)}")
+    return kind
+
+
 def build_agent(config: DQNConfig, frame_shape: tuple[int, ...], num_actions: int, seed: int) -> DQN:
     """The agent that the settings describe, its network drawn from `seed`."""
     torch.manual_seed(seed)
-    return build_learner(config, NETWORKS[config.network](STACK, frame_shape, num_actions))
+    return build_learner(config, NETWORKS[config.network](STACK, frame_shape, num_actions, **head_options(config)))
 
 
 def build_learner(config: DQNConfig, network: nn.Module) -> DQN:
@@ -142,11 +182,15 @@ def _build_learner(config: DQNConfig, network: nn.Module) -> DQN:
         weight_decay=config.weight_decay,
         fused=True,
     )
-    return DQN(
+    return agent_class(config.agent)(
         network,
         optimizer,
         build_schedule(config, optimizer),
         methods,
+        values=build_values(config),
+        augment=drq if config.augment == "drq" else None,
+        generator=torch.Generator(device).manual_seed(seeds(config.seed, "noise")["noise"]),
+        max_grad_norm=config.max_grad_norm,
         double_q=config.double_q,
         dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision],
         compile=config.compile == "true",

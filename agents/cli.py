@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from agents.config import DQNConfig
+from agents.config import AGENTS, DQNConfig, command_of
 from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.interrupt import terminal_manners
@@ -16,12 +16,16 @@ from experiment.run_dir import RunDir
 from plasticity.registry import listing
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-DESCRIPTION = {"dqn": "Train a DQN on an Atari game, with Normalize-and-Project at any update-to-data ratio."}
+DEFAULTS = {"dqn": "atari100k", "rainbow": "rainbow", "der": "der"}
+"""The preset of a command that names none."""
+NAMES = {"dqn": "a DQN", "rainbow": "Rainbow", "der": "Data-Efficient Rainbow"}
+DESCRIPTION = "Train {name} on an Atari game, with Normalize-and-Project at any update-to-data ratio."
 
 
 def presets(agent: str) -> dict[str, Path]:
-    """The agent's presets in configs/, by name."""
-    return {path.stem.removeprefix(f"{agent}-"): path for path in sorted(CONFIGS.glob(f"{agent}-*.yaml"))}
+    """The agent's presets in configs/, by name; of an agent that is an import path all, with the family's names."""
+    own = agent if agent in AGENTS else ""
+    return {path.stem.removeprefix(f"{agent}-"): path for path in sorted(CONFIGS.glob(f"{own}*.yaml"))}
 
 
 def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
@@ -30,20 +34,20 @@ def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
         parse_cli,
         DQNConfig,
         gather(sys.argv[1:] if argv is None else argv, "--plasticity"),
-        prog=f"python -m agents.{agent}",
-        description=f"{DESCRIPTION[agent]}\n\nMethods for --plasticity:\n{listing()}",
+        prog=command_of(agent),
+        description=f"{DESCRIPTION.format(name=NAMES.get(agent, agent))}\n\nMethods for --plasticity:\n{listing()}",
         presets=presets(agent),
     )
-    config = parse(default_preset="atari100k")
+    config = parse(default_preset=DEFAULTS.get(agent, "dqn-atari100k"))
     if config.resume not in (None, "auto"):
         stored = load_yaml(DQNConfig, RunDir.open(config.resume).config)
         config = parse(base=stored)
         if replace(config, resume=None, track=stored.track, on_nonfinite=stored.on_nonfinite) != stored:
             allowed = "give no others (but --track, --on-nonfinite)"
             raise ConfigError(f"--resume {config.resume} keeps the settings of that run: {allowed}")
-    if config.agent != agent:
-        raise ConfigError(f"these settings are for python -m agents.{config.agent}, not agents.{agent}")
-    return config.resolved()
+    if config.agent not in (None, agent):
+        raise ConfigError(f"these settings are for {command_of(config.agent)}, not {command_of(agent)}")
+    return replace(config, agent=agent).resolved()
 
 
 def main(agent: str, argv: Sequence[str] | None = None) -> int:

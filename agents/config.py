@@ -12,7 +12,7 @@ from typing import Literal
 
 from envs.games import resolve_game
 from envs.protocol import PROTOCOLS, Protocol
-from experiment.config import ConfigError
+from experiment.config import ConfigError, near
 from plasticity.registry import join_options, parse_all
 
 Schedule = Literal[
@@ -23,14 +23,21 @@ CLOSED_LOOP = ("cusum", "page-hinkley")
 """Schedules that listen to a signal."""
 STACK = 4
 """Frames in an observation."""
+AGENTS = {"dqn": "agents.dqn", "rainbow": "agents.rainbow", "der": "agents.der"}
+"""The commands by name: one family of agents, whose settings tell them apart."""
+
+
+def command_of(agent: str | None) -> str:
+    """What runs an agent that has a name, or is an import path."""
+    return f"python -m {AGENTS.get(agent or 'dqn') or str(agent).partition(':')[0]}"
 
 
 @dataclass(frozen=True)
 class DQNConfig:
     """Settings of one run. Steps are agent steps: one action of one environment, 4 emulator frames."""
 
-    agent: Literal["dqn"] = "dqn"
-    """Agent that these settings are for."""
+    agent: str | None = None
+    """Agent that these settings are for: dqn, rainbow, der, or module:Class of an own one; none: the command's."""
     env: str = "Breakout"
     """Game: any ROM that ale-py ships, in the papers' or ALE's spelling."""
     protocol: Literal["atari100k", "machado"] = "atari100k"
@@ -58,6 +65,37 @@ class DQNConfig:
     """Discount per agent step."""
     double_q: bool = True
     """Choose the next action with the online network (double Q-learning)."""
+    dueling: bool = False
+    """Values as the sum of a state's value and the actions' advantages (dueling network)."""
+    streams: Literal["separate", "shared"] = "separate"
+    """Dueling: a hidden layer for each of the two (Wang et al. 2016), or one for both (Dopamine)."""
+    noisy: bool = False
+    """Explore by learned noise on the weights behind the convolutions (noisy networks), beside epsilon."""
+    noisy_sigma: float = 0.5
+    """Noisy: size of the noise at first, over the root of a layer's inputs."""
+    distribution: Literal["none", "c51", "quantile"] = "none"
+    """Learn the distribution of returns: over fixed atoms (C51) or as quantiles (QR-DQN); none: the mean alone."""
+    atoms: int = 51
+    """c51: atoms, spread evenly from --v-min to --v-max."""
+    v_min: float = -10.0
+    """c51: least return that an atom stands for."""
+    v_max: float = 10.0
+    """c51: largest return that an atom stands for."""
+    quantiles: int = 200
+    """quantile: quantiles of each action."""
+    prioritised: bool = False
+    """Replay transitions in proportion to (loss + --priority-epsilon) ** --priority-alpha, their loss of the last time
+    (prioritised replay). Priorities are set after each --block, within which they are stale; --block 1: never."""
+    priority_alpha: float = 0.5
+    """Prioritised: 0 is uniform. Of a loss, whose root is what the paper's TD error is near 0."""
+    priority_epsilon: float = 1e-10
+    """Prioritised: added to each loss."""
+    priority_beta: float = 0.4
+    """Prioritised: exponent of the importance weights at first."""
+    priority_beta_final: float = 1.0
+    """Prioritised: exponent of the importance weights at the end of the budget, reached linearly."""
+    augment: Literal["none", "drq"] = "none"
+    """Random shifts and intensities of the observations that are learned from (DrQ)."""
     clip_rewards: bool = True
     """Learn from rewards clipped to -1..1; scores are raw in any case."""
     replay_capacity: int = 100_000
@@ -95,6 +133,8 @@ class DQNConfig:
     """Adam's epsilon."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW), per update and unit of learning rate."""
+    max_grad_norm: float | None = None
+    """Norm to which the gradient of all weights together is cut; none: it is not."""
 
     nap: bool = False
     """Normalize-and-Project; shorthand for --plasticity nap."""
@@ -135,6 +175,10 @@ class DQNConfig:
     """Agent steps between checkpoints; 0: only at the end or when interrupted."""
     eval_episodes: int | None = None
     """Whole games of the final evaluation; none: the protocol's number; 0: no evaluation."""
+    eval_epsilon: float | None = None
+    """Share of random actions in an evaluation; none: the protocol's."""
+    eval_noise: bool = False
+    """Noisy: evaluate with noise on the weights, as DQN Zoo does; Dopamine turns it off."""
     track: Literal["none", "wandb"] = "none"
     """Tracker beside metrics.jsonl."""
     name: str | None = None
@@ -177,6 +221,7 @@ class DQNConfig:
         self._check()
         return replace(
             self,
+            agent=self.agent or "dqn",
             env=resolve_game(self.env),
             steps=self.budget,
             frames=None,
@@ -186,6 +231,7 @@ class DQNConfig:
             compile=self.compile if self.compile != "auto" else _can_compile(self.device),
             threads=self.threads or _cores(),
             eval_episodes=self.rules.evaluation_episodes if self.eval_episodes is None else self.eval_episodes,
+            eval_epsilon=self.rules.evaluation_epsilon if self.eval_epsilon is None else self.eval_epsilon,
         )
 
     def _check(self) -> None:
@@ -209,6 +255,15 @@ class DQNConfig:
             raise ConfigError(f"--device is {self.device!r}: it has to be cpu, cuda or cuda:N")
         self._check_updates_can_happen()
         self._check_methods()
+        self._check_agent()
+
+    def _check_agent(self) -> None:
+        if self.agent is not None and self.agent not in AGENTS and ":" not in self.agent:
+            raise ConfigError(f"--agent {self.agent!r} is neither known nor module:Class{near(self.agent, AGENTS)}")
+        if not self.v_max - self.v_min > 1e-3 * max(abs(self.v_min), abs(self.v_max), 1e-3):
+            raise ConfigError(
+                f"--v-min {self.v_min:g} has to be below --v-max {self.v_max:g}, and not as good as equal"
+            )
 
     def _check_parts_of_the_schedule(self) -> None:
         cycling = round(self.cycle_fraction * self.budget) if self.course == "early-cycle" else self.budget
@@ -244,7 +299,10 @@ class DQNConfig:
 
 _RANGES: dict[str, tuple[float, float]] = {
     "num_envs": (1, 4_096), "steps": (1, math.inf), "frames": (4, math.inf), "seed": (0, math.inf), "utd": (0, 1_000),
-    "batch_size": (1, 1_000_000), "n_step": (1, math.inf), "gamma": (0, 1), "replay_capacity": (1, math.inf),
+    "batch_size": (1, 1_000_000), "n_step": (1, math.inf), "gamma": (0, 1), "noisy_sigma": (0, 100),
+    "atoms": (2, 1_001), "v_min": (-1e6, 1e6), "v_max": (-1e6, 1e6), "quantiles": (1, 1_001), "priority_alpha": (0, 1),
+    "priority_epsilon": (1e-30, 1), "priority_beta": (0, 1), "priority_beta_final": (0, 1),
+    "max_grad_norm": (1e-6, 1e6), "eval_epsilon": (0, 1), "replay_capacity": (1, math.inf),
     "update_start": (0, math.inf), "target_period": (1, math.inf), "epsilon_final": (0, 1),
     "epsilon_steps": (0, math.inf), "lr": (1e-12, 10), "lr_floor": (0, 10), "cycles": (1, math.inf),
     "cycle_fraction": (0, 1), "lr_delay": (0, math.inf), "lr_warmup": (0, math.inf), "rewarm_threshold": (0, 1e6),

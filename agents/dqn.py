@@ -1,4 +1,4 @@
-"""Deep Q-network (Mnih et al. 2015) with Huber loss and double Q-learning: `python -m agents.dqn`."""
+"""Deep Q-network (Mnih et al. 2015) and, by its options, all that Rainbow adds to it: `python -m agents.dqn`."""
 
 from __future__ import annotations
 
@@ -7,28 +7,33 @@ if __name__ == "__main__":  # the command line answers before torch is imported
 
     raise SystemExit(main("dqn"))
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from tensordict import TensorDictBase
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 import nap
+from agents.layers import Noise
 from agents.replica import Replica
+from agents.values import Scalar, Values, chosen
 from experiment.guard import SkipNonFinite
+from nap.probe import untouched
 from plasticity.features import FeatureTap
 from plasticity.method import Method
 
 Metrics = dict[str, Tensor]
+Augment = Callable[[TensorDictBase, Generator], None]
 
 
 class DQN:
     """A Q-learning agent; owns network, target network, optimiser, schedule and plasticity methods.
 
+    `values` says what the network's outputs mean, `augment` changes a block of minibatches in place, and the noise of
+    its noisy layers is drawn anew before each action, update and pass of the target network: all from `generator`.
     The optimiser's parameters are the fp32 `network`. Passes run on `online`, which is that network or a bf16 replica
     of it. A subclass overrides one of the points in the order of the computation: `targets`, `loss`, `after_update`.
     Source: arXiv 1312.5602, nature14236; double Q-learning arXiv 1509.06461.
@@ -41,19 +46,26 @@ class DQN:
         schedule: nap.Schedule,
         methods: Sequence[Method] = (),
         *,
+        values: Values | None = None,
+        augment: Augment | None = None,
+        generator: Generator | None = None,
+        max_grad_norm: float | None = None,
         double_q: bool = True,
         dtype: torch.dtype = torch.float32,
         compile: bool = False,
         skip: SkipNonFinite | None = None,
     ):
         self.network, self.optimizer, self.schedule, self.methods = network, optimizer, schedule, tuple(methods)
-        self.double_q, self.skip = double_q, skip
+        self.values, self.augment = values or Scalar(), augment
+        self.double_q, self.max_grad_norm, self.skip = double_q, max_grad_norm, skip
         self.replica = Replica(network, dtype)
         self.online = self.replica.module
         self.target = deepcopy(self.online).requires_grad_(False)
         for method in self.methods:
             method.attach(network, self.target, optimizer)
         self.replica.follow()
+        self.generator = generator or Generator(next(network.parameters()).device)
+        self.noise = Noise(network, self.online, self.target, generator=self.generator)
         self.tap = FeatureTap(self.online, self.methods)
         self.updates = 0
         self._loss = torch.compile(self.loss, fullgraph=True, dynamic=False) if compile else self.loss
@@ -61,48 +73,70 @@ class DQN:
 
     @torch.no_grad()
     def act(self, obs: Tensor) -> Tensor:
-        """Greedy actions: uint8 [N, stack, H, W] -> int64 [N]."""
+        """Greedy actions under new noise, if there is any: uint8 [N, stack, H, W] -> int64 [N]."""
+        self.noise.resample()
         return self.greedy(self.online, obs)
+
+    @torch.no_grad()
+    def act_without_noise(self, obs: Tensor) -> Tensor:
+        """Greedy actions: uint8 [N, stack, H, W] -> int64 [N]."""
+        with untouched(self.online):
+            return self.greedy(self.online, obs)
 
     def greedy(self, network: nn.Module, obs: Tensor) -> Tensor:
         """The actions that `network`, one of this agent's kind, values most: uint8 [N, stack, H, W] -> int64 [N]."""
-        return network(obs).argmax(-1)
+        return self.values.mean(network(obs)).argmax(-1)
 
     @torch.no_grad()
     def bootstrap(self, block: TensorDictBase) -> list[TensorDictBase]:
         """K minibatches as a list, each with `target_next`, the target network's output for its next observations.
 
-        The target network stands still within a block, so all [K, B] go through it in one pass.
+        The target network stands still within a block, so all [K, B] go through it in one pass, under one noise.
         """
+        if self.augment is not None:
+            self.augment(block, self.generator)
+        self.noise.resample()
         next_obs = block["next_obs"].flatten(0, 1)
         block["target_next"] = self._forward(next_obs).unflatten(0, block.batch_size)
         return list(block.unbind(0))
 
     def targets(self, batch: TensorDictBase) -> Tensor:
-        """Regression targets [B]: R + discount · Q_target(s', argmax_a Q(s', a)), or the target's own maximum."""
+        """What Q(s, a) is to be [B] or [B, size]: R + discount · Z_target(s', argmax_a Q(s', a)).
+
+        Double Q-learning takes the maximum of the online network's Q, otherwise it is the target network's own.
+        """
         chooser = self.online(batch["next_obs"]) if self.double_q else batch["target_next"]
-        best = chooser.argmax(-1, keepdim=True)
-        return batch["reward"] + batch["discount"] * batch["target_next"].gather(-1, best).squeeze(-1).float()
+        best = self.values.mean(chooser).argmax(-1)
+        return self.values.target(chosen(batch["target_next"], best), batch["reward"], batch["discount"])
 
     def loss(self, batch: TensorDictBase) -> tuple[Tensor, Metrics]:
-        """The scalar to minimise, and metrics; the whole is one compiled graph, and gives the features of `obs` too."""
+        """The scalar to minimise, and metrics; the whole is one compiled graph, and gives the features of `obs` too.
+
+        The scalar is the mean of the transitions' losses, which are the metric "losses" [B], times their `weight`.
+        """
         with torch.no_grad():
             targets = self.targets(batch)
-        values = self.online(batch["obs"]).gather(-1, batch["action"].unsqueeze(-1)).squeeze(-1).float()
-        loss = F.huber_loss(values, targets)
-        errors = (targets - values).detach().abs()
-        metrics = {"loss": loss.detach(), "q": values.detach().mean(), "td_error": errors.mean()}
+        out = chosen(self.online(batch["obs"]), batch["action"]).float()
+        losses = self.values.loss(out, targets)
+        loss = (losses * batch["weight"]).mean()
+        q = self.values.mean(out.detach())
+        error = (self.values.expected(targets) - q).abs().mean()
+        metrics = {"loss": loss.detach(), "q": q.mean(), "td_error": error, "losses": losses.detach()}
         for method in self.methods:
             if (penalty := method.penalty()) is not None:
                 loss = loss + penalty
         return loss, metrics
 
     def update(self, batch: TensorDictBase) -> Metrics:
-        """One optimiser step on one minibatch from `bootstrap`; metrics stay tensors."""
+        """One optimiser step on one minibatch from `bootstrap`, which gets its `losses` [B]; metrics stay tensors."""
+        self.noise.resample()
         self.replica.zero_grad()
         loss, metrics = self._loss(batch)
         loss.backward()
+        batch["losses"] = metrics.pop("losses")
         self.replica.collect_gradients()
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
         if self.skip is not None:
             self.skip.look(loss)
         self.optimizer.step()
@@ -127,6 +161,7 @@ class DQN:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "methods": [method.state_dict() for method in self.methods],
+            "generator": self.generator.get_state(),
             "updates": self.updates,
         }
 
@@ -139,4 +174,5 @@ class DQN:
         self.schedule.load_state_dict(state["schedule"])
         for method, saved in zip(self.methods, state["methods"], strict=True):
             method.load_state_dict(saved)
+        self.generator.set_state(state["generator"].cpu())
         self.updates = state["updates"]

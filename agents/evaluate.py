@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             directory = RunDir.open(options.run)
             config = load_yaml(DQNConfig, directory.config)
             config = replace(config, device=options.device or config.device).resolved()
-            from agents.evaluation import score, verdict
+            from agents.evaluation import evaluated_policy, score, verdict
             from agents.run import load_agent
             from experiment.determinism import configure, seeds
 
@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             agent, step = load_agent(config, directory)
             seed = seeds(config.seed, "evaluation")["evaluation"] if options.seed is None else options.seed
         print(f"{config.env}, agent step {step:,}: {config.rules.summary()}")
-        print(verdict(config, score(config, agent.act, options.episodes or config.rules.evaluation_episodes, seed)))
+        policy, episodes = evaluated_policy(config, agent), options.episodes or config.rules.evaluation_episodes
+        print(verdict(config, score(config, policy, episodes, seed)))
     return 0
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_env, device_of
 from agents.config import STACK, DQNConfig
+from agents.dqn import DQN
 from envs.games import human_normalized, reference_scores
 from envs.vector_env import VectorEnv
 from experiment.progress import Progress
@@ -39,6 +40,16 @@ def play_episodes(
         obs = stack.push(step.first_frame, step.ended)
 
 
+def evaluated_policy(config: DQNConfig, agent: DQN) -> Callable[[Tensor], Tensor]:
+    """How the agent acts in an evaluation: without noise on its weights, unless its published rule keeps it."""
+    return agent.act if config.eval_noise else agent.act_without_noise
+
+
+def evaluation_epsilon(config: DQNConfig) -> float:
+    """The share of random actions in an evaluation."""
+    return config.rules.evaluation_epsilon if config.eval_epsilon is None else config.eval_epsilon
+
+
 def score(
     config: DQNConfig,
     policy: Callable[[Tensor], Tensor],
@@ -50,7 +61,7 @@ def score(
     env = build_env(config, min(episodes, NUM_ENVS), seed)
     scores: list[float] = []
     with Progress(episodes, "evaluation games") as progress:
-        for ended in play_episodes(policy, env, episodes, config.rules.evaluation_epsilon, seed, device_of(config)):
+        for ended in play_episodes(policy, env, episodes, evaluation_epsilon(config), seed, device_of(config)):
             if stopped():
                 break
             if ended is not None:
@@ -80,5 +91,5 @@ def verdict(config: DQNConfig, scores: list[float]) -> str:
     human = "" if normalized is None else f", human-normalised {normalized:.3f}"
     return (
         f"{config.env}: mean {figures['mean']:.1f}, median {figures['median']:.1f} over {len(scores)} whole games"
-        f" ({config.protocol}, epsilon {config.rules.evaluation_epsilon:g}){human}"
+        f" ({config.protocol}, epsilon {evaluation_epsilon(config):g}){human}"
     )

@@ -3,39 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from agents.convolution import Conv2d, PixelConv2d
+from agents.heads import Head
+from agents.layers import NoisyLinear
 
 
 class QNetwork(nn.Module):
-    """A torso of features and a linear head: uint8 [B, stack, H, W] -> action values [B, A]."""
+    """A torso of features and a head: uint8 [B, stack, H, W] -> action values [B, A], or [B, A, size].
 
-    def __init__(self, convs: nn.Sequential, hidden: int, stack: int, frame_shape: tuple[int, ...], num_actions: int):
+    size, dueling, noisy, sigma0: as in `Head`. With dueling and streams "separate" each stream has the hidden layer to
+    itself (arXiv 1511.06581), with "shared" both start from one, as in Dopamine. Without any of them the head is one
+    linear layer.
+    """
+
+    def __init__(
+        self,
+        convs: nn.Sequential,
+        hidden: int,
+        stack: int,
+        frame_shape: tuple[int, ...],
+        num_actions: int,
+        *,
+        size: int | None = None,
+        dueling: bool = False,
+        streams: Literal["separate", "shared"] = "separate",
+        noisy: bool = False,
+        sigma0: float = 0.5,
+    ):
         super().__init__()
-        pixels = torch.zeros(1, stack, *frame_shape, dtype=torch.uint8)
-        flat = convs(pixels).numel()
-        self.torso = nn.Sequential(*convs, nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU())
-        self.head = nn.Linear(hidden, num_actions)
+        features = convs(torch.zeros(1, stack, *frame_shape, dtype=torch.uint8)).numel()
+        separate = dueling and streams == "separate"
+        shared: list[nn.Module] = []
+        if not separate:
+            linear = partial(NoisyLinear, sigma0=sigma0) if noisy else nn.Linear
+            shared, features = [linear(features, hidden), nn.ReLU()], hidden
+        self.torso = nn.Sequential(*convs, nn.Flatten(), *shared)
+        self.head: nn.Module
+        if size is None and not dueling and not noisy:
+            self.head = nn.Linear(features, num_actions)
+        else:
+            units = hidden if separate else None
+            self.head = Head(
+                features, num_actions, size=size, hidden=units, dueling=dueling, noisy=noisy, sigma0=sigma0
+            )
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.head(self.torso(pixels))
 
 
-def nature(stack: int, frame_shape: tuple[int, ...], num_actions: int) -> QNetwork:
-    """The network of Mnih et al. 2015: three convolutions and 512 hidden units, 1.7 M weights at 84×84."""
+def nature(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: Any) -> QNetwork:
+    """The network of Mnih et al. 2015: three convolutions and 512 hidden units, 1.7 M weights at 84×84.
+
+    `head`: the keyword arguments of `QNetwork`.
+    """
     convs = nn.Sequential(
         PixelConv2d(stack, 32, 8, 4), nn.ReLU(), Conv2d(32, 64, 4, 2), nn.ReLU(), Conv2d(64, 64, 3), nn.ReLU()
     )
-    return QNetwork(convs, 512, stack, frame_shape, num_actions)
+    return QNetwork(convs, 512, stack, frame_shape, num_actions, **head)
 
 
-def small(stack: int, frame_shape: tuple[int, ...], num_actions: int) -> QNetwork:
-    """The network of van Hasselt et al. 2019 (DER): two convolutions and 256 hidden units, 0.2 M weights at 84×84."""
+def small(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: Any) -> QNetwork:
+    """The network of van Hasselt et al. 2019 (DER): two convolutions and 256 hidden units, 0.2 M weights at 84×84.
+
+    `head`: the keyword arguments of `QNetwork`.
+    """
     convs = nn.Sequential(PixelConv2d(stack, 32, 5, 5), nn.ReLU(), Conv2d(32, 64, 5, 5), nn.ReLU())
-    return QNetwork(convs, 256, stack, frame_shape, num_actions)
+    return QNetwork(convs, 256, stack, frame_shape, num_actions, **head)
 
 
-NETWORKS: dict[str, Callable[[int, tuple[int, ...], int], QNetwork]] = {"nature": nature, "small": small}
+NETWORKS: dict[str, Callable[..., QNetwork]] = {"nature": nature, "small": small}

@@ -44,7 +44,7 @@ def default_name(config: DQNConfig) -> str:
     Many methods are cut short, since a directory's name may have 255 characters.
     """
     methods = (*config.plasticity, "nap") if config.nap else config.plasticity
-    words = [config.agent, config.env, f"utd{config.utd}", *methods]
+    words = [str(config.agent), config.env, f"utd{config.utd}", *methods]
     clean = "-".join(re.sub(r"[^\w.-]+", "_", word, flags=re.ASCII) for word in words)
     return "-".join([clean[:200], f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")])
 

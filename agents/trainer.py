@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 import nap
 from agents.acting import EpsilonGreedy, FrameStack, linear_epsilon
@@ -143,9 +144,11 @@ class Trainer:
                 cut_at_life_loss=config.rules.life_loss_ends_episode,
                 clip_reward=1.0 if config.clip_rewards else None,
             )
-            for batch in self.agent.bootstrap(block):
+            batches = self.agent.bootstrap(block)
+            for batch in batches:
                 self.monitor.update(batch)
                 self.probe.after_update()
+            self.replay.update(block["index"], torch.stack([batch["losses"] for batch in batches]))
             due -= count
 
     def _finished_episodes(self, step: Step) -> list[Row]:

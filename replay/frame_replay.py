@@ -1,9 +1,12 @@
-"""Uniform sampling of n-step transitions from a ring of single frames."""
+"""Sampling of n-step transitions from a ring of single frames, uniformly or by priority."""
+
+from typing import Any
 
 import torch
 from tensordict import TensorDict
 
 from replay.n_step import n_step_return
+from replay.priorities import Priorities
 from replay.ring import FrameRing
 
 
@@ -40,17 +43,34 @@ class FrameReplay(FrameRing):
         cut_at_life_loss: bool = False,
         clip_reward: float | None = None,
     ) -> TensorDict:
-        """Draws `num_batches` minibatches uniformly, with replacement, over the legal starts: see `gather`.
+        """Draws `num_batches` minibatches, with replacement, over the legal starts: see `gather`.
 
-        Raises ValueError if fewer than `batch_size` starts are legal.
+        They have one more key, `weight` float32 [K, B], by which each transition's loss is to be multiplied. Raises
+        ValueError if fewer than `batch_size` starts are legal.
         """
-        index = self.sample_index(batch_size, num_batches, n_step=n_step)
-        return self.gather(
+        index, weight = self.draw(batch_size, num_batches, n_step=n_step)
+        batch = self.gather(
             index, n_step=n_step, gamma=gamma, cut_at_life_loss=cut_at_life_loss, clip_reward=clip_reward
         )
+        batch["weight"] = weight
+        return batch
+
+    def draw(self, batch_size: int, num_batches: int, n_step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Legal starts and their weights, both [num_batches, batch_size]: uniform ones, of weight 1."""
+        index = self.sample_index(batch_size, num_batches, n_step=n_step)
+        return index, torch.ones(index.shape, device=self.device)
+
+    def update(self, index: torch.Tensor, loss: torch.Tensor) -> None:
+        """Hears the losses [K, B] of transitions drawn, before they are weighted: uniform sampling needs none."""
 
     def sample_index(self, batch_size: int, num_batches: int = 1, *, n_step: int = 1) -> torch.Tensor:
         """Uniform legal starts as steps, row * num_envs + env since the first add: int64 [num_batches, batch_size]."""
+        self._check_draw(batch_size, num_batches, n_step)
+        low, high = (row * self.num_envs for row in self._legal_rows(n_step))
+        shape = (num_batches, batch_size)
+        return torch.randint(low, high, shape, generator=self.generator, device=self.device)
+
+    def _check_draw(self, batch_size: int, num_batches: int, n_step: int) -> None:
         if min(batch_size, num_batches, n_step) < 1:
             sizes = f"{batch_size}, {num_batches} and {n_step}"
             raise ValueError(f"batch_size, num_batches and n_step must be at least 1, got {sizes}")
@@ -59,9 +79,6 @@ class FrameReplay(FrameRing):
                 f"a batch of {batch_size} needs as many legal starts, but n_step={n_step} leaves "
                 f"{self.num_legal(n_step)} of the {len(self)} steps stored: add more first"
             )
-        low, high = (row * self.num_envs for row in self._legal_rows(n_step))
-        shape = (num_batches, batch_size)
-        return torch.randint(low, high, shape, generator=self.generator, device=self.device)
 
     def gather(
         self,
@@ -143,3 +160,56 @@ class FrameReplay(FrameRing):
             self._outputs[shape] = self.frames.new_empty(table_index.numel(), self.frames.shape[1])
         out = torch.index_select(self.frames, 0, table_index.flatten(), out=self._outputs[shape])
         return out.view(*shape, *self.frame_shape)
+
+
+class PrioritisedReplay(FrameReplay):
+    """Frame replay that draws transitions by the losses that they had last: see `Priorities`.
+
+    All minibatches of one `sample` are drawn with the priorities at its time: where K updates share a call, they are up
+    to K - 1 updates old. Weights are importance weights, whose exponent goes linearly from `beta` to `beta_final` while
+    the first `beta_steps` steps are added. The other arguments are those of `FrameRing`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        alpha: float = 0.5,
+        epsilon: float = 1e-10,
+        beta: float = 0.4,
+        beta_final: float = 1.0,
+        beta_steps: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if beta_steps < 1:
+            raise ValueError(f"beta_steps must be at least 1, got {beta_steps}")
+        self.betas, self.beta_steps = (beta, beta_final), beta_steps
+        self.priorities = Priorities(self.capacity, self.generator, self.device, alpha, epsilon)
+
+    @property
+    def beta(self) -> float:
+        """The exponent of the importance weights now."""
+        (first, last), share = self.betas, min(self.head * self.num_envs / self.beta_steps, 1.0)
+        return first + (last - first) * share
+
+    def draw(self, batch_size: int, num_batches: int, n_step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Legal starts by priority and their importance weights, both [num_batches, batch_size]."""
+        self._check_draw(batch_size, num_batches, n_step)
+        low, high = (row * self.num_envs for row in self._legal_rows(n_step))
+        self.priorities.set_legal(low, high)
+        return self.priorities.sample(batch_size, num_batches, beta=self.beta)
+
+    def update(self, index: torch.Tensor, loss: torch.Tensor) -> None:
+        """Makes the losses [K, B] of steps [K, B] their priorities, on the device; see `Priorities.update`."""
+        self.priorities.update(index, loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"priorities": self.priorities.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any], spare: int = 0) -> None:
+        super().load_state_dict(state, spare)
+        self.priorities.load_state_dict(state["priorities"])
+
+    def check(self) -> None:
+        super().check()
+        self.priorities.check()

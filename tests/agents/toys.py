@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import nn
 
 from agents.acting import EpsilonGreedy, FrameStack
-from agents.build import build_learner, build_probe, build_replay
+from agents.build import build_learner, build_probe, build_replay, head_options
 from agents.config import STACK, DQNConfig
 from agents.convolution import PixelConv2d
 from agents.networks import QNetwork
@@ -34,10 +35,10 @@ CATCH = DQNConfig(
 )
 
 
-def little_network(frame_shape: tuple[int, ...], num_actions: int) -> QNetwork:
+def little_network(frame_shape: tuple[int, ...], num_actions: int, **head: Any) -> QNetwork:
     # a 4×4 kernel with stride 2 reaches the last row of 10, where the paddle is; a 3×3 one does not
     convs = nn.Sequential(PixelConv2d(STACK, 16, 4, 2), nn.ReLU())
-    return QNetwork(convs, 64, STACK, frame_shape, num_actions)
+    return QNetwork(convs, 64, STACK, frame_shape, num_actions, **head)
 
 
 def catch_trainer(seed: int = 0, num_envs: int = 1, **settings) -> Trainer:
@@ -46,7 +47,7 @@ def catch_trainer(seed: int = 0, num_envs: int = 1, **settings) -> Trainer:
     configure(config.threads, seed)
     env = Catch(num_envs, seed, enlarged=False)
     torch.manual_seed(seed)
-    agent = build_learner(config, little_network(env.frame_shape, env.num_actions))
+    agent = build_learner(config, little_network(env.frame_shape, env.num_actions, **head_options(config)))
     replay = build_replay(config, env, seed)
     policy = EpsilonGreedy(agent.act, env.num_actions, seed)
     stack = FrameStack(num_envs, STACK, env.frame_shape, replay.device)
