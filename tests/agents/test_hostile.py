@@ -47,6 +47,7 @@ COMMANDS = [
 ]
 NUMBERS = ["0", "-1", "0.5", "-0.0", "5e-324", "1e300", "1" + "0" * 30, "1" + "0" * 15, "nan", "-inf", "", "1/0", "x"]
 NEVER = {"-1", "1e300", "1" + "0" * 30, "nan", "-inf", "", "1/0", "x"}  # no number of any command may be one
+SIGNED = {"v_min", "v_max"}  # but for these, which may be -1
 
 
 def fields(kind: type) -> dict[str, tuple[Any, ...]]:
@@ -87,7 +88,7 @@ def test_every_number_at_every_extreme_is_taken_or_answered_in_one_line(command)
             option = name.replace("_", "-")
             for text in NUMBERS:
                 line = complaint(command, base, {name: text})
-                assert line or text not in NEVER, f"--{option} {text} was taken"
+                assert line or text not in NEVER or (text == "-1" and name in SIGNED), f"--{option} {text} was taken"
                 assert not line or name in line or option in line or "steps" in line or "batch" in line, line
 
 
@@ -102,7 +103,7 @@ def test_every_misspelt_choice_is_answered_with_the_near_one(command):
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_settings_that_contradict_a_preset_or_one_another_are_taken_or_answered_in_one_line(data):
     command = data.draw(st.sampled_from(COMMANDS[:3]))
     base = data.draw(st.sampled_from(command.bases))
@@ -159,7 +160,7 @@ def test_every_number_that_is_taken_can_be_built_and_trains(name):
         trainer.step()
 
 
-BASE = ["--env=Catch", "--steps=100", "--update-start=40", "--batch-size=4", "--threads=1", "--compile=false"]
+BASE = ["--env=Catch", "--steps=60", "--update-start=40", "--batch-size=4", "--threads=1", "--compile=false"]
 
 
 @pytest.mark.parametrize(
@@ -253,6 +254,6 @@ def test_a_run_outlives_whoever_reads_it_and_a_full_disk(kind, tmp_path, monkeyp
             patch.setattr(sys, name, stream)
         code = cli.main("dqn", [*BASE, "--root", str(tmp_path), "--name=a", "--eval-episodes=1", "--probe-interval=0"])
     assert code == 0
-    assert json.loads((tmp_path / "a" / "result.json").read_text())["updates"] == 60
+    assert json.loads((tmp_path / "a" / "result.json").read_text())["updates"] == 20
     for stream in streams if kind != "full disk" else ():
         stream.close()  # as Python does when it ends: nothing fails now
