@@ -82,12 +82,12 @@ def leaves(output):
 
 
 def check_ownership(agent):
-    """AssertionError unless, through 30 updates, the optimiser owns the parameters that the network uses."""
+    """AssertionError unless, through 9 updates, the optimiser owns the parameters that the network uses."""
     parameters = dict(agent.network.named_parameters())
     owned = {id(p) for group in agent.optimizer.param_groups for p in group["params"]}
     pixels = torch.zeros(1, 4, *FRAME, dtype=torch.uint8)
     assert leaves(agent.network(pixels).sum()) <= owned
-    learn(agent, 30)
+    learn(agent, 9)
     now = dict(agent.network.named_parameters())
     assert now.keys() == parameters.keys()
     assert all(now[key] is parameters[key] for key in now)
@@ -105,7 +105,7 @@ def test_the_tables_of_this_file_hold_every_method():
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("name", ACTIVE)
-def test_the_optimiser_owns_what_the_network_uses_through_30_updates(name, network, normalized):
+def test_the_optimiser_owns_what_the_network_uses_through_9_updates(name, network, normalized):
     agent = learner(name + ACTIVE[name], network=network, nap=normalized)
     target = parameter_hash(agent.target)
     check_ownership(agent)
