@@ -216,6 +216,11 @@ def test_other_settings_too(options, little, tmp_path):
     check_cell(tmp_path, **options)
 
 
+@pytest.mark.slow
+def test_compiled_too(little, tmp_path):
+    check_cell(tmp_path, compile="true", nap=True, plasticity=("redo:period=3",), utd="3/7", schedule="one-cycle")
+
+
 @pytest.mark.parametrize(
     ("protocol", "num_envs", "utd", "overlap"),
     [
