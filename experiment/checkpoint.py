@@ -193,14 +193,17 @@ def load_latest(directory: Path, only: Collection[str] | None = None) -> Checkpo
     paths = _newest_first(directory)
     if not paths:
         raise ConfigError(f"no checkpoint in {str(directory)!r}")
+    rows_alone = True
     for path in paths:
         try:
             return _load(path, only)
         except _Damaged as error:
             _damaged.add(path)
+            rows_alone = rows_alone and str(error).startswith("rows-")
             before = "; trying the one before" if path != paths[-1] else ""
             warnings.warn(f"checkpoint {path} is damaged ({error}){before}", stacklevel=2)
-    raise ConfigError(f"every checkpoint in {str(directory)!r} is damaged")
+    rest = " in its rows alone: what was learned can still be evaluated" if rows_alone else ""
+    raise ConfigError(f"every checkpoint in {str(directory)!r} is damaged{rest}")
 
 
 def take_up(run: RunDir) -> Checkpoint | None:

@@ -185,6 +185,17 @@ def test_a_full_disk_loses_rows_but_tears_none(tmp_path):
     assert (tmp_path / "m.jsonl").read_text() == '{"a": 1}\n{"a": 4}\n'
 
 
+@pytest.mark.parametrize("left", ['{"a": 1}\n', '{"a": 1}\n{"a"', ""])
+def test_rows_that_the_disk_lost_are_told_and_the_rest_is_whole(left, tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text(left)
+    tracker = Tracker(path)
+    with pytest.warns(UserWarning, match=f"ends {18 - 9 * left.count(chr(10))} bytes before the checkpoint"):
+        tracker.cut_to(18)
+    tracker.log({"a": 3})
+    assert path.read_text() == '{"a": 1}\n' * left.count("\n") + '{"a": 3}\n'
+
+
 def test_wandb_missing_is_told_at_the_start(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"pip install 'rewarm\[wandb\]'"):

@@ -1,7 +1,9 @@
 """Rows of a ring on the disk: written once, whole after any crash, gone when nothing needs them."""
 
 import os
+import resource
 import shutil
+import signal
 import tempfile
 import warnings
 from pathlib import Path
@@ -133,6 +135,41 @@ def test_where_segments_cannot_be_linked_all_rows_are_written_again(loss, tmp_pa
     assert loaded(tmp_path, 10)[0].rows == ring.rows
     assert [path.name for path in newest.glob("rows-*")] == [f"rows-{2:012d}.bin"]
     assert loss != "cut" or victim.read_bytes() == b""
+
+
+def test_a_disk_that_fills_amid_a_segment(tmp_path):
+    """The real thing: RLIMIT_FSIZE makes the kernel refuse, as a full disk does."""
+    ring = Ring(5_000)
+    rows = Segments(ring)
+    ring.grow(1_000)
+    store(tmp_path, ring, rows)
+    kept = inodes(tmp_path)
+    ring.grow(4_000)
+    if (child := os.fork()) == 0:  # the limit must not touch the test process
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        warnings.simplefilter("ignore")
+        saved = save_or_warn(tmp_path, ring.head, {"ring": {"head": ring.head}}, rows=rows)
+        os._exit(2 * saved + (sorted(path.name for path in tmp_path.iterdir()) != [f"{1_000:012d}"]))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert inodes(tmp_path) == kept
+    store(tmp_path, ring, rows)
+    assert loaded(tmp_path, 5_000)[0].rows == ring.rows
+
+
+def test_where_old_rows_rot_no_checkpoint_is_left_but_the_rest_can_be_read(tmp_path):
+    ring = Ring(10)
+    rows = Segments(ring)
+    for _ in range(2):
+        ring.grow(3)
+        newest = store(tmp_path, ring, rows)
+    (newest / f"rows-{0:012d}.bin").write_bytes(b"?" * 24)  # one file for both
+    with (
+        pytest.warns(UserWarning, match=r"damaged \(rows-000000000000.bin has changed"),
+        pytest.raises(ConfigError, match=r"every checkpoint in .* is damaged in its rows alone: "),
+    ):
+        load_latest(tmp_path)
+    assert load_latest(tmp_path, only=("ring",)).step == 6
 
 
 def test_a_failed_save_loses_no_rows(tmp_path, monkeypatch):
