@@ -1,4 +1,4 @@
-"""Imports point one way: benchmarks -> agents -> {nap, plasticity, replay, envs, experiment}."""
+"""Imports point one way: benchmarks, examples -> agents, studies -> {nap, plasticity, replay, envs, experiment}."""
 
 import ast
 from pathlib import Path
@@ -14,7 +14,9 @@ ALLOWED = {
     "envs": set(),
     "experiment": set(),
     "agents": PARTS,
-    "benchmarks": PARTS | {"agents"},
+    "studies": {"nap", "plasticity", "experiment"},
+    "benchmarks": PARTS | {"agents", "studies"},
+    "examples": PARTS | {"agents", "studies"},
 }
 
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 from experiment.config import ConfigError, near
 
+EARLY = 0.2
+"""Share of the budget in which early-cycle cycles."""
 NORM_POSITIONS = (
     "embedding", "attention", "query", "key", "attention-output", "mlp", "mlp-output", "final",
 )  # fmt: skip
@@ -36,8 +38,12 @@ class GrokkingConfig:
     seed: int = 0
     """Decides everything: the split, the initial weights, the batches."""
 
-    schedule: Literal["rewarm", "constant"] = "rewarm"
-    """rewarm: --low-lr for --delay, warm-up to --lr, cosine to --final-lr; constant: warm-up, then --lr."""
+    schedule: Literal[
+        "rewarm", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle", "cusum", "page-hinkley"
+    ] = "rewarm"
+    """rewarm, nap's delayed-cosine: --low-lr for --delay, warm-up to --lr, cosine to --final-lr; constant: warm-up,
+    then --lr; cusum, page-hinkley: warm-up and cosine, again when the training loss has risen; the others over the
+    budget."""
     lr: float = 1e-2
     """Learning rate: the peak of the schedule."""
     low_lr: float = 1e-4
@@ -49,7 +55,9 @@ class GrokkingConfig:
     anneal: int = 6_000
     """Updates from the peak down to --final-lr (constant: at the peak)."""
     final_lr: float = 1e-4
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of the cosine, and the lowest of the other schedules."""
+    cycles: int = 10
+    """cyclic, early-cycle: warm restarts; those of early-cycle are in the first fifth, before a cosine."""
     updates: int | None = None
     """Budget; none: delay + warm-up + anneal. A shorter one cuts the schedule off, a longer one stays at its end."""
     batch_size: int = 512
@@ -142,8 +150,13 @@ class GrokkingConfig:
             raise ConfigError(f"--operation div needs a prime --modulus, and {self.modulus} is not one")
         if self.budget < 1:
             raise ConfigError("--delay, --warmup and --anneal are all 0: there is nothing to do")
-        if self.schedule == "rewarm" and max(self.low_lr, self.final_lr) > self.lr:
-            raise ConfigError(f"--low-lr and --final-lr have to be at most the peak, --lr {self.lr}")
+        if self.schedule == "rewarm" and self.low_lr > self.lr:
+            raise ConfigError(f"--low-lr {self.low_lr} has to be at most the peak, --lr {self.lr}")
+        steps = {"cyclic": self.budget, "early-cycle": round(EARLY * self.budget)}.get(self.schedule, math.inf)
+        if self.cycles > steps:
+            raise ConfigError(f"--cycles is {self.cycles}, and there are {steps} updates for them: give fewer")
+        if self.schedule != "constant" and self.final_lr > self.lr:
+            raise ConfigError(f"--final-lr {self.final_lr} has to be at most the peak, --lr {self.lr}")
         if self.optimizer == "omnigrok" and self.projection != "off":
             raise ConfigError("--optimizer omnigrok holds the global norm: it needs --projection off")
 
@@ -162,17 +175,25 @@ class GrokkingConfig:
 _RANGES: dict[str, tuple[float, float]] = {
     "modulus": (2, 1_000), "fraction": (0, 1), "seed": (0, math.inf), "lr": (1e-12, 10), "low_lr": (0, 10),
     "delay": (0, math.inf), "warmup": (0, math.inf), "anneal": (0, math.inf), "final_lr": (0, 10),
-    "updates": (1, math.inf), "batch_size": (0, math.inf), "beta1": (0, 0.9999), "beta2": (0, 0.999999),
-    "weight_decay": (0, 1e3), "scale_decay": (0, 1e3), "grokfast_alpha": (0, 0.9999),
-    "grokfast_lambda": (0, math.inf), "omnigrok_alpha": (1e-3, 1e3), "project_every": (1, math.inf),
-    "norm_end": (1e-3, 1e3), "elr_end": (1e-3, 1e3), "threads": (1, 1_024), "log_interval": (1, math.inf),
+    "cycles": (1, math.inf), "updates": (1, math.inf), "batch_size": (0, math.inf), "beta1": (0, 0.9999),
+    "beta2": (0, 0.999999), "weight_decay": (0, 1e3), "scale_decay": (0, 1e3),
+    "grokfast_alpha": (0, 0.9999), "grokfast_lambda": (0, math.inf), "omnigrok_alpha": (1e-3, 1e3),
+    "project_every": (1, math.inf), "norm_end": (1e-3, 1e3), "elr_end": (1e-3, 1e3), "threads": (1, 1_024), "log_interval": (1, math.inf),
     "checkpoint_interval": (0, math.inf),
 }  # fmt: skip
 
 _NO_EFFECT: dict[tuple[str, str], tuple[str, ...]] = {
     ("model", "mlp"): ("norm_positions",),
     ("norm", "none"): ("norm_positions", "scale_decay"),
-    ("schedule", "constant"): ("low_lr", "delay", "final_lr"),
+    ("schedule", "rewarm"): ("cycles",),
+    ("schedule", "constant"): ("low_lr", "delay", "final_lr", "cycles"),
+    ("schedule", "linear"): ("low_lr", "delay", "cycles"),
+    ("schedule", "cosine"): ("low_lr", "delay", "cycles"),
+    ("schedule", "one-cycle"): ("low_lr", "delay", "cycles"),
+    ("schedule", "cyclic"): ("low_lr", "delay"),
+    ("schedule", "early-cycle"): ("low_lr", "delay"),
+    ("schedule", "cusum"): ("low_lr", "delay", "cycles"),
+    ("schedule", "page-hinkley"): ("low_lr", "delay", "cycles"),
     ("optimizer", "adamw"): ("grokfast_alpha", "grokfast_lambda", "omnigrok_alpha"),
     ("optimizer", "grokfast-ema"): ("omnigrok_alpha",),
     ("optimizer", "omnigrok"): ("grokfast_alpha", "grokfast_lambda"),

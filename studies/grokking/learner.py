@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nap
-from studies.grokking.config import GrokkingConfig
+from studies.grokking.config import EARLY, GrokkingConfig
 from studies.grokking.data import Task
+from studies.signal import LossSignal
 
 # under autocast a norm has a bf16 input and an fp32 scale, which is what is wanted
 warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
@@ -33,6 +34,7 @@ class Learner:
         self.kept = norm_scales(model) if config.elr_of == "weights" else []
         self.optimizer = make_optimizer(config, model, self.moved, self.kept)
         self.schedule = make_schedule(config, self.optimizer)
+        self.signal = LossSignal(self.schedule, self.device)
         self.filter = GradientEMA(model, config) if config.optimizer == "grokfast-ema" else None
         self.sphere = GlobalNorm(model, config.omnigrok_alpha) if config.optimizer == "omnigrok" else None
         self.updates = 0
@@ -58,7 +60,8 @@ class Learner:
         """One update; its learning rate is the schedule's at the number of updates before it."""
         self._set_rates()
         self.optimizer.zero_grad()
-        self._loss(*self._batch()).backward()
+        loss = self._loss(*self._batch())
+        loss.backward()
         if self.filter:
             self.filter.apply()
         self.optimizer.step()
@@ -67,6 +70,7 @@ class Learner:
             self._project(self.projection)
         if self.sphere:
             self.sphere.apply()
+        self.signal.note(self.updates, loss.detach())
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         if not self.config.batch_size:
@@ -103,6 +107,7 @@ class Learner:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "signal": self.signal.state_dict(),
             "projection": self.projection.state_dict() if self.projection else None,
             "filter": self.filter.averages if self.filter else None,
             "sphere": self.sphere.target if self.sphere else None,
@@ -115,6 +120,7 @@ class Learner:
         self.model.load_state_dict(state["model"])
         nap.load_optimizer_state(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.signal.load_state_dict(state["signal"])
         if self.projection:
             self.projection.load_state_dict(state["projection"])
         if self.filter:
@@ -219,15 +225,20 @@ class Warmup(nap.Schedule):
 
 
 def make_schedule(config: GrokkingConfig, optimizer: torch.optim.Optimizer) -> nap.Schedule:
-    """The schedule of the settings; constant is a warm-up to the peak and the peak from then on."""
+    """The schedule of the settings; constant is a warm-up to the peak, and the peak from then on."""
     if config.schedule == "constant":
         return Warmup(optimizer, config.warmup)
-    return nap.DelayedCosine(
-        optimizer,
-        config.delay + config.warmup + max(config.anneal, 1),
-        floor=config.final_lr,
-        delay=config.delay,
-        low=config.low_lr,
-        warmup=config.warmup,
-        anneal_steps=max(config.anneal, 1),
-    )
+    anneal = max(config.anneal, 1)
+    if config.schedule == "rewarm":
+        steps = config.delay + config.warmup + anneal
+        times = {"delay": config.delay, "warmup": config.warmup, "anneal_steps": anneal}
+        return nap.DelayedCosine(optimizer, steps, floor=config.final_lr, low=config.low_lr, **times)
+    kinds: dict[str, dict[str, Any]] = {
+        "one-cycle": {"warmup_fraction": min(config.warmup / config.budget, 1.0)},
+        "cyclic": {"cycles": config.cycles},
+        "early-cycle": {"cycles": config.cycles, "cycle_fraction": EARLY, "anneal": "cosine"},
+        "cusum": {"cycle_steps": config.warmup + anneal, "warmup": config.warmup},
+        "page-hinkley": {"cycle_steps": config.warmup + anneal, "warmup": config.warmup},
+    }
+    options = kinds.get(config.schedule, {})
+    return nap.make_schedule(config.schedule, optimizer, config.budget, floor=config.final_lr, **options)

@@ -14,8 +14,6 @@ Protocol = Literal["lyle10", "ash50", "lee10noisy", "increments"]
 FRACTIONS: dict[Protocol, float] = {"lyle10": 0.1, "ash50": 0.5, "lee10noisy": 0.1, "increments": 0.1}
 """Share of the training images in the first phase of each protocol."""
 CLOSED_LOOP = ("cusum", "page-hinkley")
-SIGNAL_INTERVAL = 10
-"""Updates whose mean loss is one sample of the signal of a closed-loop schedule."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +57,26 @@ class WarmStartConfig:
     """Methods against loss of plasticity, in order: name or module:Class, each with :option=value,... if others than
     the published ones are wanted, as in redo:period=100,tau=0.1. The option may be repeated."""
 
-    schedule: Literal["cyclic", "cosine", "constant", "cusum", "page-hinkley"] = "cyclic"
-    """cyclic: warm restarts, --cycles of them; cosine: one, over the whole budget; cusum and page-hinkley: a restart
-    when the training loss has risen, which nobody tells them."""
+    schedule: Literal[
+        "cyclic", "constant", "linear", "cosine", "one-cycle", "early-cycle", "delayed-cosine", "cusum", "page-hinkley"
+    ] = "cyclic"
+    """cyclic: warm restarts, --cycles of them; cusum and page-hinkley: a restart when the training loss has risen,
+    which nobody tells them; the others once, over the whole budget."""
     cycles: int | None = None
-    """cyclic: number of cycles in the whole budget; none: one a phase. cusum, page-hinkley: a restart takes the budget
-    divided by this."""
+    """cyclic, early-cycle: number of cycles; none: one a phase. cusum, page-hinkley: a restart takes the budget divided
+    by this."""
+    cycle_fraction: float = 0.2
+    """Share of the budget in which early-cycle cycles."""
+    anneal: Literal["floor", "linear", "cosine"] = "cosine"
+    """early-cycle after the cycling: stay at the floor, or go there from the peak linearly or as a cosine."""
+    lr_delay: int = 0
+    """delayed-cosine: updates at the floor before the warm-up."""
     lr: float = 3e-3
     """Adam's learning rate: the peak of the schedule."""
     lr_floor: float = 1e-6
     """Lowest learning rate of the schedule."""
     lr_warmup: int = 0
-    """cusum, page-hinkley: updates from the floor to the peak at a restart."""
+    """delayed-cosine, cusum, page-hinkley: updates from the floor to the peak, before the cosine."""
     later_peak: float = 1.0
     """Peak after the first phase, as a multiple of --lr."""
     rewarm_threshold: float = 10.0
@@ -152,8 +158,11 @@ class WarmStartConfig:
             raise ConfigError(f"--lr-floor {self.lr_floor:g} has to be at most the peak, --lr {self.lr:g}")
         if self.protocol == "ash50" and self.schedule == "cyclic":
             raise ConfigError("--protocol ash50: when its phases end is not known; give --schedule constant")
-        if self.schedule == "cyclic" and self.cycles > self.budget:
-            raise ConfigError(f"--cycles is {self.cycles}, and there are {self.budget} updates: give fewer")
+        steps = round(self.cycle_fraction * self.budget) if self.schedule == "early-cycle" else self.budget
+        if self.schedule in ("cyclic", "early-cycle") and self.cycles > steps:
+            raise ConfigError(f"--cycles is {self.cycles}, and there are {steps} updates for them: give fewer")
+        if self.schedule == "delayed-cosine" and self.lr_delay + self.lr_warmup > self.budget:
+            raise ConfigError(f"--lr-delay and --lr-warmup are longer than the budget of {self.budget} updates")
         restart = max(self.budget // self.cycles, 1)
         if self.schedule in CLOSED_LOOP and self.lr_warmup > restart:
             raise ConfigError(f"--lr-warmup is {self.lr_warmup}: it has to be at most a restart, of {restart} updates")
@@ -163,7 +172,8 @@ class WarmStartConfig:
 _RANGES: dict[str, tuple[float, float]] = {
     "fraction": (0.001, 1), "phase_updates": (1, math.inf), "seed": (0, math.inf), "width": (2, 4_096),
     "hidden": (2, 65_536), "nap_every": (1, math.inf), "cycles": (1, math.inf), "lr": (1e-12, 10), "lr_floor": (0, 10),
-    "lr_warmup": (0, math.inf), "later_peak": (1e-3, 1e3), "rewarm_threshold": (0, 1e6),
+    "lr_warmup": (0, math.inf), "lr_delay": (0, math.inf), "cycle_fraction": (0, 1), "later_peak": (1e-3, 1e3),
+    "rewarm_threshold": (0, 1e6),
     "batch_size": (1, 100_000), "threads": (1, 1_024), "log_interval": (1, math.inf),
     "checkpoint_interval": (0, math.inf),
 }  # fmt: skip

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import nap
 from plasticity.features import FeatureTap
 from plasticity.method import Method, zero_moments
-from studies.warm_start.config import CLOSED_LOOP, SIGNAL_INTERVAL, WarmStartConfig
+from studies.signal import LossSignal
+from studies.warm_start.config import CLOSED_LOOP, WarmStartConfig
 from studies.warm_start.data import Dataset, Sampler, augment, channel_statistics, prepare
 from studies.warm_start.protocols import Protocol
 
@@ -54,7 +55,7 @@ class Learner:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
         self.seen = 0
-        self._signal = torch.zeros((), device=device)
+        self.signal = LossSignal(self.schedule, device)
         self._pass = (0, 0)
         self.phase_over = False
         self.sampler = self._sampler()
@@ -113,13 +114,7 @@ class Learner:
 
     def _steer(self, error: Tensor) -> None:
         """What reads the device now and then: a closed-loop schedule, rates that follow the weights."""
-        if self.config.schedule in CLOSED_LOOP:
-            self._signal += error
-            if self.updates % SIGNAL_INTERVAL == 0:
-                assert isinstance(self.schedule, nap.Rewarm)
-                self.schedule.move_to(self.updates)
-                self.schedule.observe(self._signal / SIGNAL_INTERVAL)
-                self._signal.zero_()
+        self.signal.note(self.updates, error)
         if self.updates % RATES_INTERVAL == 0:
             self._refresh_rates()
 
@@ -184,7 +179,8 @@ class Learner:
             "schedule": self.schedule.state_dict(),
             "methods": [method.state_dict() for method in self.methods],
             "sampler": self.sampler.state_dict(),
-            "totals": {"loss_sum": self.loss_sum, "correct": self.correct, "signal": self._signal},
+            "signal": self.signal.state_dict(),
+            "totals": {"loss_sum": self.loss_sum, "correct": self.correct},
             "counts": [self.updates, self.phase, self.phase_began, self.seen, *self._pass, int(self.phase_over)],
         }
 
@@ -199,7 +195,8 @@ class Learner:
         self._pass, self.phase_over = (correct, seen), bool(over)
         self.sampler = self._sampler()
         self.sampler.load_state_dict(state["sampler"])
-        for own, name in ((self.loss_sum, "loss_sum"), (self.correct, "correct"), (self._signal, "signal")):
+        self.signal.load_state_dict(state["signal"])
+        for own, name in ((self.loss_sum, "loss_sum"), (self.correct, "correct")):
             own.copy_(state["totals"][name])
 
 
@@ -213,8 +210,12 @@ def make_optimizer(config: WarmStartConfig, model: nn.Module, device: torch.devi
 def make_schedule(config: WarmStartConfig, optimizer: torch.optim.Optimizer) -> nap.Schedule:
     """The learning rate over the budget of updates."""
     options: dict[str, Any] = {} if config.schedule == "constant" else {"floor": config.lr_floor}
-    if config.schedule == "cyclic":
+    if config.schedule in ("cyclic", "early-cycle"):
         options["cycles"] = config.cycles
+    if config.schedule == "early-cycle":
+        options |= {"cycle_fraction": config.cycle_fraction, "anneal": config.anneal}
+    if config.schedule == "delayed-cosine":
+        options |= {"delay": config.lr_delay, "warmup": config.lr_warmup}
     if config.schedule in CLOSED_LOOP:
         assert config.cycles is not None
         options |= {"cycle_steps": max(config.budget // config.cycles, 1), "warmup": config.lr_warmup}

@@ -192,3 +192,37 @@ def test_the_omnigrok_target_is_copied():
     assert made.sphere.target is target
     assert torch.equal(target, state["sphere"])
     assert made.sphere.target is not state["sphere"]
+
+
+@pytest.mark.parametrize("name", sorted(set(nap.SCHEDULES) - {"delayed-cosine"} | {"rewarm"}))
+def test_every_schedule_of_nap_is_one_of_the_study(name):
+    others = {"delay": 2_000} if name != "rewarm" else {}
+    cycles = {"cycles": 2} if name in ("cyclic", "early-cycle") else {}
+    config = replace(SMALL, schedule=name, updates=20, **others, **cycles).resolved()
+    made = learner(config)
+    rates = []
+    for _ in range(20):
+        made.update()
+        rates.append(made.lr())
+    assert max(rates) == pytest.approx(config.lr)
+    assert min(rates) >= 0
+    assert made.schedule.last_epoch in (19, 20)
+
+
+def test_a_closed_loop_schedule_hears_the_loss_of_every_ten_updates():
+    config = replace(SMALL, schedule="cusum", delay=2_000, warmup=0, anneal=4, updates=900, lr=1e-3).resolved()
+    made = learner(config)
+    heard = []
+    made.schedule.observe = lambda signal: heard.append(float(signal))
+    losses = [float(loss) for loss in (updated(made) for _ in range(30))]
+    assert heard == pytest.approx([sum(losses[i : i + 10]) / 10 for i in (0, 10, 20)], rel=1e-5)
+
+
+def updated(made):
+    """The loss of one update."""
+    found = []
+    loss = made._loss
+    made._loss = lambda *batch: found.append(loss(*batch)) or found[-1]
+    made.update()
+    made._loss = loss
+    return found[0].detach()

@@ -243,6 +243,16 @@ def test_projection_holds_every_norm_but_the_heads(settings):
             assert math.isclose(norm, initial[name], rel_tol=1e-5) == (name != "head.weight")
 
 
+@pytest.mark.parametrize("name", sorted(nap.SCHEDULES))
+def test_every_schedule_of_nap_is_one_of_the_study(name):
+    made = learner(schedule=name, phase_updates=10)
+    rates = []
+    for _ in range(20):
+        train(made, 1)
+        rates.append(rate(made))
+    assert max(rates) == pytest.approx(made.config.lr)
+
+
 def test_cusum_restarts_when_the_loss_has_risen():
     noise = torch.randn(760, generator=torch.Generator().manual_seed(0))
     errors = [math.exp(0.3 * z - i / 200) * (20 if i >= 700 else 1) for i, z in enumerate(noise.tolist())]

@@ -1,0 +1,41 @@
+"""The training loss as the signal of a closed-loop schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import nap
+
+INTERVAL = 10
+"""Updates whose mean loss is one sample."""
+
+
+class LossSignal:
+    """Hands a closed-loop schedule the mean loss of every `INTERVAL` updates; for any other schedule it does nothing.
+
+    Reads the device once for each sample.
+    """
+
+    def __init__(self, schedule: nap.Schedule, device: torch.device) -> None:
+        self.schedule = schedule if isinstance(schedule, nap.Rewarm) else None
+        self.total = torch.zeros((), device=device)
+
+    def note(self, update: int, loss: Tensor) -> None:
+        """Takes the loss of an update, which counts from 1."""
+        if self.schedule is None:
+            return
+        self.total += loss
+        if update % INTERVAL == 0:
+            self.schedule.move_to(update)
+            self.schedule.observe(self.total / INTERVAL)
+            self.total.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": self.total}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave, in place."""
+        self.total.copy_(state["total"])
