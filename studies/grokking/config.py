@@ -178,8 +178,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "cycles": (1, math.inf), "updates": (1, math.inf), "batch_size": (0, math.inf), "beta1": (0, 0.9999),
     "beta2": (0, 0.999999), "weight_decay": (0, 1e3), "scale_decay": (0, 1e3),
     "grokfast_alpha": (0, 0.9999), "grokfast_lambda": (0, math.inf), "omnigrok_alpha": (1e-3, 1e3),
-    "project_every": (1, math.inf), "norm_end": (1e-3, 1e3), "elr_end": (1e-3, 1e3), "threads": (1, 1_024), "log_interval": (1, math.inf),
-    "checkpoint_interval": (0, math.inf),
+    "project_every": (1, math.inf), "norm_end": (1e-3, 1e3), "elr_end": (1e-3, 1e3), "threads": (1, 1_024),
+    "log_interval": (1, math.inf), "checkpoint_interval": (0, math.inf),
 }  # fmt: skip
 
 _NO_EFFECT: dict[tuple[str, str], tuple[str, ...]] = {
