@@ -39,6 +39,7 @@ from experiment.interrupt import terminal_manners
 from experiment.run_dir import RunDir
 from plasticity.registry import METHODS
 from tests.agents import toys
+from tests.agents.test_dqn import RAINBOW
 from tests.agents.toys import CATCH, catch_trainer
 from tests.plasticity.test_every_method import ACTIVE
 
@@ -74,6 +75,16 @@ OTHERS: list[dict[str, Any]] = [
     {"on_nonfinite": "skip", "utd": "1/4", "log_interval": 3},
     {"replay_capacity": 10_000, "utd": "1/4", "num_envs": 8, "schedule": "one-cycle"},
     {"kill_at": 500, "steps": 640, "update_start": 300, "replay_capacity": 400, "num_envs": 8, "utd": "1/4"},
+    {"agent": "rainbow", **RAINBOW, "max_grad_norm": 10.0, "utd": "3/7", "num_envs": 8, "overlap": True},
+    {
+        "agent": "der",
+        **RAINBOW,
+        "streams": "shared",
+        "plasticity": ("redo:period=3", "nap"),
+        "precision": "bf16",
+        "utd": 1,
+    },
+    {"distribution": "quantile", "noisy": True, "prioritised": True, "augment": "drq", "utd": 1},
     {"checkpoint_interval": 7, "utd": "1/4", "num_envs": 8, "replay_capacity": 100},
 ]
 

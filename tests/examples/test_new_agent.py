@@ -1,0 +1,74 @@
+"""The example of a new agent, by its import path, with the family's options."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import examples.new_agent
+from agents import cli
+from agents.build import agent_class
+from agents.cli import settings
+from agents.run import RunDir, load_agent
+from examples.new_agent import AdvantageLearning
+from experiment.config import ConfigError
+from tests.agents.test_dqn import RAINBOW, block, learner
+
+PATH = "examples.new_agent:AdvantageLearning"
+
+
+def test_it_is_short():
+    assert len(Path(examples.new_agent.__file__).read_text().splitlines()) < 40
+
+
+@pytest.mark.parametrize("options", [{}, RAINBOW | {"nap": True}], ids=["plain", "rainbow"])
+def test_only_its_targets_are_other_ones_in_one_graph_still(options):
+    plain, ours = learner(**options), learner(agent=PATH, **options)
+    assert type(ours) is AdvantageLearning
+    batch = plain.bootstrap(block())[0]
+    with torch.no_grad():
+        values = ours.values.mean(ours.target(batch["obs"]))
+        gap = values.amax(-1) - values[torch.arange(len(batch)), batch["action"]]
+        assert (gap > 0).any()
+        shifted = batch.replace({"reward": batch["reward"] - 0.9 * gap})
+        torch.testing.assert_close(ours.targets(batch), plain.targets(shifted))
+    compiled = CompileCounterWithBackend("aot_eager")
+    loss = torch.compile(ours.loss, fullgraph=True, backend=compiled)(batch)[0]
+    assert compiled.frame_count == 1
+    torch.testing.assert_close(loss, ours.loss(batch)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_it_runs_from_the_command_line_and_goes_on(tmp_path, capsys):
+    words = ["--env=Catch", "--steps=90", "--update-start=50", "--threads=1", "--compile=false", "--batch-size=4"]
+    words += ["--n-step=3", "--network=small", "--nap", "--distribution=c51", "--noisy", "--prioritised"]
+    words += ["--eval-episodes=1", "--root", str(tmp_path), "--name=a"]
+    assert cli.main(PATH, words) == 0
+    directory = RunDir.open(tmp_path / "a")
+    assert f"{PATH}: small network" in capsys.readouterr().out
+    config = settings(PATH, ["--resume", str(tmp_path / "a")])
+    agent, step = load_agent(config, directory)
+    assert (type(agent), step, agent.updates) == (AdvantageLearning, 90, 40)
+
+
+def test_help_and_presets_are_the_familys():
+    words = [sys.executable, "-m", "examples.new_agent"]
+    shown = subprocess.run([*words, "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0
+    assert "python -m examples.new_agent" in shown.stdout
+    assert settings(PATH, ["--config", "der-small"]).n_step == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("examples.new_agent:AdvantageLerning", "did you mean 'AdvantageLearning'"),
+        ("examples.no_agent:X", "cannot be imported"),
+        ("examples.new_agent:chosen", "has no agents.dqn.DQN"),
+    ],
+)
+def test_a_wrong_path_is_one_line(name, said):
+    with pytest.raises(ConfigError, match=said):
+        agent_class(name)
