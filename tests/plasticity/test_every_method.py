@@ -59,7 +59,11 @@ def batch_for(agent):
     rng = torch.Generator().manual_seed(agent.updates)
     pixels = torch.randint(0, 256, (1, 4, 5, *FRAME), dtype=torch.uint8, generator=rng)
     block = {"obs": pixels[:, :, :4], "next_obs": pixels[:, :, 1:]}
-    block |= {"action": torch.randint(0, 3, (1, 4), generator=rng), "discount": torch.full((1, 4), 0.9)}
+    block |= {
+        "action": torch.randint(0, 3, (1, 4), generator=rng),
+        "discount": torch.full((1, 4), 0.9),
+        "weight": torch.ones(1, 4),
+    }
     block |= {"reward": torch.randn(1, 4, generator=rng)}
     return agent.bootstrap(TensorDict(block, batch_size=(1, 4)))[0]
 
