@@ -195,7 +195,7 @@ def test_a_network_that_cannot_be_watched_is_a_mistake_unless_nothing_is_measure
 
 def test_names_of_runs_are_names_of_files_and_tell_the_methods():
     specs = ("redo:period=100,tau=0.1", "examples.new_method:MyMethod:scale=1e-3")
-    config = DQNConfig(plasticity=specs, nap=True, utd="3/7")
+    config = DQNConfig(agent="dqn", plasticity=specs, nap=True, utd="3/7")
     name = runs.default_name(config)
     assert name.startswith(
         "dqn-Breakout-utd3_7-redo_period_100_tau_0.1-examples.new_method_MyMethod_scale_1e-3-nap-s0-"
