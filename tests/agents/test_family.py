@@ -81,13 +81,13 @@ def test_a_chain_is_solved(options):
 def catch_score(steps, **options):
     scores = [row["episode_return"] for row in run(catch_trainer(steps=steps, **options)) if "episode_return" in row]
     assert np.mean(scores[:50]) < -0.3
-    return np.mean(scores[-100:])
+    return np.mean(scores[-200:])
 
 
 @pytest.mark.slow
 @switches
 def test_catch_is_solved(options):
-    assert catch_score(9_000, **{"schedule": "linear"} | LEAST | options) > 0.8
+    assert catch_score(18_000, **{"schedule": "linear"} | LEAST | options) > 0.6
 
 
 def literal_c51_loss(support, logits, following, reward, discount):
