@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks.measure import check_device, measure
 
         check_device(settings.device)
-    from benchmarks.report import show, write
+    from benchmarks.measured import show, write
 
     results = measure(settings)
     show(results)

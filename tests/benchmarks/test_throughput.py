@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from benchmarks import learners, limits, measure, playing, report, throughput
+from benchmarks import learners, limits, measure, measured, playing, throughput
 from benchmarks.alternate import Round, Series
 from benchmarks.measure import Results
 from benchmarks.throughput import Settings, main
@@ -35,7 +35,7 @@ def results() -> Results:
 
 def shown(width: int = 100) -> str:
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    report.show(results(), console)
+    measured.show(results(), console)
     return console.export_text()
 
 
@@ -52,7 +52,7 @@ def test_table_fits_100_columns_and_shows_medians_ratios_and_who_is_missing():
 
 
 def test_json_holds_every_round(tmp_path):
-    report.write(results(), str(tmp_path / "out"))
+    measured.write(results(), str(tmp_path / "out"))
     saved = json.loads((tmp_path / "out" / "throughput.json").read_text())
     first = saved["series"][0]
     assert [r["figure"] for r in first["rounds"]] == [30.0, 33.0, 36.0]
