@@ -63,8 +63,15 @@ class DQNConfig:
     """Rewards summed before bootstrapping, in agent steps."""
     gamma: float = 0.99
     """Discount per agent step."""
+    n_step_final: int | None = None
+    """n that --n-step goes to, exponentially in --anneal-updates, from the start and after each reset; none: it stays.
+    The methods reset and shrink-perturb reset."""
     double_q: bool = True
     """Choose the next action with the online network (double Q-learning)."""
+    gamma_final: float | None = None
+    """Discount that --gamma goes to, in the same way (1 - gamma does so exponentially); none: it stays."""
+    anneal_updates: int = 10_000
+    """Updates that --n-step and --gamma take to their final values."""
     dueling: bool = False
     """Values as the sum of a state's value and the actions' advantages (dueling network)."""
     streams: Literal["separate", "shared"] = "separate"
@@ -251,6 +258,9 @@ class DQNConfig:
             decay = f"--weight-decay {self.weight_decay:g} times --lr {self.lr:g}"
             raise ConfigError(f"{decay} has to be at most 1: an update takes that share off each weight")
         self._check_parts_of_the_schedule()
+        if self.gamma_final is not None and max(self.gamma, self.gamma_final) == 1:
+            pair = f"--gamma {self.gamma:g} and --gamma-final {self.gamma_final:g}"
+            raise ConfigError(f"{pair}: both have to be below 1, as one goes to the other exponentially in 1 - gamma")
         if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device):
             raise ConfigError(f"--device is {self.device!r}: it has to be cpu, cuda or cuda:N")
         self._check_updates_can_happen()
@@ -290,16 +300,18 @@ class DQNConfig:
                 f"--update-start {self.update_start} is not below the budget of {self.budget} agent steps"
             )
         rows = min(self.replay_capacity, self.budget) // self.num_envs
-        if (rows - self.n_step - STACK) * self.num_envs < self.batch_size:
+        n_step = max(self.n_step, self.n_step_final or 0)
+        if (rows - n_step - STACK) * self.num_envs < self.batch_size:
             raise ConfigError(
                 f"a replay of {rows * self.num_envs} agent steps is too small for --batch-size {self.batch_size}, "
-                f"--n-step {self.n_step} and --num-envs {self.num_envs}"
+                f"--n-step {n_step} and --num-envs {self.num_envs}"
             )
 
 
 _RANGES: dict[str, tuple[float, float]] = {
     "num_envs": (1, 4_096), "steps": (1, math.inf), "frames": (4, math.inf), "seed": (0, math.inf), "utd": (0, 1_000),
-    "batch_size": (1, 1_000_000), "n_step": (1, math.inf), "gamma": (0, 1), "noisy_sigma": (0, 100),
+    "batch_size": (1, 1_000_000), "n_step": (1, math.inf), "n_step_final": (1, math.inf), "gamma": (0, 1),
+    "gamma_final": (0, 1), "anneal_updates": (1, math.inf), "noisy_sigma": (0, 100),
     "atoms": (2, 1_001), "v_min": (-1e6, 1e6), "v_max": (-1e6, 1e6), "quantiles": (1, 1_001), "priority_alpha": (0, 1),
     "priority_epsilon": (1e-30, 1), "priority_beta": (0, 1), "priority_beta_final": (0, 1),
     "max_grad_norm": (1e-6, 1e6), "eval_epsilon": (0, 1), "replay_capacity": (1, math.inf),
@@ -310,7 +322,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "block": (1, 1_024), "log_interval": (1, math.inf), "probe_interval": (0, math.inf),
     "checkpoint_interval": (0, math.inf), "eval_episodes": (0, 1_000_000),
 }  # fmt: skip
-_ABOVE_0 = ("utd", "gamma", "cycle_fraction")
+_ABOVE_0 = ("utd", "gamma", "gamma_final", "cycle_fraction")
 """Settings that may not be 0 itself."""
 
 

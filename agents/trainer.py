@@ -12,6 +12,7 @@ import torch
 
 import nap
 from agents.acting import EpsilonGreedy, FrameStack, linear_epsilon
+from agents.annealing import Horizon
 from agents.config import DQNConfig
 from agents.credit import UpdateCredit
 from agents.dqn import DQN
@@ -42,6 +43,8 @@ class Trainer:
         self.config, self.env, self.replay, self.agent = config, env, replay, agent
         self.policy, self.stack, self.probe = policy, stack, probe
         self.credit = UpdateCredit(config.utd, config.update_start)
+        n_step, gamma = (config.n_step, config.n_step_final), (config.gamma, config.gamma_final)
+        self.horizon = Horizon(n_step, gamma, config.anneal_updates, agent.methods)
         self.monitor = Monitor(agent)
         self.agent_step = 0
         self.episodes = 0
@@ -129,18 +132,19 @@ class Trainer:
     def learn(self) -> None:
         """Make the updates that are due, in blocks that share a replay call and a pass of the target network."""
         config = self.config
-        if not self.replay.ready(config.batch_size, config.n_step):
+        if not self.replay.ready(config.batch_size, self.horizon.longest):
             return
         due = self.credit.due(self.agent_step, self.agent.updates)
         if due > 0:
             self.probe.draw(self.replay)
         while due > 0:
             count = min(due, config.block)
+            n_step, gamma = self.horizon.at(self.agent.updates)
             block = self.replay.sample(
                 config.batch_size,
                 count,
-                n_step=config.n_step,
-                gamma=config.gamma,
+                n_step=n_step,
+                gamma=gamma,
                 cut_at_life_loss=config.rules.life_loss_ends_episode,
                 clip_reward=1.0 if config.clip_rewards else None,
             )
@@ -170,6 +174,7 @@ class Trainer:
             "episodes": self.episodes,
             "mean_return": float(np.mean(self.returns)) if self.returns else None,
             "epsilon": self.epsilon,
+            **self.horizon.report(self.agent.updates),
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -60,6 +60,10 @@ class Reset(Method):
         if is_due(update, self.period) and update <= self.until:
             self.reset()
 
+    def last_reset(self, update: int) -> int:
+        """The last update, up to this one, after which layers were drawn anew; 0 before the first."""
+        return 0 if self.is_off else int(min(update, self.until) // self.period * self.period)
+
     @torch.no_grad()
     def reset(self) -> None:
         """Draw the chosen layers anew, now."""

@@ -68,6 +68,10 @@ class ShrinkPerturb(Method):
             parameters: list[Tensor] = [network.get_parameter(name) for name in fresh]
             torch._foreach_lerp_(parameters, list(fresh.values()), self.strength)
 
+    def last_reset(self, update: int) -> int:
+        """The last update, up to this one, after which layers were moved; 0 before the first."""
+        return 0 if self.is_off else int(min(update, self.until) // self.period * self.period)
+
     def state_dict(self) -> dict[str, Any]:
         return {"generator": self.generator.get_state()}
 

@@ -86,6 +86,14 @@ OTHERS: list[dict[str, Any]] = [
     },
     {"distribution": "quantile", "noisy": True, "prioritised": True, "augment": "drq", "utd": 1},
     {"checkpoint_interval": 7, "utd": "1/4", "num_envs": 8, "replay_capacity": 100},
+    {
+        "n_step_final": 1,
+        "gamma_final": 0.999,
+        "anneal_updates": 8,
+        "plasticity": ("reset:period=12", "shrink-perturb:period=12"),
+        "prioritised": True,
+        "utd": 1,
+    },
 ]
 
 
