@@ -10,16 +10,16 @@ from torch import Tensor
 
 
 class FrameStack:
-    """The newest frames of each environment on the device: uint8 [N, stack, H, W], zero before an episode's start."""
+    """Each environment's newest frames, on the device: uint8 [N, stack, *frame_shape], zeros before an episode."""
 
     def __init__(self, num_envs: int, stack: int, frame_shape: tuple[int, ...], device: torch.device):
         self.frames = torch.zeros(num_envs, stack, *frame_shape, dtype=torch.uint8, device=device)
 
     def push(self, frame: np.ndarray, starts: np.ndarray) -> Tensor:
-        """New stacks with `frame` [N, H, W] behind the older frames, or alone where an episode `starts` [N]."""
+        """New stacks with `frame` [N, *frame_shape] behind the older frames, or alone where an episode `starts` [N]."""
         device, older = self.frames.device, self.frames[:, 1:]
         if starts.any():
-            older = older.masked_fill(torch.from_numpy(starts).to(device).view(-1, 1, 1, 1), 0)
+            older = older.masked_fill(torch.from_numpy(starts).to(device).view(-1, *[1] * (older.ndim - 1)), 0)
         newest = torch.from_numpy(frame).to(device, non_blocking=True).unsqueeze(1)
         self.frames = torch.cat([older, newest], dim=1)
         return self.frames

@@ -55,10 +55,12 @@ def build_env(config: DQNConfig, num_envs: int, seed: int) -> VectorEnv:
 def build_replay(config: DQNConfig, env: VectorEnv, seed: int) -> FrameReplay:
     """The replay; no larger than the whole run."""
     capacity = min(config.replay_capacity, config.budget)
-    check_memory(config, capacity, env.frame_shape)
+    check_memory(config, capacity, env.stack, env.frame_shape)
     kind = partial(PrioritisedReplay, **_priority_options(config)) if config.prioritised else FrameReplay
     try:
-        return kind(capacity, env.num_envs, env.frame_shape, STACK, env.time_limit, device=device_of(config), seed=seed)
+        return kind(
+            capacity, env.num_envs, env.frame_shape, env.stack, env.time_limit, device=device_of(config), seed=seed
+        )
     except (RuntimeError, MemoryError):  # what torch and NumPy raise
         size = capacity * math.prod(env.frame_shape) / 1e9
         raise ConfigError(f"--replay-capacity: {capacity} steps need {size:,.1f} GB, which cannot be had") from None
@@ -69,7 +71,7 @@ def _priority_options(config: DQNConfig) -> dict[str, Any]:
     return {"alpha": config.priority_alpha, "epsilon": config.priority_epsilon} | betas
 
 
-def check_memory(config: DQNConfig, capacity: int, frame_shape: tuple[int, ...]) -> None:
+def check_memory(config: DQNConfig, capacity: int, stack: int, frame_shape: tuple[int, ...]) -> None:
     """ConfigError if the replay and a block of minibatches are larger than all of the device's memory.
 
     An allocator may promise what is not there; the run would then be killed when its replay fills.
@@ -78,7 +80,7 @@ def check_memory(config: DQNConfig, capacity: int, frame_shape: tuple[int, ...])
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else _main_memory()
     replay = capacity * math.prod(frame_shape)
     augmented = 1 if config.augment == "none" else 5  # in float32 beside the bytes
-    block = augmented * config.block * config.batch_size * 2 * STACK * math.prod(frame_shape)
+    block = augmented * config.block * config.batch_size * 2 * stack * math.prod(frame_shape)
     there = f"{device} has {total / 1e9:,.1f} GB"
     if replay > total:
         raise ConfigError(f"--replay-capacity: {capacity} steps need {replay / 1e9:,.1f} GB, and {there}")
@@ -154,10 +156,12 @@ def agent_class(name: str | None) -> type[DQN]:
     return kind
 
 
-def build_agent(config: DQNConfig, frame_shape: tuple[int, ...], num_actions: int, seed: int) -> DQN:
+def build_agent(
+    config: DQNConfig, frame_shape: tuple[int, ...], num_actions: int, seed: int, stack: int = STACK
+) -> DQN:
     """The agent that the settings describe, its network drawn from `seed`."""
     torch.manual_seed(seed)
-    return build_learner(config, NETWORKS[config.network](STACK, frame_shape, num_actions, **head_options(config)))
+    return build_learner(config, NETWORKS[config.network](stack, frame_shape, num_actions, **head_options(config)))
 
 
 def build_learner(config: DQNConfig, network: nn.Module) -> DQN:

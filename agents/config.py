@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from envs.games import resolve_game
+from envs.games import is_minatar, resolve_game
 from envs.protocol import PROTOCOLS, Protocol
 from experiment.config import ConfigError, near
 from plasticity.registry import join_options, parse_all
@@ -22,7 +22,7 @@ Schedule = Literal[
 CLOSED_LOOP = ("cusum", "page-hinkley")
 """Schedules that listen to a signal."""
 STACK = 4
-"""Frames in an observation."""
+"""Frames in an observation of Atari, the most that any game has."""
 AGENTS = {"dqn": "agents.dqn", "rainbow": "agents.rainbow", "der": "agents.der"}
 """The commands by name: one family of agents, whose settings tell them apart."""
 
@@ -39,9 +39,10 @@ class DQNConfig:
     agent: str | None = None
     """Agent that these settings are for: dqn, rainbow, der, or module:Class of an own one; none: the command's."""
     env: str = "Breakout"
-    """Game: any ROM that ale-py ships, in the papers' or ALE's spelling."""
-    protocol: Literal["atari100k", "machado"] = "atari100k"
-    """Rules of play and scoring. atari100k: a lost life ends a learning episode; machado: sticky actions."""
+    """Game: any ROM that ale-py ships, in the papers' or ALE's spelling, or one of MinAtar: MinAtar/Breakout."""
+    protocol: Literal["atari100k", "machado", "minatar"] = "atari100k"
+    """Rules of play and scoring. atari100k: a lost life ends a learning episode; machado: sticky actions; minatar: what
+    MinAtar's games get in any case, and no others."""
     backend: Literal["ale", "envpool"] = "ale"
     """Emulator backend."""
     num_envs: int = 1
@@ -53,8 +54,9 @@ class DQNConfig:
     seed: int = 0
     """Decides everything: network, play, exploration and replay."""
 
-    network: Literal["nature", "small"] = "small"
-    """nature: 3 convolutions and 512 units (Mnih 2015); small: 2 convolutions and 256 units (van Hasselt 2019)."""
+    network: Literal["nature", "small", "minatar"] = "small"
+    """nature: 3 convolutions and 512 units (Mnih 2015); small: 2 convolutions and 256 units (van Hasselt 2019);
+    minatar: 1 convolution and 128 units (Young & Tian 2019), what MinAtar's games get in any case."""
     utd: Fraction = Fraction(1)
     """Updates per agent step, any positive rational: 8, 0.25, 3/7."""
     batch_size: int = 32
@@ -197,7 +199,7 @@ class DQNConfig:
 
     @property
     def rules(self) -> Protocol:
-        return PROTOCOLS[self.protocol]
+        return PROTOCOLS["minatar" if is_minatar(self.env) else self.protocol]
 
     @property
     def budget(self) -> int:
@@ -230,6 +232,8 @@ class DQNConfig:
             self,
             agent=self.agent or "dqn",
             env=resolve_game(self.env),
+            protocol="minatar" if is_minatar(self.env) else self.protocol,
+            network="minatar" if is_minatar(self.env) else self.network,
             steps=self.budget,
             frames=None,
             nap=self.projects,
@@ -264,8 +268,16 @@ class DQNConfig:
         if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device):
             raise ConfigError(f"--device is {self.device!r}: it has to be cpu, cuda or cuda:N")
         self._check_updates_can_happen()
+        self._check_minatar()
         self._check_methods()
         self._check_agent()
+
+    def _check_minatar(self) -> None:
+        if is_minatar(self.env):
+            if self.augment == "drq":
+                raise ConfigError("--augment drq shifts by up to 4 pixels: that leaves too little of MinAtar's 10 × 10")
+        elif self.protocol == "minatar":
+            raise ConfigError(f"--protocol minatar is for MinAtar's games (MinAtar/Breakout ...), not {self.env}")
 
     def _check_agent(self) -> None:
         if self.agent is not None and self.agent not in AGENTS and ":" not in self.agent:

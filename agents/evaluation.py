@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_env, device_of
-from agents.config import STACK, DQNConfig
+from agents.config import DQNConfig
 from agents.dqn import DQN
 from envs.games import human_normalized, reference_scores
 from envs.vector_env import VectorEnv
@@ -29,7 +29,7 @@ def play_episodes(
     played side by side, would favour short ones.
     """
     act = EpsilonGreedy(policy, env.num_actions, seed)
-    stack = FrameStack(env.num_envs, STACK, env.frame_shape, device)
+    stack = FrameStack(env.num_envs, env.stack, env.frame_shape, device)
     left = episodes // env.num_envs + (np.arange(env.num_envs) < episodes % env.num_envs)
     obs = stack.push(env.reset(), np.ones(env.num_envs, bool))
     while left.any():

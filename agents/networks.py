@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from agents.layers import NoisyLinear
 
 
 class QNetwork(nn.Module):
-    """A torso of features and a head: uint8 [B, stack, H, W] -> action values [B, A], or [B, A, size].
+    """A torso of features and a head: uint8 [B, stack, *frame_shape] -> action values [B, A], or [B, A, size].
 
     size, dueling, noisy, sigma0: as in `Head`. With dueling and streams "separate" each stream has the hidden layer to
     itself (arXiv 1511.06581), with "shared" both start from one, as in Dopamine. Without any of them the head is one
@@ -77,4 +78,16 @@ def small(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: An
     return QNetwork(convs, 256, stack, frame_shape, num_actions, **head)
 
 
-NETWORKS: dict[str, Callable[..., QNetwork]] = {"nature": nature, "small": small}
+def minatar(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: Any) -> QNetwork:
+    """The network of Young & Tian 2019 for 10×10 frames: one convolution and 128 hidden units.
+
+    Frames that have channels, [C, H, W], are stacked along them.
+
+    `head`: the keyword arguments of `QNetwork`.
+    """
+    channels = stack * math.prod(frame_shape[:-2])
+    convs = nn.Sequential(nn.Flatten(1, -3), PixelConv2d(channels, 16, 3), nn.ReLU())
+    return QNetwork(convs, 128, stack, frame_shape, num_actions, **head)
+
+
+NETWORKS: dict[str, Callable[..., QNetwork]] = {"nature": nature, "small": small, "minatar": minatar}

@@ -14,7 +14,7 @@ import torch
 
 from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_agent, build_env, build_probe, build_replay, device_of
-from agents.config import STACK, DQNConfig, command_of
+from agents.config import DQNConfig, command_of
 from agents.divergence import farewell
 from agents.dqn import DQN
 from agents.evaluation import evaluated_policy, score, summary, verdict
@@ -70,10 +70,10 @@ def build_trainer(config: DQNConfig, agent_step: int = 0) -> Trainer:
     if agent_step and not env.exact_resume:
         env.close()
         env = build_env(config, config.num_envs, seed[later])
-    agent = build_agent(config, env.frame_shape, env.num_actions, seed["network"])
+    agent = build_agent(config, env.frame_shape, env.num_actions, seed["network"], env.stack)
     replay = build_replay(config, env, seed["replay"])
     policy = EpsilonGreedy(agent.act, env.num_actions, seed["exploration"])
-    stack = FrameStack(env.num_envs, STACK, env.frame_shape, replay.device)
+    stack = FrameStack(env.num_envs, env.stack, env.frame_shape, replay.device)
     return Trainer(config, env, replay, agent, policy, stack, build_probe(config, agent, seed["probe"]))
 
 
@@ -278,7 +278,7 @@ def load_agent(config: DQNConfig, directory: RunDir) -> tuple[DQN, int]:
     """The agent of a run as its newest good checkpoint has it, and the agent step of that."""
     saved = checkpoint.load_latest(directory.checkpoints, only=("trainer",))
     env = build_env(config, 1, seed=0)
-    agent = build_agent(config, env.frame_shape, env.num_actions, seed=0)
+    agent = build_agent(config, env.frame_shape, env.num_actions, seed=0, stack=env.stack)
     env.close()
     agent.load_state_dict(saved.state["trainer"]["agent"])
     return agent, saved.step

@@ -18,10 +18,12 @@ reward or counts the starting no-ops in the time limit. Their stacks at an episo
 repeats) are never used: stacks are the replay's matter.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from envs.errors import unknown_name
-from envs.games import CATCH, resolve_game
+from envs.games import CATCH, MINATAR, resolve_game
 from envs.protocol import PROTOCOLS, Protocol, resolve_protocol
 
 if TYPE_CHECKING:  # numpy and the emulators wait until `make`: a command line that only reads names stays quick
@@ -40,25 +42,37 @@ def make(
     backend: str = "ale",
     num_threads: int = 1,
 ) -> "VectorEnv":
-    """`num_envs` environments of one game; any usual spelling of its name. Catch is played without an emulator.
+    """`num_envs` environments of one game; any usual spelling of its name. Catch and MinAtar have no emulator.
 
-    Raises ValueError for an unknown game, protocol or backend, and ModuleNotFoundError if envpool is not installed.
+    Raises ValueError for an unknown game, protocol or backend, and ModuleNotFoundError if envpool or MinAtar, which
+    are extras, would be needed and are not installed.
     """
     rules = resolve_protocol(protocol)
     if resolve_game(game) == CATCH:
         from envs.catch import Catch
 
         return Catch(num_envs, seed)
+    if resolve_game(game) in MINATAR:
+        with _extra("minatar", "MinAtar", "play another game"):
+            from envs.minatar import MinAtarVectorEnv
+        return MinAtarVectorEnv(game, rules, num_envs, seed, num_threads)
     if backend == "ale":
         from envs.ale import AleVectorEnv
 
         return AleVectorEnv(game, rules, num_envs, seed, num_threads)
     if backend == "envpool":
-        try:
+        with _extra("envpool", "envpool", "use ale"):
             from envs.envpool_backend import EnvpoolVectorEnv
-        except ModuleNotFoundError as error:
-            if error.name != "envpool":
-                raise
-            raise ModuleNotFoundError("envpool is not installed: pip install -e .[envpool], or use ale") from error
         return EnvpoolVectorEnv(game, rules, num_envs, seed, num_threads)
     raise unknown_name("backend", backend, BACKENDS)
+
+
+@contextmanager
+def _extra(module: str, package: str, instead: str) -> Iterator[None]:
+    """Says how to install the module that an import needs, and what would do without it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise ModuleNotFoundError(f"{package} is not installed: pip install -e .[{module}], or {instead}") from error

@@ -1,13 +1,13 @@
 """What both Atari backends share: checks, and the accounting of lives, returns and episode lengths."""
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from envs.games import resolve_game
 from envs.protocol import Protocol
-from envs.vector_env import Step, VectorEnv
+from envs.vector_env import Progress, Step, VectorEnv
 
 
 def episode_seed(seed: int, env: int, episode: int) -> int:
@@ -119,3 +119,88 @@ class AtariVectorEnv(VectorEnv):
     def _describe(self, backend: str) -> str:
         environments = f"{self.num_envs} environment{'s' if self.num_envs > 1 else ''}"
         return f"{backend}, {self.game}, {environments}, seed {self.seed}, {self.protocol.summary()}"
+
+
+class SeededVectorEnv(AtariVectorEnv):
+    """Games whose state is a function of their episode's seed and the actions since.
+
+    So that is what `state_dict` holds, and what `load_state_dict` plays again. A backend fills in three methods.
+    """
+
+    exact_resume = True
+
+    def __init__(self, game: str, protocol: Protocol, num_envs: int, seed: int, num_threads: int) -> None:
+        super().__init__(game, protocol, num_envs, seed, num_threads)
+        self._episodes = np.full(num_envs, -1, np.int64)
+        self._actions = [bytearray() for _ in range(num_envs)]
+
+    @abstractmethod
+    def _begin_seeded(self, mask: np.ndarray, seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Begins episodes with these seeds where `mask`; frames and lives of those rows."""
+
+    @abstractmethod
+    def _act(self, actions: np.ndarray) -> None:
+        """Starts one agent step with int64 actions [N]."""
+
+    def _begin(self, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self._episodes[mask] += 1
+        envs = np.flatnonzero(mask).tolist()
+        for env in envs:
+            self._actions[env].clear()
+        return self._begin_seeded(mask, [episode_seed(self.seed, env, int(self._episodes[env])) for env in envs])
+
+    def _send(self, actions: np.ndarray) -> None:
+        for taken, action in zip(self._actions, actions.tolist(), strict=True):
+            taken.append(action)
+        self._act(actions)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Per environment: episode index, its length so far, and its actions (bytes, end to end in `actions`)."""
+        self._ready("state_dict")
+        return {
+            "identity": self._identity(),
+            "episode": self._episodes.tolist(),
+            "length": [len(taken) for taken in self._actions],
+            "actions": b"".join(self._actions),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], progress: Progress = lambda done, total: None) -> np.ndarray:
+        """Plays the current episodes again; the frames shown, uint8 [N, *frame_shape].
+
+        Raises ValueError if `state` is of another game, protocol, seed or number of environments. Takes as long as
+        the longest of the episodes took.
+        """
+        self._idle("load_state_dict")
+        for key, value in self._identity().items():
+            if (saved := state["identity"].get(key)) != value:
+                raise ValueError(f"the saved environments have {key} {saved!r}, these have {value!r}")
+        taken = np.split(np.frombuffer(state["actions"], np.uint8), np.cumsum(state["length"])[:-1])
+        self._episodes = np.array(state["episode"], np.int64) - 1  # each replayed episode is begun once more
+        return self._replay(taken, progress)
+
+    def _replay(self, taken: list[np.ndarray], progress: Progress) -> np.ndarray:
+        """Begins each episode late enough for all of them to arrive at their last action together."""
+        lengths = np.array([len(actions) for actions in taken])
+        longest = int(lengths.max())
+        rows = np.zeros((longest, self.num_envs), np.int64)  # before its episode begins, an environment idles
+        for env, actions in enumerate(taken):
+            rows[longest - len(actions) :, env] = actions
+        frames = np.zeros((self.num_envs, *self.frame_shape), np.uint8)
+        for time, row in enumerate(rows):
+            self._start(lengths == longest - time)
+            self._send(row)
+            new = self._recv()
+            self._tally(new)
+            frames = new.frame
+            progress(time + 1, longest)
+        frames[lengths == 0] = self._start(lengths == 0)
+        self._running = True
+        return frames
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "game": self.game,
+            "protocol": self.protocol.summary(),
+            "seed": self.seed,
+            "num_envs": self.num_envs,
+        }

@@ -15,6 +15,9 @@ MULTIPLAYER_ONLY = ("combat", "joust", "maze_craze", "warlords")
 # A game of our own, played in minutes: see envs.catch.
 CATCH = "Catch"
 
+# Young & Tian 2019 (arXiv 1903.03176): see envs.minatar.
+MINATAR = ("MinAtar/Asterix", "MinAtar/Breakout", "MinAtar/Freeway", "MinAtar/Seaquest", "MinAtar/SpaceInvaders")
+
 # Kaiser et al. 2020.
 ATARI_100K = (
     "Alien", "Amidar", "Assault", "Asterix", "BankHeist", "BattleZone", "Boxing", "Breakout", "ChopperCommand",
@@ -43,13 +46,16 @@ _GYM_ID = re.compile(r"^(?:ALE/)?(?P<name>.+?)(?:NoFrameskip|Deterministic)?(?:-
 
 
 def resolve_game(name: str) -> str:
-    """The papers' spelling of a game that ale-py ships, from any usual spelling of it; or `Catch`.
+    """The papers' spelling of a game that ale-py ships or of one of MinAtar's, from any usual one; or `Catch`.
 
-    `ms_pacman`, `mspacman`, `MsPacman-v5`, `ALE/MsPacman-v5` and `MsPacmanNoFrameskip-v4` all give `MsPacman`.
-    Raises ValueError for a game that is not shipped or has no single-player mode.
+    `ms_pacman`, `mspacman`, `MsPacman-v5`, `ALE/MsPacman-v5` and `MsPacmanNoFrameskip-v4` all give `MsPacman`;
+    `minatar/space_invaders` and `MinAtar/SpaceInvaders-v1` give `MinAtar/SpaceInvaders`.
+    Raises ValueError for a game that is not there or has no single-player mode.
     """
     if _key(name) == CATCH.lower():
         return CATCH
+    if is_minatar(name):
+        return _minatar_game(name)
     rom = _roms_by_key().get(_key(name))
     if rom is None:
         playable = [CATCH] + [_camel_case(rom) for rom in _roms_by_key().values() if rom not in MULTIPLAYER_ONLY]
@@ -59,11 +65,23 @@ def resolve_game(name: str) -> str:
     return _camel_case(rom)
 
 
+def is_minatar(name: str) -> bool:
+    """Whether a name, in any spelling, means a game of MinAtar; there may be no such game."""
+    return _key(name).startswith("minatar")
+
+
+def _minatar_game(name: str) -> str:
+    for game in MINATAR:
+        if _key(game) == _key(name):
+            return game
+    raise unknown_name("game", name, MINATAR)
+
+
 def rom_id(name: str) -> str:
-    """ALE's snake_case name of a game in any usual spelling. ValueError as in `resolve_game`, and for Catch."""
+    """ALE's snake_case name of a game in any usual spelling. ValueError as in `resolve_game`, and for other games."""
     game = resolve_game(name)
-    if game == CATCH:
-        raise ValueError(f"{CATCH} is no game of the emulator")
+    if game == CATCH or game in MINATAR:
+        raise ValueError(f"{game} is no game of the emulator")
     return _roms_by_key()[_key(game)]
 
 

@@ -19,7 +19,7 @@ class Protocol:
     life_loss_ends_episode: bool
     """Whether the learner zeroes the discount at a lost life; the game itself always plays on."""
     full_action_set: bool
-    """All 18 joystick actions instead of the game's minimal set."""
+    """All joystick actions (18 of Atari, 6 of MinAtar) instead of the game's minimal set."""
     noop_max: int
     """Largest number of no-op frames drawn at the start of an episode; 0 for none."""
     evaluation_episodes: int
@@ -27,7 +27,7 @@ class Protocol:
     frame_skip: int = 4
     """Frames per agent step; the picture is the pixelwise maximum of the last two."""
     max_frames: int = 108_000
-    """Frames after which an episode is truncated, starting no-ops not counted (30 minutes of play at 60 Hz)."""
+    """Frames after which an episode is truncated, starting no-ops not counted (30 minutes of Atari at 60 Hz)."""
     fire_reset: bool = False
 
     def __post_init__(self) -> None:
@@ -78,6 +78,18 @@ PROTOCOLS = {
             noop_max=0,
             evaluation_episodes=100,
             evaluation_epsilon=0.001,
+        ),
+        # Young & Tian 2019 (arXiv 1903.03176). They have neither a time limit, which is here so that every game ends,
+        # nor an evaluation apart from training.
+        Protocol(
+            "minatar",
+            sticky_actions=0.1,
+            life_loss_ends_episode=False,
+            full_action_set=True,
+            noop_max=0,
+            evaluation_episodes=100,
+            evaluation_epsilon=0.001,
+            frame_skip=1,
         ),
     )
 }

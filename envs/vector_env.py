@@ -48,6 +48,8 @@ class VectorEnv(ABC):
     num_envs: int
     num_actions: int
     frame_shape: tuple[int, ...]
+    stack: int = 4
+    """Frames that make an observation; 1 where a frame tells all of the state."""
     time_limit: int | None
     """Agent steps after which an episode may be truncated, never earlier; None if it never is."""
     exact_resume: bool

@@ -100,10 +100,13 @@ def test_protocols_say_what_the_papers_say():
         30,
     )
     assert (machado.sticky_actions, machado.life_loss_ends_episode, machado.full_action_set) == (0.25, False, True)
+    mini = PROTOCOLS["minatar"]
+    assert (mini.sticky_actions, mini.full_action_set, mini.noop_max, mini.time_limit) == (0.1, True, 0, 108_000)
+    assert small.time_limit == machado.time_limit == 27_000
     for name, protocol in PROTOCOLS.items():
         assert resolve_protocol(name) is resolve_protocol(protocol) is protocol
         assert protocol.name == name
-        assert (protocol.time_limit, protocol.evaluation_episodes, protocol.fire_reset) == (27_000, 100, False)
+        assert (protocol.max_frames, protocol.evaluation_episodes, protocol.fire_reset) == (108_000, 100, False)
     with pytest.raises(ValueError, match="did you mean atari100k"):
         resolve_protocol("atari-100k")
 
