@@ -17,11 +17,12 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from experiment.interrupt import Interrupt
 from experiment.progress import Progress, Rate
@@ -37,6 +38,8 @@ ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"),
     "PYTHONUNBUFFERED": "1",  # so that the log of a run that is killed has its last line
 }
+FAILED = "--- failed: "
+"""Begins the last line of the log of a run that was given up."""
 POLL = 0.1
 LOOK_AGAIN = 1.0
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -73,11 +76,27 @@ class Job:
             return "interrupted"
         return "leftover" if run.path.exists() else "new"
 
-    def words(self) -> tuple[str, ...]:
-        """The command that this run needs now."""
-        if self.state() != "interrupted":
+    def words(self, state: State | None = None) -> tuple[str, ...]:
+        """The command that this run needs now, in its `state` if that is known."""
+        if (state or self.state()) != "interrupted":
             return self.command
         return self.resume or (*self.command, "--resume", str(self.directory))
+
+    def is_running(self) -> bool:
+        """Whether a process of a sweep works on it; asked of its log, so that the run never notices."""
+        try:
+            with open(self.log, "rb") as log:
+                fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def failure(self) -> str:
+        """Why the last sweep gave it up, or ""."""
+        line = _last_line(self.log) if self.log.is_file() else ""
+        return line.removeprefix(FAILED) if line.startswith(FAILED) else ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +113,34 @@ class Outcome:
         return 1 if self.failed else 130 if self.left else 0
 
 
+class Moment(NamedTuple):
+    """A sweep at one moment: how many runs wait, the names of those that run, are done, or failed, each with why."""
+
+    waiting: int
+    running: tuple[str, ...]
+    finished: Iterable[str]
+    failed: Mapping[str, str]
+    elsewhere: tuple[str, ...]
+    """Runs that another process has."""
+
+    def figures(self) -> dict[str, str]:
+        """The number of each, by label."""
+        counts = {
+            "waiting": self.waiting,
+            "running": len(self.running),
+            "done": len(tuple(self.finished)),
+            "failed": len(self.failed),
+            "in use elsewhere": len(self.elsewhere),
+        }
+        return {label: str(count) for label, count in counts.items() if count or label != "in use elsewhere"}
+
+
+class View(AbstractContextManager[Any], Protocol):
+    """Shows a sweep while it runs; `show` is called ten times a second and must not fail."""
+
+    def show(self, moment: Moment) -> None: ...
+
+
 def plan(jobs: Iterable[Job]) -> str:
     """What a sweep would do: a line with the number of runs, and one for each run. Starts and changes nothing."""
     jobs = _checked(jobs)
@@ -103,13 +150,19 @@ def plan(jobs: Iterable[Job]) -> str:
     lines = [f"{len(jobs)} runs: {count['done']} done, {count['interrupted']} to resume, {begin} to start"]
     verbs = {"done": "done", "interrupted": "resume", "leftover": "restart", "new": "start"}
     for job in jobs:
-        command = "" if states[job.name] == "done" else f": {shlex.join(job.words())}"
+        command = "" if states[job.name] == "done" else f": {shlex.join(job.words(states[job.name]))}"
         lines.append(f"{verbs[states[job.name]]:<8}{job.name}{command}")
     return "\n".join(lines)
 
 
 def sweep(
-    jobs: Iterable[Job], processes: int | None = None, *, retries: int = 2, console: "Console | None" = None
+    jobs: Iterable[Job],
+    processes: int | None = None,
+    *,
+    retries: int = 2,
+    console: "Console | None" = None,
+    view: View | None = None,
+    places: Sequence[Mapping[str, str]] | None = None,
 ) -> Outcome:
     """Runs what is not finished, `processes` at a time (default: one per core), each on a core and with one thread.
 
@@ -118,13 +171,17 @@ def sweep(
     is passed on, so that the runs save and end; a second kills them. If this process is killed, they get a SIGTERM
     (on Linux). A run that another process has is waited for, and taken over if that leaves it unfinished. Sweeps of
     other runs at the same time do better on other cores (taskset), for each takes the first of those it may use.
+    `view` shows it in place of a line with the counts, on the same `console`. `places` gives each process environment
+    variables of its own, the GPU that it may see, say: there are as many processes then, and no core is theirs alone.
 
     Raises:
         ConfigError: two runs of one name or directory, a name that is no file name, or no process.
     """
     from rich.console import Console
 
-    return _Sweep(_checked(jobs), processes, retries, console or Console()).run()
+    jobs, console = _checked(jobs), console or Console()
+    state = _Sweep(jobs, processes, retries, console, places)
+    return state.run(view or _SweepProgress(len(jobs), console, len(state.finished)))
 
 
 def _checked(jobs: Iterable[Job]) -> list[Job]:
@@ -169,6 +226,9 @@ class _SweepProgress(Progress):
         self._rate = Rate(math.inf)
         self._rate.add(self._began, start)
 
+    def show(self, moment: Moment) -> None:
+        self.update(len(tuple(moment.finished)) + len(moment.failed), moment.figures())
+
 
 @dataclass
 class _Child:
@@ -188,10 +248,7 @@ class _Child:
 
     def last_line(self) -> str:
         """The last line that it has printed, or ""."""
-        with open(self.job.log, "rb") as file:
-            file.seek(max(self.offset, file.seek(0, os.SEEK_END) - 65536))
-            lines = file.read().decode(errors="replace").split("\n")
-        return next((line.strip()[-300:] for line in reversed(lines) if line.strip()), "")
+        return _last_line(self.job.log, self.offset)[-300:]
 
     def reason(self) -> str:
         """Why the run has no result."""
@@ -206,12 +263,20 @@ class _Child:
 class _Sweep:
     """The state of a sweep while it runs."""
 
-    def __init__(self, jobs: Sequence[Job], processes: int | None, retries: int, console: "Console") -> None:
-        self.cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        processes = (len(self.cores) or os.cpu_count() or 1) if processes is None else processes
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        processes: int | None,
+        retries: int,
+        console: "Console",
+        places: Sequence[Mapping[str, str]] | None,
+    ) -> None:
+        self.cores = sorted(os.sched_getaffinity(0)) if places is None and hasattr(os, "sched_getaffinity") else []
+        if places is not None or processes is None:
+            processes = len(self.cores if places is None else places) or os.cpu_count() or 1
         if processes < 1 or retries < 0:
             raise ConfigError(f"a sweep needs 1 process and 0 retries or more, not {processes} and {retries}")
-        self.jobs, self.retries, self.console = jobs, retries, console
+        self.jobs, self.retries, self.console, self.places = jobs, retries, console, places
         self.finished = {job.name for job in jobs if job.state() == "done"}
         self.waiting = deque(job for job in jobs if job.name not in self.finished)
         self.elsewhere: list[Job] = []
@@ -222,19 +287,18 @@ class _Sweep:
         self.stopping = False
         self.look_again = 0.0
 
-    def run(self) -> Outcome:
-        total, start = len(self.jobs), len(self.finished)
+    def run(self, view: View) -> Outcome:
         signals = _Signals()
-        with signals, _SweepProgress(total, self.console, start) as progress:
+        with signals, view:
             try:
                 while self.running or ((self.waiting or self.elsewhere) and not signals.requested):
                     self._obey(signals)
                     if not signals.requested:
                         self._start_jobs()
-                    progress.update(len(self.finished) + len(self.failed), self._figures())
+                    view.show(self._moment())
                     time.sleep(POLL)
                     self._reap()
-                progress.update(len(self.finished) + len(self.failed), self._figures())
+                view.show(self._moment())
             finally:
                 for child in self.running:
                     child.kill()
@@ -289,7 +353,7 @@ class _Sweep:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=os.environ | ENVIRONMENT,
+            env=os.environ | ENVIRONMENT | (dict(self.places[slot]) if self.places else {}),
             start_new_session=True,  # a Ctrl-C reaches it through this process alone
             preexec_fn=_child_setup(self.cores[slot % len(self.cores)] if self.cores else None),
         )
@@ -314,17 +378,14 @@ class _Sweep:
             if not self.stopping:
                 self._say(f"{job.name} will be tried again: {child.reason()}")
         else:
-            self.failed[job.name] = f"{child.reason()}, {self.attempts[job.name]} attempts, log: {job.log}"
+            reason = f"{child.reason()}, {self.attempts[job.name]} attempts"
+            self.failed[job.name] = f"{reason}, log: {job.log}"
+            with contextlib.suppress(OSError):  # a full disk: the reason is said at the end all the same
+                child.log.write(f"{FAILED}{reason}\n".encode())
 
-    def _figures(self) -> dict[str, str]:
-        figures = {
-            "waiting": len(self.waiting),
-            "running": len(self.running),
-            "done": len(self.finished),
-            "failed": len(self.failed),
-            "in use elsewhere": len(self.elsewhere),
-        }
-        return {label: str(count) for label, count in figures.items() if count or label != "in use elsewhere"}
+    def _moment(self) -> Moment:
+        running = tuple(child.job.name for child in self.running)
+        return Moment(len(self.waiting), running, self.finished, self.failed, tuple(job.name for job in self.elsewhere))
 
     def _outcome(self) -> Outcome:
         names = [job.name for job in self.jobs]
@@ -338,6 +399,14 @@ class _Sweep:
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError, ValueError, SystemExit):  # the terminal went away, the sweep goes on
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _last_line(log: Path, offset: int = 0) -> str:
+    """The last line in a log after `offset` that is not empty, or ""."""
+    with open(log, "rb") as file:
+        file.seek(max(offset, file.seek(0, os.SEEK_END) - 65536))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _claim(job: Job) -> IO[bytes] | None:

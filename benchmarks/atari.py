@@ -1,0 +1,252 @@
+"""Runs many games and seeds of one or several arms, each a run directory: `python -m benchmarks.atari`.
+
+What is finished is never run again, what was interrupted goes on, and what failed is retried and named at the end.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from agents.config import DQNConfig
+from benchmarks.calibration import cost
+from benchmarks.manifest import NAME, Entry, Manifest
+from benchmarks.places import places
+from benchmarks.status import Board, SweepView, print_status
+from benchmarks.suites import SUITES, arms, config_hash, difference, entries, games, job, settings_of
+from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
+from experiment.interrupt import terminal_manners
+from experiment.run_dir import RunDir
+from experiment.sweep import plan, sweep
+
+DESCRIPTION = f"""Train an agent on many games with several seeds, a process per core. The same command goes on where
+it stopped.
+
+Suites: {", ".join(SUITES)}. An arm is a name and flags of the agent, which override its preset; every arm plays every
+game with every seed. Options of all runs stand after --:
+
+python -m benchmarks.atari --suite Pong,Qbert --agent der --arm nap:"--nap --utd 2" --arm plain:"" -- --steps 50000"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run, and where."""
+
+    suite: str = "atari100k"
+    """atari100k (26 games), high-utd-20, atari57, or games with commas between: Pong,Breakout."""
+    agent: str = "dqn"
+    """dqn, rainbow, der, or module:Class of an own one."""
+    arm: tuple[str, ...] = ()
+    """name:"flags", repeated for each arm; flags of the agent's command. None: one arm, the agent as it is."""
+    seeds: int = 5
+    """Runs of each arm on each game, with the seeds 0, 1, ..."""
+    root: str | None = None
+    """Folder for manifest.json and a run directory ARM-GAME-sSEED for each run; none: run/SUITE."""
+    processes: int | None = None
+    """Runs side by side; none: one a core."""
+    device: str = "cpu"
+    """cpu, cuda (every GPU that is visible), cuda:1 ..."""
+    per_gpu: int | None = None
+    """Runs side by side on a GPU; none: as many as its free memory holds by an estimate, which is said."""
+    retries: int = 2
+    """How often a run that fails is tried again."""
+    dry_run: bool = False
+    """Say how many runs there are, what they cost, and what is done; run nothing and write nothing in --root."""
+    calibration: bool = True
+    """--dry-run: foretell the cost from 200 updates of each arm, trained now in a temporary folder."""
+    status: str | None = None
+    """A sweep's folder: say how far it is, from any terminal, and do nothing else."""
+
+    def checked(self) -> Settings:
+        """These settings; a number out of its range raises ConfigError."""
+        for name, low in {"seeds": 1, "processes": 1, "per_gpu": 1, "retries": 0}.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(f"--{name.replace('_', '-')} is {value}: it has to be at least {low}")
+        if self.per_gpu is not None and self.device == "cpu":
+            raise ConfigError("--per-gpu is for --device cuda")
+        return self
+
+
+@dataclass(frozen=True)
+class Command:
+    """The words of the command line, sorted: the sweep's settings, its arms, preset, and options of all runs."""
+
+    settings: Settings
+    arms: tuple[str, ...]
+    preset: str | None
+    common: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, argv: Sequence[str] | None) -> Command:
+        words = list(sys.argv[1:] if argv is None else argv)
+        end = words.index("--") if "--" in words else len(words)
+        rest, taken = _take(words[:end], "--arm", "--config")
+        if len(taken["--config"]) > 1:
+            raise ConfigError("--config is given twice; an arm has its own in its flags")
+        prog = "python -m benchmarks.atari"
+        settings = parse_cli(Settings, rest, prog=prog, description=DESCRIPTION, presets={}).checked()
+        preset = next(iter(taken["--config"]), None)
+        return cls(settings, tuple(taken["--arm"]), preset, tuple(words[end + 1 :]))
+
+    def folder(self) -> Path:
+        """The full path of --root."""
+        suite = self.settings.suite
+        name = suite if suite in SUITES else "-".join(games(suite)).replace("/", "_")[:100]
+        root = Path(self.settings.root or Path("run") / name)
+        return Path(os.path.abspath(root))
+
+
+def _take(words: Sequence[str], *options: str) -> tuple[list[str], dict[str, list[str]]]:
+    """The other words, and the values of options whose value may look like an option itself."""
+    rest: list[str] = []
+    taken: dict[str, list[str]] = {option: [] for option in options}
+    left = iter(words)
+    for word in left:
+        option, equals, value = word.partition("=")
+        if option not in taken:
+            rest.append(word)
+            continue
+        if not equals and (value := next(left, "")) == "":
+            raise ConfigError(f"{option} needs a value")
+        taken[option].append(value)
+    return rest, taken
+
+
+class Sweep:
+    """A sweep that is ready to start: the runs that were asked for. ConfigError for any mistake."""
+
+    def __init__(self, command: Command):
+        self.settings, self.root = command.settings, command.folder()
+        _check_folder(self.root)
+        self.arms = {arm.name: arm for arm in arms(self.settings.agent, command.preset, command.arms, command.common)}
+        played = games(self.settings.suite)
+        device, self.places, self.note = self.settings.device, None, ""
+        if device != "cpu":
+            configs = [arm.config(played[0], device=device) for arm in self.arms.values()]
+            self.places, self.note = places(device, configs, self.settings.per_gpu)
+            self.places, device = self.places[: self.settings.processes], "cuda"
+        self.runs = entries(self.arms.values(), played, self.settings.seeds, self.root, device)
+        self.jobs = [job(entry, self.root) for entry in self.runs]
+
+    @property
+    def processes(self) -> int:
+        """Runs that go side by side."""
+        if self.places is not None:
+            return len(self.places)
+        return self.settings.processes or len(os.sched_getaffinity(0))
+
+    def manifest(self) -> Manifest:
+        """The folder's list with these runs in it; ConfigError if runs of an arm's name have other settings."""
+        if not (self.root / NAME).exists():
+            for entry in self.runs:
+                if RunDir(self.root / entry.name).config.is_file():
+                    self._compare(entry)
+            return Manifest(self.settings.suite, self.runs)
+        known = Manifest.load(self.root)
+        hashes: dict[tuple[str, str], str] = {}
+        for entry in known.runs:
+            if entry.arm in self.arms:
+                key = (entry.arm, entry.game)
+                if key not in hashes:
+                    hashes[key] = config_hash(self.arms[entry.arm].config(entry.game))
+                if hashes[key] != entry.config_hash:
+                    self._compare(entry)
+                    raise self._refusal(entry, "the preset or the defaults were others then")
+        runs = {entry.name: entry for entry in known.runs} | {entry.name: entry for entry in self.runs}
+        suites = known.suite.split(",") + self.settings.suite.split(",")
+        return Manifest(",".join(dict.fromkeys(suites)), tuple(runs.values()))
+
+    def _compare(self, entry: Entry) -> None:
+        """Raises ConfigError with the first setting in which a run that is there differs from its arm."""
+        stored = RunDir(self.root / entry.name).config
+        there = load_yaml(DQNConfig, stored).resolved() if stored.is_file() else settings_of(entry)
+        if found := difference(there, self.arms[entry.arm].config(entry.game)):
+            raise self._refusal(entry, found)
+
+    def _refusal(self, entry: Entry, why: str) -> ConfigError:
+        return ConfigError(
+            f"arm {entry.arm!r} has other settings in {self.root}, {why}: give the arm another name, or the sweep "
+            "another --root"
+        )
+
+    def dry_run(self) -> None:
+        """Print the number of runs, what those that are not done cost, and the state of each."""
+        self.manifest()
+        first, *lines = plan(self.jobs).splitlines()
+        print(first)
+        if self.note:
+            print(self.note)
+        open_runs = [entry for entry, job in zip(self.runs, self.jobs, strict=True) if job.state() != "done"]
+        if self.settings.calibration and open_runs:
+            for line in cost(open_runs, self.processes):
+                print(line, flush=True)
+        print("\n".join(lines))
+
+    def run(self) -> int:
+        """Write the list, and run what is not done; the exit code."""
+        console = Console()
+        board = Board(self.root, self.runs)
+        print(f"{len(self.runs)} runs in {self.root}, {self.processes} at a time; from any terminal: {self._status()}")
+        if self.note:
+            print(self.note)
+        view = SweepView(board, self.processes, console)
+        outcome = sweep(
+            self.jobs, self.processes, retries=self.settings.retries, console=console, view=view, places=self.places
+        )
+        if outcome.exit_code == 0:
+            print(f"all {len(self.runs)} runs are done: python -m benchmarks.report {self.root}")
+        return outcome.exit_code
+
+    def _status(self) -> str:
+        return f"python -m benchmarks.atari --status {self.root}"
+
+    def write_manifest(self) -> None:
+        """Put these runs into the folder's list; sweeps that start at the same time wait for one another."""
+        self.manifest()
+        self.root.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.root, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            self.manifest().save(self.root)
+        finally:
+            os.close(folder)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises ConfigError unless runs can be kept there."""
+    there = next(part for part in (folder, *folder.parents) if os.path.lexists(part))
+    if not there.is_dir():
+        raise ConfigError(f"--root: {str(there)!r} is a file, where a folder is wanted")
+    if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError(f"--root: {str(there)!r} cannot be read and written")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, check, and run or tell; the exit code. Bad input ends in one line and code 2, and writes nothing."""
+    with terminal_manners():
+        with exit_on_bad_input():
+            command = Command.parse(argv)
+            if command.settings.status is not None:
+                return _print_status(Path(command.settings.status))
+            ready = Sweep(command)
+            if command.settings.dry_run:
+                ready.dry_run()
+                return 0
+            ready.write_manifest()
+        return ready.run()
+
+
+def _print_status(root: Path) -> int:
+    print_status(Board(root, Manifest.load(root).runs), Console())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

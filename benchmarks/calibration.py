@@ -1,0 +1,76 @@
+"""What a sweep will cost, foretold from a few hundred updates of each arm."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from agents.config import STACK, DQNConfig
+from benchmarks.manifest import Entry
+from benchmarks.suites import settings_of
+from experiment.sweep import ENVIRONMENT
+
+UPDATES = 200
+"""Updates of a calibration; the second half of them is timed."""
+
+
+def calibrate(entry: Entry) -> float:
+    """Seconds that a run like this one trains, without its evaluation, from a short one in a temporary folder.
+
+    RuntimeError says why it could not be measured.
+    """
+    config = settings_of(entry)
+    part = part_length(config)
+    short = {
+        "steps": 4 * part, "frames": "none", "update-start": 2 * part, "log-interval": part, "schedule": "constant",
+        "probe-interval": 0, "checkpoint-interval": 0, "eval-episodes": 0, "name": "calibration",
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        options = [word for name, value in (short | {"root": folder}).items() for word in (f"--{name}", str(value))]
+        words = [*entry.command, *options]
+        done = subprocess.run(words, capture_output=True, text=True, env=os.environ | ENVIRONMENT, timeout=3600)
+        if done.returncode:
+            raise RuntimeError((done.stderr.strip() or "it printed nothing").splitlines()[-1])
+        rows = map(json.loads, (Path(folder) / "calibration" / "metrics.jsonl").read_text().splitlines())
+        return extrapolated(config, {row["agent_step"]: row["seconds"] for row in rows if "seconds" in row})
+
+
+def part_length(config: DQNConfig) -> int:
+    """Agent steps in each quarter of a calibration: two of play alone, and two that share the updates."""
+    least = math.ceil(max(UPDATES / 2 / config.utd, (config.batch_size + config.n_step + 2 * STACK) / 2))
+    return config.num_envs * math.ceil(least / config.num_envs)
+
+
+def extrapolated(config: DQNConfig, seconds: dict[int, float]) -> float:
+    """Seconds of the whole run, from those at the ends of the quarters; the first updates, which compile, are left out."""
+    one, two, three, four = sorted(seconds)
+    play, learn = (seconds[two] - seconds[one]) / (two - one), (seconds[four] - seconds[three]) / (four - three)
+    return play * min(config.update_start, config.budget) + learn * max(config.budget - config.update_start, 0)
+
+
+def cost(entries: Iterable[Entry], processes: int) -> Iterator[str]:
+    """Lines that say what a run of each arm takes, and how long all of these runs do; each arm is calibrated once."""
+    arms: dict[str, list[Entry]] = {}
+    for entry in entries:
+        arms.setdefault(entry.config_hash, []).append(entry)
+    seconds, failed = [0.0], False
+    for runs in arms.values():
+        try:
+            each = calibrate(runs[0])
+        except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+            failed = True
+            yield f"arm {runs[0].arm}: could not be calibrated: {error}"
+            continue
+        seconds.append(each * len(runs))
+        yield f"arm {runs[0].arm}: {each:,.0f} s a run, by {UPDATES} updates on {runs[0].game}; {len(runs)} to do"
+    if len(seconds) == 1:
+        yield "cost: unknown"
+        return
+    hours = math.fsum(seconds) / processes / 3600
+    less = ", without the arms that failed" if failed else ""
+    yield f"cost: {hours:,.2f} hours with {processes} at a time{less}; games of the evaluations come on top"

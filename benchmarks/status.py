@@ -1,0 +1,317 @@
+"""How far a sweep is, read from its run directories alone so that any terminal can tell: live view and --status."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from agents.config import DQNConfig
+from benchmarks.manifest import Entry
+from benchmarks.suites import job, settings_of
+from envs.games import human_normalized, reference_scores
+from experiment.progress import Progress, _clock
+from experiment.run_dir import RunDir
+from experiment.sweep import Moment
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+    from rich.table import Table
+    from rich.text import Text
+
+Now = Literal["waiting", "running", "interrupted", "failed", "done"]
+UPDATE = 10
+"""Agent steps that take as long as one update, about: only to foretell arms of which nothing was measured yet."""
+TAIL = 65_536
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far one run is: agent steps, return (final score, or mean of the last games) and seconds of training."""
+
+    state: Now = "waiting"
+    step: int = 0
+    score: float | None = None
+    seconds: float = 0.0
+    measured: int = 0
+    """The agent step at which `seconds` was read."""
+    reason: str = ""
+
+
+def work(config: DQNConfig, step: int) -> float:
+    """What the first `step` agent steps of a run cost, in agent steps without updates."""
+    return step + UPDATE * float(config.utd) * max(step - config.update_start, 0)
+
+
+def finished(run: RunDir) -> Standing:
+    """The standing of a run that has its result; without an evaluation its score is that of the last games."""
+    try:
+        result = json.loads(run.result.read_text(encoding="utf-8"))
+        score = result["score"]["mean"] if result["score"] else unfinished(run).score
+        return Standing("done", result["agent_steps"], score, result["training_seconds"], result["agent_steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Standing("done", reason="its result.json cannot be read")
+
+
+def unfinished(run: RunDir) -> Standing:
+    """The last rows of a run's metrics."""
+    step, score, seconds, measured = 0, None, 0.0, 0
+    for row in _rows_from_the_end(run.metrics):
+        step = step or row.get("agent_step", 0)
+        if "seconds" in row:
+            score, seconds, measured = row.get("mean_return"), row["seconds"], row["agent_step"]
+            break
+    return Standing("waiting", step, score, seconds, measured)
+
+
+def _rows_from_the_end(metrics: Path) -> Iterable[dict[str, Any]]:
+    try:
+        with open(metrics, "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - TAIL))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return
+    for line in reversed(lines):
+        try:
+            row = json.loads(line)
+        except ValueError:  # cut by the tail's start, or half written
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def normalized(game: str, score: float | None) -> float | None:
+    """The human-normalised score, where the game has a reference."""
+    if score is None or game not in reference_scores():
+        return None
+    return human_normalized(game, score)
+
+
+@dataclass
+class Board:
+    """The standing of every run of a sweep in ROOT; `look` reads what may have changed."""
+
+    root: Path
+    entries: Sequence[Entry]
+    standings: dict[str, Standing] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.of = {entry.name: entry for entry in self.entries}
+        self.configs: dict[tuple[str, str], DQNConfig] = {}
+
+    def config(self, entry: Entry) -> DQNConfig:
+        """The settings of a run, but for game and seed: those of one run of its arm."""
+        key = (entry.arm, entry.config_hash)
+        if key not in self.configs:
+            self.configs[key] = settings_of(entry)
+        return self.configs[key]
+
+    def look(self, moment: Moment | None = None) -> None:
+        """Read what is not known to be done; a sweep's moment tells the states, so that few files have to be read."""
+        for name, entry in self.of.items():
+            before = self.standings.get(name)
+            if before and before.state == "done":
+                continue
+            if moment is None or name in moment.finished:
+                self.standings[name] = self._read(entry)
+            elif name in moment.running or name in moment.elsewhere:
+                self.standings[name] = self._at(name, "running")
+            elif name in moment.failed:
+                self.standings[name] = self._at(name, "failed", moment.failed[name])
+            elif before is None or before.state != "waiting":
+                self.standings[name] = self._at(name, "waiting")
+
+    def _at(self, name: str, state: Now, reason: str = "") -> Standing:
+        found = unfinished(RunDir(self.root / name))
+        return Standing(state, found.step, found.score, found.seconds, found.measured, reason)
+
+    def _read(self, entry: Entry) -> Standing:
+        run, work = RunDir(self.root / entry.name), job(entry, self.root)
+        if run.result.is_file():
+            return finished(run)
+        if not work.log.exists() and not run.path.exists():
+            return Standing()
+        if work.is_running():
+            return self._at(entry.name, "running")
+        if reason := work.failure():
+            return self._at(entry.name, "failed", reason)
+        return self._at(entry.name, "interrupted" if run.has_checkpoint() else "waiting")
+
+    def named(self, *states: Now) -> list[Entry]:
+        """The runs that are in one of these states, in order."""
+        return [entry for entry in self.entries if self.standings[entry.name].state in states]
+
+    def fraction(self, entry: Entry) -> float:
+        """The share of a run's work that is done, 0 to 1."""
+        standing = self.standings[entry.name]
+        if standing.state == "done":
+            return 1.0
+        config = self.config(entry)
+        return min(work(config, standing.step) / work(config, config.budget), 1.0)
+
+    def done(self) -> float:
+        """Runs that are done, each running one by its share."""
+        return math.fsum(self.fraction(entry) for entry in self.entries)
+
+    def seconds_left(self, processes: int) -> float | None:
+        """Until all is done but for what failed, `processes` at a time; None as long as nothing was measured.
+
+        Each arm at its own pace so far, and one that was not measured at that of all.
+        """
+        seconds, units = defaultdict[str, float](float), defaultdict[str, float](float)
+        for entry in self.entries:
+            standing = self.standings[entry.name]
+            if standing.measured:
+                for key in (entry.config_hash, ""):
+                    seconds[key] += standing.seconds
+                    units[key] += work(self.config(entry), standing.measured)
+        if not units[""]:
+            return None
+        open_runs = self.named("waiting", "running", "interrupted")
+        left = [0.0]
+        for entry in open_runs:
+            key = entry.config_hash if units[entry.config_hash] else ""
+            whole = work(self.config(entry), self.config(entry).budget) * seconds[key] / units[key]
+            left.append(whole * (1 - self.fraction(entry)))
+        return max(math.fsum(left) / max(processes, 1), *left)
+
+    def ends(self) -> tuple[str, str]:
+        """The best and the worst run so far by human-normalised score, in words."""
+        scores = [
+            (score, entry.name)
+            for entry in self.entries
+            if (score := normalized(entry.game, self.standings[entry.name].score)) is not None
+        ]
+        if not scores:
+            return "-", "-"
+        (high, best), (low, worst) = max(scores), min(scores)
+        return f"{high:.3f} {best}", f"{low:.3f} {worst}"
+
+    def figures(self) -> dict[str, str]:
+        """The number of runs in each state, and the best and worst of them."""
+        counts = {state: str(len(self.named(state))) for state in ("waiting", "running", "done", "failed")}
+        if interrupted := len(self.named("interrupted")):
+            counts["interrupted"] = str(interrupted)
+        best, worst = self.ends()
+        return counts | {"best": best, "worst": worst}
+
+    def share(self) -> str:
+        """ "12% 3.1/26 runs": running ones count by their share."""
+        done, total = self.done(), len(self.entries)
+        return f"{int(100 * done / total)}% {done:.{0 if done == int(done) else 1}f}/{total} runs"
+
+    def remaining(self, processes: int) -> str:
+        """The time left, in words."""
+        left = self.seconds_left(processes)
+        return "time left unknown" if left is None else f"about {_clock(left)} left, by training time so far"
+
+
+def as_line(board: Board, processes: int) -> str:
+    """Everything in one line, for a log."""
+    figures = ", ".join(f"{label} {text}" for label, text in board.figures().items())
+    return f"{board.share()}, {board.remaining(processes)}, {figures}"
+
+
+def as_panel(board: Board, processes: int, height: int, before: str = "") -> Group:
+    """The live view: how far the whole is, the counts, best and worst, each run that runs, and those that failed."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    bar = Table.grid(padding=(0, 1), expand=True)
+    bar.add_column(ratio=1)
+    bar.add_column(no_wrap=True)
+    bar.add_row(ProgressBar(total=len(board.entries), completed=board.done()), board.share())
+    figures = board.figures()
+    best, worst = figures.pop("best"), figures.pop("worst")
+    counts = "   ".join(f"{label} {text}" for label, text in figures.items())
+    lines = [Text(f"{before}{board.remaining(processes)}", style="dim"), Text(counts)]
+    if best != "-":
+        lines.append(Text(f"human-normalised, best {best}   worst {worst}"))
+    room = max(height - 8, 4)
+    return Group(bar, *lines, _running(board, room), *_failed(board, max(room // 3, 2)))
+
+
+def _running(board: Board, room: int) -> Table:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2), expand=True)
+    table.add_column(ratio=2, no_wrap=True, overflow="ellipsis")
+    table.add_column(ratio=1)
+    for _ in range(2):
+        table.add_column(justify="right", no_wrap=True)
+    running = board.named("running")
+    for entry in running[:room]:
+        standing, budget = board.standings[entry.name], board.config(entry).budget
+        score = "" if standing.score is None else f"return {standing.score:,.1f}"
+        bar = ProgressBar(total=1.0, completed=board.fraction(entry))
+        steps = f"{standing.step:,}/{budget:,}" if standing.step else "begins"
+        table.add_row(Text(entry.name), bar, steps, score)
+    if len(running) > room:
+        table.add_row(Text(f"and {len(running) - room} more", style="dim"))
+    return table
+
+
+def _failed(board: Board, room: int) -> list[Text]:
+    from rich.text import Text
+
+    failed = board.named("failed")
+    lines = [
+        Text(f"failed: {entry.name}: {board.standings[entry.name].reason}", overflow="ellipsis", no_wrap=True)
+        for entry in failed[:room]
+    ]
+    more = [Text(f"and {len(failed) - room} more failed")] if len(failed) > room else []
+    return [*lines, *more]
+
+
+class SweepView(Progress):
+    """The board as a view of a sweep that runs: live on a terminal, a line every half minute elsewhere."""
+
+    def __init__(self, board: Board, processes: int, console: Console):
+        self._board, self._processes = board, processes
+        self._moment: Moment | None = None
+        super().__init__(len(board.entries), "runs", console)
+
+    def show(self, moment: Moment) -> None:
+        self._moment = moment
+        self.update(len(tuple(moment.finished)))
+
+    def _draw(self, now: float) -> None:
+        if self._moment is None:
+            return
+        self._board.look(self._moment)
+        if self._live:
+            elapsed = f"{_clock(now - self._began)} elapsed, "
+            panel = as_panel(self._board, self._processes, self._console.height, elapsed)
+            self._guard(partial(self._live.update, panel, refresh=True))
+            self._due = now + max(0.5, 20 * (self._clock() - now))  # a view of thousands takes no time from the runs
+        else:
+            line = as_line(self._board, self._processes)
+            self._due = now + (min(2.0, self._interval) if self._lines == 0 else self._interval)
+            self._lines += 1
+            self._guard(lambda: print(line, file=self._console.file, flush=True))
+        if self._gone:
+            self._due = float("inf")
+
+
+def print_status(board: Board, console: Console) -> None:
+    """What the live view shows, from any terminal; the runs that run say how many go at a time."""
+    board.look()
+    processes = max(len(board.named("running")), 1)
+    if console.is_terminal:
+        console.print(as_panel(board, processes, console.height))
+        return
+    print(as_line(board, processes), file=console.file)
+    for entry in board.named("running", "interrupted", "failed"):
+        standing = board.standings[entry.name]
+        score = "" if standing.score is None else f", return {standing.score:,.1f}"
+        steps = f"{standing.step:,}/{board.config(entry).budget:,} agent steps{score}"
+        print(f"{standing.state}: {entry.name}: {standing.reason or steps}", file=console.file)
