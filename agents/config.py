@@ -188,8 +188,8 @@ class DQNConfig:
     """Share of random actions in an evaluation; none: the protocol's."""
     eval_noise: bool = False
     """Noisy: evaluate with noise on the weights, as DQN Zoo does; Dopamine turns it off."""
-    track: Literal["none", "wandb"] = "none"
-    """Tracker beside metrics.jsonl."""
+    track: Literal["none", "wandb", "tensorboard"] = "none"
+    """Tracker beside metrics.jsonl. tensorboard: event files in the run directory."""
     name: str | None = None
     """Name of the run directory; none: made from the settings and the time."""
     root: str = "run"

@@ -1,48 +1,63 @@
-"""metrics.jsonl for every run, and wandb for those who ask for it; neither ever stops training."""
+"""metrics.jsonl for every run, and wandb or TensorBoard for those who ask for it; none ever stops training."""
+
+from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from experiment.files import to_json
 from experiment.values import ConfigError
 
+MODULES = {"wandb": "wandb", "tensorboard": "torch.utils.tensorboard"}
+"""What each tracker is imported from; torch's own part of it needs the package tensorboard."""
+
 
 def check_tracker(track: str) -> None:
     """Raises ConfigError if the tracker is asked for and not installed; before anything of a run is written."""
     try:
-        if track == "wandb":
-            importlib.import_module("wandb")
+        if track in MODULES:
+            importlib.import_module(MODULES[track])
     except ImportError:
-        raise ConfigError("--track wandb needs wandb, which is not installed: pip install 'rewarm[wandb]'") from None
+        raise ConfigError(
+            f"--track {track} needs {track}, which is not installed: pip install 'rewarm[{track}]'"
+        ) from None
+
+
+def step_of(row: Mapping[str, Any]) -> int | None:
+    """Where on the x axis a row stands: its agent step, or its update where there are no agent steps."""
+    return row.get("agent_step", row.get("update"))
 
 
 class Tracker:
     """Appends rows of metrics to a file, one JSON object a line, each on the disk's side when `log` returns.
 
     NaN and infinity are written as null. A last line that a killed process left unfinished is removed on opening.
-    `track` may be "wandb": a row then goes there too. wandb's own rows cannot be cut back on a resume.
+    `track` may be "wandb" or "tensorboard": a row then goes there too. wandb's own rows cannot be cut back on a resume;
+    TensorBoard's are, and its event files lie beside the file of metrics.
 
     Raises:
-        ConfigError: wandb is asked for and is not installed.
+        ConfigError: the tracker is asked for and is not installed.
     """
 
     def __init__(
         self, path: Path, track: str = "none", name: str = "", config: Mapping[str, Any] | None = None
     ) -> None:
         check_tracker(track)
-        self._wandb = _start_wandb(name or path.parent.name, config or {}, path.parent) if track == "wandb" else None
+        self._track = track
+        self._beside = _start(track, name or path.parent.name, config or {}, path.parent)
         self._file: BinaryIO = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by close)
         self._failing = False
         self._end = 0
         self.cut_to(self._file.seek(0, os.SEEK_END))
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Appends one row. A full disk loses the row and warns once; a failing wandb warns once and is left."""
+        """Appends one row. A full disk loses the row and warns once; a failing tracker warns once and is left."""
         line = (to_json(row) + "\n").encode()
         try:
             if self._failing:
@@ -55,13 +70,15 @@ class Tracker:
             if not self._failing:
                 warnings.warn(f"metrics are being lost, training goes on: {error}", stacklevel=2)
             self._failing = True
-        if self._wandb is not None:
-            self._wandb = _guarded(self._wandb, "log", dict(row))
+        if self._beside is not None:
+            self._call(self._beside.log, row)
 
     def offset(self) -> int:
         """Brings the rows to the disk and returns their size in bytes, for a checkpoint."""
         with contextlib.suppress(OSError):  # a full disk was told of by `log`
             os.fsync(self._file.fileno())
+        if self._beside is not None:
+            self._call(self._beside.flush)
         return self._end
 
     def cut_to(self, offset: int) -> None:
@@ -75,30 +92,84 @@ class Tracker:
         kept = self._file.read(min(offset, size))
         self._end = kept.rfind(b"\n") + 1
         self._file.truncate(self._end)
+        if self._beside is not None:
+            self._call(self._beside.cut_to, kept[: self._end].rstrip().rpartition(b"\n")[2])
 
     def close(self) -> None:
-        """Ends the file and wandb's run."""
+        """Ends the file and what the tracker writes."""
         with contextlib.suppress(OSError):
             self._file.close()
-        if self._wandb is not None:
-            _guarded(self._wandb, "finish")
-            self._wandb = None
+        if self._beside is not None:
+            self._call(self._beside.close)
+            self._beside = None
+
+    def _call(self, method: Callable[..., object], *arguments: Any) -> None:
+        """Calls a method of the tracker; it is left once it has failed."""
+        try:
+            method(*arguments)
+        except Exception as error:  # whatever a tracker does, training goes on
+            warnings.warn(f"{self._track} failed and is left, metrics.jsonl goes on: {error}", stacklevel=3)
+            self._beside = None
 
 
-def _start_wandb(name: str, config: Mapping[str, Any], directory: Path) -> Any:
+def _start(track: str, name: str, config: Mapping[str, Any], directory: Path) -> _WandB | _TensorBoard | None:
     try:
-        wandb = importlib.import_module("wandb")
-        return wandb.init(project="rewarm", id=name, name=name, config=dict(config), dir=str(directory), resume="allow")
+        if track == "wandb":
+            return _WandB(name, config, directory)
+        return _TensorBoard(directory) if track == "tensorboard" else None
     except Exception as error:  # whatever a tracker does, training goes on
-        warnings.warn(f"wandb did not start, metrics.jsonl is written all the same: {error}", stacklevel=3)
+        warnings.warn(f"{track} did not start, metrics.jsonl is written all the same: {error}", stacklevel=3)
         return None
 
 
-def _guarded(run: Any, method: str, *arguments: Any) -> Any:
-    """Calls a method of wandb's run; returns the run, or None once it has failed."""
-    try:
-        getattr(run, method)(*arguments)
-    except Exception as error:  # whatever a tracker does, training goes on
-        warnings.warn(f"wandb failed and is left, metrics.jsonl goes on: {error}", stacklevel=3)
-        return None
-    return run
+class _WandB:
+    """A run of wandb."""
+
+    def __init__(self, name: str, config: Mapping[str, Any], directory: Path) -> None:
+        wandb = importlib.import_module(MODULES["wandb"])
+        self._run = wandb.init(
+            project="rewarm", id=name, name=name, config=dict(config), dir=str(directory), resume="allow"
+        )
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        self._run.log(dict(row))
+
+    def flush(self) -> None:
+        """wandb sends when it likes."""
+
+    def cut_to(self, last: bytes) -> None:
+        """What is sent stays."""
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _TensorBoard:
+    """Event files in a directory, one more for each time that a run goes on."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._writer: Any = None
+        self._purge_step = 0
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            writer = importlib.import_module(MODULES["tensorboard"]).SummaryWriter
+            self._writer = writer(str(self._directory), purge_step=self._purge_step)
+        step = step_of(row)
+        for name, value in row.items():
+            if value is not None and not isinstance(value, str):
+                self._writer.add_scalar(name, float(value), step)
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+    def cut_to(self, last: bytes) -> None:
+        """Before the first row: what earlier files have of steps after that of the `last` row is no longer shown."""
+        step = step_of(json.loads(last)) if last else None
+        self._purge_step = 0 if step is None else step + 1
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

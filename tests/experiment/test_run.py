@@ -196,10 +196,13 @@ def test_rows_that_the_disk_lost_are_told_and_the_rest_is_whole(left, tmp_path):
     assert path.read_text() == '{"a": 1}\n' * left.count("\n") + '{"a": 3}\n'
 
 
-def test_wandb_missing_is_told_at_the_start(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ConfigError, match=r"pip install 'rewarm\[wandb\]'"):
-        Tracker(tmp_path / "m.jsonl", track="wandb")
+@pytest.mark.parametrize("track", ["wandb", "tensorboard"])
+def test_a_missing_tracker_is_told_at_the_start(tmp_path, monkeypatch, track):
+    monkeypatch.setitem(sys.modules, track, None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    with pytest.raises(ConfigError, match=rf"pip install 'rewarm\[{track}\]'"):
+        Tracker(tmp_path / "m.jsonl", track=track)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("broken", ["init", "log", "finish"])
@@ -222,6 +225,45 @@ def test_wandb_that_fails_stops_nothing(tmp_path, monkeypatch, broken):
     assert ["offline" in str(warning.message) for warning in caught] == [True]
     assert rows == ([{"a": 1}, {"a": 2}] if broken == "finish" else [])
     assert (tmp_path / "m.jsonl").read_text() == '{"a": 1}\n{"a": 2}\n'
+
+
+def shown(run, name):
+    """What TensorBoard shows of a curve: (step, value)."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = accumulator.EventAccumulator(str(run)).Reload()
+    return [(event.step, event.value) for event in found.Scalars(name)]
+
+
+@pytest.mark.parametrize("x", ["agent_step", "update"])
+@pytest.mark.parametrize("kept", [0, 4])
+def test_tensorboard_shows_each_row_once_after_a_resume(tmp_path, x, kept):
+    pytest.importorskip("tensorboard")
+    tracker, offsets = Tracker(tmp_path / "m.jsonl", track="tensorboard"), [0]
+    for step in range(1, 7):
+        tracker.log({x: 10 * step, "loss": float(step), "none": None, "text": "a", "elr/torso.0": torch.tensor(0.5)})
+        offsets.append(tracker.offset())
+    assert len(shown(tmp_path, "loss")) == 6  # on the disk with each checkpoint
+    tracker.close()
+    resumed = Tracker(tmp_path / "m.jsonl", track="tensorboard")
+    resumed.cut_to(offsets[kept])
+    for step in range(kept + 1, 9):
+        resumed.log({x: 10 * step, "loss": -float(step)})
+    resumed.close()
+    assert shown(tmp_path, "loss") == [(10 * s, float(s if s <= kept else -s)) for s in range(1, 9)]
+    assert shown(tmp_path, "elr/torso.0") == [(10 * s, 0.5) for s in range(1, kept + 1)]
+
+
+def test_tensorboard_that_fails_stops_nothing(tmp_path, monkeypatch):
+    writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter
+    tracker = Tracker(tmp_path / "m.jsonl", track="tensorboard")
+    monkeypatch.setattr(writer, "add_scalar", lambda *_: 1 / 0)
+    with pytest.warns(UserWarning, match="tensorboard failed and is left, metrics.jsonl goes on"):
+        tracker.log({"agent_step": 1})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tracker.log({"agent_step": 2})
+        tracker.close()
+    assert (tmp_path / "m.jsonl").read_text() == '{"agent_step": 1}\n{"agent_step": 2}\n'
 
 
 # --- progress
