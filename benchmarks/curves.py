@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from envs.games import reference_scores
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.run_dir import RunDir
+from studies.records import read_rows
 
 WINDOW = 20
 
@@ -27,10 +28,13 @@ class CurvesConfig:
 
 def episodes(run: RunDir) -> tuple[list[int], list[float]]:
     """Agent steps at which whole games ended, and their raw returns."""
-    lines = run.metrics.read_text().splitlines()
-    rows = [json.loads(line) for line in lines if line.endswith("}")]  # the last of a killed run may be a part
-    rows = [row for row in rows if "episode_return" in row]
-    return [row["agent_step"] for row in rows], [row["episode_return"] for row in rows]
+    return returns(read_rows(run))
+
+
+def returns(rows: Iterable[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
+    """The same of rows of metrics."""
+    ended = [row for row in rows if "episode_return" in row]
+    return [row["agent_step"] for row in ended], [row["episode_return"] for row in ended]
 
 
 def smooth(values: Sequence[float], window: int = WINDOW) -> list[float]:

@@ -1,0 +1,60 @@
+"""What a reader of a report has to know beside its numbers."""
+
+from __future__ import annotations
+
+from benchmarks.curves import WINDOW
+from benchmarks.published import STEPS
+from benchmarks.run_curves import Curves
+from benchmarks.scores import Scores
+from benchmarks.summary import Summary
+from envs.games import reference_scores
+from envs.protocol import Protocol
+
+
+def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
+    """Sentences: what there is, under which rules, what is missing or left out."""
+    runs, missing = len(scores.runs), len(scores.missing)
+    played = {run.game for run in scores.runs}
+    lines = [f"{_count(runs, 'run')} of {_count(len(scores.arms), 'arm')} in {_count(len(played), 'game')}."]
+    lines.append(f"{_count(missing, 'run')} missing: see the table." if missing else "No run is known to be missing.")
+    lines += [_rules(scores), *_budgets(scores)]
+    if summary.left_out:
+        names = ", ".join(summary.left_out)
+        lines.append(f"Without human reference scores, so left out of all that is normalised: {names}.")
+    known = [game for game in summary.games if game in reference_scores()]
+    if summary.common and len(summary.common) < len(known):
+        rest = [game for game in known if game not in summary.common]
+        lines.append(f"Aggregates are over the games of every arm; some arms lack {', '.join(rest)}.")
+    if curves.runs:
+        lines.append(f"Learning curves (running mean of {WINDOW} games) are of {_count(curves.runs, 'run')}.")
+    else:
+        lines.append("There are no learning curves: no run came with its run directory.")
+    return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def _rules(scores: Scores) -> str:
+    """The rules of all runs that state them: they are the same."""
+    stated = next((run.protocol for run in scores.runs if run.protocol is not None), None)
+    silent = list(dict.fromkeys(run.arm for run in scores.runs if run.protocol is None))
+    if stated is None:
+        return "The protocol is not stated."
+    try:
+        text = Protocol(**stated).summary()
+    except TypeError:  # rules of another version, or a bare name
+        text = str(stated.get("name", "unnamed"))
+    return f"Protocol: {text}." + (f" Not stated by {', '.join(silent)}." if silent else "")
+
+
+def _budgets(scores: Scores) -> list[str]:
+    budgets = {run.arm: run.steps for run in scores.runs if run.steps is not None}
+    lines = []
+    if len(set(budgets.values())) > 1:
+        each = ", ".join(f"{arm} {steps:,}" for arm, steps in budgets.items())
+        lines.append(f"The arms have unequal budgets in agent steps: {each}.")
+    if other := [f"{steps:,}" for steps in sorted(set(budgets.values())) if steps != STEPS]:
+        lines.append(f"Published references are at {STEPS:,} agent steps; there are arms here at {', '.join(other)}.")
+    return lines

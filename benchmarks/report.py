@@ -1,0 +1,90 @@
+"""Tables and figures of any set of runs: `python -m benchmarks.report RUNS... --out FOLDER`.
+
+RUNS are run directories, folders of them, sweeps, and CSV files with the columns agent,game,run,score.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+
+PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What to report."""
+
+    runs: tuple[str, ...] = field(default=(), metadata={"positional": True, "metavar": "RUNS"})
+    """Run directories, folders of them, sweeps (folders with a manifest), or CSV files of agent,game,run,score."""
+    out: str = "report"
+    """Folder of the report; an older report there is replaced."""
+    title: str = "Report"
+    """Heading of the page."""
+
+
+def write_report(config: ReportConfig, folder: Path) -> None:
+    """Reads, computes and writes everything into a new folder. ConfigError, in one line, for bad input."""
+    from benchmarks.facts import facts
+    from benchmarks.page import html, svg
+    from benchmarks.report_figures import draw_figures
+    from benchmarks.run_curves import make_curves
+    from benchmarks.scores import read_scores
+    from benchmarks.summary import summarize
+    from benchmarks.tables import all_tables
+
+    scores = read_scores(config.runs)
+    curves = make_curves(scores.runs)
+    summary = summarize(scores)
+    tables, figures = all_tables(scores, summary), draw_figures(summary, curves)
+    lines = facts(scores, summary, curves)
+    shown = [table for table in tables if table.rows]
+    (folder / "figures").mkdir(parents=True)
+    for figure in figures:
+        (folder / "figures" / f"{figure.name}.svg").write_text(svg(figure), encoding="utf-8")
+        figure.figure.savefig(folder / "figures" / f"{figure.name}.png", metadata={"Software": None})
+    for table in tables:
+        if table.records:
+            (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+    (folder / PAGE).write_text(html(config.title, lines, shown, figures), encoding="utf-8")
+    parts = [f"# {config.title}\n", "".join(f"- {line}\n" for line in lines), *(table.markdown() for table in shown)]
+    (folder / "report.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def replace_report(config: ReportConfig) -> None:
+    """Builds the report beside its folder and renames it, so that there is an old one, or a whole new one."""
+    out = Path(config.out)
+    if out.exists() and not (out / PAGE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {config.out!r} is no report: choose a folder that is new, empty or an older report")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside, old = (out.parent / f".{out.name}.{uuid.uuid4().hex}" for _ in range(2))
+    try:
+        write_report(config, beside)
+        if out.exists():
+            os.rename(out, old)
+        os.rename(beside, out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    with exit_on_bad_input():
+        config = parse_cli(
+            ReportConfig, argv, prog="python -m benchmarks.report", description="Report on runs.", presets={}
+        )
+        if not config.runs:
+            raise ConfigError("name run directories, folders of them, sweeps, or CSV files of scores")
+        replace_report(config)
+    print(Path(config.out) / PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,226 @@
+"""Learning curves and measures of plasticity over agent steps and over wall time, on grids that runs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.curves import returns, smooth
+from benchmarks.scores import Score
+from benchmarks.summary import common_games, normalized
+from envs.games import reference_scores
+from experiment.config import ConfigError
+from experiment.statistics import iqm, stratified_interval, t_quantile
+from studies.records import read_rows
+
+POINTS = 60
+DRAWS = 2 * 10**7
+"""Scores that are resampled for all points of the aggregated curves; few runs get 2,000 resamples, many as few as 200."""
+
+Row = Mapping[str, Any]
+
+
+def _geometric(values: list[float]) -> float:
+    return float(np.exp(np.mean(np.log(values)))) if min(values) > 0 else float("nan")
+
+
+def _last(values: list[float]) -> float:
+    return values[-1]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of plasticity: the metrics whose names begin so, as one number of all layers."""
+
+    name: str
+    title: str
+    prefix: str
+    reduce: Callable[[list[float]], float]
+    log: bool = False
+
+
+MEASURES = (
+    Measure("elr", "Effective learning rate (geometric mean of layers)", "elr/", _geometric, log=True),
+    Measure("dormant", "Dormant units, share of all", "dormant_sokar_0.025", _last),
+    Measure("erank", "Effective rank (last hidden layer)", "erank_roy/", _last),
+    Measure("srank", "srank 0.01 (last hidden layer)", "srank_kumar_0.01/", _last),
+    Measure("churn", "Policy churn between measurements, share", "policy_churn", _last),
+    Measure("churn_one", "Policy churn of one update, share", "policy_churn_one_update", _last),
+)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one run did: its running mean return and its measures, each as places and values.
+
+    `seconds` and `steps` are those of the rows of metrics, from 0 on; they turn agent steps into wall time.
+    """
+
+    arm: str
+    game: str
+    steps: np.ndarray
+    seconds: np.ndarray
+    ended: np.ndarray
+    returns: np.ndarray
+    measures: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+    def times(self, wall: bool) -> np.ndarray:
+        """Where its games ended, in agent steps or in hours."""
+        return np.interp(self.ended, self.steps, self.seconds) / 3600 if wall else self.ended
+
+    def length(self, wall: bool) -> float:
+        """Its end, in agent steps or in hours."""
+        return float(self.seconds[-1] / 3600 if wall else self.steps[-1])
+
+
+def read_trace(run: Score) -> Trace | None:
+    """The trace of a run; None of a score without a run directory, or where no whole game was played."""
+    if run.directory is None or not run.directory.metrics.is_file() or not run.directory.metrics.stat().st_size:
+        return None
+    try:
+        rows = read_rows(run.directory)
+        ended, scores = returns(rows)
+        if not ended:
+            return None
+        logged = [(row["agent_step"], row["seconds"]) for row in rows if row.get("seconds") is not None]
+        steps, seconds = np.array([(0.0, 0.0), *(logged or [(ended[-1], 0.0)])]).T
+        measures = {measure.name: _series(rows, measure) for measure in MEASURES}
+        return Trace(run.arm, run.game, steps, seconds, np.array(ended, float), np.array(smooth(scores)), measures)
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError):
+        raise ConfigError(f"{run.directory.metrics} is damaged: it does not hold rows of metrics") from None
+
+
+def _series(rows: Sequence[Row], measure: Measure) -> tuple[np.ndarray, np.ndarray]:
+    found = [(row["agent_step"], values) for row in rows if (values := _values(row, measure.prefix))]
+    steps = np.array([step for step, _ in found], float)
+    return steps, np.array([measure.reduce(values) for _, values in found], float)
+
+
+def _values(row: Row, prefix: str) -> list[float]:
+    """The numbers of one row; a metric that is not finite was written as none."""
+    if not prefix.endswith("/"):
+        return [row[prefix]] if row.get(prefix) is not None else []
+    return [value for name, value in row.items() if name.startswith(prefix) and value is not None]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Lines over one axis: of each run (runs, points) if they are few, the middle, and bounds; NaN where unknown."""
+
+    x: np.ndarray
+    middle: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    runs: int
+    lines: np.ndarray
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Every curve of a report.
+
+    Attributes:
+        games: by axis ("steps", "hours"), game and arm: the mean of the runs' running mean returns.
+        aggregates: by axis and arm: IQM of the human-normalised running mean returns over `common`.
+        measures: by measure and arm, over agent steps: the median run of all games, and the middle half.
+    """
+
+    games: Mapping[str, Mapping[str, Mapping[str, Curve]]]
+    aggregates: Mapping[str, Mapping[str, Curve]]
+    common: tuple[str, ...]
+    measures: Mapping[str, Mapping[str, Curve]]
+
+    @property
+    def runs(self) -> int:
+        """Runs that have curves."""
+        return sum(curve.runs for arms in self.games["steps"].values() for curve in arms.values())
+
+
+def make_curves(runs: Sequence[Score]) -> Curves:
+    """The curves of all runs that have a directory."""
+    groups: dict[str, dict[str, list[Trace]]] = {}
+    for run in runs:
+        if (trace := read_trace(run)) is not None:
+            groups.setdefault(trace.arm, {}).setdefault(trace.game, []).append(trace)
+    known = [{game: len(games[game]) for game in games if game in reference_scores()} for games in groups.values()]
+    common = common_games(known)
+    axes = {"steps": False, "hours": True}
+    return Curves(
+        games={axis: _game_curves(groups, wall) for axis, wall in axes.items()},
+        aggregates={axis: _aggregate_curves(groups, common, wall) for axis, wall in axes.items()},
+        common=common,
+        measures={measure.name: dict(_measure_curves(groups, measure.name)) for measure in MEASURES},
+    )
+
+
+Groups = Mapping[str, Mapping[str, Sequence[Trace]]]
+
+
+def _grid(traces: Sequence[Trace], wall: bool) -> np.ndarray:
+    return np.linspace(0, max(trace.length(wall) for trace in traces), POINTS + 1)[1:]
+
+
+def _sampled(trace: Trace, grid: np.ndarray, wall: bool) -> np.ndarray:
+    """The running mean return at each place: of the games that have ended by then, NaN before the first.
+
+    A run that has ended keeps its last value.
+    """
+    count = np.searchsorted(trace.times(wall), grid, "right")
+    return np.where(count > 0, trace.returns[count - 1], np.nan)
+
+
+def _game_curves(groups: Groups, wall: bool) -> dict[str, dict[str, Curve]]:
+    found: dict[str, dict[str, Curve]] = {}
+    for arm, games in groups.items():
+        for game, traces in games.items():
+            grid = _grid(traces, wall)
+            values = np.stack([_sampled(trace, grid, wall) for trace in traces])
+            found.setdefault(game, {})[arm] = _mean_curve(grid, values)
+    return {game: found[game] for game in sorted(found)}
+
+
+def _mean_curve(grid: np.ndarray, values: np.ndarray) -> Curve:
+    """The mean and its Student-t interval, where every run has a value."""
+    count = len(values)
+    middle = values.mean(0)
+    half = np.full(len(grid), np.nan)
+    if count > 1:
+        half = t_quantile(0.95, count - 1) * values.std(0, ddof=1) / np.sqrt(count)
+    return Curve(grid, middle, middle - half, middle + half, count, values)
+
+
+def _aggregate_curves(groups: Groups, common: Sequence[str], wall: bool) -> dict[str, Curve]:
+    if not common:
+        return {}
+    chosen = {arm: {game: games[game] for game in common} for arm, games in groups.items()}
+    total = sum(len(traces) for games in chosen.values() for traces in games.values())
+    resamples = int(np.clip(DRAWS // (total * POINTS), 200, 2000))
+    return {arm: _aggregate_curve(games, wall, resamples) for arm, games in chosen.items()}
+
+
+def _aggregate_curve(games: Mapping[str, Sequence[Trace]], wall: bool, resamples: int) -> Curve:
+    traces = [trace for group in games.values() for trace in group]
+    grid = _grid(traces, wall)
+    values = {
+        game: normalized(game, np.stack([_sampled(trace, grid, wall) for trace in group]))
+        for game, group in games.items()
+    }
+    bounds = np.full((3, len(grid)), np.nan)
+    for point in range(len(grid)):
+        column = {game: runs[:, point] for game, runs in values.items()}
+        if all(np.isfinite(runs).all() for runs in column.values()):
+            bounds[:, point] = stratified_interval(iqm, column, resamples=resamples)
+    return Curve(grid, *bounds, len(traces), np.empty((0, len(grid))))
+
+
+def _measure_curves(groups: Groups, name: str) -> Iterator[tuple[str, Curve]]:
+    for arm, games in groups.items():
+        traces = [trace for group in games.values() for trace in group if len(trace.measures[name][0])]
+        if traces:
+            grid = _grid(traces, False)
+            values = np.stack([np.interp(grid, *trace.measures[name], left=np.nan) for trace in traces])
+            low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0)
+            yield arm, Curve(grid, middle, low, high, len(traces), np.empty((0, len(grid))))

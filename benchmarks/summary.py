@@ -1,0 +1,185 @@
+"""What the scores of a report come to: each game, aggregates over games, comparisons of arms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.published import published_scores
+from benchmarks.scores import Missing, Scores
+from envs.games import human_normalized, reference_scores
+from experiment.statistics import (
+    Interval,
+    improvement_interval,
+    iqm,
+    mean,
+    median,
+    optimality_gap,
+    performance_profile,
+    stratified_intervals,
+    t_interval,
+)
+
+AGGREGATES = {"IQM": iqm, "median": median, "mean": mean, "optimality gap": optimality_gap}
+RESAMPLES = 2000
+THRESHOLDS = 81
+ByGame = dict[str, list[float]]
+
+
+class Cell(NamedTuple):
+    """The mean raw score of an arm in a game, its runs, and how many of them are missing."""
+
+    interval: Interval
+    runs: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """Human-normalised aggregates of an arm over some games."""
+
+    arm: str
+    games: tuple[str, ...]
+    runs: int
+    values: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """The probability that a run of `arm` scores above one of `other`, over the games of both."""
+
+    arm: str
+    other: str
+    games: tuple[str, ...]
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that the tables and figures show but curves.
+
+    Attributes:
+        arms, games: in the order in which they are shown.
+        cells: by arm and game, where there are runs or missing ones.
+        common: the normalised games of which every arm has runs; empty if there are none.
+        aggregates: over the common games, or over each arm's own if there are none in common.
+        own: over each arm's own games, of arms that have more than the common ones.
+        thresholds, profiles: value, low and high (3, thresholds) of each arm over the games of its aggregate.
+        left_out: games without a human reference.
+    """
+
+    arms: list[str]
+    games: list[str]
+    cells: dict[tuple[str, str], Cell]
+    common: tuple[str, ...]
+    aggregates: list[Aggregate]
+    own: list[Aggregate]
+    published: list[tuple[str, float, float]]
+    improvements: list[Improvement]
+    thresholds: np.ndarray
+    profiles: dict[str, np.ndarray]
+    left_out: list[str]
+
+
+def summarize(scores: Scores) -> Summary:
+    """The statistics of a report. Every bootstrap has a fixed seed, so that equal scores give equal numbers."""
+    raw = by_game((run.arm, run.game, run.score) for run in scores.runs)
+    games = sorted({item.game for item in (*scores.runs, *scores.missing)})
+    normalized = {arm: _normalized(raw.get(arm, {})) for arm in scores.arms}
+    scored = [arm for arm in scores.arms if normalized[arm]]
+    common = common_games([normalized[arm] for arm in scored])
+    chosen = {arm: _only(normalized[arm], common) if common else normalized[arm] for arm in scored}
+    thresholds = _thresholds(chosen.values())
+    return Summary(
+        arms=scores.arms,
+        games=games,
+        cells=_cells(raw, scores.missing),
+        common=common,
+        aggregates=[_aggregate(arm, games) for arm, games in chosen.items()],
+        own=[_aggregate(arm, normalized[arm]) for arm in scored if len(normalized[arm]) > len(chosen[arm])],
+        published=_published(common),
+        improvements=_improvements({arm: normalized[arm] for arm in scored}),
+        thresholds=thresholds,
+        profiles={arm: performance_profile(games, thresholds, resamples=RESAMPLES) for arm, games in chosen.items()},
+        left_out=[game for game in games if game not in reference_scores()],
+    )
+
+
+def by_game(scores: Iterable[tuple[str, str, float]]) -> dict[str, ByGame]:
+    """The scores of each arm by game."""
+    found: dict[str, ByGame] = {}
+    for arm, game, score in scores:
+        found.setdefault(arm, {}).setdefault(game, []).append(score)
+    return found
+
+
+def common_games(arms: Sequence[Mapping[str, object]]) -> tuple[str, ...]:
+    """The games of which every arm has runs."""
+    return tuple(sorted(set.intersection(*map(set, arms)))) if arms else ()
+
+
+def _only(games: ByGame, names: Iterable[str]) -> ByGame:
+    return {name: games[name] for name in names}
+
+
+def normalized(game: str, scores: np.ndarray) -> np.ndarray:
+    """`human_normalized` of many scores of a game that has references."""
+    random, human = reference_scores()[game]
+    return (scores - random) / (human - random)
+
+
+def _normalized(games: ByGame) -> ByGame:
+    known = [game for game in sorted(games) if game in reference_scores()]
+    return {game: normalized(game, np.array(games[game])).tolist() for game in known}
+
+
+def _cells(raw: Mapping[str, ByGame], missing: Sequence[Missing]) -> dict[tuple[str, str], Cell]:
+    """What a manifest lists counts as missing, and where it does not, that an arm has more runs of another game."""
+    lost = by_game((item.arm, item.game, 0.0) for item in missing)
+    cells = {}
+    for arm in {**raw, **lost}:
+        games, gone = raw.get(arm, {}), lost.get(arm, {})
+        most = max(len(games.get(game, [])) + len(gone.get(game, [])) for game in {**games, **gone})
+        for game in {**games, **gone}:
+            runs = games.get(game, [])
+            interval = t_interval(runs) if runs else Interval(np.nan, np.nan, np.nan)
+            cells[arm, game] = Cell(interval, len(runs), most - len(runs))
+    return cells
+
+
+def _aggregate(arm: str, games: ByGame) -> Aggregate:
+    values = stratified_intervals(AGGREGATES, games, resamples=RESAMPLES)
+    return Aggregate(arm, tuple(games), sum(map(len, games.values())), values)
+
+
+def _published(games: Sequence[str]) -> list[tuple[str, float, float]]:
+    """Mean and median of published methods, from their means in the games, if they have them all."""
+    found = []
+    for name, scores in published_scores().items():
+        if games and set(games) <= scores.keys():
+            means = [human_normalized(game, scores[game]) for game in games]
+            found.append((name, float(mean(means)), float(median(means))))
+    return found
+
+
+def _improvements(arms: Mapping[str, ByGame]) -> list[Improvement]:
+    found = []
+    for other, arm in combinations(arms, 2):
+        games = common_games([arms[arm], arms[other]])
+        if games:
+            one, two = _only(arms[arm], games), _only(arms[other], games)
+            found.append(Improvement(arm, other, games, improvement_interval(one, two, resamples=RESAMPLES)))
+    return found
+
+
+def _thresholds(arms: Iterable[ByGame]) -> np.ndarray:
+    """Normalised scores from 0, or below if most of a task is, to where all but the best hundredth of all runs end."""
+    values = [score for games in arms for runs in games.values() for score in runs]
+    if not values:
+        return np.zeros(0)
+    low, high = np.quantile(values, [0.02, 0.98])
+    return np.linspace(min(low, 0.0), max(high, 0.1), THRESHOLDS)

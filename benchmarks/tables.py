@@ -1,0 +1,260 @@
+"""The tables of a report, once for Markdown, CSV and HTML."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.agreement import comparable
+from benchmarks.published import published_scores
+from benchmarks.scores import Score, Scores
+from benchmarks.summary import AGGREGATES, Aggregate, Cell, Summary
+from envs.games import reference_scores
+from experiment.statistics import Interval
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows under a header; the first column names the row.
+
+    Attributes:
+        note: what the numbers are.
+        records: the same numbers unrounded, a CSV file's rows.
+    """
+
+    name: str
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    records: Sequence[Mapping[str, Any]] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """Heading, note and a pipe table whose numbers are to the right."""
+        rule = [":--", *["--:"] * (len(self.header) - 1)]
+        lines = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in (self.header, rule, *self.rows)]
+        return "\n".join([f"## {self.title}", "", *([self.note, ""] if self.note else []), *lines, ""])
+
+    def csv(self) -> str:
+        """The records; empty for what is unknown."""
+        file = io.StringIO()
+        writer = csv.DictWriter(file, list(self.records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {key: "" if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
+            for record in self.records
+        )
+        return file.getvalue()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def raw(value: float) -> str:
+    """A game score."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.1f}"
+
+
+def fine(value: float) -> str:
+    """A normalised score."""
+    return f"{value:.3f}"
+
+
+def with_bounds(interval: Interval, text: Any) -> str:
+    """Value [low, high]; the bounds are left out where there are none."""
+    if math.isnan(interval.low):
+        return text(interval.value)
+    return f"{text(interval.value)} [{text(interval.low)}, {text(interval.high)}]"
+
+
+def _bounds(interval: Interval, prefix: str = "") -> dict[str, float]:
+    return {f"{prefix}{name}": value for name, value in interval._asdict().items()}
+
+
+def all_tables(scores: Scores, summary: Summary) -> list[Table]:
+    """The tables that have rows, in order."""
+    tables = [
+        aggregates(summary),
+        own_aggregates(summary),
+        improvements(summary),
+        games(summary),
+        arms(scores),
+        differences(scores),
+        missing(scores),
+        versions(scores),
+        runs(scores),
+    ]
+    return [table for table in tables if table.rows or table.records]
+
+
+def aggregates(summary: Summary) -> Table:
+    """Human-normalised aggregates of the arms and, as far as their means tell, of published methods."""
+    known = summary.published if len(summary.common) else []
+    published = [[f"{name} (published)", "", fine(median), fine(mean), "", "", ""] for name, mean, median in known]
+    some = f"the {len(summary.common)} games that every arm has" if summary.common else "each arm's own games"
+    note = (
+        f"Over {some}; 95% intervals of 2,000 stratified bootstrap resamples of the runs. For the optimality gap less "
+        "is better. Published rows are made from means per game, which tell mean and median alone."
+    )
+    if not summary.common:
+        note += " The arms have no game in common: these rows do not compare."
+    return _aggregate_table("aggregates", "Human-normalised score", summary.aggregates, published, note)
+
+
+def own_aggregates(summary: Summary) -> Table:
+    """The same over all games of an arm, where others lack some of them."""
+    note = "Over all games of the arm, some of which other arms lack: these rows do not compare."
+    return _aggregate_table("own_games", "Each arm over all its games", summary.own, [], note)
+
+
+def _aggregate_table(name: str, title: str, found: list[Aggregate], more: list[list[str]], note: str) -> Table:
+    header = ["arm", *(_capital(key) for key in AGGREGATES), "games", "runs"]
+    rows = [
+        [each.arm, *(with_bounds(each.values[key], fine) for key in AGGREGATES), str(len(each.games)), f"{each.runs:,}"]
+        for each in found
+    ]
+    records = [
+        {"arm": each.arm, "aggregate": key, **_bounds(each.values[key]), "games": len(each.games), "runs": each.runs}
+        for each in found
+        for key in AGGREGATES
+    ]
+    return Table(name, title, header, rows + more if found else [], note, records)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def improvements(summary: Summary) -> Table:
+    """How likely a run of an arm beats a run of another."""
+    found = summary.improvements
+    rows = [[f"{each.arm} > {each.other}", with_bounds(each.interval, fine), str(len(each.games))] for each in found]
+    records = [
+        {"arm": each.arm, "other": each.other, **_bounds(each.interval), "games": len(each.games)} for each in found
+    ]
+    note = "That a run of the first arm scores above one of the second in a random game of both; a tie counts one half."
+    return Table("improvement", "Probability of improvement", ["arms", "probability", "games"], rows, note, records)
+
+
+def games(summary: Summary) -> Table:
+    """Every game: random play, the human tester, published means, and each arm."""
+    published = published_scores()
+    header = ["game", "random", "human", *published, *summary.arms]
+    rows, records = [], []
+    for game in summary.games:
+        references = dict(zip(("random", "human"), reference_scores().get(game, (None, None)), strict=True))
+        references |= {name: scores.get(game) for name, scores in published.items()}
+        cells = [summary.cells.get((arm, game)) for arm in summary.arms]
+        known = ["–" if value is None else raw(value) for value in references.values()]
+        rows.append([game, *known, *map(_game_cell, cells)])
+        for arm, cell in zip(summary.arms, cells, strict=True):
+            if cell is not None:
+                counts = {"runs": cell.runs, "missing": cell.missing}
+                records.append({"game": game, "arm": arm, **_bounds(cell.interval), **counts, **references})
+    note = (
+        "Mean raw score, its 95% Student-t interval over runs, and the number of runs (n). † marks runs that are "
+        f"missing. {', '.join(published)}: published means at 100,000 agent steps."
+    )
+    return Table("games", "Every game", header, rows, note, records)
+
+
+def _game_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    text = f"{with_bounds(cell.interval, raw)} n={cell.runs}" if cell.runs else "no run"
+    return f"{text} †{cell.missing}" if cell.missing else text
+
+
+def arms(scores: Scores) -> Table:
+    """What each arm stands on."""
+    header = ["arm", "runs", "missing", "games", "seeds", "protocol", "agent steps", "games per score"]
+    rows = []
+    for arm in scores.arms:
+        own = [run for run in scores.runs if run.arm == arm]
+        gone = sum(item.arm == arm for item in scores.missing)
+        rows.append([
+            arm,
+            f"{len(own):,}",
+            f"{gone:,}",
+            str(len({run.game for run in own})),
+            _seeds([run.run for run in own]),
+            _span([run.rules or "not stated" for run in own]),
+            _span(["not stated" if run.steps is None else f"{run.steps:,}" for run in own]),
+            _span(["not stated" if run.games is None else f"{run.games:,}" for run in own]),
+        ])  # fmt: skip
+    return Table("arms", "Arms", header, rows)
+
+
+def _span(values: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(values)) or "–"
+
+
+def _seeds(names: Sequence[str]) -> str:
+    """Seeds in order, long lists as their ends."""
+    distinct = sorted(set(names), key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+    if len(distinct) <= 6:
+        return ", ".join(distinct) or "–"
+    return f"{distinct[0]} to {distinct[-1]} ({len(distinct)})"
+
+
+def differences(scores: Scores) -> Table:
+    """The settings in which the arms differ."""
+    first: dict[str, Score] = {}
+    for run in scores.runs:
+        first.setdefault(run.arm, run)
+    known = {arm: comparable(run.settings) for arm, run in first.items() if run.settings is not None}
+    names = list(dict.fromkeys(name for each in known.values() for name in each))
+    differing = [name for name in names if len({repr(each.get(name)) for each in known.values()}) > 1]
+    rows = [[name, *(_setting(each.get(name)) for each in known.values())] for name in differing]
+    return Table("settings", "Settings that differ", ["setting", *known], rows)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return (
+        {None: "none", True: "yes", False: "no"}[value]
+        if value is None or value is True or value is False
+        else f"{value}"
+    )
+
+
+def missing(scores: Scores) -> Table:
+    """The runs without a score."""
+    records = [{"arm": item.arm, "game": item.game, "seed": item.run, "why": item.why} for item in scores.missing]
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for item in scores.missing:
+        groups.setdefault((item.arm, item.game, item.why), []).append(item.run)
+    rows = [[arm, game, _seeds(seeds), why] for (arm, game, why), seeds in groups.items()]
+    return Table("missing", "Missing runs", ["arm", "game", "seeds", "why"], rows, "", records)
+
+
+def versions(scores: Scores) -> Table:
+    """The software and machines of the runs, and how many runs each had."""
+    counts: dict[tuple[str, str], int] = {}
+    for run in scores.runs:
+        for name, value in (run.versions or {}).items():
+            counts[name, str(value)] = counts.get((name, str(value)), 0) + 1
+    rows = [[name, value, f"{count:,}"] for (name, value), count in sorted(counts.items()) if value != "None"]
+    return Table("versions", "Versions", ["of", "version", "runs"], rows)
+
+
+def runs(scores: Scores) -> Table:
+    """Every score, in the columns that the report reads back; for the CSV file alone."""
+    records = [
+        {
+            "agent": run.arm,
+            "game": run.game,
+            "run": run.run,
+            "score": run.score,
+            "protocol": run.rules,
+            "agent_steps": "" if run.steps is None else run.steps,
+        }
+        for run in scores.runs
+    ]
+    return Table("scores", "Scores", [], [], "", records)
