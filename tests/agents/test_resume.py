@@ -334,6 +334,14 @@ def test_games_that_begin_anew_are_others_and_exact_ones_the_same(kind, monkeypa
     assert (first.rng.random() == later.rng.random()) == kind.exact_resume
 
 
+def test_a_run_of_minatar_resumes_exactly_and_is_scored_under_its_protocol(tmp_path):
+    pytest.importorskip("minatar", reason="MinAtar is an extra and is not installed")
+    check_cell(tmp_path, env="MinAtar/Seaquest", utd="1/4", num_envs=2, nap=True, eval_episodes=2)
+    result = json.loads((tmp_path / "whole" / "result.json").read_text())
+    assert (result["protocol"]["name"], result["score"]["human_normalized"]) == ("minatar", None)
+    assert (result["frames"], result["score"]["episodes"]) == (120, 2)
+
+
 @pytest.fixture(scope="module")
 def killed_run(tmp_path_factory):
     """A run with checkpoints at 40 and 80, killed at 100."""

@@ -5,6 +5,7 @@ import pickle
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 import envs
 from envs.atari import episode_seed
-from envs.games import rom_id
+from envs.games import is_minatar, rom_id
 from envs.vector_env import Step, VectorEnv
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -22,6 +23,17 @@ from slow_atari import SlowAtari, is_area_average
 GAMES = ("Breakout", "BankHeist", "MsPacman", "Pong")  # BankHeist plays on at zero lives; Pong counts none
 PLAIN = dataclasses.replace(envs.PROTOCOLS["atari100k"], name="plain", noop_max=0)
 STICKY = dataclasses.replace(envs.PROTOCOLS["machado"], name="short", max_frames=4 * 15)
+SHAPES = {"MinAtar/Breakout": (4, 10, 10)}  # of Atari all are 84×84
+BOTH = pytest.mark.parametrize("game", ["Breakout", "MinAtar/Freeway"])
+
+
+def make(game: str, protocol: envs.Protocol, **options: Any) -> VectorEnv:
+    """A game of Atari, or one of MinAtar under the same rules as far as it has them."""
+    if not is_minatar(game):
+        return envs.make(game, protocol, **options)
+    pytest.importorskip("minatar", reason="MinAtar is an extra and is not installed")
+    rules = {"max_frames": protocol.time_limit, "sticky_actions": protocol.sticky_actions}
+    return envs.make(game, dataclasses.replace(envs.PROTOCOLS["minatar"], **rules), **options)
 
 
 def actions_for(env: VectorEnv, steps: int, seed: int = 0) -> np.ndarray:
@@ -37,7 +49,7 @@ def play(env: VectorEnv, actions: np.ndarray) -> list[Step]:
 @cache
 def walk(backend: str, game: str) -> tuple[np.ndarray, np.ndarray, list[Step]]:
     """First frames, actions and steps of two environments, until twenty steps after an episode's end."""
-    env = envs.make(game, PLAIN, num_envs=2, seed=7, backend=backend)
+    env = make(game, PLAIN, num_envs=2, seed=7, backend=backend)
     first, steps, actions = env.reset(), [], actions_for(env, 2000)
     for row in actions:
         steps.append(env.step(row))
@@ -53,10 +65,10 @@ def first_end(steps: list[Step]) -> tuple[int, int]:
     return time, int(steps[time].ended.argmax())
 
 
-@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("game", [*GAMES, *SHAPES])
 def test_steps_are_arrays_of_the_declared_kinds(backend, game):
     first, _, steps = walk(backend, game)
-    frame, flag = ("uint8", (2, 84, 84)), ("bool", (2,))
+    frame, flag = ("uint8", (2, *SHAPES.get(game, (84, 84)))), ("bool", (2,))
     kinds = (frame, ("float32", (2,)), flag, flag, flag, ("float64", (2,)), ("int64", (2,)), frame)
     assert (first.dtype, first.shape) == frame
     for step in steps:
@@ -64,7 +76,7 @@ def test_steps_are_arrays_of_the_declared_kinds(backend, game):
         assert not (step.terminated & step.truncated).any()
 
 
-@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("game", [*GAMES, *SHAPES])
 def test_returns_and_lengths_are_sums_over_the_whole_game(backend, game):
     _, _, steps = walk(backend, game)
     total, length = np.zeros(2), np.zeros(2, int)
@@ -105,9 +117,10 @@ def test_zero_lives_is_not_the_end_in_bank_heist(backend):
     assert not steps[end].life_lost[i]
 
 
-def test_the_time_limit_truncates_and_the_next_episode_begins(backend):
+@BOTH
+def test_the_time_limit_truncates_and_the_next_episode_begins(backend, game):
     protocol = dataclasses.replace(envs.PROTOCOLS["atari100k"], max_frames=4 * 20)
-    env = envs.make("Breakout", protocol, num_envs=2, seed=1, backend=backend)
+    env = make(game, protocol, num_envs=2, seed=1, backend=backend)
     env.reset()
     assert env.time_limit == 20
     steps = play(env, actions_for(env, 41))
@@ -130,18 +143,20 @@ def test_a_game_over_at_the_time_limit_is_terminated_not_truncated(backend):
     assert step.truncated[1 - i]
 
 
-def test_one_seed_one_trajectory_another_seed_another(backend):
+@BOTH
+def test_one_seed_one_trajectory_another_seed_another(backend, game):
     def frames(seed: int) -> np.ndarray:
-        env = envs.make("Breakout", STICKY, seed=seed, backend=backend)
+        env = make(game, STICKY, seed=seed, backend=backend)
         return np.concatenate([env.reset(), *(step.first_frame for step in play(env, actions_for(env, 14)))])
 
     assert (frames(3) == frames(3)).all()
     assert (frames(3) != frames(4)).any()
 
 
-def test_neighbours_and_threads_do_not_touch_a_trajectory(backend):
+@BOTH
+def test_neighbours_and_threads_do_not_touch_a_trajectory(backend, game):
     def run(num_envs: int, num_threads: int) -> list[Step]:
-        env = envs.make("Breakout", STICKY, num_envs, seed=5, backend=backend, num_threads=num_threads)
+        env = make(game, STICKY, num_envs=num_envs, seed=5, backend=backend, num_threads=num_threads)
         env.reset()
         return play(env, actions_for(env, 20))
 
@@ -151,16 +166,18 @@ def test_neighbours_and_threads_do_not_touch_a_trajectory(backend):
             np.testing.assert_array_equal(left, right[:1])
 
 
-def test_a_returned_step_does_not_change_later(backend):
-    env = envs.make("Breakout", PLAIN, backend=backend)
+@BOTH
+def test_a_returned_step_does_not_change_later(backend, game):
+    env = make(game, PLAIN, backend=backend)
     kept = env.reset(), *play(env, actions_for(env, 5))
     copies = pickle.dumps(kept)
     play(env, actions_for(env, 10, seed=1))
     assert pickle.dumps(kept) == copies
 
 
-def test_reset_starts_new_episodes_with_empty_accounts(backend):
-    env = envs.make("Breakout", PLAIN, backend=backend)
+@BOTH
+def test_reset_starts_new_episodes_with_empty_accounts(backend, game):
+    env = make(game, PLAIN, backend=backend)
     env.reset()
     play(env, actions_for(env, 30))
     env.reset()
@@ -188,8 +205,9 @@ def single() -> VectorEnv:
     return env
 
 
-def test_misuse_gives_one_clear_line(backend):
-    env = envs.make("Pong", PLAIN, backend=backend)
+@BOTH
+def test_misuse_gives_one_clear_line(backend, game):
+    env = make(game, PLAIN, backend=backend)
     with pytest.raises(RuntimeError, match="reset"):
         env.send(np.zeros(1, np.int64))
     env.reset()
@@ -204,10 +222,11 @@ def test_misuse_gives_one_clear_line(backend):
     env.recv()
 
 
+@BOTH
 @pytest.mark.parametrize("wrong", [{"num_envs": 0}, {"seed": -1}, {"num_threads": 0}])
-def test_impossible_arguments_are_refused(backend, wrong):
+def test_impossible_arguments_are_refused(backend, game, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        envs.make("Pong", "machado", backend=backend, **wrong)
+        make(game, PLAIN, backend=backend, **wrong)
 
 
 def test_unknown_backend_and_missing_envpool(monkeypatch):
