@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,11 +17,20 @@ from envs.games import human_normalized, reference_scores
 from envs.vector_env import VectorEnv
 from experiment.progress import Progress
 
+if TYPE_CHECKING:
+    from agents.video import Recorder
+
 NUM_ENVS = 10
 
 
 def play_episodes(
-    policy: Callable[[Tensor], Tensor], env: VectorEnv, episodes: int, epsilon: float, seed: int, device: torch.device
+    policy: Callable[[Tensor], Tensor],
+    env: VectorEnv,
+    episodes: int,
+    epsilon: float,
+    seed: int,
+    device: torch.device,
+    recorder: Recorder | None = None,
 ) -> Iterator[float | None]:
     """Raw returns of `episodes` whole games as they end, and None after every step in which none ended.
 
@@ -31,9 +40,15 @@ def play_episodes(
     act = EpsilonGreedy(policy, env.num_actions, seed)
     stack = FrameStack(env.num_envs, env.stack, env.frame_shape, device)
     left = episodes // env.num_envs + (np.arange(env.num_envs) < episodes % env.num_envs)
-    obs = stack.push(env.reset(), np.ones(env.num_envs, bool))
+    first = env.reset()
+    if recorder is not None:
+        recorder.begin(env, first)
+    obs = stack.push(first, np.ones(env.num_envs, bool))
     while left.any():
-        step = env.step(act(obs, epsilon))
+        actions = act(obs, epsilon)
+        step = env.step(actions)
+        if recorder is not None:
+            recorder.follow(actions, step)
         counted = np.flatnonzero(step.ended & (left > 0))
         left[counted] -= 1
         yield from step.episode_return[counted].tolist() or [None]
@@ -56,12 +71,14 @@ def score(
     episodes: int,
     seed: int,
     stopped: Callable[[], bool] = lambda: False,
+    recorder: Recorder | None = None,
 ) -> list[float]:
-    """Returns of that many games, with progress; fewer if `stopped`."""
+    """Returns of that many games, with progress; fewer if `stopped`. The first are filmed by a `recorder`."""
     env = build_env(config, min(episodes, NUM_ENVS), seed)
     scores: list[float] = []
+    epsilon, device = evaluation_epsilon(config), device_of(config)
     with Progress(episodes, "evaluation games") as progress:
-        for ended in play_episodes(policy, env, episodes, evaluation_epsilon(config), seed, device_of(config)):
+        for ended in play_episodes(policy, env, episodes, epsilon, seed, device, recorder):
             if stopped():
                 break
             if ended is not None:
@@ -69,6 +86,11 @@ def score(
             progress.update(len(scores), lambda: {"mean score": f"{np.mean(scores):.1f}" if scores else "-"})
     env.close()
     return scores
+
+
+def most_filmed(episodes: int) -> int:
+    """The games of an evaluation that one environment plays, the first."""
+    return -(-episodes // NUM_ENVS)
 
 
 def summary(game: str, scores: list[float]) -> dict[str, Any]:

@@ -1,0 +1,183 @@
+"""Video of an evaluation: the very games that are scored, at real speed, and in colour where there is colour."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ale_py import ALEInterface, roms
+from ale_py.vector_env import AtariVectorEnv as AleVector
+
+from envs.ale import AleVectorEnv
+from envs.games import rom_id
+from envs.protocol import Protocol
+from envs.vector_env import Step, VectorEnv
+from experiment.config import ConfigError
+
+FRAMES_PER_SECOND = 60
+"""Of Atari's television."""
+STEPS_PER_SECOND = 15
+"""Of games that have no emulator: as many as Atari's with a frame skip of 4."""
+
+
+class ColorAle(AleVectorEnv):
+    """One emulator that shows its screen: colours, at its own resolution, uint8 [1, H, W, 3].
+
+    With the same seed and actions it plays the games of environment 0 of an `AleVectorEnv` of any size.
+    """
+
+    def __init__(self, game: str, protocol: Protocol, seed: int) -> None:
+        super().__init__(game, protocol, num_envs=1, seed=seed)
+        height, width = screen_size(game)
+        self.frame_shape = (height, width, 3)
+        self._env = AleVector(
+            rom_id(game),
+            1,
+            num_threads=1,
+            grayscale=False,
+            img_height=height,
+            img_width=width,
+            stack_num=1,
+            max_num_frames_per_episode=protocol.max_frames,
+            repeat_action_probability=protocol.sticky_actions,
+            full_action_space=protocol.full_action_set,
+            frameskip=protocol.frame_skip,
+            noop_max=protocol.noop_max + 1,
+            reward_clipping=False,
+            use_fire_reset=protocol.fire_reset,
+        )
+
+
+def screen_size(game: str) -> tuple[int, int]:
+    """Lines and columns of the game's own screen: 210 × 160, a few have more lines."""
+    emulator, rom = ALEInterface(), roms.get_rom_path(rom_id(game))
+    assert rom is not None
+    emulator.loadROM(rom)
+    return emulator.getScreenDims()
+
+
+class Film:
+    """An H.264 file of pictures, uint8 [H, W] or [H, W, 3], each enlarged by a whole even number to 320 lines or more.
+
+    Raises ConfigError, before anything is played, if PyAV is missing or the file cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            self._av = importlib.import_module("av")
+            path.open("wb").close()
+        except ImportError:
+            raise ConfigError("--video needs PyAV, which is not installed: pip install 'rewarm[video]'") from None
+        except OSError as error:
+            raise ConfigError(f"--video {path} cannot be written: {error.strerror}") from None
+        self._container = self._av.open(str(path), "w")
+        self._stream: Any = None
+
+    def show(self, picture: np.ndarray, rate: Fraction) -> None:
+        """One more picture; the first decides on the size and on the pictures a second."""
+        factor = 2 * -(-160 // len(picture))  # even: H.264 has one colour for 2×2 pixels
+        colors = picture if picture.ndim == 3 else picture[..., None].repeat(3, -1)
+        pixels = colors.repeat(factor, 0).repeat(factor, 1)
+        if self._stream is None:
+            self._stream = self._container.add_stream("h264", rate=rate, options={"crf": "18"})
+            self._stream.height, self._stream.width = pixels.shape[:2]
+            self._stream.pix_fmt, self._stream.thread_count = "yuv420p", 1
+        self._container.mux(self._stream.encode(self._av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+
+    def close(self) -> None:
+        """Write what is left, and the index without which nothing plays."""
+        if self._stream is not None:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+
+
+class Recorder:
+    """Films the first `episodes` games of environment 0 while an evaluation plays them.
+
+    An emulator's screen is that of a second one, which plays along; RuntimeError if it plays another game. Other games,
+    and envpool's, are filmed as the agent sees them. A disk that fills ends the film with a warning.
+    """
+
+    def __init__(self, path: Path, episodes: int = 1):
+        self.path, self.left = path, episodes
+        self.film = Film(path)
+        self.returns: list[float] = []
+        self.steps = 0
+
+    def begin(self, env: VectorEnv, frames: np.ndarray) -> None:
+        """The first frames [N, ...] of the environments that will be played."""
+        self._twin, self._rate = None, Fraction(STEPS_PER_SECOND)
+        if isinstance(env, AleVectorEnv):
+            self._twin = ColorAle(env.game, env.protocol, env.seed)
+            self._rate = Fraction(FRAMES_PER_SECOND, env.protocol.frame_skip)
+            frames = self._twin.reset()
+        self._show(frames[0])
+
+    def follow(self, actions: np.ndarray, step: Step) -> None:
+        """One agent step of all environments: the actions [N] and what they led to."""
+        if not self.left:
+            return
+        seen = step
+        if self._twin is not None:
+            seen = self._twin.step(actions[:1])
+            check_same(step, seen)
+        self.steps += 1
+        self._show(seen.frame[0])
+        if step.ended[0]:
+            self.left -= 1
+            self.returns.append(float(step.episode_return[0]))
+            if self.left:
+                self._show(seen.first_frame[0])
+
+    def _show(self, frame: np.ndarray) -> None:
+        picture = flat(frame) if self._twin is None else frame
+        try:
+            self.film.show(picture, self._rate)
+        except OSError as error:
+            self._failed(error)
+
+    def _failed(self, error: OSError) -> None:
+        warnings.warn(f"the video ends early, the evaluation goes on: {error}", stacklevel=4)
+        self.left = 0
+
+    def close(self) -> None:
+        """End the film; what there is of it can be played."""
+        try:
+            self.film.close()
+        except OSError as error:
+            self._failed(error)
+
+    def summary(self) -> str:
+        """One line: where the video is, and the games on it."""
+        returns = ", ".join(f"{value:g}" for value in self.returns) or "none to its end"
+        return f"video: {self.path} ({self.steps:,} agent steps; returns of its games: {returns})"
+
+
+def check_same(played: Step, seen: Step) -> None:
+    """RuntimeError if environment 0 was not seen to do what it did when it was scored."""
+    for name in ("reward", "terminated", "truncated", "life_lost", "episode_return", "episode_steps"):
+        one, two = getattr(played, name)[0], getattr(seen, name)[0]
+        if one != two:
+            raise RuntimeError(f"the filmed game is not the one that is scored: {name} is {two}, not {one}")
+
+
+def flat(frame: np.ndarray) -> np.ndarray:
+    """A frame as one grey picture [H, W]; of channels [C, H, W] with 255 or 0 the later ones are brighter."""
+    if frame.ndim == 2:
+        return frame
+    brightness = np.linspace(0, 1, len(frame) + 1)[1:, None, None]
+    return (frame * brightness).max(0).astype(np.uint8)
+
+
+def video_file(video: str, name: str) -> Path:
+    """The file that is meant by --video: itself, or `name`.mp4 in a folder. Raises ConfigError for neither."""
+    path = Path(video)
+    if path.is_dir():
+        return path / f"{name}.mp4"
+    if path.suffix != ".mp4":
+        raise ConfigError(f"--video {video}: name a file that ends in .mp4, or a folder that is there")
+    return path

@@ -1,0 +1,131 @@
+"""The filmed games are the scored ones; what cannot be filmed is told in one line before anything is played."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import agents.evaluation
+import agents.video
+from agents import cli, evaluate
+from agents.evaluation import play_episodes
+from agents.video import ColorAle, Recorder, flat
+from envs.ale import AleVectorEnv
+from envs.catch import Catch
+from envs.protocol import PROTOCOLS
+
+CPU = torch.device("cpu")
+
+
+def film_of(path):
+    """The pictures of a video, uint8 [N, H, W, 3], and how many of them make a second."""
+    av = pytest.importorskip("av")
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]), stream.average_rate
+
+
+def wander(obs):
+    """Actions that follow from the pixels, and differ."""
+    return obs.flatten(1).long().sum(1) % 4
+
+
+def played(env, episodes, recorder=None):
+    scores = list(play_episodes(wander, env, episodes, 0.3, 0, CPU, recorder))
+    if recorder is not None:
+        recorder.close()
+    env.close()
+    return [score for score in scores if score is not None]
+
+
+def test_the_screen_of_the_scored_games_is_filmed_in_colour(tmp_path):
+    pytest.importorskip("av")
+    rules = dataclasses.replace(PROTOCOLS["machado"], max_frames=4 * 40)
+    recorder = Recorder(tmp_path / "a.mp4", episodes=2)
+    scores = played(AleVectorEnv("Breakout", rules, 2, seed=3), 3, recorder)
+    pictures, rate = film_of(tmp_path / "a.mp4")
+    assert rate == 15
+    assert pictures.shape == (2 + recorder.steps, 420, 320, 3)
+    assert recorder.steps == 80
+    assert recorder.returns == [scores[0], scores[2]]
+    middle = pictures[5, 2 * 57 : 2 * 93, 40:280].astype(int)
+    assert (middle.max(-1) - middle.min(-1)).max() > 100  # the bricks are red to blue
+
+
+def test_another_game_than_the_scored_one_is_noticed(tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    monkeypatch.setattr(agents.video, "ColorAle", lambda game, rules, seed: ColorAle(game, rules, seed + 1))
+    with pytest.raises(RuntimeError, match="the filmed game is not the one that is scored"):
+        played(AleVectorEnv("Breakout", PROTOCOLS["atari100k"], 1, seed=3), 1, Recorder(tmp_path / "a.mp4"))
+
+
+def test_a_film_changes_no_score_and_shows_each_step(tmp_path):
+    pytest.importorskip("av")
+    recorder = Recorder(tmp_path / "a.mp4", episodes=3)
+    scores = played(Catch(4, seed=1), 16, recorder)
+    assert scores == played(Catch(4, seed=1), 16)
+    pictures, _ = film_of(tmp_path / "a.mp4")
+    assert pictures.shape == (3 * 10, 336, 336, 3)
+    env = Catch(4, seed=1)
+    balls = [frame[0] for frame in (env.reset(), *(env.step(np.ones(4, int)).first_frame for _ in range(8)))]
+    for picture, frame in zip(pictures, balls, strict=False):  # the paddle, in the last lines, may be elsewhere
+        assert np.array_equal(picture[2:268:4, 2::4, 0] > 127, frame[:67] > 127)
+
+
+def test_channels_are_told_apart_by_brightness():
+    frame = np.zeros((4, 10, 10), np.uint8)
+    frame[0, 1, 1] = frame[2, 2, 2] = frame[3, 2, 2] = frame[1, 3, 3] = 255
+    picture = flat(frame)
+    assert [int(picture[i, i]) for i in range(4)] == [0, 63, 255, 127]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    words = ["--env=Catch", "--steps=70", "--update-start=66", "--compile=false", "--threads=1", "--probe-interval=0"]
+    assert cli.main("dqn", [*words, "--eval-episodes=0", "--root", str(root), "--name=a"]) == 0
+    return root / "a"
+
+
+def test_a_video_from_the_command_line(saved, tmp_path, capsys):
+    pytest.importorskip("av")
+    assert evaluate.main([str(saved), "--episodes=11", "--video", str(tmp_path), "--video-episodes=2"]) == 0
+    path = tmp_path / "Catch-70.mp4"
+    assert f"video: {path} (18 agent steps; returns of its games: " in capsys.readouterr().out
+    assert len(film_of(path)[0]) == 20
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--video=no/such/folder/a.mp4"], "cannot be written: No such file"),
+        (["--video=a.avi"], ".mp4"),
+        (["--video=a.mp4", "--video-episodes=0"], "--video-episodes"),
+        (["--video=a.mp4", "--video-episodes=2", "--episodes=10"], "first environment plays 1"),
+        (["--video=a.mp4"], "pip install 'rewarm[video]'"),
+    ],
+)
+def test_what_cannot_be_filmed_is_told_before_anything_is_played(words, said, saved, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(agents.evaluation, "score", None)
+    if "install" in said:
+        monkeypatch.setitem(sys.modules, "av", None)
+    else:
+        pytest.importorskip("av")
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main([str(saved), *words])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert said in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_ends_the_film_and_not_the_evaluation(saved, tmp_path, capsys):
+    pytest.importorskip("av")
+    (tmp_path / "a.mp4").symlink_to("/dev/full")
+    assert evaluate.main([str(saved), "--episodes=2", "--video", str(tmp_path / "a.mp4")]) == 0
+    shown = capsys.readouterr()
+    assert "Catch: mean" in shown.out
+    assert "warning: the video ends early, the evaluation goes on" in shown.err
