@@ -63,17 +63,17 @@ class DQNConfig:
     """Transitions in a minibatch."""
     n_step: int = 10
     """Rewards summed before bootstrapping, in agent steps."""
-    gamma: float = 0.99
-    """Discount per agent step."""
     n_step_final: int | None = None
     """n that --n-step goes to, exponentially in --anneal-updates, from the start and after each reset; none: it stays.
     The methods reset and shrink-perturb reset."""
-    double_q: bool = True
-    """Choose the next action with the online network (double Q-learning)."""
+    gamma: float = 0.99
+    """Discount per agent step."""
     gamma_final: float | None = None
     """Discount that --gamma goes to, in the same way (1 - gamma does so exponentially); none: it stays."""
     anneal_updates: int = 10_000
     """Updates that --n-step and --gamma take to their final values."""
+    double_q: bool = True
+    """Choose the next action with the online network (double Q-learning)."""
     dueling: bool = False
     """Values as the sum of a state's value and the actions' advantages (dueling network)."""
     streams: Literal["separate", "shared"] = "separate"
@@ -258,13 +258,13 @@ class DQNConfig:
             raise ConfigError(f"--frames is {self.frames}: it has to be a multiple of {self.rules.frame_skip}")
         if self.course != "constant" and self.lr_floor > self.lr:
             raise ConfigError(f"--lr-floor is {self.lr_floor}: it has to be at most the peak, --lr {self.lr}")
+        if self.gamma_final is not None and max(self.gamma, self.gamma_final) == 1:
+            pair = f"--gamma {self.gamma:g} and --gamma-final {self.gamma_final:g}"
+            raise ConfigError(f"{pair}: both have to be below 1, as one goes to the other exponentially in 1 - gamma")
         if self.weight_decay * self.lr > 1:
             decay = f"--weight-decay {self.weight_decay:g} times --lr {self.lr:g}"
             raise ConfigError(f"{decay} has to be at most 1: an update takes that share off each weight")
         self._check_parts_of_the_schedule()
-        if self.gamma_final is not None and max(self.gamma, self.gamma_final) == 1:
-            pair = f"--gamma {self.gamma:g} and --gamma-final {self.gamma_final:g}"
-            raise ConfigError(f"{pair}: both have to be below 1, as one goes to the other exponentially in 1 - gamma")
         if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device):
             raise ConfigError(f"--device is {self.device!r}: it has to be cpu, cuda or cuda:N")
         self._check_updates_can_happen()
