@@ -145,8 +145,9 @@ class Sweep:
     def manifest(self) -> Manifest:
         """The folder's list with these runs in it; ConfigError if runs of an arm's name have other settings."""
         if not (self.root / NAME).exists():
+            there = _names(self.root)
             for entry in self.runs:
-                if RunDir(self.root / entry.name).config.is_file():
+                if entry.name in there and RunDir(self.root / entry.name).config.is_file():
                     self._compare(entry)
             return Manifest(self.settings.suite, self.runs)
         known = Manifest.load(self.root)
@@ -217,6 +218,10 @@ class Sweep:
             self.manifest().save(self.root)
         finally:
             os.close(folder)
+
+
+def _names(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.is_dir() else set()
 
 
 def _check_folder(folder: Path) -> None:

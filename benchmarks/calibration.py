@@ -42,12 +42,14 @@ def calibrate(entry: Entry) -> float:
 
 def part_length(config: DQNConfig) -> int:
     """Agent steps in each quarter of a calibration: two of play alone, and two that share the updates."""
-    least = math.ceil(max(UPDATES / 2 / config.utd, (config.batch_size + config.n_step + 2 * STACK) / 2))
-    return config.num_envs * math.ceil(least / config.num_envs)
+    window = max(config.n_step, config.n_step_final or 0) + STACK + 1
+    rows = math.ceil(UPDATES / 2 / config.utd / config.num_envs)
+    ready = math.ceil((window + math.ceil(config.batch_size / config.num_envs)) / 2)
+    return config.num_envs * max(rows, ready)
 
 
 def extrapolated(config: DQNConfig, seconds: dict[int, float]) -> float:
-    """Seconds of the whole run, from those at the ends of the quarters; the first updates, which compile, are left out."""
+    """Seconds of the whole run, from those at the ends of the quarters; the first updates compile and do not count."""
     one, two, three, four = sorted(seconds)
     play, learn = (seconds[two] - seconds[one]) / (two - one), (seconds[four] - seconds[three]) / (four - three)
     return play * min(config.update_start, config.budget) + learn * max(config.budget - config.update_start, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Writes manifest.json, whole or not at all."""
-        runs = ",\n".join(json.dumps(asdict(entry)) for entry in self.runs)
+        runs = ",\n".join(json.dumps(vars(entry)) for entry in self.runs)
         head = json.dumps({"layout": LAYOUT, "suite": self.suite})[:-1]
         write_atomic(Path(folder) / NAME, f'{head}, "runs": [\n{runs}\n]}}\n')
 

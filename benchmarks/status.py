@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -113,12 +114,14 @@ class Board:
 
     def look(self, moment: Moment | None = None) -> None:
         """Read what is not known to be done; a sweep's moment tells the states, so that few files have to be read."""
+        there = {name for folder in (self.root, self.root / "logs") if folder.is_dir() for name in os.listdir(folder)}
         for name, entry in self.of.items():
             before = self.standings.get(name)
             if before and before.state == "done":
                 continue
             if moment is None or name in moment.finished:
-                self.standings[name] = self._read(entry)
+                begun = name in there or f"{name}.log" in there
+                self.standings[name] = self._read(entry) if begun else Standing()
             elif name in moment.running or name in moment.elsewhere:
                 self.standings[name] = self._at(name, "running")
             elif name in moment.failed:
@@ -132,10 +135,8 @@ class Board:
 
     def _read(self, entry: Entry) -> Standing:
         run, work = RunDir(self.root / entry.name), job(entry, self.root)
-        if run.result.is_file():
+        if run.finished:
             return finished(run)
-        if not work.log.exists() and not run.path.exists():
-            return Standing()
         if work.is_running():
             return self._at(entry.name, "running")
         if reason := work.failure():
@@ -208,7 +209,9 @@ class Board:
     def remaining(self, processes: int) -> str:
         """The time left, in words."""
         left = self.seconds_left(processes)
-        return "time left unknown" if left is None else f"about {_clock(left)} left, by training time so far"
+        if left is None:
+            return "time left unknown"
+        return f"about {_clock(left)} of training left" if left else "no training left"
 
 
 def as_line(board: Board, processes: int) -> str:

@@ -70,7 +70,7 @@ class Job:
     def state(self) -> State:
         """What the run directory says: finished, to go on with, remains without a checkpoint, or not begun."""
         run = RunDir(self.directory)
-        if run.result.is_file():
+        if run.finished:
             return "done"
         if run.has_checkpoint():
             return "interrupted"

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from experiment.run_dir import RunDir
-from experiment.sweep import Job, plan, sweep
+from experiment.sweep import Job, Moment, plan, sweep
 from experiment.values import ConfigError
 
 RUN = """
@@ -242,6 +242,41 @@ def test_a_second_signal_kills(tmp_path):
     launcher.communicate()
 
 
+class Seen:
+    """A view that remembers what it was shown."""
+
+    def __init__(self):
+        self.moments, self.open = [], 0
+
+    def __enter__(self):
+        self.open += 1
+
+    def __exit__(self, *_):
+        self.open -= 1
+
+    def show(self, moment: Moment):
+        assert self.open == 1
+        self.moments.append((moment, [tmp.is_running() for tmp in self.jobs]))
+
+
+def test_a_view_sees_every_state_and_places_give_each_process_its_own_variables(tmp_path):
+    code = "import os; from pathlib import Path; from experiment.run_dir import RunDir as R; p = Path({!r});"
+    code += "p.mkdir(); R(p).write_result({{'gpu': os.environ['GPU'], 'cores': len(os.sched_getaffinity(0))}})"
+    names = ("a", "b")
+    view = Seen()
+    view.jobs = [shell(tmp_path, name, code.format(str(tmp_path / "runs" / name))) for name in names]
+    assert not any(job.is_running() for job in view.jobs)
+    assert sweep(view.jobs, console=quiet(), view=view, places=[{"GPU": "7"}, {"GPU": "8"}]).finished == names
+    results = [json.loads(RunDir(job.directory).result.read_text()) for job in view.jobs]
+    assert [result["gpu"] for result in results] == ["7", "8"]
+    assert {result["cores"] for result in results} == {len(os.sched_getaffinity(0))}
+    first, running = view.moments[0]
+    assert (first.waiting, first.running, running) == (0, names, [True, True])
+    last, running = view.moments[-1]
+    assert (last.waiting, last.running, set(last.finished), dict(last.failed)) == (0, (), set(names), {})
+    assert (running, view.open) == ([False, False], 0)
+
+
 def test_a_failing_run_is_retried_then_named_with_its_last_line_and_log(tmp_path):
     console = quiet()
     failing = shell(tmp_path, "bad", "print('trying'); raise SystemExit('no such game')")
@@ -257,6 +292,8 @@ def test_a_failing_run_is_retried_then_named_with_its_last_line_and_log(tmp_path
     )
     assert outcome.failed["missing"] == "/no/such/program: No such file or directory"
     assert log.read_text().count("\nno such game\n") == 2
+    assert failing.failure() == "no such game (exit code 1), 2 attempts"
+    assert [job.failure() for job in (missing, *jobs(tmp_path, 1))] == ["", ""]
     assert f"failed: bad: {outcome.failed['bad']}" in said(console).splitlines()
 
 

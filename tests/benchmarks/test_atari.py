@@ -1,0 +1,402 @@
+"""Sweeps over games, seeds and arms, run with an agent that learns nothing and is done in a second."""
+
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from agents.config import DQNConfig
+from benchmarks import atari, calibration, places
+from benchmarks.manifest import Entry, Manifest
+from benchmarks.status import UPDATE, Board, Standing, print_status, work
+from benchmarks.suites import SUITES, UNHASHED, Arm, arms, check_agent, config_hash, difference, entries, games
+from benchmarks.suites import settings_of as settings_of_run
+from envs.games import ATARI_57
+from experiment.sweep import Moment
+from experiment.values import ConfigError
+
+FAKE = """
+import json, sys, time
+from pathlib import Path
+from agents.cli import settings
+from experiment.interrupt import Interrupt
+from experiment.run_dir import RunDir
+
+class Agent: ...
+
+def option(name):
+    return sys.argv[len(sys.argv) - sys.argv[::-1].index(name)]
+
+def main():
+    resumed = "--resume" in sys.argv
+    config = settings("fake:Agent", sys.argv[1:])
+    if resumed:
+        run = RunDir.open(option("--resume"))
+    else:
+        run = RunDir.create(config.root, config.name, config, explicit=True)
+    run.lock()
+    assert not run.result.exists()
+    if config.env == "Qbert":
+        sys.exit("the ROM is gone")
+    step = max([int(path.name) for path in run.checkpoints.iterdir()], default=0)
+    part = config.log_interval
+    with Interrupt() as interrupt:
+        while step < config.steps and not interrupt.requested:
+            step += part
+            seconds = 0.01 * step + 0.04 * max(step - config.update_start, 0)
+            with open(run.metrics, "a") as file:
+                file.write(json.dumps({"agent_step": step, "seconds": seconds, "mean_return": 1.5}) + "\\n")
+            (run.checkpoints / str(step)).mkdir()
+            time.sleep(config.lr)
+    if step < config.steps:
+        sys.exit(130)
+    with open(run.path.parent / "results.txt", "a") as file:
+        file.write(run.path.name + "\\n")
+    score = {"mean": 30.5 if config.seed else 1.7}
+    run.write_result({"score": score, "agent_steps": step, "training_seconds": seconds})
+
+if __name__ == "__main__":
+    main()
+"""
+STEPS = ["--", "--steps", "400", "--log-interval", "40", "--update-start", "200"]
+
+
+@pytest.fixture(autouse=True)
+def _fake_agent(tmp_path, monkeypatch):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "fake.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'code'}:{Path(__file__).parents[2]}")
+
+
+def words(tmp_path: Path, *more: str, suite: str = "Breakout,Catch", seeds: int = 2) -> list[str]:
+    root = ["--root", str(tmp_path / "root"), "--suite", suite, "--seeds", str(seeds)]
+    return [*root, "--agent", "fake:Agent", "--processes", "2", *more]
+
+
+def launch(words: list[str], **options) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "benchmarks.atari", *words], **options)
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def lines_of(board: Board) -> str:
+    console = Console(file=io.StringIO())
+    print_status(board, console)
+    return console.file.getvalue()
+
+
+def pid_of(run: Path) -> int:
+    return int((run / ".lock").read_text()) if any((run / "checkpoints").glob("*")) else 0
+
+
+def test_kills_of_a_worker_and_the_launcher_and_a_closed_terminal_lose_no_run_and_do_none_twice(tmp_path):
+    root, names = tmp_path / "root", [f"a-{game}-s{seed}" for seed in (0, 1) for game in ("Breakout", "Catch")]
+    command = words(tmp_path, "--arm", "a:--lr 0.1 --lr-floor 0", *STEPS)
+    first = launch(command, stdout=subprocess.DEVNULL)
+    wait_for(lambda: pid_of(root / names[0]) and pid_of(root / names[1]))
+    os.kill(pid_of(root / names[0]), signal.SIGKILL)
+    wait_for(lambda: (root / names[2]).exists())
+    shown = lines_of(Board(root, Manifest.load(root).runs))
+    assert re.search(r"\d+% \d(\.\d)?/4 runs, .*waiting 1, running 2, ", shown) or "done 1" in shown
+    assert re.search(r"running: a-Breakout-s1: \d+/400 agent steps", shown)
+    first.kill()
+    first.wait()
+
+    leader, follower = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+    second = launch(command, stdout=follower, stderr=follower, env=environment)
+    os.close(follower)
+    text = b""
+    while b"return 1.5" not in text:
+        text += os.read(leader, 4096)
+    assert b"human-normalised, best" in text
+    os.close(leader)  # the terminal is closed
+    assert second.wait(timeout=60) == 0
+    assert sorted((root / "results.txt").read_text().split()) == sorted(names)
+    for name in names:
+        rows = [json.loads(line)["agent_step"] for line in (root / name / "metrics.jsonl").read_text().splitlines()]
+        assert rows == list(range(40, 401, 40))
+    assert "done 4, failed 0, best 1.000 a-Breakout-s1, worst 0.000 a-Breakout-s0" in lines_of(
+        Board(root, Manifest.load(root).runs)
+    )
+    before = (root / "logs" / f"{names[0]}.log").read_bytes()
+    assert atari.main(command) == 0
+    assert (root / "logs" / f"{names[0]}.log").read_bytes() == before
+
+
+def test_a_run_that_fails_is_retried_and_named_here_and_in_the_status(tmp_path, capfd):
+    assert atari.main(words(tmp_path, "--retries", "1", *STEPS, suite="Qbert", seeds=1)) == 1
+    assert "failed: Agent-Qbert-s0: the ROM is gone (exit code 1), 2 attempts, log: " in capfd.readouterr().out
+    assert atari.main(["--status", str(tmp_path / "root")]) == 0
+    out = capfd.readouterr().out
+    assert "waiting 0, running 0, done 0, failed 1" in out
+    assert "failed: Agent-Qbert-s0: the ROM is gone (exit code 1), 2 attempts\n" in out
+
+
+def test_the_dry_run_foretells_the_cost_and_writes_nothing(tmp_path, capfd):
+    both = ["--arm", "slow:--utd 2", "--arm", "plain:", "--dry-run"]
+    assert atari.main(words(tmp_path, *both, *STEPS)) == 0
+    lines = capfd.readouterr().out.splitlines()
+    # 200 agent steps of play at 0.01 s, and 200 of learning at 0.05 s
+    assert lines[:4] == [
+        "8 runs: 0 done, 0 to resume, 8 to start",
+        "arm slow: 12 s a run, by 200 updates on Breakout; 4 to do",
+        "arm plain: 12 s a run, by 200 updates on Breakout; 4 to do",
+        "cost: 0.01 hours with 2 at a time; games of the evaluations come on top",
+    ]
+    assert len(lines) == 12
+    assert lines[4].startswith("start   slow-Breakout-s0: ")
+    assert not (tmp_path / "root").exists()
+
+
+def save(tmp_path: Path, *more: str, **options) -> atari.Sweep:
+    ready = atari.Sweep(atari.Command.parse(words(tmp_path, *more, **options)))
+    ready.write_manifest()
+    return ready
+
+
+def test_seeds_and_arms_extend_the_list_and_other_settings_are_refused(tmp_path):
+    root = tmp_path / "root"
+    one = save(tmp_path, "--arm", "a:--utd 2", seeds=1)
+    save(tmp_path, "--arm", "b:", "--arm", "a:--utd 2", seeds=3)
+    loaded = Manifest.load(root)
+    assert loaded.runs[:2] == one.runs
+    assert {(run.arm, run.game, run.seed) for run in loaded.runs} == {
+        (arm, game, seed) for arm in "ab" for game in ("Breakout", "Catch") for seed in range(3)
+    }
+    save(tmp_path, "--arm", "a:--utd 2 --threads 2")  # of the machine
+    for suite in ("Breakout,Catch", "Pong"):
+        with pytest.raises(ConfigError, match=r"arm 'a' has other settings in .*, --utd is 2 there and 4 here: give"):
+            save(tmp_path, "--arm", "a:--utd 4", suite=suite)
+    (root / "manifest.json").unlink()
+    run = root / "a-Catch-s0"
+    run.mkdir()
+    (run / "config.yaml").write_text("agent: fake:Agent\nenv: Catch\nutd: 2\nlr: 0.1\n")
+    with pytest.raises(ConfigError, match=r"arm 'a' has other settings in .*, --\S+ is .* there and .* here"):
+        save(tmp_path, "--arm", "a:--utd 2")
+
+
+WRONG = {
+    "a misspelt game": (["--suite", "Pong,Braekout"], "unknown game 'Braekout'; did you mean Breakout"),
+    "a misspelt suite": (["--suite", "atari100"], "or of the suites did you mean 'atari100k'?"),
+    "no game": (["--suite", ","], "--suite names no game"),
+    "no seed": (["--seeds", "0"], "--seeds is 0: it has to be at least 1"),
+    "an unknown flag": (["--arm", "x:--napp"], "arm 'x': unknown option '--napp'; did you mean '--nap'?"),
+    "a wrong value": (["--arm", "x:--utd fast"], "arm 'x': --utd: expected a rational"),
+    "an option that is the sweep's": (["--arm", "x:--seed=3"], "arm 'x': --seed is set by the sweep"),
+    "one of them after --": (["--", "--env", "Pong"], "the options after --: --env is set by the sweep"),
+    "two arms of one name": (["--arm", "x:", "--arm", "x:--nap"], "two arms are named 'x'"),
+    "an arm without a name": (["--arm", ":--nap"], 'write name:"flags"'),
+    "an open quote": (["--arm", "x:--plasticity 'a"], "arm 'x': \"--plasticity 'a\": No closing quotation"),
+    "an unknown preset": (["--config", "atari"], "no preset or file is named 'atari'"),
+    "two presets": (["--config", "a", "--config", "b"], "--config is given twice"),
+    "an unknown agent": (["--agent", "dre"], "--agent 'dre' is neither known nor module:Class; did you mean 'der'?"),
+    "no such module": (["--agent", "nowhere:A"], "there is no module 'nowhere'"),
+    "no such class": (["--agent", "fake:Agnet"], "the module has no class 'Agnet'; did you mean 'Agent'?"),
+    "runs of a GPU without one": (["--per-gpu", "2"], "--per-gpu is for --device cuda"),
+    "an option without a value": (["--arm"], "--arm needs a value"),
+    "a folder that is a file": (["--root", __file__], "is a file, where a folder is wanted"),
+    "no sweep": (["--status", "/nowhere"], "cannot read the list of runs '/nowhere/manifest.json'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capfd, case):
+    monkeypatch.chdir(tmp_path)
+    given, message = WRONG[case]
+    with pytest.raises(SystemExit) as exit:
+        atari.main(given)
+    out, err = capfd.readouterr()
+    assert exit.value.code == 2
+    assert message in err
+    assert (out, err.count("\n")) == ("", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["code"]
+
+
+def test_a_damaged_list_and_a_forbidden_folder_are_one_line_and_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "manifest.json").write_text("{")
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(SystemExit):
+            atari.main(words(tmp_path, *more))
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["manifest.json"]
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ConfigError, match="cannot be read and written"):
+        save(tmp_path)
+
+
+def test_suites_are_the_papers_and_lists_are_resolved_once_each():
+    assert {name: len(games(name)) for name in SUITES} == {"atari100k": 26, "high-utd-20": 20, "atari57": 57}
+    assert games("ms_pacman, ALE/MsPacman-v5,Catch") == ("MsPacman", "Catch")
+    (arm,) = arms("der", "small", [], [])
+    assert (arm.name, arm.words) == ("der-small", ("--config", "small"))
+    with pytest.raises(ConfigError):
+        check_agent("examples.new_agent:Nothing")
+    check_agent("examples.new_agent:AdvantageLearning")
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    st.sets(st.sampled_from(ATARI_57), min_size=1, max_size=2),
+    st.integers(1, 2),
+    st.sampled_from(["", "--utd 3/7", "--nap --plasticity redo:period=100,tau=0.1 --plasticity cbp", "--config small"]),
+)
+def test_the_command_of_a_run_gives_its_settings(played, seeds, flags):
+    both = arms("der", None, [f"x:{flags}", "y:--lr 0.01"], ["--steps", "3000"])
+    made = entries(both, sorted(played), seeds, Path("/root"))
+    assert len({entry.name for entry in made}) == len(made) == 2 * len(played) * seeds
+    of = {arm.name: arm for arm in both}
+    for entry in made:
+        config = settings_of_run(entry)
+        assert (config.name, config.root, config.steps) == (entry.name, "/root", 3000)
+        assert replace(config, name=None, root="run", seed=0) == of[entry.arm].config(entry.game)
+        assert (config.seed, config_hash(config)) == (entry.seed, entry.config_hash)
+
+
+def test_the_hash_tells_apart_what_is_learned_and_nothing_else():
+    config = DQNConfig()
+    for field in fields(DQNConfig):
+        other = replace(config, **{field.name: "another"})
+        assert (config_hash(other) == config_hash(config)) == (field.name in UNHASHED), field.name
+        assert difference(config, other).startswith(f"--{field.name.replace('_', '-')} is ") == (
+            field.name not in UNHASHED
+        )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.fractions(Fraction(1, 50), 16), st.integers(1, 512), st.integers(1, 20), st.integers(1, 64), st.integers(0, 99)
+)
+def test_a_calibration_can_train_and_foretells_a_steady_run(utd, batch_size, n_step, num_envs, start):
+    config = DQNConfig(utd=utd, batch_size=batch_size, n_step=n_step, num_envs=num_envs)
+    part = calibration.part_length(config)
+    replace(config, steps=4 * part, update_start=2 * part, schedule="constant").resolved()
+    assert part % num_envs == 0
+    assert 2 * part * utd >= calibration.UPDATES
+    times = {part: part * 0.5, 2 * part: part * 1.0, 3 * part: 1000.0, 4 * part: 1000.0 + 2 * part}
+    whole = replace(config, steps=1000, update_start=start)
+    assert calibration.extrapolated(whole, times) == pytest.approx(0.5 * start + 2 * (1000 - start))
+
+
+CONFIGS = {"a": DQNConfig(), "b": DQNConfig(utd=Fraction(2))}
+
+
+def board_of(standings: list[Standing]) -> Board:
+    runs = entries([Arm("a", "dqn", ()), Arm("b", "dqn", ("--utd", "2"))], ["Pong"], len(standings) // 2, Path("/r"))
+    board = Board(Path("/r"), runs, {run.name: there for run, there in zip(runs, standings, strict=True)})
+    board.configs = {(run.arm, run.config_hash): CONFIGS[run.arm] for run in runs}
+    return board
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.sampled_from(["waiting", "running", "done", "failed"]), min_size=2, max_size=8).filter(
+        lambda states: len(states) % 2 == 0
+    ),
+    st.integers(1, 4),
+    st.data(),
+)
+def test_the_time_left_is_that_of_every_run_at_its_arms_pace(states, processes, data):
+    steps = [0 if state == "waiting" else data.draw(st.integers(1, 100_000)) for state in states]
+    steps = [100_000 if state == "done" else step for state, step in zip(states, steps, strict=True)]
+    pace = {"a": 0.1, "b": 0.3}
+    board = board_of([Standing()] * len(states))
+    units = {}
+    for run, state, step in zip(board.entries, states, steps, strict=True):
+        seconds = pace[run.arm] * work(board.config(run), step)
+        board.standings[run.name] = Standing(state, step, None, seconds, step)
+        if step:
+            units.setdefault(run.arm, []).append(seconds)
+    shares = [
+        work(board.config(run), step) / work(board.config(run), 100_000) if state != "done" else 1.0
+        for run, state, step in zip(board.entries, states, steps, strict=True)
+    ]
+    assert board.done() == pytest.approx(sum(shares))
+    left = board.seconds_left(processes)
+    if not units:
+        assert left is None
+    elif len(units) == 2:
+        each = [
+            pace[run.arm] * work(board.config(run), 100_000) * (1 - share)
+            for run, share, state in zip(board.entries, shares, states, strict=True)
+            if state in ("waiting", "running")
+        ]
+        assert left == pytest.approx(max(sum(each) / processes, *each, 0.0), abs=1e-6)
+
+
+def test_work_counts_the_updates():
+    config = DQNConfig(utd=Fraction(1, 4), update_start=100)
+    assert [work(config, step) for step in (50, 100, 180)] == [50, 100, 180 + 80 * UPDATE / 4]
+
+
+def test_ten_thousand_runs_are_planned_and_told_in_seconds(tmp_path):
+    began = time.process_time()  # the machine may be busy
+    ready = save(tmp_path, "--arm", "a:", "--arm", "b:--nap", suite="atari57", seeds=88)
+    assert len(ready.runs) == 10_032
+    for run in ready.runs[:200]:
+        (ready.root / run.name).mkdir()
+        (ready.root / run.name / "result.json").write_text(
+            '{"score": {"mean": 5.0}, "agent_steps": 9, "training_seconds": 2.5}'
+        )
+    shown = lines_of(Board(ready.root, Manifest.load(ready.root).runs))
+    assert "waiting 9832, running 0, done 200, failed 0" in shown
+    board = Board(ready.root, ready.runs)
+    board.look(Moment(9832, (), {run.name for run in ready.runs[:200]}, {}, ()))
+    assert len(board.named("done")) == 200
+    assert time.process_time() - began < 10
+
+
+def test_runs_share_gpus_by_what_fits_their_memory():
+    config = DQNConfig(replay_capacity=100_000)
+    each = places.need(config)
+    assert each > places.FIXED + 100_000 * 84 * 84
+    free = {"0": 40 * each, "GPU-b": 3.4 * each}
+    found, said = places.places("cuda", [config, DQNConfig(replay_capacity=1_000)], None, lambda: free, cores=64)
+    assert found == [{"CUDA_VISIBLE_DEVICES": name} for _ in range(3) for name in ("0", "GPU-b")]
+    assert said.startswith("2 GPUs, 3 runs on each: a run takes about ")
+    assert len(places.places("cuda", [config], None, lambda: free, cores=3)[0]) == 4
+    assert places.places("cuda:1", [config], 2, lambda: free)[0] == [{"CUDA_VISIBLE_DEVICES": "GPU-b"}] * 2
+    with pytest.raises(ConfigError, match="there are 2 GPUs, counted from 0"):
+        places.places("cuda:2", [config], None, lambda: free)
+    with pytest.raises(ConfigError, match="a smaller --replay-capacity helps"):
+        places.places("cuda", [config], None, lambda: {"0": each})
+
+
+def test_the_gpus_that_may_be_used_are_asked_of_nvidia_smi(monkeypatch):
+    answer = subprocess.CompletedProcess([], 0, stdout="0, GPU-a, 1024\n1, GPU-b, 2048\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert places.free_memory() == {"0": 2**30, "1": 2**31}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b")
+    assert places.free_memory() == {"GPU-b": 2**31}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ConfigError, match="no GPU is visible"):
+        places.free_memory()
+
+
+def test_the_sweep_on_gpus_gives_each_run_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "free_memory", lambda: {"0": 1e12, "1": 1e12})
+    monkeypatch.setattr(atari.Sweep.__init__.__globals__["places"], "__defaults__", (places.free_memory, None))
+    ready = atari.Sweep(atari.Command.parse(words(tmp_path, "--device", "cuda", "--per-gpu", "2")[:-2]))
+    assert ready.processes == 2
+    assert all(run.command[run.command.index("--device") + 1] == "cuda" for run in ready.runs)
+    assert isinstance(ready.runs[0], Entry)
