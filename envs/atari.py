@@ -29,7 +29,7 @@ class Emulated(NamedTuple):
 class AtariVectorEnv(VectorEnv):
     """One Atari game in N emulators: 84 x 84 grey frames, raw rewards. A backend fills in four methods."""
 
-    frame_shape = (84, 84)
+    frame_shape: tuple[int, ...] = (84, 84)
 
     def __init__(self, game: str, protocol: Protocol, num_envs: int, seed: int, num_threads: int) -> None:
         if num_envs < 1:
