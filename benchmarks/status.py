@@ -65,7 +65,7 @@ def unfinished(run: RunDir) -> Standing:
     for row in _rows_from_the_end(run.metrics):
         step = step or row.get("agent_step", 0)
         if "seconds" in row:
-            score, seconds, measured = row.get("mean_return"), row["seconds"], row["agent_step"]
+            score, seconds, measured = row.get("mean_return"), row["seconds"], row.get("agent_step", 0)
             break
     return Standing("waiting", step, score, seconds, measured)
 
@@ -220,7 +220,7 @@ def as_line(board: Board, processes: int) -> str:
     return f"{board.share()}, {board.remaining(processes)}, {figures}"
 
 
-def as_panel(board: Board, processes: int, height: int, before: str = "") -> Group:
+def as_panel(board: Board, processes: int, height: int, before: str = "", failures: bool = True) -> Group:
     """The live view: how far the whole is, the counts, best and worst, each run that runs, and those that failed."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
@@ -238,7 +238,7 @@ def as_panel(board: Board, processes: int, height: int, before: str = "") -> Gro
     if best != "-":
         lines.append(Text(f"human-normalised, best {best}   worst {worst}"))
     room = max(height - 8, 4)
-    return Group(bar, *lines, _running(board, room), *_failed(board, max(room // 3, 2)))
+    return Group(bar, *lines, _running(board, room), *(_failed(board, max(room // 3, 2)) if failures else []))
 
 
 def _running(board: Board, room: int) -> Table:
@@ -293,7 +293,8 @@ class SweepView(Progress):
         self._board.look(self._moment)
         if self._live:
             elapsed = f"{_clock(now - self._began)} elapsed, "
-            panel = as_panel(self._board, self._processes, self._console.height, elapsed)
+            goes_on = bool(self._moment.waiting or self._moment.running)  # at its end the sweep names what failed
+            panel = as_panel(self._board, self._processes, self._console.height, elapsed, failures=goes_on)
             self._guard(partial(self._live.update, panel, refresh=True))
             self._due = now + max(0.5, 20 * (self._clock() - now))  # a view of thousands takes no time from the runs
         else:
