@@ -274,6 +274,9 @@ def test_the_command_of_a_run_gives_its_settings(played, seeds, flags):
 
 def test_the_hash_tells_apart_what_is_learned_and_nothing_else():
     config = DQNConfig()
+    names = {"env", "seed", "name", "root", "resume"}
+    machine = {"device", "threads", "compile", "track", "on_nonfinite", "checkpoint_interval"}
+    assert set(UNHASHED) == names | machine
     for field in fields(DQNConfig):
         other = replace(config, **{field.name: "another"})
         assert (config_hash(other) == config_hash(config)) == (field.name in UNHASHED), field.name
