@@ -14,7 +14,7 @@ NOT_COMPARED = frozenset({
     "env", "seed", "protocol", "steps", "frames", "name", "root", "resume", "track", "threads", "compile", "device",
     "on_nonfinite", "probe_interval", "checkpoint_interval",
 })  # fmt: skip
-"""Settings that tell no arms apart: of the run itself, of the machine, of what is only watched, or checked by themselves."""
+"""Settings that tell no arms apart: of the run, of the machine, of what is only watched, or checked by themselves."""
 IN_THE_NAME = ("agent", "nap", "plasticity")
 """Settings that a name says in words of its own."""
 

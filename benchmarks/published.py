@@ -1,7 +1,7 @@
 """Published scores on Atari 100k: the mean of each game, for the report.
 
-DER and SPR: means of the 100 runs a game that Agarwal et al. 2021 released (arXiv 2108.13264). SR-SPR (D'Oro et al. 2023)
-and BBF (Schwarzer et al. 2023): Table 6 of Alonso et al. 2024 (arXiv 2405.12399), whose UpNDown of SR-SPR, 112,450, is as
+DER and SPR: means of the 100 runs a game that Agarwal et al. 2021 released (arXiv 2108.13264). SR-SPR (D'Oro et al.
+2023) and BBF (Schwarzer et al. 2023): Table 6 of Alonso et al. 2024 (arXiv 2405.12399), whose UpNDown of SR-SPR is as
 printed there. 100,000 agent steps, no sticky actions, 100 games after training.
 """
 

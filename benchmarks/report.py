@@ -32,7 +32,7 @@ class ReportConfig:
 def write_report(config: ReportConfig, folder: Path) -> None:
     """Reads, computes and writes everything into a new folder. ConfigError, in one line, for bad input."""
     from benchmarks.facts import facts
-    from benchmarks.page import html, svg
+    from benchmarks.page import html
     from benchmarks.report_figures import draw_figures
     from benchmarks.run_curves import make_curves
     from benchmarks.scores import read_scores
@@ -47,8 +47,8 @@ def write_report(config: ReportConfig, folder: Path) -> None:
     shown = [table for table in tables if table.rows]
     (folder / "figures").mkdir(parents=True)
     for figure in figures:
-        (folder / "figures" / f"{figure.name}.svg").write_text(svg(figure), encoding="utf-8")
-        figure.figure.savefig(folder / "figures" / f"{figure.name}.png", metadata={"Software": None})
+        (folder / "figures" / f"{figure.name}.svg").write_text(figure.svg, encoding="utf-8")
+        (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png())
     for table in tables:
         if table.records:
             (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,18 @@ class Figure:
     figure: Any
     width: int
 
+    def png(self) -> bytes:
+        file = io.BytesIO()
+        self.figure.savefig(file, metadata={"Software": None})
+        return file.getvalue()
+
+    @cached_property
+    def svg(self) -> str:
+        """On no ground; equal figures give equal text."""
+        file = io.StringIO()
+        self.figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        return file.getvalue()
+
 
 Look = Callable[[str], dict[str, Any]]
 
@@ -42,13 +56,11 @@ def draw_figures(summary: Summary, curves: Curves) -> list[Figure]:
     pyplot = plotting()
     ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     pyplot.rcParams |= dict.fromkeys(ink, INK) | {"svg.hashsalt": "rewarm", "svg.fonttype": "none"}
-    colors = {
-        arm: (COLORS[i % len(COLORS)], LINES[i // len(COLORS) % len(LINES)]) for i, arm in enumerate(summary.arms)
-    }
+    places = {arm: i for i, arm in enumerate(summary.arms)}
 
     def look(arm: str) -> dict[str, Any]:
-        color, style = colors[arm]
-        return {"color": color, "linestyle": style, "label": arm}
+        cycle, color = divmod(places[arm], len(COLORS))
+        return {"color": COLORS[color], "linestyle": LINES[cycle % len(LINES)], "label": arm}
 
     found = []
     if summary.aggregates:
@@ -166,7 +178,7 @@ def game_curves(pyplot: Any, kind: str, games: Mapping[str, Mapping[str, Curve]]
         f"{FEW}, or else a band: the 95% Student-t interval. Dotted: random play."
     )
     title = "Learning, game by game, over " + ("agent steps" if kind == "steps" else "wall time")
-    return Figure(f"games_{kind}", title, note, figure, 260 * min(len(games), 4) + 40)
+    return Figure(f"games_{kind}", title, note, figure, 200 * min(len(games), 4) + 40)
 
 
 def measures(pyplot: Any, curves: Curves, look: Look) -> Figure:
@@ -180,10 +192,8 @@ def measures(pyplot: Any, curves: Curves, look: Look) -> Figure:
             axis.set_yscale("log")
     _legend(figure, axes)
     figure.supxlabel(AXES["steps"], fontsize=9)
-    note = (
-        "The median run of all games; bands: the middle half of the runs. Ranks, dormant units, churn: on 256 states."
-    )
-    return Figure("plasticity", "Plasticity", note, figure, 300 * min(len(known), 3) + 40)
+    note = "The median run of all games; bands: the middle half of the runs. All but the first are of 256 fixed states."
+    return Figure("plasticity", "Plasticity", note, figure, 240 * min(len(known), 3) + 40)
 
 
 def _panels(pyplot: Any, count: int, columns: int = 4) -> tuple[Any, list[Any]]:

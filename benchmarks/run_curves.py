@@ -13,12 +13,12 @@ from benchmarks.scores import Score
 from benchmarks.summary import common_games, normalized
 from envs.games import reference_scores
 from experiment.config import ConfigError
-from experiment.statistics import iqm, stratified_interval, t_quantile
+from experiment.statistics import iqm_curve, t_quantile
 from studies.records import read_rows
 
 POINTS = 60
-DRAWS = 2 * 10**7
-"""Scores that are resampled for all points of the aggregated curves; few runs get 2,000 resamples, many as few as 200."""
+DRAWS = 10**6
+"""Runs drawn for the interval of an aggregated curve: few runs get 2,000 resamples, many as few as 200."""
 
 Row = Mapping[str, Any]
 
@@ -43,12 +43,12 @@ class Measure:
 
 
 MEASURES = (
-    Measure("elr", "Effective learning rate (geometric mean of layers)", "elr/", _geometric, log=True),
-    Measure("dormant", "Dormant units, share of all", "dormant_sokar_0.025", _last),
-    Measure("erank", "Effective rank (last hidden layer)", "erank_roy/", _last),
-    Measure("srank", "srank 0.01 (last hidden layer)", "srank_kumar_0.01/", _last),
-    Measure("churn", "Policy churn between measurements, share", "policy_churn", _last),
-    Measure("churn_one", "Policy churn of one update, share", "policy_churn_one_update", _last),
+    Measure("elr", "ELR, geometric mean of layers", "elr/", _geometric, log=True),
+    Measure("dormant", "Share of dormant units", "dormant_sokar_0.025", _last),
+    Measure("erank", "Effective rank, last hidden layer", "erank_roy/", _last),
+    Measure("srank", "srank 0.01, last hidden layer", "srank_kumar_0.01/", _last),
+    Measure("churn", "Policy churn between measures", "policy_churn", _last),
+    Measure("churn_one", "Policy churn of one update", "policy_churn_one_update", _last),
 )
 
 
@@ -85,9 +85,10 @@ def read_trace(run: Score) -> Trace | None:
         ended, scores = returns(rows)
         if not ended:
             return None
-        logged = [(row["agent_step"], row["seconds"]) for row in rows if row.get("seconds") is not None]
-        steps, seconds = np.array([(0.0, 0.0), *(logged or [(ended[-1], 0.0)])]).T
-        measures = {measure.name: _series(rows, measure) for measure in MEASURES}
+        logged = [row for row in rows if "episode_return" not in row]
+        times = [(row["agent_step"], row["seconds"]) for row in logged if row.get("seconds") is not None]
+        steps, seconds = np.array([(0.0, 0.0), *(times or [(ended[-1], 0.0)])]).T
+        measures = {measure.name: _series(logged, measure) for measure in MEASURES}
         return Trace(run.arm, run.game, steps, seconds, np.array(ended, float), np.array(smooth(scores)), measures)
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError):
         raise ConfigError(f"{run.directory.metrics} is damaged: it does not hold rows of metrics") from None
@@ -193,27 +194,26 @@ def _mean_curve(grid: np.ndarray, values: np.ndarray) -> Curve:
 
 
 def _aggregate_curves(groups: Groups, common: Sequence[str], wall: bool) -> dict[str, Curve]:
-    if not common:
-        return {}
-    chosen = {arm: {game: games[game] for game in common} for arm, games in groups.items()}
-    total = sum(len(traces) for games in chosen.values() for traces in games.values())
-    resamples = int(np.clip(DRAWS // (total * POINTS), 200, 2000))
-    return {arm: _aggregate_curve(games, wall, resamples) for arm, games in chosen.items()}
+    return {
+        arm: _aggregate_curve({game: games[game] for game in common}, wall) for arm, games in groups.items() if common
+    }
 
 
-def _aggregate_curve(games: Mapping[str, Sequence[Trace]], wall: bool, resamples: int) -> Curve:
+def _aggregate_curve(games: Mapping[str, Sequence[Trace]], wall: bool) -> Curve:
+    """The IQM and its bootstrap interval, where every run has a value."""
     traces = [trace for group in games.values() for trace in group]
     grid = _grid(traces, wall)
     values = {
         game: normalized(game, np.stack([_sampled(trace, grid, wall) for trace in group]))
         for game, group in games.items()
     }
+    known = np.logical_and.reduce([np.isfinite(runs).all(0) for runs in values.values()])
     bounds = np.full((3, len(grid)), np.nan)
-    for point in range(len(grid)):
-        column = {game: runs[:, point] for game, runs in values.items()}
-        if all(np.isfinite(runs).all() for runs in column.values()):
-            bounds[:, point] = stratified_interval(iqm, column, resamples=resamples)
-    return Curve(grid, *bounds, len(traces), np.empty((0, len(grid))))
+    if known.any():
+        resamples = int(np.clip(DRAWS // len(traces), 200, 2000))
+        bounds[:, known] = iqm_curve({game: runs[:, known] for game, runs in values.items()}, resamples=resamples)
+    value, low, high = bounds
+    return Curve(grid, value, low, high, len(traces), np.empty((0, len(grid))))
 
 
 def _measure_curves(groups: Groups, name: str) -> Iterator[tuple[str, Curve]]:

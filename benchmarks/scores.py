@@ -75,7 +75,7 @@ class Scores:
     @property
     def arms(self) -> list[str]:
         """Names in the order in which they came."""
-        return list(dict.fromkeys(run.arm for run in (*self.runs, *self.missing)))
+        return list(dict.fromkeys([run.arm for run in self.runs] + [run.arm for run in self.missing]))
 
 
 def read_scores(paths: Sequence[str]) -> Scores:

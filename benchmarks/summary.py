@@ -88,7 +88,7 @@ class Summary:
 def summarize(scores: Scores) -> Summary:
     """The statistics of a report. Every bootstrap has a fixed seed, so that equal scores give equal numbers."""
     raw = by_game((run.arm, run.game, run.score) for run in scores.runs)
-    games = sorted({item.game for item in (*scores.runs, *scores.missing)})
+    games = sorted({run.game for run in scores.runs} | {run.game for run in scores.missing})
     normalized = {arm: _normalized(raw.get(arm, {})) for arm in scores.arms}
     scored = [arm for arm in scores.arms if normalized[arm]]
     common = common_games([normalized[arm] for arm in scored])

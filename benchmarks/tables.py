@@ -217,11 +217,9 @@ def differences(scores: Scores) -> Table:
 def _setting(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return (
-        {None: "none", True: "yes", False: "no"}[value]
-        if value is None or value is True or value is False
-        else f"{value}"
-    )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
 
 
 def missing(scores: Scores) -> Table:

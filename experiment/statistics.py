@@ -155,8 +155,8 @@ def performance_profile(
 ) -> np.ndarray:
     """The share of runs that score above each threshold, the mean over tasks of each task's share, and its interval.
 
-    Value, low and high for each threshold, shape (3, thresholds); the bounds are pointwise, of the stratified bootstrap,
-    and NaN where no task has two runs. Agarwal et al. 2021, section 4.2.
+    Value, low and high for each threshold, shape (3, thresholds); the bounds are pointwise, of the stratified
+    bootstrap, and NaN where no task has two runs. Agarwal et al. 2021, section 4.2.
     Raises ValueError for no scores, a score that is not finite, or wrong settings.
     """
     _check(resamples, confidence)
@@ -168,6 +168,35 @@ def performance_profile(
     generator = np.random.default_rng(seed)
     drawn = np.mean([_counts(len(task), resamples, generator) @ task / len(task) for task in above], axis=0)
     return np.stack([value, *np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)])
+
+
+def iqm_curve(
+    scores: Mapping[str, ArrayLike], *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> np.ndarray:
+    """The IQM of every column of scores, tasks of shape (runs, points), and its stratified bootstrap interval.
+
+    Value, low and high of each point, shape (3, points); the bounds are NaN where no task has two runs. A resample is
+    one of whole runs, and serves all points. Raises ValueError as `stratified_interval` does.
+    """
+    _check(resamples, confidence)
+    tasks = [runs.T for runs in _tasks({task: np.asarray(runs).T for task, runs in scores.items()})]
+    points = np.concatenate(tasks).T
+    value = iqm({"": points})
+    if max(map(len, tasks)) < 2:
+        return np.stack([value, np.full_like(value, math.nan), np.full_like(value, math.nan)])
+    generator = np.random.default_rng(seed)
+    counts = np.concatenate([_counts(len(runs), resamples, generator) for runs in tasks], axis=1)
+    drawn = np.stack([_counted_iqm(column, counts) for column in points], axis=1)
+    return np.stack([value, *np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)])
+
+
+def _counted_iqm(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The IQM of each resample, a row that says how often each value is drawn."""
+    order = values.argsort()
+    cut, runs = len(values) // 4, len(values)
+    upto = np.clip(counts[:, order].cumsum(1), cut, runs - cut)  # how many of the middle half come up to each value
+    middle = np.diff(upto, axis=1, prepend=cut)
+    return middle @ values[order] / (runs - 2 * cut)
 
 
 def improvement_interval(
