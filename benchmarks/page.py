@@ -34,7 +34,8 @@ h2 + figure {{ margin-top: 0; }}
 figure .box {{ padding: .5rem; }}
 svg {{ display: block; width: 100%; height: auto; color: var(--ink); }}
 svg text {{ font-family: system-ui, sans-serif !important; }}
-table {{ border-collapse: separate; border-spacing: 0; font-size: .85rem; font-variant-numeric: tabular-nums; width: 100%; }}
+table {{ border-collapse: separate; border-spacing: 0; width: 100%; font-size: .85rem;
+  font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .35rem .7rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line); }}
 thead th {{ border-top: 0; color: var(--soft); font-weight: 600; }}
 th:first-child {{ text-align: left; position: sticky; left: 0; background: var(--ground); }}
