@@ -80,7 +80,7 @@ def _disagreement(field: str, a: Score, b: Score) -> str:
     if one == two:
         return ""
     key = next(key for key in {**one, **two} if one.get(key) != two.get(key))
-    return f"{a.source} has {key} {one.get(key)!r}, {b.source} {two.get(key)!r}"
+    return f"in its {field}, {a.source} has {key} {one.get(key)!r}, and {b.source} {two.get(key)!r}"
 
 
 def _states(value: Any) -> str:

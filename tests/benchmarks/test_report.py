@@ -1,0 +1,402 @@
+"""The report from runs to page: what it reads, what it refuses, what it writes."""
+
+import csv
+import dataclasses
+import json
+import os
+import statistics
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agents.config import DQNConfig
+from benchmarks import report
+from benchmarks.manifest import Entry, Manifest
+from benchmarks.published import NAMES, published_scores
+from benchmarks.run_curves import _sampled, make_curves
+from benchmarks.scores import Missing, Score, Scores, read_scores
+from benchmarks.summary import summarize
+from benchmarks.tables import all_tables
+from envs.games import ATARI_100K, human_normalized, reference_scores
+from experiment.config import as_plain, dump_yaml
+from experiment.statistics import iqm
+
+SCORES = Path(os.environ.get("REWARM_ATARI100K_RUNS", "shared/reference/atari100k_runs.csv"))
+"""Scores of published runs, agent,game,run,score; outside the repository."""
+
+
+def make_run(folder, name, game="Breakout", seed=0, score=10.0, steps=400, finished=True, **changes):
+    """A run directory that looks like a short run's."""
+    config = DQNConfig(env=game, seed=seed, steps=steps, update_start=50, cycles=2, **changes).resolved()
+    run = folder / name
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(dump_yaml(config))
+    rows = []
+    for step in range(20, steps + 1, 20):
+        rows.append({"agent_step": step - 1, "episode_return": score * step / steps})
+        rows.append({"agent_step": step, "seconds": step / 10, "elr/a": 1e-4, "elr/b": 1e-2, "policy_churn": 0.5})
+    rows[-1] |= {"dormant_sokar_0.025": 0.25, "erank_roy/a": 3.0, "erank_roy/b": 5.0, "srank_kumar_0.01/b": None}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = {
+        "agent": "dqn",
+        "game": config.env,
+        "score": {"mean": score, "episodes": 100},
+        "protocol": dataclasses.asdict(config.rules),
+        "settings": as_plain(config),
+        "seed": seed,
+        "agent_steps": steps,
+        "environment": {"torch": "2.13.0", "gpu": None},
+    }
+    if finished:
+        (run / "result.json").write_text(json.dumps(result))
+    return run
+
+
+def make_sweep(folder, lost=()):
+    """Two arms, two seeds, Catch among the games."""
+    entries = []
+    for place, (arm, nap) in enumerate((("plain", False), ("nap <&>", True))):
+        for game in ("Breakout", "Catch", "Pong"):
+            for seed in range(2):
+                name = f"{place}-{game}-s{seed}"
+                entries.append(Entry(name, arm, game, seed, "hash", ("python",)))
+                if name not in lost:
+                    score = 1.0 if game == "Catch" else 2.0 + seed + place
+                    make_run(folder, name, game, seed, score, nap=nap)
+    Manifest("custom", tuple(entries)).save(folder)
+    return folder
+
+
+def write_csv(path, *rows, header="agent,game,run,score"):
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The report of a sweep that lacks a run, with a CSV file, twice."""
+    root = tmp_path_factory.mktemp("report")
+    folder = make_sweep(root / "sweep", lost=("1-Pong-s1",))
+    table = write_csv(root / "others.csv", "SPR,breakout,a,12.5", "SPR,ALE/Pong-v5,a,-3", "SPR,Pong,b,1")
+    for out in ("out", "again"):
+        assert report.main([str(folder), table, "--out", str(root / out), "--title", "A <title>"]) == 0
+    return root
+
+
+def records(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- what it writes
+
+
+def test_the_numbers_are_those_of_slow_references(written):
+    rows = {(row["arm"], row["game"]): row for row in records(written / "out/games.csv")}
+    cell = rows["plain", "Breakout"]
+    half = 12.7062 * statistics.stdev([2, 3]) / 2**0.5
+    assert [float(cell[key]) for key in ("value", "low", "high")] == pytest.approx([2.5, 2.5 - half, 2.5 + half], 1e-4)
+    assert (cell["runs"], cell["missing"], float(cell["BBF"])) == ("2", "0", 370.6)
+    assert [rows["nap <&>", "Pong"][key] for key in ("runs", "missing", "low")] == ["1", "1", ""]
+    found = {row["arm"]: row for row in records(written / "out/aggregates.csv") if row["aggregate"] == "IQM"}
+    values = [human_normalized(game, score) for game in ("Breakout", "Pong") for score in (2.0, 3.0)]
+    assert float(found["plain"]["value"]) == pytest.approx(statistics.fmean(sorted(values)[1:3]))
+    assert (found["plain"]["games"], found["plain"]["runs"], found["nap <&>"]["runs"]) == ("2", "4", "3")
+
+
+def test_the_report_says_what_it_stands_on(written):
+    text = (written / "out/report.md").read_text()
+    for part in (
+        "14 runs of 3 arms in 3 games",
+        "1 run missing",
+        "atari100k (sticky actions 0",
+        "Not stated by SPR",
+        "left out of all that is normalised: Catch",
+        "there are arms here at 400",
+        "| nap <&> | Pong | 1 | not begun |",
+        "n=1 †1",
+        "torch",
+    ):
+        assert part in text, part
+    assert [row["seed"] for row in records(written / "out/missing.csv")] == ["1"]
+
+
+class Page(HTMLParser):
+    """Checks that elements are closed in order; collects names, links and text."""
+
+    VOID = frozenset({"meta", "br", "path", "use", "rect", "line", "link", "img"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.ids, self.references = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("href", "src"):
+                self.references.append(value)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_else(written):
+    text = (written / "out/index.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert all(target.startswith("#") and target[1:] in page.ids for target in page.references)
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    for outside in ("http", "@import", "src=", "<?xml", "xmlns"):
+        assert outside not in text, outside
+    assert page.tags.count("svg") == len(list((written / "out/figures").glob("*.svg"))) == 7
+    assert "A &lt;title&gt;" in text
+    assert "nap &lt;&amp;&gt;" in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_the_same_runs_give_the_same_report_and_its_scores_are_read_back(written):
+    files = [path.relative_to(written / "out") for path in (written / "out").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".html", ".md", ".csv", ".png", ".svg"}
+    for file in files:
+        assert (written / "out" / file).read_bytes() == (written / "again" / file).read_bytes(), file
+    back = read_scores([str(written / "out/scores.csv")])
+    tables = {table.name: table for table in all_tables(back, summarize(back))}
+    for name in ("aggregates", "improvement", "own_games"):
+        if name in tables:
+            assert tables[name].csv() == (written / f"out/{name}.csv").read_text()
+
+
+def test_an_older_report_is_replaced_and_nothing_else_is(tmp_path, capsys):
+    table = write_csv(tmp_path / "a.csv", "A,Catch,0,1", "A,Catch,1,0.5")
+    out = tmp_path / "out"
+    assert report.main([table, "--out", str(out)]) == 0
+    (out / "left.over").write_text("")
+    assert report.main([table, "--out", str(out)]) == 0
+    assert not (out / "left.over").exists()
+    assert "Catch" in (out / "report.md").read_text()
+    before = sorted(tmp_path.rglob("*"))
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis").write_text("")
+    with pytest.raises(SystemExit):
+        report.main([table, "--out", str(mine)])
+    assert "is no report" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, mine, mine / "thesis"])
+
+
+# --- what it reads
+
+
+def test_runs_without_a_manifest_are_named_after_what_tells_them_apart(tmp_path):
+    for seed in range(2):
+        make_run(tmp_path, f"a{seed}", seed=seed, threads=seed + 1)
+        make_run(tmp_path, f"b{seed}", seed=seed, lr=1e-3)
+        make_run(tmp_path, f"c{seed}", seed=seed, nap=True, plasticity=("redo",), finished=seed == 0)
+    (tmp_path / "logs").mkdir()
+    scores = read_scores([str(tmp_path), str(tmp_path / "a0")])
+    assert scores.arms == ["dqn lr=0.0003", "dqn lr=0.001", "dqn+nap+redo"]
+    assert len(scores.runs) == 5
+    assert [(gone.arm, gone.run, gone.why) for gone in scores.missing] == [("dqn+nap+redo", "1", "not finished")]
+
+
+LISTED = st.dictionaries(
+    st.tuples(st.sampled_from(["A", "B"]), st.sampled_from(ATARI_100K[:4]), st.integers(0, 3)),
+    st.integers(-999, 99_999).map(lambda number: number / 8),
+    min_size=1,
+)
+
+
+@given(listed=LISTED)
+@settings(max_examples=20, deadline=None)
+def test_every_row_of_a_table_counts_once(tmp_path_factory, listed):
+    rows = [f"{arm},{game},{run},{score}" for (arm, game, run), score in listed.items()]
+    path = write_csv(tmp_path_factory.mktemp("csv") / "scores.csv", *rows, *rows[:2])
+    scores = read_scores([path])
+    assert {(run.arm, run.game, int(run.run)): run.score for run in scores.runs} == listed
+    summary = summarize(scores)
+    assert sum(cell.runs for cell in summary.cells.values()) == len(listed)
+    sets = [{game for arm, game, _ in listed if arm == name} for name in sorted({arm for arm, _, _ in listed})]
+    assert set(summary.common) == set.intersection(*sets)
+    for found in summary.aggregates:
+        mine = [human_normalized(game, s) for (arm, game, _), s in listed.items() if (arm, game) == (found.arm, game)]
+        if not summary.common or len(sets) == 1:
+            assert found.values["IQM"].value == pytest.approx(float(iqm({"": mine})))
+
+
+def test_published_means_are_those_of_26_games():
+    assert set(published_scores()) == set(NAMES)
+    assert all(set(scores) == set(ATARI_100K) for scores in published_scores().values())
+    found = summarize(Scores(tuple(Score("A", game, "0", 1.0, "here") for game in ATARI_100K), ())).published
+    medians = {name: round(middle, 3) for name, _, middle in found}
+    assert medians == {"DER": 0.189, "SPR": 0.396, "SR-SPR": 0.684, "BBF": 0.917}
+
+
+@pytest.mark.skipif(not SCORES.is_file(), reason="the scores of published runs are not at hand")
+def test_published_runs_give_the_published_iqms():
+    summary = summarize(read_scores([str(SCORES)]))
+    found = {each.arm: round(each.values["IQM"].value, 3) for each in summary.aggregates}
+    published = {"DER": 0.183, "SPR": 0.337, "SPR_jax+resets": 0.478, "BBF (RR2)": 0.940, "BBF (RR8)": 1.023}
+    assert found | published == found
+
+
+def test_arms_without_a_game_in_common_are_not_compared():
+    scores = Scores((Score("A", "Pong", "0", 1.0, "a"), Score("B", "Krull", "0", 1.0, "b")), ())
+    summary = summarize(scores)
+    assert (summary.common, summary.improvements, summary.own) == ((), [], [])
+    assert "no game in common" in all_tables(scores, summary)[0].note
+    fewer = Scores((*scores.runs, Score("B", "Pong", "0", 2.0, "c")), (Missing("A", "Krull", "0", "not begun"),))
+    summary = summarize(fewer)
+    assert summary.common == ("Pong",)
+    assert [each.arm for each in summary.own] == ["B"]
+    assert summary.cells["A", "Krull"].missing == 1
+
+
+# --- curves
+
+
+def test_curves_are_the_means_of_running_means(tmp_path):
+    for seed in range(3):
+        make_run(tmp_path, f"r{seed}", seed=seed, score=float(seed + 1))
+    curves = make_curves(read_scores([str(tmp_path)]).runs)
+    curve = curves.games["steps"]["Breakout"]["dqn"]
+    assert curve.runs == 3
+    place = 29  # half way
+    step = curve.x[place]
+    returns = [2.0 * ended / 400 for ended in range(20, 401, 20) if ended - 1 <= step]
+    assert curve.middle[place] == pytest.approx(statistics.fmean(returns[-20:]))
+    assert np.isnan(curve.middle[0])  # no game has ended
+    random, human = reference_scores()["Breakout"]
+    total = curves.aggregates["steps"]["dqn"]
+    expected = iqm({"": [(each - random) / (human - random) for each in curve.lines[:, -1]]})
+    assert total.middle[-1] == pytest.approx(float(expected))
+    assert total.low[-1] <= total.middle[-1] <= total.high[-1]
+    assert curves.aggregates["hours"]["dqn"].x[-1] == pytest.approx(40 / 3600)
+    assert curves.measures["elr"]["dqn"].middle[-1] == pytest.approx(1e-3)
+    assert curves.measures["erank"]["dqn"].middle[-1] == 5
+    assert not curves.measures["srank"]
+
+
+def test_a_run_keeps_its_last_value_and_has_none_before_its_first_game():
+    class Fake:
+        returns = np.array([1.0, 2.0])
+
+        def times(self, wall):
+            return np.array([10.0, 20.0])
+
+    found = _sampled(Fake(), np.array([5.0, 10.0, 15.0, 25.0]), False)
+    np.testing.assert_array_equal(found, [np.nan, 1, 1, 2])
+
+
+# --- bad input
+
+
+def spoil(key, value):
+    def change(folder):
+        path = folder / "a" / "result.json"
+        result = json.loads(path.read_text())
+        path.write_text(json.dumps({name: v for name, v in result.items() if name != key} | value))
+
+    return change
+
+
+BAD = {
+    "an empty folder": (lambda folder: (folder / "empty").mkdir(), "empty", "no run in folder"),
+    "nothing": (lambda folder: None, "b", "no such file or folder"),
+    "damaged": (lambda folder: (folder / "a/result.json").write_text("{"), "a", "not JSON"),
+    "no game": (spoil("game", {}), "a", "no 'game'"),
+    "no protocol": (spoil("", {"protocol": None}), "a", "no 'protocol'"),
+    "no number": (spoil("", {"score": {"mean": None}}), "a", "not a number"),
+    "unknown game of a run": (spoil("", {"game": "Pogn"}), "a", "unknown game 'Pogn'"),
+    "no evaluation": (spoil("", {"score": None}), "a", "no finished run"),
+    "binary metrics": (lambda folder: (folder / "a/metrics.jsonl").write_bytes(b"\xff\xfe}\n"), "a", "metrics.jsonl"),
+    "metrics of another kind": (
+        lambda folder: (folder / "a/metrics.jsonl").write_text('{"a":1}\n]{}\n'), "a", "metrics.jsonl line 2",
+    ),
+    "rows without steps": (
+        lambda folder: (folder / "a/metrics.jsonl").write_text('{"episode_return": 1.0}\n'), "a", "rows of metrics",
+    ),
+    "another budget": (lambda folder: make_run(folder, "b", seed=1, steps=440), ".", "440"),
+    "another protocol": (lambda folder: make_run(folder, "b", seed=1, protocol="machado"), ".", "b 'machado'"),
+    "other rules of another arm": (
+        lambda folder: make_run(folder, "b", nap=True, protocol="machado"), ".", "under different rules",
+    ),
+    "two of a key": (lambda folder: make_run(folder, "b", score=11.0), ".", "disagree"),
+    "a manifest of nothing": (lambda folder: (folder / "manifest.json").write_text("[]"), ".", "layout"),
+    "another game than listed": (
+        lambda folder: Manifest("x", (Entry("a", "A", "Pong", 0, "h", ("x",)),)).save(folder), ".", "with Pong",
+    ),
+}  # fmt: skip
+
+
+def refused(words, capsys, root):
+    """The one line that bad input gives; nothing is written."""
+    before = sorted(root.rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        report.main([*words, "--out", str(root / "out")])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert sorted(root.rglob("*")) == before
+    return error
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_runs_are_one_line(what, tmp_path, capsys):
+    prepare, path, message = BAD[what]
+    make_run(tmp_path, "a")
+    prepare(tmp_path)
+    assert message in refused([str(tmp_path / path)], capsys, tmp_path)
+
+
+def test_settings_may_not_differ_under_one_name(tmp_path, capsys):
+    names = [make_run(tmp_path, name, seed=seed, lr=lr).name for name, seed, lr in (("a", 0, 1e-4), ("b", 1, 1e-3))]
+    entries = [Entry(name, "one", "Breakout", seed, "h", ("x",)) for seed, name in enumerate(names)]
+    Manifest("x", tuple(entries)).save(tmp_path)
+    error = refused([str(tmp_path)], capsys, tmp_path)
+    assert "arm 'one' mixes runs" in error
+    assert "a has lr 0.0001" in error
+    assert "b 0.001" in error
+
+
+CSVS = {
+    "": "no column 'agent'",
+    "agent,game,score\nA,Pong,1": "no column 'run'",
+    "agent,game,run,score": "no scores",
+    "agent,game,run,score\nA,Pong,0,1\nA,Pong,1,high": "line 3: score 'high' is not a number",
+    "agent,game,run,score\nA,Pong,0,inf": "line 2: score 'inf'",
+    "agent,game,run,score\nA,Pong,0": "line 2: it has no score",
+    "agent,game,run,score\nA,Brekout,0,1": "did you mean Breakout?",
+    "agent,game,run,score\nA,Pong,0,1\nA,pong,0,2": "disagree",
+    "agent,game,run,score,agent_steps\nA,Pong,0,1,many": "agent_steps 'many'",
+    "agent,game,run,score,protocol\nA,Pong,0,1,machado\nA,Pong,1,1,": "does not state",
+    "agent,game,run,score\nA,P\u00f6ng\xa0,0,1": "unknown game",
+}
+
+
+@pytest.mark.parametrize("text", CSVS)
+def test_a_bad_table_is_one_line(text, tmp_path, capsys):
+    path = tmp_path / "scores.csv"
+    path.write_text(text, encoding="utf-8")
+    assert CSVS[text] in refused([str(path)], capsys, tmp_path)
+
+
+def test_no_runs_and_no_text_are_one_line(tmp_path, capsys):
+    assert "name run directories" in refused([], capsys, tmp_path)
+    (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00")
+    assert "no CSV table" in refused([str(tmp_path / "x.csv")], capsys, tmp_path)
