@@ -54,9 +54,9 @@ class DQNConfig:
     seed: int = 0
     """Decides everything: network, play, exploration and replay."""
 
-    network: Literal["nature", "small", "minatar"] = "small"
-    """nature: 3 convolutions and 512 units (Mnih 2015); small: 2 convolutions and 256 units (van Hasselt 2019);
-    minatar: 1 convolution and 128 units (Young & Tian 2019), what MinAtar's games get in any case."""
+    network: Literal["nature", "dopamine", "small", "minatar"] = "small"
+    """nature: 3 convolutions and 512 units (Mnih 2015); dopamine: the same, padded; small: 2 convolutions and 256 units
+    (van Hasselt 2019); minatar: 1 convolution and 128 units (Young & Tian 2019), what its games get in any case."""
     utd: Fraction = Fraction(1)
     """Updates per agent step, any positive rational: 8, 0.25, 3/7."""
     batch_size: int = 32

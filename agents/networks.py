@@ -78,6 +78,25 @@ def small(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: An
     return QNetwork(convs, 256, stack, frame_shape, num_actions, **head)
 
 
+def dopamine(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: Any) -> QNetwork:
+    """Nature's network as Dopamine's JAX agents have it: padded, so 11×11 places for 7×7, 4.0 M weights at 84×84.
+
+    flax pads so that nothing is cut off, draws plain layers Xavier-uniform and starts biases at zero. Methods that draw
+    layers anew use torch's own first values. `head`: the keyword arguments of `QNetwork`.
+    """
+    convs = nn.Sequential(
+        PixelConv2d(stack, 32, 8, 4, padding=2), nn.ReLU(),
+        nn.ZeroPad2d((1, 2, 1, 2)), Conv2d(32, 64, 4, 2), nn.ReLU(),
+        Conv2d(64, 64, 3, padding=1), nn.ReLU(),
+    )  # fmt: skip
+    network = QNetwork(convs, 512, stack, frame_shape, num_actions, **head)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear) and not isinstance(layer, NoisyLinear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return network
+
+
 def minatar(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: Any) -> QNetwork:
     """The network of Young & Tian 2019 for 10×10 frames: one convolution and 128 hidden units.
 
@@ -90,4 +109,9 @@ def minatar(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: 
     return QNetwork(convs, 128, stack, frame_shape, num_actions, **head)
 
 
-NETWORKS: dict[str, Callable[..., QNetwork]] = {"nature": nature, "small": small, "minatar": minatar}
+NETWORKS: dict[str, Callable[..., QNetwork]] = {
+    "nature": nature,
+    "dopamine": dopamine,
+    "small": small,
+    "minatar": minatar,
+}

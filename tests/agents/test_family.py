@@ -78,16 +78,17 @@ def test_a_chain_is_solved(options):
     torch.testing.assert_close(values, GAMMA ** torch.arange(LENGTH - 1, -1, -1.0), atol=0.1, rtol=0.1)
 
 
-def catch_score(steps, **options):
-    scores = [row["episode_return"] for row in run(catch_trainer(steps=steps, **options)) if "episode_return" in row]
-    assert np.mean(scores[:50]) < -0.3
-    return np.mean(scores[-200:])
+# Random play catches the balls of the outer columns in one game in thirty: half the budget goes into finding them.
+LEARNING = {"steps": 9_000, "epsilon_steps": 4_500, "lr": 2e-3, "schedule": "linear", "adam_eps": 1e-8, "n_step": 5}
 
 
 @pytest.mark.slow
 @switches
 def test_catch_is_solved(options):
-    assert catch_score(18_000, **{"schedule": "linear"} | LEAST | options) > 0.8
+    rows = run(catch_trainer(**LEARNING | LEAST | options))
+    scores = [row["episode_return"] for row in rows if "episode_return" in row]
+    assert np.mean(scores[:100]) < -0.3
+    assert np.mean(scores[-200:]) > 0.8
 
 
 def literal_c51_loss(support, logits, following, reward, discount):
@@ -182,10 +183,10 @@ def test_noise_is_new_for_each_action_and_off_in_an_evaluation_unless_it_is_kept
 @pytest.mark.parametrize(
     ("agent", "preset", "layers", "millions"),
     [
-        ("der", "der", {"torso.7", "head.advantage.output", "head.value.output"}, 3.657),
+        ("der", "der", {"torso.8", "head.advantage.output", "head.value.output"}, 8.375),
         ("der", "small", {f"head.{s}.{p}" for s in ("advantage", "value") for p in ("hidden", "output")}, 0.829),
         ("rainbow", "rainbow", {f"head.{s}.{p}" for s in ("advantage", "value") for p in ("hidden", "output")}, 7.497),
-        ("dqn", "drq-eps", set(), 1.688),
+        ("dqn", "drq-eps", set(), 4.047),
     ],
 )
 def test_presets_build_the_published_networks(agent, preset, layers, millions):

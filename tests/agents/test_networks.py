@@ -25,7 +25,7 @@ def test_the_stored_weight_keeps_its_scale_and_receives_the_scaled_gradient():
     torch.testing.assert_close(conv.weight.grad, weight.grad, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("nature", 1.69), ("small", 0.2)])
+@pytest.mark.parametrize(("name", "millions"), [("nature", 1.69), ("dopamine", 4.05), ("small", 0.2)])
 def test_sizes(name, millions):
     network = NETWORKS[name](4, SHAPE, 6)
     assert network(pixels(3)).shape == (3, 6)
