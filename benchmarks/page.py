@@ -41,6 +41,7 @@ thead th {{ border-top: 0; color: var(--soft); font-weight: 600; }}
 th:first-child {{ text-align: left; position: sticky; left: 0; background: var(--ground); }}
 tbody th {{ font-weight: 600; }}
 tbody tr:nth-child(even) > * {{ background: var(--shade); }}
+@media (max-width: 40rem) {{ th:first-child {{ min-width: 7rem; max-width: 9.5rem; white-space: normal; }} }}
 @media print {{ .box {{ overflow: visible; border: 0; }} }}
 """
 

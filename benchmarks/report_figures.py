@@ -108,7 +108,7 @@ def profiles(pyplot: Any, summary: Summary, look: Look) -> Figure:
         _band(axis, summary.thresholds, low, high, look(arm)["color"])
     axis.set(xlabel="human-normalised score τ", ylabel="share of runs above τ", ylim=(-0.02, 1.02))
     axis.axhline(0.5, color=INK, alpha=0.3, linewidth=0.7, linestyle=":")
-    axis.legend(loc="upper right")
+    _legend(figure, [axis])
     note = "The mean over games of each game's share of runs above τ; bands: pointwise 95% bootstrap intervals."
     return Figure("profiles", "Performance profiles", note, figure, 520)
 
@@ -139,7 +139,7 @@ def aggregate_curves(pyplot: Any, curves: Curves, look: Look) -> Figure:
         _curves(axis, arms, look)
         axis.set_xlabel(AXES[name])
     axes[0].set_ylabel("IQM of human-normalised return")
-    axes[0].legend(loc="best")
+    _legend(figure, axes)
     note = (
         f"Over {_games(curves.common)} with curves in every arm; the running mean return of {WINDOW} games; "
         "bands: 95% stratified bootstrap intervals. A run that has ended keeps its last value."
@@ -165,7 +165,7 @@ def _curves(axis: Any, arms: Mapping[str, Curve], look: Look) -> None:
 
 def game_curves(pyplot: Any, kind: str, games: Mapping[str, Mapping[str, Curve]], look: Look) -> Figure:
     """A panel a game."""
-    figure, axes = _panels(pyplot, len(games))
+    figure, axes = _panels(pyplot, len(games), list(dict.fromkeys(arm for arms in games.values() for arm in arms)))
     for axis, (game, arms) in zip(axes, games.items(), strict=False):
         _curves(axis, arms, look)
         axis.set_title(game)
@@ -184,7 +184,7 @@ def game_curves(pyplot: Any, kind: str, games: Mapping[str, Mapping[str, Curve]]
 def measures(pyplot: Any, curves: Curves, look: Look) -> Figure:
     """A panel a measure of plasticity."""
     known = [measure for measure in MEASURES if curves.measures[measure.name]]
-    figure, axes = _panels(pyplot, len(known), columns=3)
+    figure, axes = _panels(pyplot, len(known), list(curves.measures[known[0].name]), columns=3)
     for axis, measure in zip(axes, known, strict=False):
         _curves(axis, curves.measures[measure.name], look)
         axis.set_title(measure.title, fontsize=9)
@@ -196,21 +196,30 @@ def measures(pyplot: Any, curves: Curves, look: Look) -> Figure:
     return Figure("plasticity", "Plasticity", note, figure, 240 * min(len(known), 3) + 40)
 
 
-def _panels(pyplot: Any, count: int, columns: int = 4) -> tuple[Any, list[Any]]:
+def _panels(pyplot: Any, count: int, arms: Sequence[str], columns: int = 4) -> tuple[Any, list[Any]]:
     """A grid of panels with room for a legend above; placed by hand, since a constrained layout of 26 takes seconds."""
     across = min(count, columns)
     down = math.ceil(count / across)
-    width, height = 2.9 * across + 0.5, 2.0 * down + 0.9
+    width = max(2.9 * across + 0.5, 5)
+    top = 0.45 + 0.17 * math.ceil(len(arms) / _legend_columns(arms, width))
+    height = 2.0 * down + 0.4 + top
     figure, axes = pyplot.subplots(down, across, figsize=(width, height), squeeze=False)
     figure.subplots_adjust(
-        left=0.6 / width, right=1 - 0.15 / width, bottom=0.6 / height, top=1 - 0.65 / height, wspace=0.32, hspace=0.42
+        left=0.6 / width, right=1 - 0.15 / width, bottom=0.6 / height, top=1 - top / height, wspace=0.32, hspace=0.42
     )
     for axis in axes.flat[count:]:
         axis.set_visible(False)
     return figure, list(axes.flat)
 
 
+def _legend_columns(arms: Sequence[str], width: float) -> int:
+    """As many as surely fit: a letter takes about 0.075 inches, the line beside it half an inch."""
+    return max(int(width / (0.6 + 0.075 * max(map(len, arms)))), 1)
+
+
 def _legend(figure: Any, axes: Sequence[Any]) -> None:
-    """One legend above all panels."""
+    """One legend above all panels; a constrained layout makes room for it."""
     handles = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="upper left", ncols=min(len(handles), 4))
+    place = "outside upper left" if figure.get_layout_engine() else "upper left"
+    columns = _legend_columns(list(handles), figure.get_figwidth())
+    figure.legend(list(handles.values()), list(handles), loc=place, ncols=columns)

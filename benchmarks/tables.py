@@ -96,7 +96,8 @@ def aggregates(summary: Summary) -> Table:
     """Human-normalised aggregates of the arms and, as far as their means tell, of published methods."""
     known = summary.published if len(summary.common) else []
     published = [[f"{name} (published)", "", fine(median), fine(mean), "", "", ""] for name, mean, median in known]
-    some = f"the {len(summary.common)} games that every arm has" if summary.common else "each arm's own games"
+    count = f"the {len(summary.common)} games" if len(summary.common) > 1 else "the one game"
+    some = f"{count} that every arm has" if summary.common else "each arm's own games"
     note = (
         f"Over {some}; 95% intervals of 2,000 stratified bootstrap resamples of the runs. For the optimality gap less "
         "is better. Published rows are made from means per game, which tell mean and median alone."
