@@ -160,6 +160,7 @@ def _curves(axis: Any, arms: Mapping[str, Curve], look: Look) -> None:
         elif len(curve.lines) != 1:
             _band(axis, curve.x, curve.low, curve.high, style["color"])
     axis.xaxis.set_major_formatter(thousands)
+    axis.locator_params(nbins=5)
     axis.set_xlim(left=0)
 
 

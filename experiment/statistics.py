@@ -185,18 +185,21 @@ def iqm_curve(
     if max(map(len, tasks)) < 2:
         return np.stack([value, np.full_like(value, math.nan), np.full_like(value, math.nan)])
     generator = np.random.default_rng(seed)
-    counts = np.concatenate([_counts(len(runs), resamples, generator) for runs in tasks], axis=1)
+    counts = np.concatenate([_counts(len(runs), resamples, generator).T for runs in tasks])
     drawn = np.stack([_counted_iqm(column, counts) for column in points], axis=1)
     return np.stack([value, *np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)])
 
 
 def _counted_iqm(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The IQM of each resample, a row that says how often each value is drawn."""
+    """The IQM of each resample, a column that says how often each value is drawn."""
     order = values.argsort()
     cut, runs = len(values) // 4, len(values)
-    upto = np.clip(counts[:, order].cumsum(1), cut, runs - cut)  # how many of the middle half come up to each value
-    middle = np.diff(upto, axis=1, prepend=cut)
-    return middle @ values[order] / (runs - 2 * cut)
+    upto = counts[order]
+    np.cumsum(upto, axis=0, out=upto)
+    np.clip(upto, cut, runs - cut, out=upto)  # how many of the middle half, and of those cut below, come up to each
+    ordered = values[order]
+    total = ordered[-1] * (runs - cut) - ordered[0] * cut - np.diff(ordered) @ upto[:-1]  # summed by parts
+    return total / (runs - 2 * cut)
 
 
 def improvement_interval(

@@ -70,7 +70,7 @@ def test_an_iqm_of_counts_is_that_of_the_values_written_out(counts, data):
     counts = [*counts, *[0] * (total - len(counts))][:total]
     counts[-1] += total - sum(counts)  # as many draws as runs
     values = np.array(data.draw(st.lists(NUMBERS, min_size=total, max_size=total)))
-    found = statistics._counted_iqm(values, np.array([counts], float))
+    found = statistics._counted_iqm(values, np.array([counts], float).T)
     assert found[0] == pytest.approx(iqm({"": np.repeat(values, counts)}))
 
 
