@@ -16,7 +16,7 @@ from experiment.config import ConfigError
 from experiment.statistics import iqm_curve, t_quantile
 from studies.records import read_rows
 
-POINTS = 60
+POINTS = 40
 DRAWS = 10**6
 """Runs drawn for the interval of an aggregated curve: few runs get 2,000 resamples, many as few as 200."""
 
