@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_learner, build_probe, build_replay, head_options
 from agents.config import STACK, DQNConfig
 from agents.convolution import PixelConv2d
-from agents.networks import QNetwork
+from agents.networks import QNetwork, small
 from agents.trainer import Trainer
 from envs.catch import Catch
 from experiment.determinism import configure
@@ -41,13 +42,14 @@ def little_network(frame_shape: tuple[int, ...], num_actions: int, **head: Any) 
     return QNetwork(convs, 64, STACK, frame_shape, num_actions, **head)
 
 
-def catch_trainer(seed: int = 0, num_envs: int = 1, **settings) -> Trainer:
-    """A trainer on Catch with the little network; `settings` as in DQNConfig."""
+def catch_trainer(seed: int = 0, num_envs: int = 1, enlarged: bool = False, **settings) -> Trainer:
+    """A trainer on Catch with the little network, or `enlarged` with the small one; `settings` as in DQNConfig."""
     config = dataclasses.replace(CATCH, seed=seed, num_envs=num_envs, **settings).resolved()
     configure(config.threads, seed)
-    env = Catch(num_envs, seed, enlarged=False)
+    env = Catch(num_envs, seed, enlarged)
+    make = partial(small, STACK) if enlarged else little_network
     torch.manual_seed(seed)
-    agent = build_learner(config, little_network(env.frame_shape, env.num_actions, **head_options(config)))
+    agent = build_learner(config, make(env.frame_shape, env.num_actions, **head_options(config)))
     replay = build_replay(config, env, seed)
     policy = EpsilonGreedy(agent.act, env.num_actions, seed)
     stack = FrameStack(num_envs, STACK, env.frame_shape, replay.device)
