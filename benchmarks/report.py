@@ -31,13 +31,13 @@ class ReportConfig:
 
 def write_report(config: ReportConfig, folder: Path) -> None:
     """Reads, computes and writes everything into a new folder. ConfigError, in one line, for bad input."""
-    from benchmarks.facts import facts
-    from benchmarks.page import html
-    from benchmarks.report_figures import draw_figures
-    from benchmarks.run_curves import make_curves
-    from benchmarks.scores import read_scores
-    from benchmarks.summary import summarize
-    from benchmarks.tables import all_tables
+    from benchmarks.reporting.curves import make_curves
+    from benchmarks.reporting.facts import facts
+    from benchmarks.reporting.figures import draw_figures
+    from benchmarks.reporting.page import html
+    from benchmarks.reporting.scores import read_scores
+    from benchmarks.reporting.summary import summarize
+    from benchmarks.reporting.tables import all_tables
 
     scores = read_scores(config.runs)
     curves = make_curves(scores.runs)

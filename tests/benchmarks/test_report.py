@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from agents.config import DQNConfig
 from benchmarks import report
 from benchmarks.manifest import Entry, Manifest
-from benchmarks.published import NAMES, published_scores
-from benchmarks.run_curves import _sampled, make_curves
-from benchmarks.scores import Missing, Score, Scores, read_scores
-from benchmarks.summary import summarize
-from benchmarks.tables import all_tables
+from benchmarks.reporting.curves import _sampled, make_curves
+from benchmarks.reporting.published import NAMES, published_scores
+from benchmarks.reporting.scores import Missing, Score, Scores, read_scores
+from benchmarks.reporting.summary import summarize
+from benchmarks.reporting.tables import all_tables
 from envs.games import ATARI_100K, human_normalized, reference_scores
 from experiment.config import as_plain, dump_yaml
 from experiment.statistics import iqm

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.curves import WINDOW
-from benchmarks.run_curves import MEASURES, Curve, Curves
-from benchmarks.summary import AGGREGATES, Aggregate, Improvement, Summary
+from benchmarks.reporting.curves import MEASURES, Curve, Curves
+from benchmarks.reporting.summary import AGGREGATES, Aggregate, Improvement, Summary
 from envs.games import reference_scores
 from studies.drawing import COLORS, plotting, thousands
 

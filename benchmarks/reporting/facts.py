@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from benchmarks.curves import WINDOW
-from benchmarks.published import STEPS
-from benchmarks.run_curves import Curves
-from benchmarks.scores import Scores
-from benchmarks.summary import Summary
+from benchmarks.reporting.curves import Curves
+from benchmarks.reporting.published import STEPS
+from benchmarks.reporting.scores import Scores
+from benchmarks.reporting.summary import Summary
 from envs.games import reference_scores
 from envs.protocol import Protocol
 

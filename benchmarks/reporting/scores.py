@@ -14,8 +14,8 @@ from typing import Any
 
 from agents.config import DQNConfig
 from benchmarks import manifest
-from benchmarks.agreement import check_arms, name_arms
 from benchmarks.manifest import Entry, Manifest
+from benchmarks.reporting.agreement import check_arms, name_arms
 from envs.games import resolve_game
 from envs.protocol import PROTOCOLS
 from experiment.config import ConfigError, as_plain, load_yaml, near

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.curves import returns, smooth
-from benchmarks.scores import Score
-from benchmarks.summary import common_games, normalized
+from benchmarks.reporting.scores import Score
+from benchmarks.reporting.summary import common_games, normalized
 from envs.games import reference_scores
 from experiment.config import ConfigError
 from experiment.statistics import iqm_curve, t_quantile

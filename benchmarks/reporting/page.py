@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from benchmarks.report_figures import INK, Figure
-from benchmarks.tables import Table
+from benchmarks.reporting.figures import INK, Figure
+from benchmarks.reporting.tables import Table
 from studies.drawing import COLORS
 
 DARK = ("#63a4e8", "#f0924f", "#5cbd89", "#b794f4", "#f27878", "#a3b1c2", "#e0b04c", "#4cc3dc", "#e07ab8")

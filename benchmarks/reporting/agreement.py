@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from experiment.config import ConfigError
 
 if TYPE_CHECKING:
-    from benchmarks.scores import Score
+    from benchmarks.reporting.scores import Score
 
 NOT_COMPARED = frozenset({
     "env", "seed", "protocol", "steps", "frames", "name", "root", "resume", "track", "threads", "compile", "device",

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.published import published_scores
-from benchmarks.scores import Missing, Scores
+from benchmarks.reporting.published import published_scores
+from benchmarks.reporting.scores import Missing, Scores
 from envs.games import human_normalized, reference_scores
 from experiment.statistics import (
     Interval,

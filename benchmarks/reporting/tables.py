@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.agreement import comparable
-from benchmarks.published import published_scores
-from benchmarks.scores import Score, Scores
-from benchmarks.summary import AGGREGATES, Aggregate, Cell, Summary
+from benchmarks.reporting.agreement import comparable
+from benchmarks.reporting.published import published_scores
+from benchmarks.reporting.scores import Score, Scores
+from benchmarks.reporting.summary import AGGREGATES, Aggregate, Cell, Summary
 from envs.games import reference_scores
 from experiment.statistics import Interval
 
