@@ -9,8 +9,10 @@ import fcntl
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -18,6 +20,7 @@ from agents.config import DQNConfig
 from benchmarks.calibration import cost
 from benchmarks.manifest import NAME, Entry, Manifest
 from benchmarks.places import places
+from benchmarks.ray_launcher import RayTasks, check_installed
 from benchmarks.status import Board, SweepView, print_status
 from benchmarks.suites import SUITES, arms, config_hash, difference, entries, games, job, settings_of
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
@@ -56,6 +59,14 @@ class Settings:
     """Runs side by side on a GPU; none: as many as its free memory holds by an estimate, which is said."""
     retries: int = 2
     """How often a run that fails is tried again."""
+    launcher: Literal["local", "ray"] = "local"
+    """local: processes of this machine; ray: tasks of a Ray cluster, whose nodes all see --root (docs/cluster.md)."""
+    ray_address: str | None = None
+    """auto, ray://HOST:10001 ...; none: RAY_ADDRESS, or else a cluster of this machine alone is started."""
+    cpus_per_run: float = 1.0
+    """Ray: CPUs set apart for each run."""
+    gpus_per_run: float | None = None
+    """Ray: GPUs set apart for each run, 0.25 for four on one; none: 1 with --device cuda, else 0."""
     dry_run: bool = False
     """Say how many runs there are, what they cost, and what is done; run nothing and write nothing in --root."""
     calibration: bool = True
@@ -65,13 +76,32 @@ class Settings:
 
     def checked(self) -> Settings:
         """These settings; a number out of its range raises ConfigError."""
-        for name, low in {"seeds": 1, "processes": 1, "per_gpu": 1, "retries": 0}.items():
+        least = {"seeds": 1, "processes": 1, "per_gpu": 1, "retries": 0, "cpus_per_run": 0.01, "gpus_per_run": 0}
+        for name, low in least.items():
             value = getattr(self, name)
-            if value is not None and value < low:
+            if value is not None and not value >= low:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}: it has to be at least {low}")
         if self.per_gpu is not None and self.device == "cpu":
             raise ConfigError("--per-gpu is for --device cuda")
+        if self.launcher == "ray":
+            self._check_ray()
+        elif (self.ray_address, self.cpus_per_run, self.gpus_per_run) != (None, 1.0, None):
+            raise ConfigError("--ray-address, --cpus-per-run and --gpus-per-run are for --launcher ray")
         return self
+
+    def _check_ray(self) -> None:
+        check_installed()
+        if self.per_gpu is not None:
+            raise ConfigError("--per-gpu is for --launcher local; --gpus-per-run 0.25 puts four runs on each GPU")
+        if self.device not in ("cpu", "cuda"):
+            raise ConfigError(f"--device {self.device}: with --launcher ray it is cpu or cuda, and Ray says which GPU")
+        if (self.device == "cuda") != (self.gpus > 0):
+            raise ConfigError(f"--device {self.device} with --gpus-per-run {self.gpus:g}: a GPU is for --device cuda")
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that Ray sets apart for each run."""
+        return float(self.device == "cuda") if self.gpus_per_run is None else self.gpus_per_run
 
 
 @dataclass(frozen=True)
@@ -128,7 +158,7 @@ class Sweep:
         self.arms = {arm.name: arm for arm in arms(self.settings.agent, command.preset, command.arms, command.common)}
         played = games(self.settings.suite)
         device, self.places, self.note = self.settings.device, None, ""
-        if device != "cpu":
+        if device != "cpu" and self.settings.launcher == "local":
             configs = [arm.config(played[0], device=device) for arm in self.arms.values()]
             self.places, self.note = places(device, configs, self.settings.per_gpu)
             self.places, device = self.places[: self.settings.processes], "cuda"
@@ -191,15 +221,33 @@ class Sweep:
         print("\n".join(lines))
 
     def run(self) -> int:
-        """Write the list, and run what is not done; the exit code."""
-        console = Console()
-        board = Board(self.root, self.runs)
-        print(f"{len(self.runs)} runs in {self.root}, {self.processes} at a time; from any terminal: {self._status()}")
+        """Run what is not done; the exit code."""
+        with exit_on_bad_input():
+            cluster = self._cluster()
+        with cluster as executor:
+            return self._run(executor)
+
+    def _cluster(self) -> AbstractContextManager[RayTasks | None]:
+        if self.settings.launcher == "local":
+            return nullcontext()
+        settings = self.settings
+        tasks = RayTasks(self.root, settings.ray_address, settings.cpus_per_run, settings.gpus, settings.processes)
+        self.note = tasks.warning
+        return tasks
+
+    def _run(self, executor: RayTasks | None) -> int:
+        console, processes = Console(), self.processes if executor is None else executor.capacity
+        print(f"{len(self.runs)} runs in {self.root}, {processes} at a time; from any terminal: {self._status()}")
         if self.note:
             print(self.note)
-        view = SweepView(board, self.processes, console)
         outcome = sweep(
-            self.jobs, self.processes, retries=self.settings.retries, console=console, view=view, places=self.places
+            self.jobs,
+            self.settings.processes,
+            retries=self.settings.retries,
+            console=console,
+            view=SweepView(Board(self.root, self.runs), processes, console),
+            places=self.places,
+            executor=executor,
         )
         if outcome.exit_code == 0:
             print(f"all {len(self.runs)} runs are done: python -m benchmarks.report {self.root}")

@@ -42,6 +42,8 @@ FAILED = "--- failed: "
 """Begins the last line of the log of a run that was given up."""
 POLL = 0.1
 LOOK_AGAIN = 1.0
+LOST = 100
+"""So often a run may lose its machine before it counts as failed."""
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
@@ -141,6 +143,43 @@ class View(AbstractContextManager[Any], Protocol):
     def show(self, moment: Moment) -> None: ...
 
 
+class End(NamedTuple):
+    """What became of an attempt at a run: it has its result, it failed, its machine was lost, or another has the run.
+
+    `reason` says why it has no result, `notes` what the user should know besides.
+    """
+
+    how: Literal["done", "failed", "lost", "elsewhere"]
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Attempt(Protocol):
+    """A run that was started."""
+
+    @property
+    def job(self) -> Job: ...
+
+    def end(self) -> End | None:
+        """What became of it, said once; None as long as it works."""
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Lets it save and end."""
+
+    def kill(self) -> None:
+        """Ends it at once."""
+
+
+class Executor(Protocol):
+    """Where a sweep's runs go: processes of this machine, or the tasks of a cluster."""
+
+    def room(self) -> bool:
+        """Whether one more run can be started now."""
+
+    def start(self, job: Job, number: int) -> Attempt | End:
+        """Starts the run for the `number`th time, unless there is nothing to do; OSError if that fails for good."""
+
+
 def plan(jobs: Iterable[Job]) -> str:
     """What a sweep would do: a line with the number of runs, and one for each run. Starts and changes nothing."""
     jobs = _checked(jobs)
@@ -163,6 +202,7 @@ def sweep(
     console: "Console | None" = None,
     view: View | None = None,
     places: Sequence[Mapping[str, str]] | None = None,
+    executor: Executor | None = None,
 ) -> Outcome:
     """Runs what is not finished, `processes` at a time (default: one per core), each on a core and with one thread.
 
@@ -173,6 +213,8 @@ def sweep(
     other runs at the same time do better on other cores (taskset), for each takes the first of those it may use.
     `view` shows it in place of a line with the counts, on the same `console`. `places` gives each process environment
     variables of its own, the GPU that it may see, say: there are as many processes then, and no core is theirs alone.
+    An `executor` takes the runs in place of this machine's processes; a run that it loses, with the machine it was on,
+    is started again and has not failed.
 
     Raises:
         ConfigError: two runs of one name or directory, a name that is no file name, or no process.
@@ -180,7 +222,9 @@ def sweep(
     from rich.console import Console
 
     jobs, console = _checked(jobs), console or Console()
-    state = _Sweep(jobs, processes, retries, console, places)
+    if retries < 0 or (processes is not None and processes < 1):
+        raise ConfigError(f"a sweep needs 1 process and 0 retries or more, not {processes} and {retries}")
+    state = _Sweep(jobs, executor or Processes(processes, places), retries, console)
     return state.run(view or _SweepProgress(len(jobs), console, len(state.finished)))
 
 
@@ -203,7 +247,7 @@ def _checked(jobs: Iterable[Job]) -> list[Job]:
     return jobs
 
 
-class _Signals(Interrupt):
+class Signals(Interrupt):
     """Counts the signals to stop, and keeps the first."""
 
     def __init__(self) -> None:
@@ -240,55 +284,97 @@ class _Child:
     log: IO[bytes]
     offset: int
     """Where in the log its own lines begin."""
+    free: list[int]
+    """Gets the slot back."""
+    notes: tuple[str, ...]
+
+    def end(self) -> End | None:
+        if self.process.poll() is None:
+            return None
+        self.kill()  # what it has started and left behind
+        self.free.append(self.slot)
+        with self.log:
+            if self.job.state() == "done":
+                return End("done", notes=self.notes)
+            return End("failed", self._reason(), self.notes)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
 
     def kill(self) -> None:
-        """Ends it at once, with all that it has started; also what is left of those after its end."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
-    def last_line(self) -> str:
-        """The last line that it has printed, or ""."""
-        return _last_line(self.job.log, self.offset)[-300:]
-
-    def reason(self) -> str:
-        """Why the run has no result."""
+    def _reason(self) -> str:
         code = self.process.returncode
         if code < 0:
             how = f"ended by signal {-code}, {signal.strsignal(-code)}"
         else:
             how = f"exit code {code}" if code else f"exit code 0, but no {RunDir(self.job.directory).result}"
-        return f"{self.last_line() or 'it printed nothing'} ({how})"
+        return f"{_last_line(self.job.log, self.offset)[-300:] or 'it printed nothing'} ({how})"
+
+
+class Processes:
+    """The executor of this machine: `processes` at a time (default: one per core), or one in each of `places`."""
+
+    def __init__(self, processes: int | None = None, places: Sequence[Mapping[str, str]] | None = None) -> None:
+        self._cores = sorted(os.sched_getaffinity(0)) if places is None and hasattr(os, "sched_getaffinity") else []
+        if places is not None or processes is None:
+            processes = len(self._cores if places is None else places) or os.cpu_count() or 1
+        self._places = places
+        self._free = list(range(processes))
+
+    def room(self) -> bool:
+        return bool(self._free)
+
+    def start(self, job: Job, number: int) -> _Child | End:
+        log = _claim(job)
+        if log is None:
+            return End("elsewhere")
+        with contextlib.ExitStack() as on_error:
+            on_error.enter_context(log)
+            if job.state() == "done":  # another sweep was faster
+                return End("done")
+            note = _clear(job)
+            child = self._launch(job, number, log, (note,) if note else ())
+            on_error.pop_all()
+        return child
+
+    def _launch(self, job: Job, number: int, log: IO[bytes], notes: tuple[str, ...]) -> _Child:
+        words, slot = job.words(), self._free[0]
+        when = time.strftime("%Y-%m-%d %H:%M:%S")
+        lines = (*notes, f"{when}, attempt {number}: {shlex.join(words)}")
+        log.write("".join(f"--- {line}\n" for line in lines).encode())
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=os.environ | ENVIRONMENT | (dict(self._places[slot]) if self._places else {}),
+            start_new_session=True,  # a Ctrl-C reaches it through this process alone
+            preexec_fn=_child_setup(self._cores[slot % len(self._cores)] if self._cores else None),
+        )
+        del self._free[0]
+        return _Child(job, slot, process, log, log.tell(), self._free, notes)
 
 
 class _Sweep:
     """The state of a sweep while it runs."""
 
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        processes: int | None,
-        retries: int,
-        console: "Console",
-        places: Sequence[Mapping[str, str]] | None,
-    ) -> None:
-        self.cores = sorted(os.sched_getaffinity(0)) if places is None and hasattr(os, "sched_getaffinity") else []
-        if places is not None or processes is None:
-            processes = len(self.cores if places is None else places) or os.cpu_count() or 1
-        if processes < 1 or retries < 0:
-            raise ConfigError(f"a sweep needs 1 process and 0 retries or more, not {processes} and {retries}")
-        self.jobs, self.retries, self.console, self.places = jobs, retries, console, places
+    def __init__(self, jobs: Sequence[Job], executor: Executor, retries: int, console: "Console") -> None:
+        self.jobs, self.executor, self.retries, self.console = jobs, executor, retries, console
         self.finished = {job.name for job in jobs if job.state() == "done"}
         self.waiting = deque(job for job in jobs if job.name not in self.finished)
         self.elsewhere: list[Job] = []
-        self.running: list[_Child] = []
-        self.free = list(range(min(processes, max(len(self.waiting), 1))))
+        self.running: list[Attempt] = []
         self.attempts: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()
         self.failed: dict[str, str] = {}
         self.stopping = False
         self.look_again = 0.0
 
     def run(self, view: View) -> Outcome:
-        signals = _Signals()
+        signals = Signals()
         with signals, view:
             try:
                 while self.running or ((self.waiting or self.elsewhere) and not signals.requested):
@@ -300,27 +386,27 @@ class _Sweep:
                     self._reap()
                 view.show(self._moment())
             finally:
-                for child in self.running:
-                    child.kill()
+                for attempt in self.running:
+                    attempt.kill()
         return self._outcome()
 
-    def _obey(self, signals: _Signals) -> None:
+    def _obey(self, signals: Signals) -> None:
         if signals.requested and not self.stopping:
             self.stopping = True
-            for child in self.running:
-                child.process.send_signal(signals.first)
+            for attempt in self.running:
+                attempt.send_signal(signals.first)
             if self.running:
                 self._say("stopping: the runs save and end; a second Ctrl-C kills them")
         if signals.count > 1:
-            for child in self.running:
-                child.kill()
+            for attempt in self.running:
+                attempt.kill()
 
     def _start_jobs(self) -> None:
         if self.elsewhere and not self.waiting and time.monotonic() >= self.look_again:
             self.waiting.extend(self.elsewhere)
             self.elsewhere.clear()
             self.look_again = time.monotonic() + LOOK_AGAIN
-        while self.free and self.waiting:
+        while self.waiting and self.executor.room():
             job = self.waiting.popleft()
             try:
                 self._start(job)
@@ -328,63 +414,42 @@ class _Sweep:
                 self.failed[job.name] = f"{error.filename or job.log}: {error.strerror or error}"
 
     def _start(self, job: Job) -> None:
-        log = _claim(job)
-        if log is None:
-            self.elsewhere.append(job)
-        elif job.state() == "done":  # another sweep was faster
-            log.close()
-            self.finished.add(job.name)
+        started = self.executor.start(job, self.attempts[job.name] + 1)
+        if isinstance(started, End):
+            self._settle(job, started)
         else:
-            with contextlib.ExitStack() as on_error:
-                on_error.enter_context(log)
-                note = _clear(job)
-                if note:
-                    self._say(note)
-                self.running.append(self._launch(job, log))
-                on_error.pop_all()
-
-    def _launch(self, job: Job, log: IO[bytes]) -> _Child:
-        self.attempts[job.name] += 1
-        words, slot = job.words(), self.free[0]
-        when = time.strftime("%Y-%m-%d %H:%M:%S")
-        log.write(f"--- {when}, attempt {self.attempts[job.name]}: {shlex.join(words)}\n".encode())
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=os.environ | ENVIRONMENT | (dict(self.places[slot]) if self.places else {}),
-            start_new_session=True,  # a Ctrl-C reaches it through this process alone
-            preexec_fn=_child_setup(self.cores[slot % len(self.cores)] if self.cores else None),
-        )
-        del self.free[0]
-        return _Child(job, slot, process, log, log.tell())
+            self.running.append(started)
 
     def _reap(self) -> None:
-        for child in [child for child in self.running if child.process.poll() is not None]:
-            child.kill()
-            self.running.remove(child)
-            self.free.append(child.slot)
-            self._settle(child)
-            child.log.close()
+        for attempt in self.running.copy():
+            if (end := attempt.end()) is not None:
+                self.running.remove(attempt)
+                self._settle(attempt.job, end)
 
-    def _settle(self, child: _Child) -> None:
-        """Decides what becomes of a run whose process has ended."""
-        job = child.job
-        if job.state() == "done":
+    def _settle(self, job: Job, end: End) -> None:
+        """Decides what becomes of a run after an attempt."""
+        for note in end.notes:
+            self._say(note)
+        self.attempts[job.name] += end.how == "failed"
+        self.lost[job.name] += end.how == "lost"
+        if end.how == "done":
             self.finished.add(job.name)
-        elif self.stopping or self.attempts[job.name] <= self.retries:
+        elif end.how == "elsewhere":
+            self.elsewhere.append(job)
+        elif self.stopping or (self.attempts[job.name] <= self.retries and self.lost[job.name] < LOST):
             self.waiting.append(job)
             if not self.stopping:
-                self._say(f"{job.name} will be tried again: {child.reason()}")
+                self._say(f"{job.name} will be tried again: {end.reason}")
         else:
-            reason = f"{child.reason()}, {self.attempts[job.name]} attempts"
-            self.failed[job.name] = f"{reason}, log: {job.log}"
-            with contextlib.suppress(OSError):  # a full disk: the reason is said at the end all the same
-                child.log.write(f"{FAILED}{reason}\n".encode())
+            self._give_up(job, f"{end.reason}, {self.attempts[job.name] + self.lost[job.name]} attempts")
+
+    def _give_up(self, job: Job, reason: str) -> None:
+        self.failed[job.name] = f"{reason}, log: {job.log}"
+        with contextlib.suppress(OSError), open(job.log, "ab") as log:  # a full disk: it is named at the end anyway
+            log.write(f"{FAILED}{reason}\n".encode())
 
     def _moment(self) -> Moment:
-        running = tuple(child.job.name for child in self.running)
+        running = tuple(attempt.job.name for attempt in self.running)
         return Moment(len(self.waiting), running, self.finished, self.failed, tuple(job.name for job in self.elsewhere))
 
     def _outcome(self) -> Outcome:
@@ -464,6 +529,7 @@ def _child_setup(core: int | None) -> Callable[[], None]:
     parent = os.getpid()
 
     def setup() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray's processes block it; children inherit that
         if _LIBC is not None:
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             if os.getppid() != parent:  # it died before the line above
