@@ -25,6 +25,9 @@ GROUP = 256
 class Noisy(nn.Module):
     """A layer with factorised noise, drawn by `draw`."""
 
+    noise_in: Tensor
+    noise_out: Tensor
+
     def __init__(self, inputs: int, outputs: int, sigma: float):
         super().__init__()
         bound = 1 / math.sqrt(inputs)
