@@ -14,7 +14,7 @@ from torch import nn
 import envs
 import nap
 from agents.augmentation import drq
-from agents.config import AGENTS, CLOSED_LOOP, STACK, DQNConfig
+from agents.config import AGENTS, CLOSED_LOOP, EARLY_CYCLE, STACK, DQNConfig
 from agents.dqn import DQN
 from agents.monitor import StateProbe
 from agents.networks import NETWORKS
@@ -106,10 +106,12 @@ def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.S
     options: dict[str, Any] = {}
     if config.schedule != "constant":
         options["floor"] = config.lr_floor
-    if config.schedule in ("cyclic", "early-cycle"):
+    if config.schedule in ("cyclic", *EARLY_CYCLE):
         options["cycles"] = config.cycles
-    if config.schedule == "early-cycle":
+    if config.schedule in EARLY_CYCLE:
         options |= {"cycle_fraction": config.cycle_fraction, "anneal": config.anneal}
+    if config.schedule in EARLY_CYCLE[1:]:
+        options["patience"] = config.cycle_patience
     if config.schedule == "delayed-cosine":
         options |= {"delay": config.lr_delay, "warmup": config.lr_warmup}
     if config.schedule in CLOSED_LOOP:  # one sample per --log-interval: a run has 100 or so

@@ -10,17 +10,19 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from envs.games import is_minatar, resolve_game
+from envs.games import CATCH, is_minatar, resolve_game
 from envs.protocol import PROTOCOLS, Protocol
 from experiment.config import ConfigError, near
 from plasticity.registry import join_options, parse_all
 
 Schedule = Literal[
     "auto", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle", "delayed-cosine", "cusum",
-    "page-hinkley",
+    "page-hinkley", "early-cycle-cusum", "early-cycle-plateau",
 ]  # fmt: skip
 CLOSED_LOOP = ("cusum", "page-hinkley")
-"""Schedules that listen to a signal."""
+"""Schedules that restart when a signal changes."""
+EARLY_CYCLE = ("early-cycle", "early-cycle-cusum", "early-cycle-plateau")
+"""Schedules that cycle in their first part; all but the first listen to a signal for where it ends."""
 STACK = 4
 """Frames in an observation of Atari, the most that any game has."""
 AGENTS = {"dqn": "agents.dqn", "rainbow": "agents.rainbow", "der": "agents.der"}
@@ -42,7 +44,7 @@ class DQNConfig:
     """Game: any ROM that ale-py ships, in the papers' or ALE's spelling, or one of MinAtar: MinAtar/Breakout."""
     protocol: Literal["atari100k", "machado", "minatar"] = "atari100k"
     """Rules of play and scoring. atari100k: a lost life ends a learning episode; machado: sticky actions; minatar: what
-    MinAtar's games get in any case, and no others."""
+    MinAtar's games get whatever a preset says, and no others."""
     backend: Literal["ale", "envpool"] = "ale"
     """Emulator backend."""
     num_envs: int = 1
@@ -50,13 +52,13 @@ class DQNConfig:
     steps: int | None = None
     """Budget in agent steps, over all environments; none: 100,000."""
     frames: int | None = None
-    """Budget in emulator frames, instead of --steps (1 agent step is 4 frames)."""
+    """Budget in emulator frames, instead of --steps (1 agent step is 4 frames; 1 of MinAtar)."""
     seed: int = 0
     """Decides everything: network, play, exploration and replay."""
 
     network: Literal["nature", "dopamine", "small", "minatar"] = "small"
     """nature: 3 convolutions and 512 units (Mnih 2015); dopamine: the same, padded; small: 2 convolutions and 256 units
-    (van Hasselt 2019); minatar: 1 convolution and 128 units (Young & Tian 2019), what its games get in any case."""
+    (van Hasselt 2019); minatar: 1 convolution and 128 units (Young & Tian 2019), what its games get."""
     utd: Fraction = Fraction(1)
     """Updates per agent step, any positive rational: 8, 0.25, 3/7."""
     batch_size: int = 32
@@ -122,16 +124,21 @@ class DQNConfig:
     """Adam's learning rate: the schedule's peak."""
     schedule: Schedule = "auto"
     """Course of the learning rate over the budget. auto: early-cycle with NaP, constant without. cusum and page-hinkley
-    restart it when the mean TD error, read every --log-interval, has risen."""
+    restart it when the mean TD error, read every --log-interval, has risen. early-cycle-cusum goes on cycling while
+    CUSUM finds shifts of the TD error of the newest transitions, early-cycle-plateau while returns rise."""
     lr_floor: float = 3e-5
     """Lowest learning rate of the schedule."""
     cycles: int = 10
     """Warm restarts in the cycling part of the schedule (cyclic, early-cycle). cusum, page-hinkley: a restart takes
     the budget divided by this."""
     cycle_fraction: float = 0.2
-    """Share of the budget in which early-cycle cycles."""
+    """Share of the budget in which early-cycle cycles. early-cycle-cusum, early-cycle-plateau: only the length of a
+    cycle follows from it, as there."""
+    cycle_patience: int = 3
+    """early-cycle-cusum, early-cycle-plateau: cycles without a change, one after another, that end the cycling."""
     anneal: Literal["floor", "linear", "cosine"] = "cosine"
-    """early-cycle after the cycling: stay at the floor, or go there from the peak linearly or as a cosine."""
+    """early-cycle and its kin after the cycling: stay at the floor, or go there from the peak linearly or as a
+    cosine."""
     lr_delay: int = 0
     """delayed-cosine: agent steps at the floor before the warm-up."""
     lr_warmup: int = 0
@@ -268,14 +275,17 @@ class DQNConfig:
         if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device):
             raise ConfigError(f"--device is {self.device!r}: it has to be cpu, cuda or cuda:N")
         self._check_updates_can_happen()
-        self._check_minatar()
+        self._check_game()
         self._check_methods()
         self._check_agent()
 
-    def _check_minatar(self) -> None:
+    def _check_game(self) -> None:
+        if self.backend == "envpool" and (is_minatar(self.env) or resolve_game(self.env) == CATCH):
+            raise ConfigError(f"--backend envpool is for Atari's games: {self.env} has no emulator, leave it out")
         if is_minatar(self.env):
             if self.augment == "drq":
-                raise ConfigError("--augment drq shifts by up to 4 pixels: that leaves too little of MinAtar's 10 × 10")
+                size = "that leaves too little of MinAtar's 10 × 10"
+                raise ConfigError(f"--augment drq shifts by up to 4 pixels, and {size}: give --augment none")
         elif self.protocol == "minatar":
             raise ConfigError(f"--protocol minatar is for MinAtar's games (MinAtar/Breakout ...), not {self.env}")
 
@@ -288,9 +298,12 @@ class DQNConfig:
             )
 
     def _check_parts_of_the_schedule(self) -> None:
-        cycling = round(self.cycle_fraction * self.budget) if self.course == "early-cycle" else self.budget
-        if self.course in ("cyclic", "early-cycle", *CLOSED_LOOP) and 0 < cycling < self.cycles:
+        cycling = round(self.cycle_fraction * self.budget) if self.course in EARLY_CYCLE else self.budget
+        if self.course in ("cyclic", *EARLY_CYCLE, *CLOSED_LOOP) and 0 < cycling < self.cycles:
             raise ConfigError(f"--cycles is {self.cycles}, and there are {cycling} agent steps for them: give fewer")
+        if self.course == "early-cycle-cusum" and 8 * self.log_interval > cycling / self.cycles:
+            cycle = f"--log-interval {self.log_interval}, and a cycle has {cycling / self.cycles:g} agent steps"
+            raise ConfigError(f"{cycle}: early-cycle-cusum needs 8 rows of metrics in each, a smaller interval")
         delay = self.lr_delay if self.course == "delayed-cosine" else 0
         warms = self.course in ("delayed-cosine", *CLOSED_LOOP)
         whole = self.budget if self.course not in CLOSED_LOOP else self.budget // self.cycles
@@ -329,7 +342,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "max_grad_norm": (1e-6, 1e6), "eval_epsilon": (0, 1), "replay_capacity": (1, math.inf),
     "update_start": (0, math.inf), "target_period": (1, math.inf), "epsilon_final": (0, 1),
     "epsilon_steps": (0, math.inf), "lr": (1e-12, 10), "lr_floor": (0, 10), "cycles": (1, math.inf),
-    "cycle_fraction": (0, 1), "lr_delay": (0, math.inf), "lr_warmup": (0, math.inf), "rewarm_threshold": (0, 1e6),
+    "cycle_fraction": (0, 1),
+    "cycle_patience": (1, math.inf), "lr_delay": (0, math.inf), "lr_warmup": (0, math.inf), "rewarm_threshold": (0, 1e6),
     "adam_eps": (1e-30, 1), "weight_decay": (0, 1e9), "nap_every": (1, math.inf), "threads": (0, 1_024),
     "block": (1, 1_024), "log_interval": (1, math.inf), "probe_interval": (0, math.inf),
     "checkpoint_interval": (0, math.inf), "eval_episodes": (0, 1_000_000),

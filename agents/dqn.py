@@ -150,6 +150,14 @@ class DQN:
             method.after_update(self.updates, self.tap.features)
         self.replica.refresh()
 
+    @torch.no_grad()
+    def td_error(self, batch: TensorDictBase) -> Tensor:
+        """Mean absolute TD error of transitions [B], a scalar on the device; nothing changes, nothing is drawn."""
+        with untouched(self.online), untouched(self.target):
+            targets = self.targets(batch.replace({"target_next": self.target(batch["next_obs"])}))
+            q = self.values.mean(chosen(self.online(batch["obs"]), batch["action"]).float())
+        return (self.values.expected(targets) - q).abs().mean()
+
     def sync_target(self) -> None:
         """Copy the online network into the target network."""
         torch._foreach_copy_(list(self.target.state_dict().values()), list(self.online.state_dict().values()))

@@ -21,6 +21,8 @@ from envs.vector_env import Step, VectorEnv
 from replay import FrameReplay
 
 Row = dict[str, float | int | str | None]
+FRESH = 64
+"""Newest transitions whose TD error is told in each row."""
 
 
 class Trainer:
@@ -105,12 +107,39 @@ class Trainer:
     def _report(self) -> Row:
         """The monitor's figures; a closed-loop schedule hears the TD error where they are read anyway."""
         report: Row = {**self.monitor.report()}
-        schedule = self.agent.schedule
+        schedule, error = self.agent.schedule, report.get("td_error")
+        fresh = self._fresh_td_error() if error is not None else None
+        if fresh is not None:
+            report["td_error_fresh"] = fresh
         if isinstance(schedule, nap.Rewarm):
-            if (error := report.get("td_error")) is not None:
+            if error is not None:
                 schedule.observe(float(error))
             report["rewarms"] = len(schedule.alarms)
+        if isinstance(schedule, nap.CusumStop) and fresh is not None:
+            schedule.observe(fresh)
+        if isinstance(schedule, nap.StoppingCycle):
+            report["stopped_at"] = schedule.stopped_at
         return report
+
+    def _fresh_td_error(self) -> float | None:
+        """Mean TD error of the newest transitions, which hardly any update has seen; None if there are too few."""
+        replay, returns = self.replay, self._returns()
+        if replay.num_legal(returns["n_step"]) < FRESH:
+            return None
+        end = (replay.head - returns["n_step"] + 1) * replay.num_envs
+        batch = replay.gather(torch.arange(end - FRESH, end, device=replay.device).unsqueeze(0), **returns)
+        return float(self.agent.td_error(batch.squeeze(0)))
+
+    def _returns(self) -> dict[str, Any]:
+        """How the returns that are learned from are summed, at the present update."""
+        n_step, gamma = self.horizon.at(self.agent.updates)
+        config = self.config
+        return {
+            "n_step": n_step,
+            "gamma": gamma,
+            "cut_at_life_loss": config.rules.life_loss_ends_episode,
+            "clip_reward": 1.0 if config.clip_rewards else None,
+        }
 
     def passes(self, period: int, before: int) -> bool:
         """Whether a multiple of `period` agent steps lies behind step `before` and not behind this one."""
@@ -139,15 +168,7 @@ class Trainer:
             self.probe.draw(self.replay)
         while due > 0:
             count = min(due, config.block)
-            n_step, gamma = self.horizon.at(self.agent.updates)
-            block = self.replay.sample(
-                config.batch_size,
-                count,
-                n_step=n_step,
-                gamma=gamma,
-                cut_at_life_loss=config.rules.life_loss_ends_episode,
-                clip_reward=1.0 if config.clip_rewards else None,
-            )
+            block = self.replay.sample(config.batch_size, count, **self._returns())
             batches = self.agent.bootstrap(block)
             for batch in batches:
                 self.monitor.update(batch)
@@ -161,6 +182,8 @@ class Trainer:
             self.episodes += 1
             score, length = float(step.episode_return[i]), int(step.episode_steps[i])
             self.returns.append(score)
+            if isinstance(self.agent.schedule, nap.PlateauStop):
+                self.agent.schedule.observe(score)
             row: Row = {"agent_step": self.agent_step, "episode": self.episodes}
             rows.append(row | {"episode_return": score, "episode_steps": length})
         return rows

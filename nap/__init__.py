@@ -56,6 +56,7 @@ from .schedule import (
     load_optimizer_state,
     make_schedule,
 )
+from .stopping import CusumStop, PlateauStop, StoppingCycle
 
 __all__ = [
     "RATES",
@@ -65,6 +66,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "Cusum",
+    "CusumStop",
     "Cyclic",
     "DelayedCosine",
     "EarlyCycle",
@@ -72,11 +74,13 @@ __all__ = [
     "NormalizedActivation",
     "OneCycle",
     "PageHinkley",
+    "PlateauStop",
     "Probe",
     "Projection",
     "Report",
     "Rewarm",
     "Schedule",
+    "StoppingCycle",
     "activation_pattern",
     "analyze",
     "approximate_rank_yang",

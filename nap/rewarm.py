@@ -188,11 +188,6 @@ class Rewarm(Schedule):
             raise self._error(f"signal {value!r} has no logarithm; pass log_signal=False")
         return math.log(value) if self.log_signal else value
 
-    def _at_least(self, name: str, value: float, least: float) -> float:
-        if not value >= least:
-            raise self._error(f"{name}={value!r} must be at least {least}")
-        return float(value)
-
 
 class Cusum(Rewarm):
     """Re-warms when the cumulative sum S = max(0, S + score - slack) exceeds `threshold` (Page 1954).

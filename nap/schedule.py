@@ -84,6 +84,11 @@ class Schedule(LRScheduler, ABC):
             raise self._error(f"{name}={value!r} must be a whole number, at least {least}")
         return value
 
+    def _at_least(self, name: str, value: float, least: float) -> float:
+        if not value >= least:
+            raise self._error(f"{name}={value!r} must be at least {least}")
+        return float(value)
+
     def _fraction(self, name: str, value: float) -> float:
         if not 0 <= value <= 1:
             raise self._error(f"{name}={value!r} must be a fraction from 0 to 1")
@@ -174,11 +179,7 @@ class EarlyCycle(Schedule):
     def shape(self, step: int) -> float:
         if step < self.cycle_steps:
             return restarts(step, self.cycle_steps, self.cycles)
-        rest = self.total_steps - self.cycle_steps
-        if self.anneal == "floor" or rest == 0:
-            return 0.0
-        left = step - self.cycle_steps
-        return half_cosine(left, rest) if self.anneal == "cosine" else 1 - left / rest
+        return anneal_shape(self.anneal, step - self.cycle_steps, self.total_steps - self.cycle_steps)
 
 
 class DelayedCosine(Schedule):
@@ -281,6 +282,13 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
 def half_cosine(step: int, steps: int) -> float:
     """1 at step 0, 0 at `steps`."""
     return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def anneal_shape(anneal: str, step: int, steps: int) -> float:
+    """0 throughout for "floor"; else from 1 to 0 in `steps`, as a "cosine" or "linear"."""
+    if anneal == "floor" or steps == 0:
+        return 0.0
+    return half_cosine(step, steps) if anneal == "cosine" else 1 - step / steps
 
 
 def ramp_then_cosine(step: int, warmup: int, steps: int) -> float:

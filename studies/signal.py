@@ -20,7 +20,7 @@ class LossSignal:
     """
 
     def __init__(self, schedule: nap.Schedule, device: torch.device) -> None:
-        self.schedule = schedule if isinstance(schedule, nap.Rewarm) else None
+        self.schedule = schedule if isinstance(schedule, nap.Rewarm | nap.StoppingCycle) else None
         self.total = torch.zeros((), device=device)
 
     def note(self, update: int, loss: Tensor) -> None:

@@ -39,11 +39,12 @@ class GrokkingConfig:
     """Decides everything: the split, the initial weights, the batches."""
 
     schedule: Literal[
-        "rewarm", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle", "cusum", "page-hinkley"
-    ] = "rewarm"
+        "rewarm", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle", "cusum", "page-hinkley",
+        "early-cycle-cusum", "early-cycle-plateau",
+    ] = "rewarm"  # fmt: skip
     """rewarm, nap's delayed-cosine: --low-lr for --delay, warm-up to --lr, cosine to --final-lr; constant: warm-up,
-    then --lr; cusum, page-hinkley: warm-up and cosine, again when the training loss has risen; the others over the
-    budget."""
+    then --lr; cusum, page-hinkley: warm-up and cosine, again when the training loss has risen; early-cycle-cusum,
+    early-cycle-plateau: warm restarts until the training loss changes no more; the others over the budget."""
     lr: float = 1e-2
     """Learning rate: the peak of the schedule."""
     low_lr: float = 1e-4
@@ -57,7 +58,8 @@ class GrokkingConfig:
     final_lr: float = 1e-4
     """Learning rate at the end of the cosine, and the lowest of the other schedules."""
     cycles: int = 10
-    """cyclic, early-cycle: warm restarts; those of early-cycle are in the first fifth, before a cosine."""
+    """cyclic, early-cycle: warm restarts; those of early-cycle are in the first fifth, before a cosine; its kin have as
+    long ones."""
     updates: int | None = None
     """Budget; none: delay + warm-up + anneal. A shorter one cuts the schedule off, a longer one stays at its end."""
     batch_size: int = 512
@@ -152,7 +154,8 @@ class GrokkingConfig:
             raise ConfigError("--delay, --warmup and --anneal are all 0: there is nothing to do")
         if self.schedule == "rewarm" and self.low_lr > self.lr:
             raise ConfigError(f"--low-lr {self.low_lr} has to be at most the peak, --lr {self.lr}")
-        steps = {"cyclic": self.budget, "early-cycle": round(EARLY * self.budget)}.get(self.schedule, math.inf)
+        early = dict.fromkeys(("early-cycle", "early-cycle-cusum", "early-cycle-plateau"), round(EARLY * self.budget))
+        steps = ({"cyclic": self.budget} | early).get(self.schedule, math.inf)
         if self.cycles > steps:
             raise ConfigError(f"--cycles is {self.cycles}, and there are {steps} updates for them: give fewer")
         if self.schedule != "constant" and self.final_lr > self.lr:
@@ -192,6 +195,8 @@ _NO_EFFECT: dict[tuple[str, str], tuple[str, ...]] = {
     ("schedule", "one-cycle"): ("low_lr", "delay", "cycles"),
     ("schedule", "cyclic"): ("low_lr", "delay"),
     ("schedule", "early-cycle"): ("low_lr", "delay"),
+    ("schedule", "early-cycle-cusum"): ("low_lr", "delay"),
+    ("schedule", "early-cycle-plateau"): ("low_lr", "delay"),
     ("schedule", "cusum"): ("low_lr", "delay", "cycles"),
     ("schedule", "page-hinkley"): ("low_lr", "delay", "cycles"),
     ("optimizer", "adamw"): ("grokfast_alpha", "grokfast_lambda", "omnigrok_alpha"),

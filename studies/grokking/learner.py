@@ -233,10 +233,13 @@ def make_schedule(config: GrokkingConfig, optimizer: torch.optim.Optimizer) -> n
         steps = config.delay + config.warmup + anneal
         times = {"delay": config.delay, "warmup": config.warmup, "anneal_steps": anneal}
         return nap.DelayedCosine(optimizer, steps, floor=config.final_lr, low=config.low_lr, **times)
+    early = {"cycles": config.cycles, "cycle_fraction": EARLY, "anneal": "cosine"}
     kinds: dict[str, dict[str, Any]] = {
         "one-cycle": {"warmup_fraction": min(config.warmup / config.budget, 1.0)},
         "cyclic": {"cycles": config.cycles},
-        "early-cycle": {"cycles": config.cycles, "cycle_fraction": EARLY, "anneal": "cosine"},
+        "early-cycle": early,
+        "early-cycle-cusum": early,
+        "early-cycle-plateau": early | {"mode": "min"},
         "cusum": {"cycle_steps": config.warmup + anneal, "warmup": config.warmup},
         "page-hinkley": {"cycle_steps": config.warmup + anneal, "warmup": config.warmup},
     }

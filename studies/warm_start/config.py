@@ -14,6 +14,7 @@ Protocol = Literal["lyle10", "ash50", "lee10noisy", "increments"]
 FRACTIONS: dict[Protocol, float] = {"lyle10": 0.1, "ash50": 0.5, "lee10noisy": 0.1, "increments": 0.1}
 """Share of the training images in the first phase of each protocol."""
 CLOSED_LOOP = ("cusum", "page-hinkley")
+EARLY_CYCLE = ("early-cycle", "early-cycle-cusum", "early-cycle-plateau")
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,17 @@ class WarmStartConfig:
     the published ones are wanted, as in redo:period=100,tau=0.1. The option may be repeated."""
 
     schedule: Literal[
-        "cyclic", "constant", "linear", "cosine", "one-cycle", "early-cycle", "delayed-cosine", "cusum", "page-hinkley"
-    ] = "cyclic"
+        "cyclic", "constant", "linear", "cosine", "one-cycle", "early-cycle", "delayed-cosine", "cusum", "page-hinkley",
+        "early-cycle-cusum", "early-cycle-plateau",
+    ] = "cyclic"  # fmt: skip
     """cyclic: warm restarts, --cycles of them; cusum and page-hinkley: a restart when the training loss has risen,
-    which nobody tells them; the others once, over the whole budget."""
+    which nobody tells them; early-cycle-cusum and early-cycle-plateau: warm restarts until the training loss changes
+    no more; the others once, over the whole budget."""
     cycles: int | None = None
     """cyclic, early-cycle: number of cycles; none: one a phase. cusum, page-hinkley: a restart takes the budget divided
     by this."""
     cycle_fraction: float = 0.2
-    """Share of the budget in which early-cycle cycles."""
+    """Share of the budget in which early-cycle cycles; its kin have cycles as long as there."""
     anneal: Literal["floor", "linear", "cosine"] = "cosine"
     """early-cycle after the cycling: stay at the floor, or go there from the peak linearly or as a cosine."""
     lr_delay: int = 0
@@ -158,8 +161,8 @@ class WarmStartConfig:
             raise ConfigError(f"--lr-floor {self.lr_floor:g} has to be at most the peak, --lr {self.lr:g}")
         if self.protocol == "ash50" and self.schedule == "cyclic":
             raise ConfigError("--protocol ash50: when its phases end is not known; give --schedule constant")
-        steps = round(self.cycle_fraction * self.budget) if self.schedule == "early-cycle" else self.budget
-        if self.schedule in ("cyclic", "early-cycle") and self.cycles > steps:
+        steps = round(self.cycle_fraction * self.budget) if self.schedule in EARLY_CYCLE else self.budget
+        if self.schedule in ("cyclic", *EARLY_CYCLE) and self.cycles > steps:
             raise ConfigError(f"--cycles is {self.cycles}, and there are {steps} updates for them: give fewer")
         if self.schedule == "delayed-cosine" and self.lr_delay + self.lr_warmup > self.budget:
             raise ConfigError(f"--lr-delay and --lr-warmup are longer than the budget of {self.budget} updates")

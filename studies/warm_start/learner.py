@@ -14,7 +14,7 @@ import nap
 from plasticity.features import FeatureTap
 from plasticity.method import Method, zero_moments
 from studies.signal import LossSignal
-from studies.warm_start.config import CLOSED_LOOP, WarmStartConfig
+from studies.warm_start.config import CLOSED_LOOP, EARLY_CYCLE, WarmStartConfig
 from studies.warm_start.data import Dataset, Sampler, augment, channel_statistics, prepare
 from studies.warm_start.protocols import Protocol
 
@@ -210,10 +210,12 @@ def make_optimizer(config: WarmStartConfig, model: nn.Module, device: torch.devi
 def make_schedule(config: WarmStartConfig, optimizer: torch.optim.Optimizer) -> nap.Schedule:
     """The learning rate over the budget of updates."""
     options: dict[str, Any] = {} if config.schedule == "constant" else {"floor": config.lr_floor}
-    if config.schedule in ("cyclic", "early-cycle"):
+    if config.schedule in ("cyclic", *EARLY_CYCLE):
         options["cycles"] = config.cycles
-    if config.schedule == "early-cycle":
+    if config.schedule in EARLY_CYCLE:
         options |= {"cycle_fraction": config.cycle_fraction, "anneal": config.anneal}
+    if config.schedule == "early-cycle-plateau":
+        options["mode"] = "min"  # of the loss
     if config.schedule == "delayed-cosine":
         options |= {"delay": config.lr_delay, "warmup": config.lr_warmup}
     if config.schedule in CLOSED_LOOP:
