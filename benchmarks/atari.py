@@ -8,11 +8,11 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from rich.console import Console
 
@@ -74,7 +74,7 @@ class Settings:
     status: str | None = None
     """A sweep's folder: say how far it is, from any terminal, and do nothing else."""
 
-    def checked(self) -> Settings:
+    def checked(self) -> Self:
         """These settings; a number out of its range raises ConfigError."""
         least = {"seeds": 1, "processes": 1, "per_gpu": 1, "retries": 0, "cpus_per_run": 0.01, "gpus_per_run": 0}
         for name, low in least.items():
@@ -114,14 +114,19 @@ class Command:
     common: tuple[str, ...]
 
     @classmethod
-    def parse(cls, argv: Sequence[str] | None) -> Command:
+    def parse(
+        cls,
+        argv: Sequence[str] | None,
+        kind: type[Settings] = Settings,
+        prog: str = "python -m benchmarks.atari",
+        description: str = DESCRIPTION,
+    ) -> Command:
         words = list(sys.argv[1:] if argv is None else argv)
         end = words.index("--") if "--" in words else len(words)
         rest, taken = _take(words[:end], "--arm", "--config")
         if len(taken["--config"]) > 1:
             raise ConfigError("--config is given twice; an arm has its own in its flags")
-        prog = "python -m benchmarks.atari"
-        settings = parse_cli(Settings, rest, prog=prog, description=DESCRIPTION, presets={}).checked()
+        settings = parse_cli(kind, rest, prog=prog, description=description, presets={}).checked()
         preset = next(iter(taken["--config"]), None)
         return cls(settings, tuple(taken["--arm"]), preset, tuple(words[end + 1 :]))
 
@@ -283,9 +288,14 @@ def _check_folder(folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check, and run or tell; the exit code. Bad input ends in one line and code 2, and writes nothing."""
+    return carry_out(lambda: Command.parse(argv))
+
+
+def carry_out(parse: Callable[[], Command]) -> int:
+    """What `main` does, for a command that `parse` gives."""
     with terminal_manners():
         with exit_on_bad_input():
-            command = Command.parse(argv)
+            command = parse()
             if command.settings.status is not None:
                 return _print_status(Path(command.settings.status))
             ready = Sweep(command)

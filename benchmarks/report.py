@@ -8,13 +8,19 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 
+if TYPE_CHECKING:
+    from benchmarks.reporting.scores import Scores
+    from benchmarks.reporting.tables import Table
+
 PAGE = "index.html"
+MoreTables = Callable[["Scores"], "list[Table]"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,11 @@ class ReportConfig:
     """Heading of the page."""
 
 
-def write_report(config: ReportConfig, folder: Path) -> None:
-    """Reads, computes and writes everything into a new folder. ConfigError, in one line, for bad input."""
+def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = None) -> None:
+    """Reads, computes and writes everything into a new folder. ConfigError, in one line, for bad input.
+
+    first: makes tables that stand before all others.
+    """
     from benchmarks.reporting.curves import make_curves
     from benchmarks.reporting.facts import facts
     from benchmarks.reporting.figures import draw_figures
@@ -43,6 +52,7 @@ def write_report(config: ReportConfig, folder: Path) -> None:
     curves = make_curves(scores.runs)
     summary = summarize(scores)
     tables, figures = all_tables(scores, summary), draw_figures(summary, curves)
+    tables = [*(first(scores) if first else ()), *tables]
     lines = facts(scores, summary, curves)
     shown = [table for table in tables if table.rows]
     (folder / "figures").mkdir(parents=True)
@@ -57,15 +67,18 @@ def write_report(config: ReportConfig, folder: Path) -> None:
     (folder / "report.md").write_text("\n".join(parts), encoding="utf-8")
 
 
-def replace_report(config: ReportConfig) -> None:
-    """Builds the report beside its folder and renames it, so that there is an old one, or a whole new one."""
+def replace_report(config: ReportConfig, first: MoreTables | None = None) -> None:
+    """Builds the report beside its folder and renames it, so that there is an old one, or a whole new one.
+
+    first: as in `write_report`.
+    """
     out = Path(config.out)
     if out.exists() and not (out / PAGE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {config.out!r} is no report: choose a folder that is new, empty or an older report")
     out.parent.mkdir(parents=True, exist_ok=True)
     beside, old = (out.parent / f".{out.name}.{uuid.uuid4().hex}" for _ in range(2))
     try:
-        write_report(config, beside)
+        write_report(config, beside, first)
         if out.exists():
             os.rename(out, old)
         os.rename(beside, out)

@@ -1,0 +1,106 @@
+"""Learning-rate schedules at a high update-to-data ratio, with and without NaP: `python -m benchmarks.high_utd`.
+
+The reinforcement-learning question of arXiv 2507.20057 (section 6.2, figures 7 and 10) as arms of a sweep, and a first
+answer to what it leaves open: when to stop cycling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from benchmarks.atari import Command, Settings, carry_out
+from benchmarks.report import ReportConfig, replace_report
+from benchmarks.suites import arms, games
+from experiment.config import ConfigError, exit_on_bad_input
+
+PROG = "python -m benchmarks.high_utd"
+DESCRIPTION = f"""Compare learning-rate schedules on many games with several seeds, as benchmarks.atari does, whose
+options and manners these are. Peak and floor of all arms are --lr and --lr-floor of the preset or behind --, and after
+cycling the rate stays at the floor (--anneal floor) unless another --anneal stands there.
+
+schedules: constant (the peak), low (the floor), cyclic, early-cycle and one-cycle, each with NaP and without;
+stops:     early-cycle with NaP, cycling in 0.1 to 1 of the budget, with a quarter of the peak, the peak, and 4 of it;
+automatic: early-cycle with NaP that stops as told, by CUSUM on the TD error of new transitions, by a plateau of return.
+
+The paper's size is {PROG} --config high-utd: 50M agent steps. One that 2 cores finish, and what it costs:
+
+{PROG} --suite Breakout,Seaquest,Krull --seeds 3 --dry-run -- --steps 20000 --utd 4 --log-interval 50"""
+
+SCHEDULES = {
+    "constant": "--schedule constant",
+    "low": "--schedule constant --lr {floor}",
+    "cyclic": "--schedule cyclic",
+    "early-cycle": "--schedule early-cycle",
+    "one-cycle": "--schedule one-cycle",
+}
+STOPS = (0.1, 0.2, 0.4, 0.8, 1.0)
+PEAKS = (0.25, 1.0, 4.0)
+"""Peaks of the experiment `stops`, as multiples of --lr."""
+AUTOMATIC = ("early-cycle", "early-cycle-cusum", "early-cycle-plateau")
+
+
+@dataclass(frozen=True)
+class StudySettings(Settings):
+    """Which experiment to run, on what, and where."""
+
+    suite: str = "high-utd-20"
+    """high-utd-20, atari100k (26 games), atari57, or games with commas between: Pong,MinAtar/Breakout."""
+    experiment: Literal["schedules", "stops", "automatic"] = "schedules"
+    """The arms, as above; those of --arm come on top."""
+    figure: str | None = None
+    """A study's folder: write the report on it, with the largest falls and the stops, into its folder report; run
+    nothing."""
+
+
+def experiment_arms(experiment: str, peak: float, floor: float) -> tuple[str, ...]:
+    """The arms of an experiment as name:flags, around a peak and a floor of the learning rate."""
+    if experiment == "schedules":
+        flags = {name: words.format(floor=repr(floor)) for name, words in SCHEDULES.items()}
+        both = [(f"nap-{name}", f"--nap {words}") for name, words in flags.items()] + list(flags.items())
+    elif experiment == "stops":
+        words = "--nap --schedule early-cycle --cycle-fraction {} --lr {!r}"
+        pairs = [(stop, float(f"{peak * factor:.6g}")) for stop in STOPS for factor in PEAKS]
+        both = [(f"stop{stop:g}-lr{lr:g}", words.format(stop, lr)) for stop, lr in pairs]
+    else:
+        both = [(name, f"--nap --schedule {name}") for name in AUTOMATIC]
+    return tuple(f"{name}:{words}" for name, words in both)
+
+
+def study(command: Command) -> Command:
+    """The sweep of a study's command; ConfigError for a floor that cannot be a rate of its own."""
+    settings = command.settings
+    assert isinstance(settings, StudySettings)
+    common = ("--anneal", "floor", *command.common)
+    (base,) = arms(settings.agent, command.preset, (), common)
+    config = base.config(games(settings.suite)[0])
+    if settings.experiment == "schedules" and not 0 < config.lr_floor <= config.lr:
+        raise ConfigError(f"--lr-floor is {config.lr_floor}: it has to be above 0, at most --lr {config.lr}, for 'low'")
+    own = experiment_arms(settings.experiment, config.lr, config.lr_floor)
+    root = settings.root or f"run/high-utd-{settings.experiment}"
+    return replace(command, settings=replace(settings, root=root), arms=(*own, *command.arms), common=common)
+
+
+def report(folder: str) -> str:
+    """Writes the report on a study's folder; the path of it."""
+    from benchmarks.reporting.stability import stability_tables
+
+    config = ReportConfig((folder,), f"{folder.rstrip('/')}/report", "Schedules at a high update-to-data ratio")
+    replace_report(config, stability_tables)
+    return config.out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run an experiment, or report on one; the exit code. Bad input ends in one line and code 2."""
+    with exit_on_bad_input():
+        command = Command.parse(argv, StudySettings, PROG, DESCRIPTION)
+        assert isinstance(command.settings, StudySettings)
+        if command.settings.figure is not None:
+            print(report(command.settings.figure))
+            return 0
+    return carry_out(lambda: command if command.settings.status else study(command))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,76 @@
+"""Where learning is unstable, and where cycling stopped by itself: the tables that the high-UTD study adds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.curves import WINDOW
+from benchmarks.reporting.curves import Trace, read_trace
+from benchmarks.reporting.scores import Score, Scores
+from benchmarks.reporting.tables import Table, raw, with_bounds
+from experiment.statistics import Interval, t_interval
+from studies.records import read_rows
+
+Cells = dict[tuple[str, str], list[float]]
+
+
+def stability_tables(scores: Scores) -> list[Table]:
+    """The largest falls of return, and the stops of schedules that stop by themselves; those that have rows."""
+    falls: Cells = {}
+    stops: Cells = {}
+    for run in scores.runs:
+        if (trace := read_trace(run)) is not None:
+            falls.setdefault((run.game, run.arm), []).append(largest_fall(trace, cycle_of(run)))
+        if (stop := stopped_at(run)) is not None:
+            stops.setdefault((run.game, run.arm), []).append(stop)
+    found = [
+        _table("stability", "Largest fall of the return within a cycle", FALL, falls, scores.arms),
+        _table("stops", "Agent step at which cycling stopped by itself", STOP, stops, scores.arms),
+    ]
+    return [table for table in found if table.rows]
+
+
+FALL = (
+    f"How far the running mean return of {WINDOW} games fell at most within the budget over --cycles agent steps, which "
+    "is a cycle of the cyclic arms, in raw score: mean over runs, 95% Student-t interval, number of runs (n)."
+)
+STOP = "Mean over runs, 95% Student-t interval, number of runs (n); a run that never stopped counts with its end."
+
+
+def cycle_of(run: Score) -> float:
+    """Agent steps of a cycle of a cyclic schedule over the whole of a run."""
+    settings = run.settings or {}
+    return (run.steps or 0) / settings.get("cycles", 10)
+
+
+def largest_fall(trace: Trace, steps: float) -> float:
+    """The most that the running mean return lost between two games that ended at most `steps` agent steps apart."""
+    first = np.searchsorted(trace.ended, trace.ended - steps)
+    return float(max(trace.returns[low : end + 1].max() - trace.returns[end] for end, low in enumerate(first)))
+
+
+def stopped_at(run: Score) -> float | None:
+    """The agent step at which cycling stopped, the last one if it never did; None for other schedules."""
+    if run.directory is None or not run.directory.metrics.is_file():
+        return None
+    rows = [row for row in read_rows(run.directory) if "stopped_at" in row]
+    if not rows:
+        return None
+    stop = rows[-1]["stopped_at"]
+    return float(rows[-1]["agent_step"] if stop is None else stop)
+
+
+def _table(name: str, title: str, note: str, cells: Cells, arms: list[str]) -> Table:
+    shown = [arm for arm in arms if any(arm == known for _, known in cells)]
+    games = sorted({game for game, _ in cells})
+    found = {key: (t_interval(values), len(values)) for key, values in cells.items()}
+    rows = [[game, *(_cell(found.get((game, arm))) for arm in shown)] for game in games]
+    records = [
+        {"game": game, "arm": arm, **interval._asdict(), "runs": runs}
+        for (game, arm), (interval, runs) in found.items()
+    ]
+    return Table(name, title, ["game", *shown], rows, note, records)
+
+
+def _cell(found: tuple[Interval, int] | None) -> str:
+    return "–" if found is None else f"{with_bounds(found[0], raw)} n={found[1]}"
