@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from agents.config import AGENTS, DQNConfig, command_of
+from envs.games import is_minatar
 from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.interrupt import terminal_manners
@@ -47,7 +48,19 @@ def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
             raise ConfigError(f"--resume {config.resume} keeps the settings of that run: {allowed}")
     if config.agent not in (None, agent):
         raise ConfigError(f"these settings are for {command_of(config.agent)}, not {command_of(agent)}")
+    check_stated(config, sys.argv[1:] if argv is None else argv)
     return replace(config, agent=agent).resolved()
+
+
+def check_stated(config: DQNConfig, words: Sequence[str]) -> None:
+    """Raise ConfigError for a protocol or network among the words that MinAtar's games cannot have.
+
+    A preset's give way to the games' own: see `DQNConfig.resolved`.
+    """
+    stated = {word.partition("=")[0] for word in words}
+    for name, value in (("protocol", config.protocol), ("network", config.network)):
+        if is_minatar(config.env) and f"--{name}" in stated and value != "minatar":
+            raise ConfigError(f"--{name} {value} is not for {config.env}: leave it out, or --{name} minatar")
 
 
 def main(agent: str, argv: Sequence[str] | None = None) -> int:

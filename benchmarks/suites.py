@@ -14,7 +14,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from agents.cli import DEFAULTS, presets, settings
+from agents.cli import DEFAULTS, check_stated, presets, settings
 from agents.config import AGENTS, DQNConfig
 from benchmarks.manifest import Entry
 from envs.games import ATARI_57, ATARI_100K, HIGH_UTD_20, resolve_game
@@ -43,7 +43,9 @@ class Arm:
     def config(self, game: str, device: str = "cpu") -> DQNConfig:
         """The resolved settings of its runs on a game; ConfigError names the arm."""
         try:
-            return replace(_parsed(self.agent, ("--threads", "1", *self.words)), env=game, device=device).resolved()
+            config = replace(_parsed(self.agent, ("--threads", "1", *self.words)), env=game, device=device)
+            check_stated(config, self.words)
+            return config.resolved()
         except ValueError as error:
             raise ConfigError(f"arm {self.name!r}: {error}") from None
 

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
+from agents.cli import settings as command_line
 from agents.config import DQNConfig
 from agents.networks import NETWORKS
+from benchmarks.suites import Arm
 from envs.atari import episode_seed
 from envs.games import MINATAR, is_minatar, reference_scores, resolve_game, rom_id
 from envs.vector_env import VectorEnv
@@ -138,10 +140,32 @@ def test_settings_take_the_protocol_and_network_of_the_games():
     assert config.resolved() == config
 
 
-@pytest.mark.parametrize("options", [{"protocol": "minatar"}, {"env": "MinAtar/Breakout", "augment": "drq"}])
-def test_settings_that_do_not_go_together_are_refused(options):
-    with pytest.raises(ConfigError, match="MinAtar's"):
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"protocol": "minatar"}, "MinAtar's"),
+        ({"env": "MinAtar/Breakout", "augment": "drq"}, "MinAtar's 10 × 10: give --augment none"),
+        ({"env": "MinAtar/Breakout", "backend": "envpool"}, "no emulator, leave it out"),
+        ({"env": "catch", "backend": "envpool"}, "no emulator, leave it out"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(options, said):
+    with pytest.raises(ConfigError, match=said):
         DQNConfig(**options).resolved()
+
+
+def test_a_preset_gives_way_to_the_games_and_a_flag_is_refused():
+    config = command_line("rainbow", ["--env=MinAtar/Breakout"])
+    assert (config.protocol, config.network) == ("minatar", "minatar")
+    assert command_line("dqn", ["--env=minatar/breakout", "--network=minatar", "--protocol", "minatar"])
+    assert command_line("dqn", ["--env=Breakout", "--network=nature", "--protocol=machado"]).network == "nature"
+    for words in (["--network=small"], ["--network", "nature"], ["--protocol=machado"], ["--protocol", "atari100k"]):
+        with pytest.raises(ConfigError, match=f"{words[0].partition('=')[0]} .*: leave it out"):
+            command_line("dqn", ["--env=minatar/breakout", *words])
+        arm = Arm("a", "dqn", tuple(words))
+        assert arm.config("Breakout")
+        with pytest.raises(ConfigError, match="arm 'a': .*: leave it out"):
+            arm.config("MinAtar/Breakout")
 
 
 def test_the_network_is_the_papers_and_sees_zeros_and_ones():
