@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from agents.config import DQNConfig
 from benchmarks.atari import Command, Settings, carry_out
 from benchmarks.report import ReportConfig, replace_report
 from benchmarks.suites import arms, games
 from experiment.config import ConfigError, exit_on_bad_input
+from experiment.interrupt import terminal_manners
 
 PROG = "python -m benchmarks.high_utd"
 DESCRIPTION = f"""Compare learning-rate schedules on many games with several seeds, as benchmarks.atari does, whose
@@ -21,7 +23,7 @@ options and manners these are. Peak and floor of all arms are --lr and --lr-floo
 cycling the rate stays at the floor (--anneal floor) unless another --anneal stands there.
 
 schedules: constant (the peak), low (the floor), cyclic, early-cycle and one-cycle, each with NaP and without;
-stops:     early-cycle with NaP, cycling in 0.1 to 1 of the budget, with a quarter of the peak, the peak, and 4 of it;
+stops:     early-cycle with NaP that stops after 0.1 to 1 of the budget, at a quarter of the peak, the peak, 4 times it;
 automatic: early-cycle with NaP that stops as told, by CUSUM on the TD error of new transitions, by a plateau of return.
 
 The paper's size is {PROG} --config high-utd: 50M agent steps. One that 2 cores finish, and what it costs:
@@ -54,15 +56,17 @@ class StudySettings(Settings):
     nothing."""
 
 
-def experiment_arms(experiment: str, peak: float, floor: float) -> tuple[str, ...]:
-    """The arms of an experiment as name:flags, around a peak and a floor of the learning rate."""
+def experiment_arms(experiment: str, config: DQNConfig) -> tuple[str, ...]:
+    """The arms of an experiment as name:flags, around the peak, floor and cycles of the settings of all runs."""
+    peak, floor = config.lr, config.lr_floor
     if experiment == "schedules":
         flags = {name: words.format(floor=repr(floor)) for name, words in SCHEDULES.items()}
         both = [(f"nap-{name}", f"--nap {words}") for name, words in flags.items()] + list(flags.items())
     elif experiment == "stops":
-        words = "--nap --schedule early-cycle --cycle-fraction {} --lr {!r}"
+        words = "--nap --schedule early-cycle --cycle-fraction {} --cycles {} --lr {!r}"
+        density = config.cycles / config.cycle_fraction  # cycles of one length, as in appendix B.3
         pairs = [(stop, float(f"{peak * factor:.6g}")) for stop in STOPS for factor in PEAKS]
-        both = [(f"stop{stop:g}-lr{lr:g}", words.format(stop, lr)) for stop, lr in pairs]
+        both = [(f"stop{stop:g}-lr{lr:g}", words.format(stop, max(round(stop * density), 1), lr)) for stop, lr in pairs]
     else:
         both = [(name, f"--nap --schedule {name}") for name in AUTOMATIC]
     return tuple(f"{name}:{words}" for name, words in both)
@@ -77,7 +81,7 @@ def study(command: Command) -> Command:
     config = base.config(games(settings.suite)[0])
     if settings.experiment == "schedules" and not 0 < config.lr_floor <= config.lr:
         raise ConfigError(f"--lr-floor is {config.lr_floor}: it has to be above 0, at most --lr {config.lr}, for 'low'")
-    own = experiment_arms(settings.experiment, config.lr, config.lr_floor)
+    own = experiment_arms(settings.experiment, config)
     root = settings.root or f"run/high-utd-{settings.experiment}"
     return replace(command, settings=replace(settings, root=root), arms=(*own, *command.arms), common=common)
 
@@ -93,7 +97,7 @@ def report(folder: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run an experiment, or report on one; the exit code. Bad input ends in one line and code 2."""
-    with exit_on_bad_input():
+    with terminal_manners(), exit_on_bad_input():
         command = Command.parse(argv, StudySettings, PROG, DESCRIPTION)
         assert isinstance(command.settings, StudySettings)
         if command.settings.figure is not None:

@@ -20,27 +20,21 @@ def stability_tables(scores: Scores) -> list[Table]:
     stops: Cells = {}
     for run in scores.runs:
         if (trace := read_trace(run)) is not None:
-            falls.setdefault((run.game, run.arm), []).append(largest_fall(trace, cycle_of(run)))
+            falls.setdefault((run.game, run.arm), []).append(largest_fall(trace, trace.length(wall=False) / 10))
         if (stop := stopped_at(run)) is not None:
             stops.setdefault((run.game, run.arm), []).append(stop)
     found = [
-        _table("stability", "Largest fall of the return within a cycle", FALL, falls, scores.arms),
+        _table("stability", "Largest fall of the return", FALL, falls, scores.arms),
         _table("stops", "Agent step at which cycling stopped by itself", STOP, stops, scores.arms),
     ]
     return [table for table in found if table.rows]
 
 
 FALL = (
-    f"How far the running mean return of {WINDOW} games fell at most within the budget over --cycles agent steps, which "
-    "is a cycle of the cyclic arms, in raw score: mean over runs, 95% Student-t interval, number of runs (n)."
+    f"How far the running mean return of {WINDOW} games fell at most within a tenth of the budget, which is a cycle of "
+    "the cyclic arms, in raw score: mean over runs, 95% Student-t interval, number of runs (n)."
 )
 STOP = "Mean over runs, 95% Student-t interval, number of runs (n); a run that never stopped counts with its end."
-
-
-def cycle_of(run: Score) -> float:
-    """Agent steps of a cycle of a cyclic schedule over the whole of a run."""
-    settings = run.settings or {}
-    return (run.steps or 0) / settings.get("cycles", 10)
 
 
 def largest_fall(trace: Trace, steps: float) -> float:
