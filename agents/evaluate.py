@@ -29,7 +29,8 @@ class EvaluateConfig:
     device: str | None = None
     """Device of the network: cpu, cuda, cuda:1 ...; none: the run's."""
     video: str | None = None
-    """Film the first game in a file .mp4, or in a folder: in colour with the ale backend, at real speed."""
+    """Film the first game in a file .mp4, or in a folder: in colour with the ale backend, at real speed. A file that
+    is there is replaced."""
     video_episodes: int = 1
     """Games in the video, one after another: of those that the first of the 10 environments plays."""
 
@@ -41,6 +42,8 @@ class EvaluateConfig:
             raise ConfigError(f"--episodes is {self.episodes}: it has to be at least 1")
         if self.video_episodes < 1:
             raise ConfigError(f"--video-episodes is {self.video_episodes}: it has to be at least 1")
+        if self.video is None and self.video_episodes > 1:
+            raise ConfigError(f"--video-episodes {self.video_episodes} needs --video: a file .mp4, or a folder")
         if self.seed is not None and self.seed < 0:
             raise ConfigError(f"--seed is {self.seed}: it has to be at least 0")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import importlib
 import warnings
 from fractions import Fraction
@@ -134,7 +135,7 @@ class Recorder:
                 self._show(seen.first_frame[0])
 
     def _show(self, frame: np.ndarray) -> None:
-        picture = flat(frame) if self._twin is None else frame
+        picture = frame if self._twin is not None or frame.ndim == 2 else colored(frame)
         try:
             self.film.show(picture, self._rate)
         except OSError as error:
@@ -165,12 +166,13 @@ def check_same(played: Step, seen: Step) -> None:
             raise RuntimeError(f"the filmed game is not the one that is scored: {name} is {two}, not {one}")
 
 
-def flat(frame: np.ndarray) -> np.ndarray:
-    """A frame as one grey picture [H, W]; of channels [C, H, W] with 255 or 0 the later ones are brighter."""
-    if frame.ndim == 2:
-        return frame
-    brightness = np.linspace(0, 1, len(frame) + 1)[1:, None, None]
-    return (frame * brightness).max(0).astype(np.uint8)
+def colored(frame: np.ndarray) -> np.ndarray:
+    """Channels uint8 [C, H, W] as one picture [H, W, 3]: each has a hue of its own, and the last one lies on top."""
+    picture = np.zeros((*frame.shape[1:], 3), np.uint8)
+    for i, channel in enumerate(frame):
+        hue = np.array(colorsys.hsv_to_rgb(i / len(frame), 1, 1))
+        picture[channel > 0] = np.round(channel[channel > 0, None] * hue)
+    return picture
 
 
 def video_file(video: str, name: str) -> Path:

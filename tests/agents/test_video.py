@@ -11,7 +11,7 @@ import agents.evaluation
 import agents.video
 from agents import cli, evaluate
 from agents.evaluation import play_episodes
-from agents.video import ColorAle, Recorder, flat
+from agents.video import ColorAle, Recorder, colored
 from envs.ale import AleVectorEnv
 from envs.catch import Catch
 from envs.protocol import PROTOCOLS
@@ -74,11 +74,30 @@ def test_a_film_changes_no_score_and_shows_each_step(tmp_path):
         assert np.array_equal(picture[2:268:4, 2::4, 0] > 127, frame[:67] > 127)
 
 
-def test_channels_are_told_apart_by_brightness():
-    frame = np.zeros((4, 10, 10), np.uint8)
-    frame[0, 1, 1] = frame[2, 2, 2] = frame[3, 2, 2] = frame[1, 3, 3] = 255
-    picture = flat(frame)
-    assert [int(picture[i, i]) for i in range(4)] == [0, 63, 255, 127]
+@pytest.mark.parametrize("channels", [4, 6, 7, 10])
+def test_channels_are_told_apart_by_colour(channels):
+    frame = np.zeros((channels, 10, 10), np.uint8)
+    for i in range(channels):
+        frame[i, 0, i] = frame[i, 1, 0] = 255
+    picture = colored(frame).astype(int)
+    shown = np.concatenate([picture[0, :channels], picture[2, :1]])  # with the background
+    distances = np.abs(shown[:, None] - shown).max(-1)
+    assert distances[~np.eye(channels + 1, dtype=bool)].min() > 100
+    assert (picture[1, 0] == picture[0, channels - 1]).all()
+
+
+def test_games_of_channels_are_filmed_in_their_colours(tmp_path):
+    pytest.importorskip("av")
+    minatar = pytest.importorskip("envs.minatar", reason="MinAtar is an extra and is not installed")
+    env = minatar.MinAtarVectorEnv("MinAtar/Seaquest", PROTOCOLS["minatar"], 2, seed=1)
+    first = colored(env.reset()[0])
+    recorder = Recorder(tmp_path / "a.mp4")
+    played(minatar.MinAtarVectorEnv("MinAtar/Seaquest", PROTOCOLS["minatar"], 2, seed=1), 2, recorder)
+    pictures, rate = film_of(tmp_path / "a.mp4")
+    assert (pictures.shape, rate) == ((1 + recorder.steps, 320, 320, 3), 15)
+    seen = pictures[0, 16::32, 16::32].astype(int)
+    assert first.any()
+    assert np.abs(seen - first).max() < 40
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +122,7 @@ def test_a_video_from_the_command_line(saved, tmp_path, capsys):
         (["--video=no/such/folder/a.mp4"], "cannot be written: No such file"),
         (["--video=a.avi"], ".mp4"),
         (["--video=a.mp4", "--video-episodes=0"], "--video-episodes"),
+        (["--video-episodes=2"], "--video-episodes 2 needs --video"),
         (["--video=a.mp4", "--video-episodes=2", "--episodes=10"], "first environment plays 1"),
         (["--video=a.mp4"], "pip install 'rewarm[video]'"),
     ],
