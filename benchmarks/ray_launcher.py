@@ -203,6 +203,7 @@ def _connected(address: str | None) -> Any:
     """The module `ray`, connected to a cluster."""
     import ray
 
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here reports to nobody
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     own = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False} if address == "local" else {}
     try:
