@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from agents.config import DQNConfig
 from experiment import checkpoint
@@ -79,12 +80,71 @@ def test_a_checkpoint_has_what_the_schedule_heard(tmp_path, monkeypatch):
     assert lr_of(resumed).item() == lr_of(whole).item()
 
 
+@pytest.mark.parametrize("head", [{}, {"noisy": True, "distribution": "c51"}])
+def test_the_fresh_td_error_is_that_of_the_newest_transitions_and_changes_nothing(head, monkeypatch):
+    seen = []
+    trainer = catch_trainer(steps=300, num_envs=2, log_interval=100, update_start=150, **head)
+    measure = trainer.agent.td_error
+    monkeypatch.setattr(trainer.agent, "td_error", lambda batch: seen.append(batch.clone()) or measure(batch))
+    rows = [row for row in run(trainer) if "td_error_fresh" in row]
+    assert [row["agent_step"] for row in rows] == [200, 300]
+    last_start = 2 * (150 - trainer.config.n_step + 1) - 1  # of the steps of two environments
+    assert seen[-1]["index"].tolist() == list(range(last_start - 63, last_start + 1))
+    batch, agent = seen[-1], trainer.agent
+    before = agent.generator.get_state()
+    for network in (agent.online, agent.target):
+        network.eval()
+    batch["target_next"], batch["weight"] = agent.target(batch["next_obs"]), torch.ones(64)
+    assert rows[-1]["td_error_fresh"] == pytest.approx(agent.loss(batch)[1]["td_error"].item(), rel=1e-5)
+    agent.online.train()
+    measure(batch)
+    assert agent.online.training
+    assert torch.equal(agent.generator.get_state(), before)
+
+
+@pytest.mark.parametrize(("schedule", "stop"), [("early-cycle-cusum", 400), ("early-cycle-plateau", None)])
+@pytest.mark.parametrize("cut", [250, 450])
+def test_a_schedule_that_stops_by_itself_resumes_in_the_middle_of_cycling_and_after_it(
+    schedule, stop, cut, tmp_path, monkeypatch
+):
+    def made():
+        trainer = hearing(
+            catch_trainer(steps=1000, log_interval=10, update_start=900, schedule=schedule, cycles=2),
+            [0.1] * 100,
+            monkeypatch,
+        )
+        monkeypatch.setattr(trainer, "_fresh_td_error", lambda: 1.0 + trainer.agent_step % 50 / 1e3)
+        return trainer
+
+    whole, first, resumed = made(), made(), made()
+    rows = run(whole)
+    stopped = whole.agent.schedule.stopped_at
+    assert stopped is not None
+    assert stop is None or stopped == stop
+    assert next(row["agent_step"] for row in rows if row.get("stopped_at")) == stopped
+    first.open()
+    while first.agent_step < cut:
+        first.step()
+    checkpoint.save_or_warn(tmp_path, cut, {"trainer": first.state_dict()})
+    resumed.load_state_dict(checkpoint.load_latest(tmp_path).state["trainer"])
+    assert resumed.agent.schedule.state_dict() == first.agent.schedule.state_dict()
+    assert lr_of(resumed).item() == lr_of(first).item()
+    for trainer in (first, resumed):
+        trainer.agent.schedule.observe(2.0)
+        trainer.agent.schedule.move_to(800)
+    assert resumed.agent.schedule.state_dict() == first.agent.schedule.state_dict()
+    assert lr_of(resumed).item() == lr_of(first).item()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"schedule": "delayed-cosine", "lr_delay": 90_000, "lr_warmup": 10_001}, "--lr-delay 90000 and --lr-warmup"),
         ({"schedule": "cusum", "lr_warmup": 10_001}, "--lr-warmup 10001 .* 10000 agent steps"),
         ({"schedule": "page-hinkley", "rewarm_threshold": -1.0}, "--rewarm-threshold"),
+        ({"schedule": "early-cycle-cusum"}, "--log-interval 1000, and a cycle has 2000 agent steps"),
+        ({"schedule": "early-cycle-plateau", "cycles": 30_000}, "give fewer"),
+        ({"schedule": "early-cycle-plateau", "cycle_patience": 0}, "--cycle-patience is 0"),
     ],
 )
 def test_a_schedule_that_does_not_fit_is_refused(settings, message):
