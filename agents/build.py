@@ -21,23 +21,12 @@ from agents.networks import NETWORKS
 from agents.values import Categorical, Quantiles, Scalar, Values
 from envs.vector_env import VectorEnv
 from experiment.config import ConfigError, near
-from experiment.determinism import seeds
+from experiment.determinism import device_of, seeds
 from experiment.guard import SkipNonFinite
 from plasticity.method import Method
 from plasticity.nap import NaP
 from plasticity.registry import make
 from replay import FrameReplay, PrioritisedReplay
-
-
-def device_of(config: DQNConfig) -> torch.device:
-    """The device, if this machine has it."""
-    try:
-        device = torch.device(config.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {config.device} cannot be used: {reason}") from None
-    return device
 
 
 def build_env(config: DQNConfig, num_envs: int, seed: int) -> VectorEnv:
@@ -57,10 +46,9 @@ def build_replay(config: DQNConfig, env: VectorEnv, seed: int) -> FrameReplay:
     capacity = min(config.replay_capacity, config.budget)
     check_memory(config, capacity, env.stack, env.frame_shape)
     kind = partial(PrioritisedReplay, **_priority_options(config)) if config.prioritised else FrameReplay
+    device = device_of(config.device)
     try:
-        return kind(
-            capacity, env.num_envs, env.frame_shape, env.stack, env.time_limit, device=device_of(config), seed=seed
-        )
+        return kind(capacity, env.num_envs, env.frame_shape, env.stack, env.time_limit, device=device, seed=seed)
     except (RuntimeError, MemoryError):  # what torch and NumPy raise
         size = capacity * math.prod(env.frame_shape) / 1e9
         raise ConfigError(f"--replay-capacity: {capacity} steps need {size:,.1f} GB, which cannot be had") from None
@@ -76,7 +64,7 @@ def check_memory(config: DQNConfig, capacity: int, stack: int, frame_shape: tupl
 
     An allocator may promise what is not there; the run would then be killed when its replay fills.
     """
-    device = device_of(config)
+    device = device_of(config.device)
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else _main_memory()
     replay = capacity * math.prod(frame_shape)
     augmented = 1 if config.augment == "none" else 5  # in float32 beside the bytes
@@ -131,7 +119,7 @@ def build_probe(config: DQNConfig, agent: DQN, seed: int) -> StateProbe:
 def build_values(config: DQNConfig) -> Values:
     """What the outputs of the settings' network mean."""
     if config.distribution == "c51":
-        return Categorical(config.atoms, config.v_min, config.v_max, device_of(config))
+        return Categorical(config.atoms, config.v_min, config.v_max, device_of(config.device))
     return Quantiles(config.quantiles) if config.distribution == "quantile" else Scalar()
 
 
@@ -179,7 +167,7 @@ def _build_learner(config: DQNConfig, network: nn.Module) -> DQN:
     methods = build_methods(config)
     for method in methods:
         method.prepare(network)
-    device = device_of(config)
+    device = device_of(config.device)
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
         network.parameters(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from agents.acting import EpsilonGreedy, FrameStack
-from agents.build import build_env, device_of
+from agents.build import build_env
 from agents.config import DQNConfig
 from agents.dqn import DQN
 from envs.games import human_normalized, reference_scores
 from envs.vector_env import VectorEnv
+from experiment.determinism import device_of
 from experiment.progress import Progress
 
 if TYPE_CHECKING:
@@ -65,6 +67,12 @@ def evaluation_epsilon(config: DQNConfig) -> float:
     return config.rules.evaluation_epsilon if config.eval_epsilon is None else config.eval_epsilon
 
 
+def rules_played(config: DQNConfig, episodes: int) -> dict[str, Any]:
+    """The protocol, with the share of random actions and the number of games (0 for no evaluation) that there were."""
+    played = {"evaluation_epsilon": evaluation_epsilon(config), "evaluation_episodes": episodes}
+    return asdict(config.rules) | played
+
+
 def score(
     config: DQNConfig,
     policy: Callable[[Tensor], Tensor],
@@ -76,7 +84,7 @@ def score(
     """Returns of that many games, with progress; fewer if `stopped`. The first are filmed by a `recorder`."""
     env = build_env(config, min(episodes, NUM_ENVS), seed)
     scores: list[float] = []
-    epsilon, device = evaluation_epsilon(config), device_of(config)
+    epsilon, device = evaluation_epsilon(config), device_of(config.device)
     with Progress(episodes, "evaluation games") as progress:
         for ended in play_episodes(policy, env, episodes, epsilon, seed, device, recorder):
             if stopped():

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 
 from agents.acting import EpsilonGreedy, FrameStack
-from agents.build import build_agent, build_env, build_probe, build_replay, device_of
+from agents.build import build_agent, build_env, build_probe, build_replay
 from agents.config import DQNConfig, command_of
 from agents.divergence import farewell
 from agents.dqn import DQN
-from agents.evaluation import evaluated_policy, score, summary, verdict
+from agents.evaluation import evaluated_policy, rules_played, score, summary, verdict
 from agents.saver import Saver
 from agents.trainer import Trainer
 from experiment import checkpoint
 from experiment.config import as_plain, load_yaml
-from experiment.determinism import configure, environment, parameter_hash, seeds
+from experiment.determinism import configure, device_of, environment, parameter_hash, seeds
 from experiment.guard import NonFinite, is_out_of_memory
 from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress, Rate
@@ -93,7 +93,7 @@ class Run:
                 checkpoint.check_settings(saved, as_plain(config), resumed.config, MACHINE)
         elif config.resume == "auto":
             print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
-        device_of(config)
+        device_of(config.device)
         configure(config.threads, config.seed)
         self.config = config
         self.first_update: float | None = None
@@ -261,7 +261,7 @@ def result(config: DQNConfig, trainer: Trainer, scores: list[float]) -> dict[str
         "agent": config.agent,
         "game": config.env,
         "score": summary(config.env, scores) if scores else None,
-        "protocol": dataclasses.asdict(config.rules),
+        "protocol": rules_played(config, len(scores)),
         "settings": as_plain(config),
         "backend": trainer.env.describe(),
         "seed": config.seed,

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiment.values import ConfigError
+
 
 def configure(threads: int, seed: int) -> None:
     """Sets torch's threads and seeds the global generators.
@@ -29,6 +31,16 @@ def configure(threads: int, seed: int) -> None:
     random.seed(child["python"])
     np.random.seed(child["numpy"])
     torch.manual_seed(child["torch"])
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name. Raises ConfigError if this machine has none."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def seeds(seed: int, *names: str) -> dict[str, int]:

@@ -15,6 +15,8 @@ NOT_COMPARED = frozenset({
     "on_nonfinite", "probe_interval", "checkpoint_interval",
 })  # fmt: skip
 """Settings that tell no arms apart: of the run, of the machine, of what is only watched, or checked by themselves."""
+OF_THE_SETTINGS = frozenset({"evaluation_epsilon", "evaluation_episodes"})
+"""Rules that are settings too, which the runs of an arm share; each agent has those that it was published with."""
 IN_THE_NAME = ("agent", "nap", "plasticity")
 """Settings that a name says in words of its own."""
 
@@ -77,6 +79,8 @@ def _disagreement(field: str, a: Score, b: Score) -> str:
         return "" if one is two else f"{a.source} {_states(one)} its {field}, {b.source} {_states(two)}"
     if field == "settings":
         one, two = comparable(one), comparable(two)
+    else:
+        one, two = ({key: rules[key] for key in rules if key not in OF_THE_SETTINGS} for rules in (one, two))
     if one == two:
         return ""
     key = next(key for key in {**one, **two} if one.get(key) != two.get(key))

@@ -1,10 +1,13 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 
 from agents.config import DQNConfig
-from agents.evaluation import play_episodes, summary, verdict
+from agents.evaluation import play_episodes, rules_played, summary, verdict
 from envs.catch import Catch
+from envs.protocol import PROTOCOLS
 from envs.vector_env import Step
 
 
@@ -65,3 +68,10 @@ def test_the_verdict_names_the_rules():
     assert "2 whole games" in line
     assert "machado" in line
     assert "epsilon 0.001" in line
+
+
+def test_a_result_states_the_rules_that_were_played():
+    own = DQNConfig(env="Pong", eval_epsilon=0.0, eval_episodes=3).resolved()
+    usual = rules_played(DQNConfig(env="Pong").resolved(), 100)
+    assert usual == asdict(PROTOCOLS["atari100k"])
+    assert rules_played(own, 3) == usual | {"evaluation_epsilon": 0.0, "evaluation_episodes": 3}

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import statistics
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from hypothesis import strategies as st
 from agents.config import DQNConfig
 from benchmarks import report
 from benchmarks.manifest import Entry, Manifest
+from benchmarks.reporting.agreement import check_arms
 from benchmarks.reporting.curves import _sampled, make_curves
+from benchmarks.reporting.facts import facts
 from benchmarks.reporting.published import NAMES, published_scores
 from benchmarks.reporting.scores import Missing, Score, Scores, read_scores
 from benchmarks.reporting.summary import summarize
-from benchmarks.reporting.tables import all_tables
+from benchmarks.reporting.tables import aggregates, all_tables
 from envs.games import ATARI_100K, human_normalized, reference_scores
-from experiment.config import as_plain, dump_yaml
+from experiment.config import ConfigError, as_plain, dump_yaml
 from experiment.statistics import iqm
 
 SCORES = Path(os.environ.get("REWARM_ATARI100K_RUNS", "shared/reference/atari100k_runs.csv"))
@@ -117,7 +120,7 @@ def test_the_report_says_what_it_stands_on(written):
         "Not stated by SPR",
         "left out of all that is normalised: Catch",
         "there are arms here at 400",
-        "| nap <&> | Pong | 1 | not begun |",
+        "| nap &lt;&> | Pong | 1 | not begun |",
         "n=1 †1",
         "torch",
     ):
@@ -196,8 +199,40 @@ def test_an_older_report_is_replaced_and_nothing_else_is(tmp_path, capsys):
     (mine / "thesis").write_text("")
     with pytest.raises(SystemExit):
         report.main([table, "--out", str(mine)])
-    assert "is no report" in capsys.readouterr().err
-    assert sorted(tmp_path.rglob("*")) == sorted([*before, mine, mine / "thesis"])
+    (mine / "thesis").rename(mine / "index.html")
+    with pytest.raises(SystemExit):
+        report.main([table, "--out", str(mine)])
+    assert capsys.readouterr().err.count("is no report") == 2
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, mine, mine / "index.html"])
+
+
+def test_an_older_report_outlives_a_failure_and_a_link_to_it_stays(tmp_path, monkeypatch):
+    out, link = tmp_path / "out", tmp_path / "link"
+    link.symlink_to(out)
+    for score in (1, 0.5):
+        assert report.main([write_csv(tmp_path / "a.csv", f"A,Catch,0,{score}"), "--out", str(link)]) == 0
+        assert f"A,Catch,0,{score:.1f}" in (out / "scores.csv").read_text()
+    before = sorted(tmp_path.rglob("*"))
+    rename = os.rename
+    moved = iter([True, False])
+    monkeypatch.setattr(os, "rename", lambda *paths: rename(*paths) if next(moved, True) else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        report.replace_report(report.ReportConfig((str(tmp_path / "a.csv"),), str(out)))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert link.is_symlink()
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+    names = ["_a", "$x$", "$\\frac$", "<b>|", "a & b"]
+    table = write_csv(tmp_path / "a.csv", *(f"{name},{game},0,1" for name in names for game in ("Pong", "Krull")))
+    assert report.main([table, "--out", str(tmp_path / "out")]) == 0
+    profiles = (tmp_path / "out/figures/profiles.svg").read_text()
+    page, markdown = ((tmp_path / "out" / name).read_text() for name in ("index.html", "report.md"))
+    for name in names:
+        assert f">{'' if name != '_a' else ' '}{escape(name)}<" in profiles.replace("&#160;", " ")
+        assert escape(name) in page
+    assert "<b>" not in page
+    assert "| &lt;b>\\| |" in markdown
 
 
 # --- what it reads
@@ -213,6 +248,39 @@ def test_runs_without_a_manifest_are_named_after_what_tells_them_apart(tmp_path)
     assert scores.arms == ["dqn lr=0.0003", "dqn lr=0.001", "dqn+nap+redo"]
     assert len(scores.runs) == 5
     assert [(gone.arm, gone.run, gone.why) for gone in scores.missing] == [("dqn+nap+redo", "1", "not finished")]
+
+
+def keys(scores):
+    runs = sorted((run.arm, run.game, run.run, run.score) for run in scores.runs)
+    return runs, sorted((item.arm, item.game, item.run, item.why) for item in scores.missing)
+
+
+def test_a_run_counts_once_in_the_arm_of_its_sweep_however_it_is_named(tmp_path):
+    folder = make_sweep(tmp_path / "all" / "sweep", lost=("1-Pong-s1",))
+    make_run(tmp_path / "all" / "sweep" / ".tmp-0", ".")
+    make_run(tmp_path / "all", ".tmp-1")
+    links = tmp_path / "links"
+    links.mkdir()
+    for name in ("0-Pong-s0", "1-Pong-s0"):
+        (links / name).symlink_to(folder / name)
+    once = keys(read_scores([str(folder)]))
+    assert len(once[0]) == 11
+    for paths in (
+        [folder / "0-Pong-s0", folder], [folder, folder / "0-Pong-s0"], [links, folder], [tmp_path / "all", links],
+        [*(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."), folder],
+    ):  # fmt: skip
+        assert keys(read_scores(list(map(str, paths)))) == once
+    assert keys(read_scores([str(links)]))[0] == [run for run in once[0] if run[1:3] == ("Pong", "0")]
+
+
+def test_a_table_may_have_spaces_quotes_and_a_mark_of_its_encoding(tmp_path):
+    text = '\ufeffagent, game ,run,score\r\n"A, b",  Pong, 0, "1.5"\r\nA\t b ,"ALE/Pong-v5",0,2\r\n\r\n'
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    runs = read_scores([str(tmp_path / "a.csv")]).runs
+    assert [(run.arm, run.game, run.run, run.score) for run in runs] == [
+        ("A, b", "Pong", "0", 1.5),
+        ("A b", "Pong", "0", 2),
+    ]
 
 
 LISTED = st.dictionaries(
@@ -245,6 +313,24 @@ def test_published_means_are_those_of_26_games():
     found = summarize(Scores(tuple(Score("A", game, "0", 1.0, "here") for game in ATARI_100K), ())).published
     medians = {name: round(middle, 3) for name, _, middle in found}
     assert medians == {"DER": 0.189, "SPR": 0.396, "SR-SPR": 0.684, "BBF": 0.917}
+
+
+def test_published_scores_stand_beside_no_runs_of_other_rules(tmp_path):
+    for protocol, shown in (("atari100k", True), ("machado", False)):
+        make_run(tmp_path, protocol, "Pong", protocol=protocol)
+        scores = read_scores([str(tmp_path / protocol)])
+        summary = summarize(scores)
+        text = "".join(table.markdown() for table in all_tables(scores, summary))
+        assert ("BBF" in text) == shown
+        assert ("left out: theirs are the rules of atari100k" in str(facts(scores, summary, make_curves(())))) != shown
+
+
+def test_unequal_numbers_of_runs_are_said_and_none_is_missed_that_nobody_listed():
+    runs = [Score("A", "Pong", str(run), 1.0, "here") for run in range(3)] + [Score("A", "Krull", "0", 1.0, "here")]
+    summary = summarize(Scores(tuple(runs), ()))
+    assert [cell.missing for cell in summary.cells.values()] == [0, 0]
+    assert "every run weighs the same" in aggregates(summary).note
+    assert "every run weighs" not in aggregates(summarize(Scores(tuple(runs[2:]), ()))).note
 
 
 @pytest.mark.skipif(not SCORES.is_file(), reason="the scores of published runs are not at hand")
@@ -328,6 +414,9 @@ BAD = {
     "metrics of another kind": (
         lambda folder: (folder / "a/metrics.jsonl").write_text('{"a":1}\n]{}\n'), "a", "metrics.jsonl line 2",
     ),
+    "rows that are none by themselves": (
+        lambda folder: (folder / "a/metrics.jsonl").write_text('{"a":{}\n"b":{}}\n'), "a", "metrics.jsonl line 1",
+    ),
     "rows without steps": (
         lambda folder: (folder / "a/metrics.jsonl").write_text('{"episode_return": 1.0}\n'), "a", "rows of metrics",
     ),
@@ -348,7 +437,7 @@ def refused(words, capsys, root):
     """The one line that bad input gives; nothing is written."""
     before = sorted(root.rglob("*"))
     with pytest.raises(SystemExit) as stop:
-        report.main([*words, "--out", str(root / "out")])
+        report.main([*words, "--out", str(root / "new" / "out")])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
@@ -381,6 +470,7 @@ CSVS = {
     "agent,game,run,score\nA,Pong,0,1\nA,Pong,1,high": "line 3: score 'high' is not a number",
     "agent,game,run,score\nA,Pong,0,inf": "line 2: score 'inf'",
     "agent,game,run,score\nA,Pong,0": "line 2: it has no score",
+    "agent,game,run,score\nA,Pong,0,1,000": "line 2: it has more fields than the first line has columns",
     "agent,game,run,score\nA,Brekout,0,1": "did you mean Breakout?",
     "agent,game,run,score\nA,Pong,0,1\nA,pong,0,2": "disagree",
     "agent,game,run,score,agent_steps\nA,Pong,0,1,many": "agent_steps 'many'",
@@ -400,3 +490,11 @@ def test_no_runs_and_no_text_are_one_line(tmp_path, capsys):
     assert "name run directories" in refused([], capsys, tmp_path)
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00")
     assert "no CSV table" in refused([str(tmp_path / "x.csv")], capsys, tmp_path)
+
+
+def test_each_agent_may_be_scored_with_the_exploration_it_was_published_with():
+    rules = [{"name": "machado", "frame_skip": 4, "evaluation_epsilon": epsilon} for epsilon in (0.0, 0.001)]
+    runs = [Score(arm, "Pong", "0", 1.0, arm, each) for arm, each in zip("ab", rules, strict=True)]
+    check_arms(runs)
+    with pytest.raises(ConfigError, match="frame_skip 4, and b 1"):
+        check_arms([runs[0], dataclasses.replace(runs[1], protocol=rules[1] | {"frame_skip": 1})])
