@@ -11,10 +11,10 @@ from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_c
 from experiment.interrupt import terminal_manners
 from experiment.run_dir import RunDir, find_resumed
 
-MACHINE = {"name": None, "root": "", "resume": None, "figure": True}
+MACHINE = {"name": None, "root": "", "resume": None, "figure": True, "track": "none"}
 """Settings that name a run or change nothing of it, with one value for all: they do not tell runs apart."""
 Config = TypeVar("Config", bound=Any)
-"""A config dataclass with `resume`, and `resolved()`, which checks it and gives itself back if nothing is open."""
+"""A config dataclass with `resume`, `track`, and `resolved()`, which checks it and gives itself back if it is whole."""
 
 
 class Trainable(Protocol):
@@ -37,9 +37,10 @@ def settings(config_class: type[Config], argv: Sequence[str] | None, *, prog: st
     if config.resume == "auto":
         return _found(config_class, config.resolved())
     stored = _stored(config_class, config.resume)
-    if replace(parse(base=stored), resume=None) != stored:
-        raise ConfigError(f"--resume {config.resume} keeps the settings of that run: give no others")
-    return replace(stored, resume=config.resume)
+    track = parse(base=stored).track
+    if replace(parse(base=stored), resume=None, track=stored.track) != stored:
+        raise ConfigError(f"--resume {config.resume} keeps the settings of that run: give no others (but --track)")
+    return replace(stored, resume=config.resume, track=track)
 
 
 def _found(config_class: type[Config], config: Config) -> Config:
@@ -47,7 +48,7 @@ def _found(config_class: type[Config], config: Config) -> Config:
     if run is None:
         print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
         return replace(config, resume=None)
-    return replace(_stored(config_class, str(run.path)), resume=str(run.path))
+    return replace(_stored(config_class, str(run.path)), resume=str(run.path), track=config.track)
 
 
 def _stored(config_class: type[Config], run: str) -> Config:

@@ -69,8 +69,8 @@ def inside(folder: Path) -> list[RunDir]:
 
 def load_finished(config_class: type[Config], folder: Path) -> list[FinishedRun[Config]]:
     """The finished runs in a folder; others are left out, and named. Raises ConfigError if none is finished."""
-    runs = [load(config_class, run) for run in inside(folder) if run.result.is_file()]
-    if unfinished := [run.path.name for run in inside(folder) if not run.result.is_file()]:
+    runs = [load(config_class, run) for run in inside(folder) if run.finished]
+    if unfinished := [run.path.name for run in inside(folder) if not run.finished]:
         print(f"not finished, left out: {', '.join(unfinished)}")
     if not runs:
         raise ConfigError(f"no run in {str(folder)!r} is finished yet")

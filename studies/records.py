@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from experiment.config import ConfigError, load_yaml
@@ -40,8 +39,8 @@ def read_rows(directory: RunDir) -> list[Row]:
 
 def read_result(directory: RunDir) -> Row | None:
     """What a run came to; None while it has not ended. Raises ConfigError if it cannot be read."""
-    path: Path = directory.result
-    return _json(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+    path = directory.result
+    return _json(path.read_text(encoding="utf-8"), str(path)) if directory.finished else None
 
 
 def _json(text: str, where: str) -> Row:

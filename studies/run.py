@@ -14,18 +14,18 @@ from torch import nn
 
 from experiment import checkpoint
 from experiment.config import ConfigError, as_plain
-from experiment.determinism import configure, environment, parameter_hash
+from experiment.determinism import configure, device_of, environment, parameter_hash
 from experiment.guard import NonFinite, check_finite
 from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress
 from experiment.run_dir import RunDir
-from experiment.tracking import Tracker
+from experiment.tracking import Tracker, check_tracker
 from studies.cli import MACHINE
 from studies.records import Row, read_rows
 
 Config = TypeVar("Config", bound=Any)
-"""A config dataclass with seed, threads, device, root, name, resume, log_interval, checkpoint_interval, budget, figure,
-precision and compile; lengths are in updates."""
+"""A config dataclass with seed, threads, device, root, name, resume, track, log_interval, checkpoint_interval, budget,
+figure, precision and compile; lengths are in updates."""
 
 
 class Learner(Protocol):
@@ -72,6 +72,7 @@ class StudyRun(ABC, Generic[Config]):
 
     def __init__(self, config: Config) -> None:
         """Build every part, or load the run to go on with; ConfigError before anything is written."""
+        check_tracker(config.track)
         directory = None if config.resume is None else RunDir.open(config.resume)
         saved = None if directory is None else checkpoint.take_up(directory)
         self.config: Config = dataclasses.replace(config, resume=None)
@@ -86,7 +87,7 @@ class StudyRun(ABC, Generic[Config]):
         if saved is not None:
             self._restore(saved)
         self.directory = directory or self._create()
-        self.tracker = Tracker(self.directory.metrics)
+        self.tracker = Tracker(self.directory.metrics, config.track, config=as_plain(self.config))
         self.tracker.cut_to(saved.state["run"]["offset"] if saved is not None else 0)
 
     @staticmethod
@@ -261,16 +262,6 @@ class StudyRun(ABC, Generic[Config]):
             "parameter_hash": parameter_hash(self.learner.model),
             "environment": environment(),
         }
-
-
-def device_of(name: str) -> torch.device:
-    """The device of that name. Raises ConfigError if this machine has none."""
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
-    return device
 
 
 def synchronize(device: torch.device) -> None:

@@ -108,7 +108,7 @@ def _check_settings(directory: Path, wanted: Any) -> None:
     if not path.is_file():
         return
     stored = load_yaml(type(wanted), path)
-    wanted = replace(wanted, name=stored.name, root=stored.root)
+    wanted = replace(wanted, name=stored.name, root=stored.root, track=stored.track)
     for name, value in vars(wanted).items():
         if (there := getattr(stored, name)) != value:
             option = name.replace("_", "-")

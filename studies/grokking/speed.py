@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ).resolved()
         import torch
 
-        from studies.run import device_of
+        from experiment.determinism import device_of
 
         device = device_of(speed.device)
     torch.set_num_threads(speed.threads)

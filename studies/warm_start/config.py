@@ -103,6 +103,8 @@ class WarmStartConfig:
     """Updates between checkpoints; 0: only at the end or when interrupted."""
     figure: bool = True
     """Draw figure.png into the run directory at the end."""
+    track: Literal["none", "wandb", "tensorboard"] = "none"
+    """Tracker beside metrics.jsonl. tensorboard: event files in the run directory."""
     name: str | None = None
     """Name of the run directory; none: made from the settings and the time."""
     root: str = "run"

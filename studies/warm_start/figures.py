@@ -206,7 +206,7 @@ def load_arms(folder: Path) -> Arms:
     runs, name = figures.load_finished(WarmStartConfig, folder), folder.resolve().name
     other, names = BESIDE.get(name, ("", ()))
     beside = figures.inside(folder.resolve().parent / other) if other else []
-    found = [run for run in beside if run.path.name.rpartition("-s")[0] in names and run.result.is_file()]
+    found = [run for run in beside if run.path.name.rpartition("-s")[0] in names and run.finished]
     return in_order(name, by_arm(runs + [load(WarmStartConfig, run) for run in found]))
 
 

@@ -164,7 +164,7 @@ def test_a_preset_gives_way_to_the_games_and_a_flag_is_refused():
             command_line("dqn", ["--env=minatar/breakout", *words])
         arm = Arm("a", "dqn", tuple(words))
         assert arm.config("Breakout")
-        with pytest.raises(ConfigError, match="arm 'a': .*: leave it out"):
+        with pytest.raises(ConfigError, match=r"arm 'a': .*: leave it out"):
             arm.config("MinAtar/Breakout")
 
 

@@ -4,6 +4,7 @@ import fcntl
 import json
 import math
 import signal
+import sys
 from dataclasses import dataclass, replace
 
 import pytest
@@ -12,7 +13,9 @@ import torch
 from experiment.config import ConfigError
 from experiment.interrupt import INTERRUPTED
 from experiment.run_dir import RunDir
-from studies.records import read_rows
+from studies import cli
+from studies.figures import load_finished
+from studies.records import load, read_rows
 from studies.run import StudyRun
 
 
@@ -24,12 +27,16 @@ class Config:
     root: str = "run"
     name: str | None = "toy"
     resume: str | None = None
+    track: str = "none"
     log_interval: int = 4
     checkpoint_interval: int = 0
     budget: int = 10
     figure: bool = True
     compile: bool = False
     precision: str = "fp32"
+
+    def resolved(self):
+        return self
 
 
 class Learner:
@@ -155,6 +162,38 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_pa
     with pytest.raises(ConfigError, match=f"--device {device} cannot be used: "):
         Toy(Config(root=str(tmp_path), device=device))
     assert not RunDir(tmp_path / "toy").path.exists()
+
+
+def command_line(*words):
+    return cli.settings(Config, words, prog="toy", description="")
+
+
+def test_a_tracker_may_be_given_and_changed_at_any_time(tmp_path, monkeypatch):
+    event_files = lambda: len(list((tmp_path / "toy").glob("events.*")))  # noqa: E731
+    pytest.importorskip("tensorboard")
+    with monkeypatch.context() as patch:
+        patch.setattr(Toy, "events", {6: lambda _: signal.raise_signal(signal.SIGINT)})
+        train(Toy, command_line("--root", str(tmp_path), "--track", "tensorboard"))
+    assert event_files() == 1
+    run = str(tmp_path / "toy")
+    assert command_line("--resume", run).track == "tensorboard"
+    assert command_line("--root", str(tmp_path), "--resume", "auto").track == "none"
+    with pytest.raises(ConfigError, match=r"give no others \(but --track\)"):
+        command_line("--resume", run, "--track=none", "--seed=1")
+    code, rows, _ = train(Toy, command_line("--resume", run, "--track", "none"))
+    assert (code, [row["update"] for row in rows], event_files()) == (0, [0, 4, 8, 10], 1)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match="--track wandb needs wandb"):
+        Toy(Config(root=str(tmp_path), name="other", track="wandb"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_result_that_was_never_written_is_none(tmp_path):
+    for name in ("whole", "cut"):
+        train(Toy, Config(root=str(tmp_path), name=name))
+    (tmp_path / "cut" / "result.json").write_text("")
+    assert [run.name for run in load_finished(Config, tmp_path)] == ["whole"]
+    assert load(Config, RunDir(tmp_path / "cut")).result is None
 
 
 def test_settings_that_were_edited_since_the_checkpoint_are_refused(tmp_path):
