@@ -193,8 +193,7 @@ class Sweep:
                 if key not in hashes:
                     hashes[key] = config_hash(self.arms[entry.arm].config(entry.game))
                 if hashes[key] != entry.config_hash:
-                    self._compare(entry)
-                    raise self._refusal(entry, "the preset or the defaults were others then")
+                    self._compare(entry)  # equal ones were hashed by a version with other settings
         runs = {entry.name: entry for entry in known.runs} | {entry.name: entry for entry in self.runs}
         suites = known.suite.split(",") + self.settings.suite.split(",")
         return Manifest(",".join(dict.fromkeys(suites)), tuple(runs.values()))
@@ -204,13 +203,10 @@ class Sweep:
         stored = RunDir(self.root / entry.name).config
         there = load_yaml(DQNConfig, stored).resolved() if stored.is_file() else settings_of(entry)
         if found := difference(there, self.arms[entry.arm].config(entry.game)):
-            raise self._refusal(entry, found)
-
-    def _refusal(self, entry: Entry, why: str) -> ConfigError:
-        return ConfigError(
-            f"arm {entry.arm!r} has other settings in {self.root}, {why}: give the arm another name, or the sweep "
-            "another --root"
-        )
+            raise ConfigError(
+                f"arm {entry.arm!r} has other settings in {self.root}, {found}: give the arm another name, or the "
+                "sweep another --root"
+            )
 
     def dry_run(self) -> None:
         """Print the number of runs, what those that are not done cost, and the state of each."""

@@ -60,7 +60,7 @@ def cost(entries: Iterable[Entry], processes: int) -> Iterator[str]:
     arms: dict[str, list[Entry]] = {}
     for entry in entries:
         arms.setdefault(entry.config_hash, []).append(entry)
-    seconds, failed = [0.0], False
+    seconds, longest, failed = [0.0], 0.0, False
     for runs in arms.values():
         try:
             each = calibrate(runs[0])
@@ -69,10 +69,11 @@ def cost(entries: Iterable[Entry], processes: int) -> Iterator[str]:
             yield f"arm {runs[0].arm}: could not be calibrated: {error}"
             continue
         seconds.append(each * len(runs))
+        longest = max(longest, each)
         yield f"arm {runs[0].arm}: {each:,.0f} s a run, by {UPDATES} updates on {runs[0].game}; {len(runs)} to do"
     if len(seconds) == 1:
         yield "cost: unknown"
         return
-    hours = math.fsum(seconds) / processes / 3600
+    hours = max(math.fsum(seconds) / processes, longest) / 3600
     less = ", without the arms that failed" if failed else ""
     yield f"cost: {hours:,.2f} hours with {processes} at a time{less}; games of the evaluations come on top"

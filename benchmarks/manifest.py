@@ -56,7 +56,7 @@ class Manifest:
             found = content.get("layout") if isinstance(content, dict) else None
             raise ConfigError(f"{path} has layout {found!r}, and this version reads layout {LAYOUT}")
         suite, runs = content.get("suite"), content.get("runs")
-        if not isinstance(suite, str) or not isinstance(runs, list):
+        if not isinstance(suite, str) or not isinstance(runs, list) or not runs:
             raise ConfigError(f"{path} is damaged: it has no suite or no list of runs")
         entries = tuple(_entry(run, f"{path} is damaged: run {number}") for number, run in enumerate(runs, 1))
         _check_unique(entries, path)

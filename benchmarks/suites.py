@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -119,8 +119,18 @@ def arms(agent: str, preset: str | None, given: Sequence[str], common: Sequence[
         except ValueError as error:
             raise ConfigError(f"arm {name!r}: {flags!r}: {error}") from None
         _refuse_own(words, f"arm {name!r}")
-        found[name] = Arm(name, agent, (*first, *common, *words))
+        found[name] = Arm(name, agent, (*first, *_full_paths(agent, (*common, *words))))
     return list(found.values())
+
+
+def _full_paths(agent: str, words: Sequence[str]) -> Iterator[str]:
+    """The words, with the full paths of presets that are files."""
+    for before, word in zip(("", *words), words, strict=False):
+        option, equals, value = word.partition("=")
+        if before == "--config":
+            yield _preset_path(agent, word)
+        else:
+            yield f"--config={_preset_path(agent, value)}" if option == "--config" and equals else word
 
 
 def _default_name(agent: str, preset: str | None) -> str:

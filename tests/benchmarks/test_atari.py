@@ -168,6 +168,15 @@ def test_the_dry_run_foretells_the_cost_and_writes_nothing(tmp_path, capfd):
     assert not (tmp_path / "root").exists()
 
 
+def test_a_sweep_takes_no_less_than_its_longest_run(tmp_path, monkeypatch):
+    ready = atari.Sweep(atari.Command.parse(words(tmp_path, "--arm", "a:", "--arm", "b:--utd 2", seeds=1)))
+    monkeypatch.setattr(calibration, "calibrate", lambda entry: 7200.0 if entry.arm == "a" else 0.0)
+    assert [list(calibration.cost(ready.runs, count))[-1][:16] for count in (1, 8)] == [
+        "cost: 4.00 hours",
+        "cost: 2.00 hours",
+    ]
+
+
 def save(tmp_path: Path, *more: str, **options) -> atari.Sweep:
     ready = atari.Sweep(atari.Command.parse(words(tmp_path, *more, **options)))
     ready.write_manifest()
@@ -187,6 +196,10 @@ def test_seeds_and_arms_extend_the_list_and_other_settings_are_refused(tmp_path)
     for suite in ("Breakout,Catch", "Pong"):
         with pytest.raises(ConfigError, match=r"arm 'a' has other settings in .*, --utd is 2 there and 4 here: give"):
             save(tmp_path, "--arm", "a:--utd 4", suite=suite)
+    text = (root / "manifest.json").read_text()
+    (root / "manifest.json").write_text(text.replace(one.runs[0].config_hash, "0123456789abcdef"))
+    save(tmp_path, "--arm", "a:--utd 2")  # hashed by another version
+    assert Manifest.load(root).runs[0] == one.runs[0]
     (root / "manifest.json").unlink()
     run = root / "a-Catch-s0"
     run.mkdir()
@@ -252,6 +265,17 @@ def test_suites_are_the_papers_and_lists_are_resolved_once_each():
     with pytest.raises(ConfigError):
         check_agent("examples.new_agent:Nothing")
     check_agent("examples.new_agent:AdvantageLearning")
+
+
+def test_a_preset_that_is_a_file_has_its_full_path(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text("agent: der\nlr: 0.01\n")
+    monkeypatch.chdir(tmp_path)
+    path = str(tmp_path / "mine.yaml")
+    for flags, found in (("--config mine.yaml", ("--config", path)), ("--config=mine.yaml", (f"--config={path}",))):
+        (arm,) = arms("der", None, [f"x:{flags} --utd 2"], [])
+        assert arm.words == (*found, "--utd", "2")
+    (arm,) = arms("der", None, [], ["--config", "mine.yaml"])
+    assert arm.words == ("--config", path)
 
 
 @settings(max_examples=6, deadline=None)

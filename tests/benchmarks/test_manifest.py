@@ -15,7 +15,11 @@ ENTRY = Entry("der-Pong-s0", "der", "Pong", 0, "ab12", ("python", "-m", "agents.
 
 
 @settings(max_examples=25)
-@given(suite=st.text(), words=st.lists(st.text(), min_size=1), arms=st.sets(st.text(string.printable, min_size=1)))
+@given(
+    suite=st.text(),
+    words=st.lists(st.text(), min_size=1),
+    arms=st.sets(st.text(string.printable, min_size=1), min_size=1),
+)
 def test_what_is_saved_is_loaded(tmp_path_factory, suite, words, arms):
     folder = tmp_path_factory.mktemp("root")
     runs = [Entry(f"run{i}", arm, "Pong", i, "ab", tuple(words)) for i, arm in enumerate(sorted(arms))]
@@ -38,6 +42,7 @@ def change(**values) -> str:
         ("[]", "has layout None, and this version reads layout 1"),
         ('{"layout": 2}', "has layout 2, and this version reads layout 1"),
         ('{"layout": 1, "suite": "s"}', "it has no suite or no list of runs"),
+        ('{"layout": 1, "suite": "s", "runs": []}', "it has no suite or no list of runs"),
         (change(extra=1), "run 1 does not have just name, arm"),
         (change(seed=True), "run 1: seed has to be a whole number of at least 0, not True"),
         (change(seed=-1), "not -1"),
