@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,8 @@ def returns(rows: Iterable[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
 
 def smooth(values: Sequence[float], window: int = WINDOW) -> list[float]:
     """Mean of each value and those before it, at most `window` in all."""
-    means = []
-    for end in range(1, len(values) + 1):
-        recent = values[max(0, end - window) : end]
-        means.append(sum(recent) / len(recent))
-    return means
+    sums = [0.0, *accumulate(values)]
+    return [(sums[end] - sums[max(0, end - window)]) / min(end, window) for end in range(1, len(sums))]
 
 
 def draw(runs: list[RunDir], out: Path) -> None:

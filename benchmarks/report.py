@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from experiment.interrupt import terminal_manners
 
 if TYPE_CHECKING:
     from benchmarks.reporting.scores import Scores
@@ -72,10 +73,9 @@ def replace_report(config: ReportConfig, first: MoreTables | None = None) -> Non
 
     first: as in `write_report`.
     """
-    out = Path(config.out)
-    if out.exists() and not (out / PAGE).is_file() and (not out.is_dir() or any(out.iterdir())):
+    out = Path(config.out).resolve()
+    if not _may_be_replaced(out):
         raise ConfigError(f"--out {config.out!r} is no report: choose a folder that is new, empty or an older report")
-    out.parent.mkdir(parents=True, exist_ok=True)
     beside, old = (out.parent / f".{out.name}.{uuid.uuid4().hex}" for _ in range(2))
     try:
         write_report(config, beside, first)
@@ -83,19 +83,30 @@ def replace_report(config: ReportConfig, first: MoreTables | None = None) -> Non
             os.rename(out, old)
         os.rename(beside, out)
     finally:
+        if old.exists() and not out.exists():
+            os.rename(old, out)
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _may_be_replaced(out: Path) -> bool:
+    from benchmarks.reporting.page import MARK
+
+    if not out.is_dir():
+        return not out.exists()
+    page = out / PAGE
+    return not any(out.iterdir()) or (page.is_file() and MARK in page.read_text(encoding="utf-8", errors="replace"))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    with exit_on_bad_input():
+    with terminal_manners(), exit_on_bad_input():
         config = parse_cli(
             ReportConfig, argv, prog="python -m benchmarks.report", description="Report on runs.", presets={}
         )
         if not config.runs:
             raise ConfigError("name run directories, folders of them, sweeps, or CSV files of scores")
         replace_report(config)
-    print(Path(config.out) / PAGE)
+        print(Path(config.out) / PAGE)
     return 0
 
 

@@ -7,6 +7,7 @@ batch of shape (..., runs). Agarwal et al. 2021, arXiv 2108.13264.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -306,6 +307,7 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(center, center - half, center + half)
 
 
+@cache
 def t_quantile(confidence: float, degrees: int) -> float:
     """The t for which a Student-t variable with so many degrees of freedom lies in [-t, t] with that probability.
 

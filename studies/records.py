@@ -31,10 +31,21 @@ def read_rows(directory: RunDir) -> list[Row]:
     """The rows of metrics of a run. Raises ConfigError if it has none, or one that cannot be read."""
     text = directory.metrics.read_text(encoding="utf-8") if directory.metrics.is_file() else ""
     lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.endswith("}")]
-    rows = [_json(line, f"{directory.metrics} line {i}") for i, line in lines]
+    rows = _at_once([line for _, line in lines])
+    if rows is None:
+        rows = [_json(line, f"{directory.metrics} line {i}") for i, line in lines]
     if not rows:
         raise ConfigError(f"run {str(directory.path)!r} has measured nothing yet")
     return rows
+
+
+def _at_once(lines: list[str]) -> list[Row] | None:
+    """The rows of lines of JSON, in a fraction of the time that each by itself takes; None if one cannot be read."""
+    try:
+        rows = json.loads(f"[{','.join(lines)}]")
+    except ValueError:
+        return None
+    return rows if len(rows) == len(lines) else None
 
 
 def read_result(directory: RunDir) -> Row | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ Row = Mapping[str, Any]
 
 
 def _geometric(values: list[float]) -> float:
-    return float(np.exp(np.mean(np.log(values)))) if min(values) > 0 else float("nan")
+    return math.exp(math.fsum(map(math.log, values)) / len(values)) if min(values) > 0 else math.nan
 
 
 def _last(values: list[float]) -> float:
@@ -88,23 +90,35 @@ def read_trace(run: Score) -> Trace | None:
         logged = [row for row in rows if "episode_return" not in row]
         times = [(row["agent_step"], row["seconds"]) for row in logged if row.get("seconds") is not None]
         steps, seconds = np.array([(0.0, 0.0), *(times or [(ended[-1], 0.0)])]).T
-        measures = {measure.name: _series(logged, measure) for measure in MEASURES}
-        return Trace(run.arm, run.game, steps, seconds, np.array(ended, float), np.array(smooth(scores)), measures)
+        return Trace(
+            run.arm, run.game, steps, seconds, np.array(ended, float), np.array(smooth(scores)), _series(logged)
+        )
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError):
         raise ConfigError(f"{run.directory.metrics} is damaged: it does not hold rows of metrics") from None
 
 
-def _series(rows: Sequence[Row], measure: Measure) -> tuple[np.ndarray, np.ndarray]:
-    found = [(row["agent_step"], values) for row in rows if (values := _values(row, measure.prefix))]
-    steps = np.array([step for step, _ in found], float)
-    return steps, np.array([measure.reduce(values) for _, values in found], float)
+def _series(rows: Sequence[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The agent steps and values of each measure."""
+    found: dict[str, list[tuple[float, float]]] = {measure.name: [] for measure in MEASURES}
+    for row in rows:
+        numbers: dict[str, list[float]] = {}
+        for name, value in row.items():
+            if value is not None and (measure := _measure_of(name)):  # one that is not finite was written as none
+                numbers.setdefault(measure.name, []).append(value)
+        for measure in MEASURES:
+            if values := numbers.get(measure.name):
+                found[measure.name].append((row["agent_step"], measure.reduce(values)))
+    columns = {name: np.array(pairs, float).reshape(-1, 2) for name, pairs in found.items()}
+    return {name: (pairs[:, 0], pairs[:, 1]) for name, pairs in columns.items()}
 
 
-def _values(row: Row, prefix: str) -> list[float]:
-    """The numbers of one row; a metric that is not finite was written as none."""
-    if not prefix.endswith("/"):
-        return [row[prefix]] if row.get(prefix) is not None else []
-    return [value for name, value in row.items() if name.startswith(prefix) and value is not None]
+@cache
+def _measure_of(metric: str) -> Measure | None:
+    """What a metric is a number of."""
+    for measure in MEASURES:
+        if metric.startswith(measure.prefix) if measure.prefix.endswith("/") else metric == measure.prefix:
+            return measure
+    return None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.curves import WINDOW
 from benchmarks.reporting.curves import Curves
-from benchmarks.reporting.published import STEPS
+from benchmarks.reporting.published import PROTOCOL, STEPS
 from benchmarks.reporting.scores import Scores
 from benchmarks.reporting.summary import Summary
 from envs.games import reference_scores
@@ -18,6 +18,8 @@ def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
     lines = [f"{_count(runs, 'run')} of {_count(len(scores.arms), 'arm')} in {_count(len(played), 'game')}."]
     lines.append(f"{_count(missing, 'run')} missing: see the table." if missing else "No run is known to be missing.")
     lines += [_rules(scores), *_budgets(scores)]
+    if not summary.references:
+        lines.append(f"Published references are left out: theirs are the rules of {PROTOCOL}.")
     if summary.left_out:
         names = ", ".join(summary.left_out)
         lines.append(f"Without human reference scores, so left out of all that is normalised: {names}.")

@@ -55,12 +55,13 @@ def draw_figures(summary: Summary, curves: Curves) -> list[Figure]:
     """Every figure that there are numbers for. Raises ConfigError if matplotlib is not installed."""
     pyplot = plotting()
     ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    pyplot.rcParams |= dict.fromkeys(ink, INK) | {"svg.hashsalt": "rewarm", "svg.fonttype": "none"}
+    pyplot.rcParams |= dict.fromkeys(ink, INK)
+    pyplot.rcParams |= {"svg.hashsalt": "rewarm", "svg.fonttype": "none", "text.parse_math": False}
     places = {arm: i for i, arm in enumerate(summary.arms)}
 
     def look(arm: str) -> dict[str, Any]:
         cycle, color = divmod(places[arm], len(COLORS))
-        return {"color": COLORS[color], "linestyle": LINES[cycle % len(LINES)], "label": arm}
+        return {"color": COLORS[color], "linestyle": LINES[cycle % len(LINES)], "label": _label(arm)}
 
     found = []
     if summary.aggregates:
@@ -72,7 +73,22 @@ def draw_figures(summary: Summary, curves: Curves) -> list[Figure]:
     found += [game_curves(pyplot, axis, games, look) for axis, games in curves.games.items() if games]
     if any(curves.measures.values()):
         found.append(measures(pyplot, curves, look))
+    for each in found:
+        _fix(each.figure)
+        pyplot.close(each.figure)  # so that nothing else keeps it
     return found
+
+
+def _fix(figure: Any) -> None:
+    """Lays a figure out once instead of twice for each of its files."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)
+
+
+def _label(arm: str) -> str:
+    """A legend leaves out what begins with an underscore."""
+    return f" {arm}" if arm.startswith("_") else arm
 
 
 def aggregates(pyplot: Any, summary: Summary, look: Look) -> Figure:
@@ -176,7 +192,8 @@ def game_curves(pyplot: Any, kind: str, games: Mapping[str, Mapping[str, Curve]]
     figure.supxlabel(AXES[kind], fontsize=9)
     note = (
         f"The running mean return of {WINDOW} games, mean over runs; thin lines: single runs, where they are at most "
-        f"{FEW}, or else a band: the 95% Student-t interval. Dotted: random play."
+        f"{FEW}, or else a band: the 95% Student-t interval. Dotted: random play. A run that has ended keeps its last "
+        "value."
     )
     title = "Learning, game by game, over " + ("agent steps" if kind == "steps" else "wall time")
     return Figure(f"games_{kind}", title, note, figure, 200 * min(len(games), 4) + 40)

@@ -13,6 +13,8 @@ from studies.drawing import COLORS
 DARK = ("#63a4e8", "#f0924f", "#5cbd89", "#b794f4", "#f27878", "#a3b1c2", "#e0b04c", "#4cc3dc", "#e07ab8")
 """COLORS on a dark ground."""
 
+MARK = '<meta name="generator" content="benchmarks.report">'
+"""Tells a report, which may be replaced, from other pages."""
 BESIDE = {"aggregates": ("aggregates",), "improvement": ("improvement",)}
 """Figures that show a table's numbers, by the name of the table."""
 
@@ -59,7 +61,7 @@ def html(title: str, facts: Sequence[str], tables: Sequence[Table], figures: Seq
     items = "\n".join(f"<li>{escape(line)}</li>" for line in facts)
     return "\n".join([
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n{MARK}',
         f"<title>{escape(title)}</title>\n<style>{_style()}</style>\n</head>\n<body>",
         f"<h1>{escape(title)}</h1>\n<ul>\n{items}\n</ul>",
         *parts,

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 STEPS = 100_000
+PROTOCOL = "atari100k"
 NAMES = ("DER", "SPR", "SR-SPR", "BBF")
 
 

@@ -6,9 +6,10 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,16 @@ class Scores:
 def read_scores(paths: Sequence[str]) -> Scores:
     """The scores of run directories, folders of them, sweeps with a manifest, and CSV files of agent,game,run,score.
 
-    Runs without a manifest are named after their agent, methods and the settings in which they differ. A run that is
-    given twice counts once.
+    A run has the arm that the manifest beside it gives; others are named after their agent, methods and the settings in
+    which they differ. A run that is given twice counts once.
     Raises ConfigError, in one line, for what cannot be read, runs of one arm, game and seed with other scores, an arm
     whose runs have other rules, budgets or settings, and arms that were scored under other rules.
     """
-    found: dict[str, Score | Missing] = {}
+    found: dict[tuple[str | int, int], Score | Missing] = {}
     for path in paths:
         for number, item in enumerate(_read(Path(path))):
-            directory = item.directory if isinstance(item, Score) else None
-            found.setdefault(str(directory.path.resolve()) if directory else f"{path} {number}", item)
+            directory = item.directory.path.stat() if isinstance(item, Score) and item.directory else None
+            found.setdefault((directory.st_dev, directory.st_ino) if directory else (path, number), item)
     named = _named(list(found.values()))
     runs = _unique(item for item in named if isinstance(item, Score))
     if not runs:
@@ -107,18 +108,31 @@ def _read(path: Path) -> Iterator[Score | Missing]:
     if not path.is_dir():
         siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
         raise ConfigError(f"no runs {str(path)!r}: there is no such file or folder{near(path.name, siblings)}")
+    inside = [path] if _holds_runs(path) else [item for item in sorted(path.iterdir()) if _holds_runs(item)]
+    inside = [item for item in inside if item == path or not item.name.startswith(".")]  # that is being made
+    if not inside:
+        raise ConfigError(f"no run in folder {str(path)!r}: neither it nor a folder in it has config.yaml")
+    listed = cache(_listed)
+    return chain.from_iterable(_read_folder(item, listed) for item in inside)
+
+
+def _holds_runs(path: Path) -> bool:
+    return any((path / name).is_file() for name in (manifest.NAME, "config.yaml", "result.json"))
+
+
+def _read_folder(path: Path, listed: Callable[[Path], Mapping[str, Entry]]) -> Iterator[Score | Missing]:
+    """A sweep, or one run: of the sweep in whose folder it lies, if there is one."""
     if (path / manifest.NAME).is_file():
         return (_read_entry(entry, path / entry.name) for entry in Manifest.load(path).runs)
-    if _is_run(path):
-        return iter([_read_run(path)])
-    runs = [item for item in sorted(path.iterdir()) if _is_run(item)]
-    if not runs:
-        raise ConfigError(f"no run in folder {str(path)!r}: neither it nor a folder in it has config.yaml")
-    return (_read_run(run) for run in runs)
+    real = path.resolve()
+    entry = listed(real.parent).get(real.name)
+    return iter([_read_entry(entry, path) if entry else _read_run(path)])
 
 
-def _is_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file() or (path / "result.json").is_file()
+def _listed(folder: Path) -> dict[str, Entry]:
+    """The runs of a sweep by name; none without a manifest."""
+    known = (folder / manifest.NAME).is_file()
+    return {entry.name: entry for entry in Manifest.load(folder).runs} if known else {}
 
 
 def _named(items: list[Score | Missing]) -> list[Score | Missing]:
@@ -216,9 +230,10 @@ def _read_csv(path: Path) -> Iterator[Score]:
     """The rows of a CSV file; columns protocol and agent_steps are read if there are any, and others passed over."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, skipinitialspace=True)
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             for column in COLUMNS:
-                if column not in (reader.fieldnames or ()):
+                if column not in reader.fieldnames:
                     raise ConfigError(f"{path}: it has no column {column!r}; a table of scores has {','.join(COLUMNS)}")
             rows = [_csv_score(row, f"{path} line {reader.line_num}") for row in reader]
     except OSError as error:
@@ -230,8 +245,10 @@ def _read_csv(path: Path) -> Iterator[Score]:
     return iter(rows)
 
 
-def _csv_score(row: Mapping[str, str | None], where: str) -> Score:
-    words = {column: (row[column] or "").strip() for column in COLUMNS}
+def _csv_score(row: Mapping[str | None, Any], where: str) -> Score:
+    if None in row:
+        raise ConfigError(f"{where}: it has more fields than the first line has columns; quote those with commas")
+    words = {column: " ".join((row[column] or "").split()) for column in COLUMNS}
     for column, word in words.items():
         if not word:
             raise ConfigError(f"{where}: it has no {column}")

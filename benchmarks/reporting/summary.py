@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.reporting.published import published_scores
+from benchmarks.reporting.agreement import OF_THE_SETTINGS
+from benchmarks.reporting.published import PROTOCOL, published_scores
 from benchmarks.reporting.scores import Missing, Scores
 from envs.games import human_normalized, reference_scores
+from envs.protocol import PROTOCOLS
 from experiment.statistics import (
     Interval,
     improvement_interval,
@@ -40,11 +43,12 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Human-normalised aggregates of an arm over some games."""
+    """Human-normalised aggregates of an arm over some games; uneven if it has more runs of some of them."""
 
     arm: str
     games: tuple[str, ...]
     runs: int
+    uneven: bool
     values: Mapping[str, Interval]
 
 
@@ -69,6 +73,8 @@ class Summary:
         aggregates: over the common games, or over each arm's own if there are none in common.
         own: over each arm's own games, of arms that have more than the common ones.
         thresholds, profiles: value, low and high (3, thresholds) of each arm over the games of its aggregate.
+        references: published means by method and game; none if the runs were scored under other rules.
+        published: name, mean and median over the common games, of methods that have them all.
         left_out: games without a human reference.
     """
 
@@ -78,6 +84,7 @@ class Summary:
     common: tuple[str, ...]
     aggregates: list[Aggregate]
     own: list[Aggregate]
+    references: Mapping[str, Mapping[str, float]]
     published: list[tuple[str, float, float]]
     improvements: list[Improvement]
     thresholds: np.ndarray
@@ -94,6 +101,7 @@ def summarize(scores: Scores) -> Summary:
     common = common_games([normalized[arm] for arm in scored])
     chosen = {arm: _only(normalized[arm], common) if common else normalized[arm] for arm in scored}
     thresholds = _thresholds(chosen.values())
+    references = published_scores() if _has_published_rules(scores) else {}
     return Summary(
         arms=scores.arms,
         games=games,
@@ -101,7 +109,8 @@ def summarize(scores: Scores) -> Summary:
         common=common,
         aggregates=[_aggregate(arm, games) for arm, games in chosen.items()],
         own=[_aggregate(arm, normalized[arm]) for arm in scored if len(normalized[arm]) > len(chosen[arm])],
-        published=_published(common),
+        references=references,
+        published=_published(references, common),
         improvements=_improvements({arm: normalized[arm] for arm in scored}),
         thresholds=thresholds,
         profiles={arm: performance_profile(games, thresholds, resamples=RESAMPLES) for arm, games in chosen.items()},
@@ -138,32 +147,33 @@ def _normalized(games: ByGame) -> ByGame:
 
 
 def _cells(raw: Mapping[str, ByGame], missing: Sequence[Missing]) -> dict[tuple[str, str], Cell]:
-    """What a manifest lists counts as missing, and where it does not, that an arm has more runs of another game."""
-    lost = by_game((item.arm, item.game, 0.0) for item in missing)
-    cells = {}
-    for arm in {**raw, **lost}:
-        games, gone = raw.get(arm, {}), lost.get(arm, {})
-        most = max(len(games.get(game, [])) + len(gone.get(game, [])) for game in {**games, **gone})
-        for game in {**games, **gone}:
-            runs = games.get(game, [])
-            interval = t_interval(runs) if runs else Interval(np.nan, np.nan, np.nan)
-            cells[arm, game] = Cell(interval, len(runs), most - len(runs))
-    return cells
+    lost = Counter((item.arm, item.game) for item in missing)
+    found = {(arm, game): runs for arm, games in raw.items() for game, runs in games.items()}
+    cells = {key: Cell(t_interval(runs), len(runs), lost[key]) for key, runs in found.items()}
+    nothing = Interval(np.nan, np.nan, np.nan)
+    return cells | {key: Cell(nothing, 0, count) for key, count in lost.items() if key not in found}
 
 
 def _aggregate(arm: str, games: ByGame) -> Aggregate:
     values = stratified_intervals(AGGREGATES, games, resamples=RESAMPLES)
-    return Aggregate(arm, tuple(games), sum(map(len, games.values())), values)
+    sizes = [len(runs) for runs in games.values()]
+    return Aggregate(arm, tuple(games), sum(sizes), len(set(sizes)) > 1, values)
 
 
-def _published(games: Sequence[str]) -> list[tuple[str, float, float]]:
-    """Mean and median of published methods, from their means in the games, if they have them all."""
+def _published(references: Mapping[str, Mapping[str, float]], games: Sequence[str]) -> list[tuple[str, float, float]]:
     found = []
-    for name, scores in published_scores().items():
+    for name, scores in references.items():
         if games and set(games) <= scores.keys():
             means = [human_normalized(game, scores[game]) for game in games]
             found.append((name, float(mean(means)), float(median(means))))
     return found
+
+
+def _has_published_rules(scores: Scores) -> bool:
+    """Whether no run states other rules than those of the published scores; agents are evaluated as each was there."""
+    rules = asdict(PROTOCOLS[PROTOCOL])
+    stated = next((run.protocol for run in scores.runs if run.protocol is not None), rules)  # the same in all that do
+    return all(rules.get(name, value) == value for name, value in stated.items() if name not in OF_THE_SETTINGS)
 
 
 def _improvements(arms: Mapping[str, ByGame]) -> list[Improvement]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.reporting.agreement import comparable
-from benchmarks.reporting.published import published_scores
+from benchmarks.reporting.published import STEPS
 from benchmarks.reporting.scores import Score, Scores
 from benchmarks.reporting.summary import AGGREGATES, Aggregate, Cell, Summary
 from envs.games import reference_scores
@@ -52,7 +52,7 @@ class Table:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+    return text.replace("<", "&lt;").replace("|", "\\|")
 
 
 def raw(value: float) -> str:
@@ -94,14 +94,22 @@ def all_tables(scores: Scores, summary: Summary) -> list[Table]:
 
 def aggregates(summary: Summary) -> Table:
     """Human-normalised aggregates of the arms and, as far as their means tell, of published methods."""
-    known = summary.published if len(summary.common) else []
-    published = [[f"{name} (published)", "", fine(median), fine(mean), "", "", ""] for name, mean, median in known]
+    published = [
+        [f"{name} (published)", "", fine(median), fine(mean), "", "", ""] for name, mean, median in summary.published
+    ]
     count = f"the {len(summary.common)} games" if len(summary.common) > 1 else "the one game"
     some = f"{count} that every arm has" if summary.common else "each arm's own games"
     note = (
         f"Over {some}; 95% intervals of 2,000 stratified bootstrap resamples of the runs. For the optimality gap less "
-        "is better. Published rows are made from means per game, which tell mean and median alone."
+        "is better."
     )
+    if published:
+        note += " Published rows are made from means per game, which tell mean and median alone."
+    if any(found.uneven for found in summary.aggregates):
+        note += (
+            " Some arms have more runs of some games than of others: in the IQM every run weighs the same, in the rest "
+            "every game."
+        )
     if not summary.common:
         note += " The arms have no game in common: these rows do not compare."
     return _aggregate_table("aggregates", "Human-normalised score", summary.aggregates, published, note)
@@ -144,12 +152,11 @@ def improvements(summary: Summary) -> Table:
 
 def games(summary: Summary) -> Table:
     """Every game: random play, the human tester, published means, and each arm."""
-    published = published_scores()
-    header = ["game", "random", "human", *published, *summary.arms]
+    header = ["game", "random", "human", *summary.references, *summary.arms]
     rows, records = [], []
     for game in summary.games:
         references = dict(zip(("random", "human"), reference_scores().get(game, (None, None)), strict=True))
-        references |= {name: scores.get(game) for name, scores in published.items()}
+        references |= {name: scores.get(game) for name, scores in summary.references.items()}
         cells = [summary.cells.get((arm, game)) for arm in summary.arms]
         known = ["–" if value is None else raw(value) for value in references.values()]
         rows.append([game, *known, *map(_game_cell, cells)])
@@ -159,8 +166,10 @@ def games(summary: Summary) -> Table:
                 records.append({"game": game, "arm": arm, **_bounds(cell.interval), **counts, **references})
     note = (
         "Mean raw score, its 95% Student-t interval over runs, and the number of runs (n). † marks runs that are "
-        f"missing. {', '.join(published)}: published means at 100,000 agent steps."
+        "missing."
     )
+    if summary.references:
+        note += f" {', '.join(summary.references)}: published means at {STEPS:,} agent steps."
     return Table("games", "Every game", header, rows, note, records)
 
 
