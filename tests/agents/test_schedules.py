@@ -150,4 +150,4 @@ def test_a_schedule_that_stops_by_itself_resumes_in_the_middle_of_cycling_and_af
 def test_a_schedule_that_does_not_fit_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         DQNConfig(**settings).resolved()
-    assert DQNConfig(**settings | {"schedule": "linear", "rewarm_threshold": 1.0}).resolved()
+    assert DQNConfig(**settings | {"schedule": "linear", "rewarm_threshold": 1.0, "cycle_patience": 1}).resolved()
