@@ -13,7 +13,7 @@ from pathlib import Path
 from agents.config import STACK, DQNConfig
 from benchmarks.manifest import Entry
 from benchmarks.suites import settings_of
-from experiment.sweep import ENVIRONMENT
+from experiment.processes import ENVIRONMENT
 
 UPDATES = 200
 """Updates of a calibration; the second half of them is timed."""

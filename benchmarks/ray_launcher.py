@@ -18,7 +18,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from experiment.sweep import POLL, End, Job, Processes, Signals
+from experiment.job import End, Job
+from experiment.processes import Processes
+from experiment.sweep import POLL, Signals
 from experiment.values import ConfigError
 
 TOKEN = ".ray"

@@ -20,7 +20,7 @@ from benchmarks.manifest import Entry
 from envs.games import ATARI_57, ATARI_100K, HIGH_UTD_20, resolve_game
 from experiment.command_line import gather
 from experiment.config import ConfigError, as_plain, near, parse_cli
-from experiment.sweep import Job
+from experiment.job import Job
 
 SUITES = {"atari100k": ATARI_100K, "high-utd-20": HIGH_UTD_20, "atari57": ATARI_57}
 OWN = ("--agent", "--env", "--seed", "--name", "--root", "--resume", "--device")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, near, parse_cli
-from experiment.sweep import Job, plan, sweep
+from experiment.job import Job
+from experiment.sweep import plan, sweep
 from studies.arms import Arm
 
 

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from benchmarks import atari, ray_launcher
 from benchmarks.ray_launcher import TOKEN, attempt, sight
+from experiment.job import End, Job
 from experiment.run_dir import RunDir
-from experiment.sweep import LOST, End, Job, sweep
+from experiment.sweep import LOST, sweep
 
 RUN = """
 import sys, time
@@ -52,7 +53,8 @@ DRIVER = """
 import sys
 from pathlib import Path
 from benchmarks.ray_launcher import RayTasks
-from experiment.sweep import Job, sweep
+from experiment.job import Job
+from experiment.sweep import sweep
 script, root, address = sys.argv[1:]
 paths = [Path(root) / f"run{index}" for index in range(4)]
 jobs = [Job(path.name, (sys.executable, script, str(path), "60", "0.1"), path) for path in paths]

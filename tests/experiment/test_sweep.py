@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from experiment.job import Job
 from experiment.run_dir import RunDir
-from experiment.sweep import Job, Moment, plan, sweep
+from experiment.sweep import Moment, plan, sweep
 from experiment.values import ConfigError
 
 RUN = """
@@ -56,7 +57,8 @@ run.write_result({"steps": step, "threads": os.environ.get("OMP_NUM_THREADS"), "
 LAUNCH = """
 import sys
 from pathlib import Path
-from experiment.sweep import Job, sweep
+from experiment.job import Job
+from experiment.sweep import sweep
 script, root, count, seconds = sys.argv[1:]
 def job(name):
     return Job(name, (sys.executable, script, str(Path(root) / name), "10", seconds), Path(root) / name)
