@@ -102,7 +102,7 @@ class CusumStop(StoppingCycle):
 
     slack, threshold, clip: of the test, in deviations of a difference; a score is clipped, so that a lone outlier
         does not count as a shift. With n samples a cycle, a shift of about slack + threshold / n is found. On 36
-        simulated signals without a shift 28 stopped as soon as `patience` allows, the others 2 or 3 cycles later.
+        simulated signals without a shift 31 stopped as soon as `patience` allows, the others 2 or 3 cycles later.
     min_samples: a cycle with fewer of them, or fewer in its reference, tells nothing.
     log_signal: work on the logarithm of the signal; a sample that has none is ignored.
     """
