@@ -29,7 +29,7 @@ class FinishedRun(Generic[Config]):
 
 def read_rows(directory: RunDir) -> list[Row]:
     """The rows of metrics of a run. Raises ConfigError if it has none, or one that cannot be read."""
-    text = directory.metrics.read_text(encoding="utf-8") if directory.metrics.is_file() else ""
+    text = directory.metrics.read_bytes().decode() if directory.metrics.is_file() else ""
     lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.endswith("}")]
     rows = _at_once([line for _, line in lines])
     if rows is None:

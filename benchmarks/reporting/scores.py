@@ -160,10 +160,11 @@ def _unique(runs: Iterable[Score]) -> list[Score]:
 
 def _read_entry(entry: Entry, path: Path) -> Score | Missing:
     """A run of a sweep."""
-    if not RunDir(path).finished:
+    run = RunDir(path)
+    if not run.finished:
         why = "not finished" if path.is_dir() else "not begun"
         return Missing(entry.arm, _game(entry.game, str(path)), str(entry.seed), why)
-    item = _read_run(path)
+    item = _read_result(run)
     for what, listed, ran in (("game", _game(entry.game, str(path)), item.game), ("seed", str(entry.seed), item.run)):
         if listed != ran:
             raise ConfigError(f"run {str(path)!r} has {what} {ran}, and {manifest.NAME} lists it with {listed}")
@@ -176,6 +177,10 @@ def _read_run(path: Path) -> Score | Missing:
     if not run.finished:
         config = load_yaml(DQNConfig, run.config)
         return Missing("", _game(config.env, str(path)), str(config.seed), "not finished", as_plain(config))
+    return _read_result(run)
+
+
+def _read_result(run: RunDir) -> Score | Missing:
     result = _json(run.result)
     game, seed, settings = _game(result["game"], str(run.result)), str(result["seed"]), _defaults() | result["settings"]
     settings["agent"] = result["agent"]
@@ -186,7 +191,7 @@ def _read_run(path: Path) -> Score | Missing:
     if not isinstance(mean, int | float) or not math.isfinite(mean):
         raise ConfigError(f"{run.result}: its mean score is {mean!r}, not a number")
     return Score(
-        "", game, seed, float(mean), str(path), result["protocol"], result["agent_steps"], settings,
+        "", game, seed, float(mean), str(run.path), result["protocol"], result["agent_steps"], settings,
         result.get("environment"), score.get("episodes"), run,
     )  # fmt: skip
 
@@ -194,7 +199,7 @@ def _read_run(path: Path) -> Score | Missing:
 def _json(path: Path) -> dict[str, Any]:
     """A result.json that has what the report needs."""
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from None
     except (ValueError, RecursionError):
