@@ -81,12 +81,13 @@ def small(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: An
 def dopamine(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: Any) -> QNetwork:
     """Nature's network as Dopamine's JAX agents have it: padded, so 11×11 places for 7×7, 4.0 M weights at 84×84.
 
-    flax pads so that nothing is cut off, draws plain layers Xavier-uniform and starts biases at zero. Methods that draw
-    layers anew use torch's own first values. `head`: the keyword arguments of `QNetwork`.
+    flax pads so that nothing is cut off (in the second layer by 1 and 2, which is 2 and 1 here), draws plain layers
+    Xavier-uniform and starts biases at zero. Methods that draw layers anew use torch's own first values.
+
+    `head`: the keyword arguments of `QNetwork`.
     """
     convs = nn.Sequential(
-        PixelConv2d(stack, 32, 8, 4, padding=2), nn.ReLU(),
-        nn.ZeroPad2d((1, 2, 1, 2)), Conv2d(32, 64, 4, 2), nn.ReLU(),
+        PixelConv2d(stack, 32, 8, 4, padding=2), nn.ReLU(), Conv2d(32, 64, 4, 2, padding=2), nn.ReLU(),
         Conv2d(64, 64, 3, padding=1), nn.ReLU(),
     )  # fmt: skip
     network = QNetwork(convs, 512, stack, frame_shape, num_actions, **head)
