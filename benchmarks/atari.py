@@ -167,6 +167,7 @@ class Sweep:
             configs = [arm.config(played[0], device=device) for arm in self.arms.values()]
             self.places, self.note = places(device, configs, self.settings.per_gpu)
             self.places, device = self.places[: self.settings.processes], "cuda"
+        self.device = device
         self.runs = entries(self.arms.values(), played, self.settings.seeds, self.root, device)
         self.jobs = [job(entry, self.root) for entry in self.runs]
 
@@ -208,9 +209,21 @@ class Sweep:
                 "sweep another --root"
             )
 
+    def _check_devices(self) -> None:
+        """Raises ConfigError if a run would go on on another device: `--resume` keeps that on which it began."""
+        for each in self.jobs:
+            if each.state() == "interrupted" and not each.is_running():
+                began = load_yaml(DQNConfig, RunDir(each.directory).config).device
+                if began != self.device:
+                    raise ConfigError(
+                        f"--device {self.settings.device}: {each.directory} was interrupted and can only go on on "
+                        f"{began}, where it began: finish with --device {began}, or move it away"
+                    )
+
     def dry_run(self) -> None:
         """Print the number of runs, what those that are not done cost, and the state of each."""
         self.manifest()
+        self._check_devices()
         first, *lines = plan(self.jobs).splitlines()
         print(first)
         if self.note:
@@ -260,6 +273,7 @@ class Sweep:
     def write_manifest(self) -> None:
         """Put these runs into the folder's list; sweeps that start at the same time wait for one another."""
         self.manifest()
+        self._check_devices()
         self.root.mkdir(parents=True, exist_ok=True)
         folder = os.open(self.root, os.O_RDONLY)
         try:

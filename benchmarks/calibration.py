@@ -13,7 +13,7 @@ from pathlib import Path
 from agents.config import STACK, DQNConfig
 from benchmarks.manifest import Entry
 from benchmarks.suites import settings_of
-from experiment.processes import ENVIRONMENT
+from experiment.processes import ENVIRONMENT, child_setup, exit_on_signals
 
 UPDATES = 200
 """Updates of a calibration; the second half of them is timed."""
@@ -30,10 +30,17 @@ def calibrate(entry: Entry) -> float:
         "steps": 4 * part, "frames": "none", "update-start": 2 * part, "log-interval": part, "schedule": "constant",
         "probe-interval": 0, "checkpoint-interval": 0, "eval-episodes": 0, "name": "calibration",
     }  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
+    with exit_on_signals(), tempfile.TemporaryDirectory() as folder:
         options = [word for name, value in (short | {"root": folder}).items() for word in (f"--{name}", str(value))]
         words = [*entry.command, *options]
-        done = subprocess.run(words, capture_output=True, text=True, env=os.environ | ENVIRONMENT, timeout=3600)
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            env=os.environ | ENVIRONMENT,
+            timeout=3600,
+            preexec_fn=child_setup(None),  # it must not outlive this process
+        )
         if done.returncode:
             raise RuntimeError((done.stderr.strip() or "it printed nothing").splitlines()[-1])
         rows = map(json.loads, (Path(folder) / "calibration" / "metrics.jsonl").read_text().splitlines())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -19,20 +20,31 @@ Free = Callable[[], Mapping[str, float]]
 
 
 def free_memory() -> dict[str, float]:
-    """Free bytes of each GPU that this process may use, by its id; asked of nvidia-smi. ConfigError without one."""
+    """Free bytes of each GPU that this process may use, by its id; NaN where nvidia-smi does not tell.
+
+    ConfigError without a GPU, or without nvidia-smi.
+    """
     query = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
         raise ConfigError("--device cuda: no GPU was found, nvidia-smi does not answer") from None
-    rows = [[cell.strip() for cell in line.split(",")] for line in answer.splitlines() if line.strip()]
-    free = {name: float(mib) * 2**20 for index, uuid, mib in rows for name in (index, uuid)}
+    rows = [[cell.strip() for cell in line.split(",")] for line in answer.splitlines() if line.count(",") == 2]
+    free = {name: _bytes(mib) for index, uuid, mib in rows for name in (index, uuid)}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     wanted = [index for index, _, _ in rows] if visible is None else [name.strip() for name in visible.split(",")]
     found = {name: free[name] for name in wanted if name in free}
     if not found:
         raise ConfigError(f"--device cuda: no GPU is visible (CUDA_VISIBLE_DEVICES is {visible!r})")
     return found
+
+
+def _bytes(mib: str) -> float:
+    """NaN for [N/A], which GPUs say that share the memory of their machine or are split."""
+    try:
+        return float(mib) * 2**20
+    except ValueError:
+        return math.nan
 
 
 def need(config: DQNConfig) -> float:
@@ -56,7 +68,11 @@ def places(
         memory = dict([list(memory.items())[number]])
     each, least = max(map(need, configs)), min(memory.values())
     cores = cores or len(os.sched_getaffinity(0))
-    said = f"a run takes about {each / GIB:.1f} GiB of a GPU, {least / GIB:.1f} GiB are free"
+    unknown = [name for name, size in memory.items() if math.isnan(size)]
+    if unknown and per_gpu is None:
+        raise ConfigError(f"--device {device}: nvidia-smi does not tell what GPU {unknown[0]} has free: say --per-gpu")
+    there = "how much is free is unknown" if unknown else f"{least / GIB:.1f} GiB are free"
+    said = f"a run takes about {each / GIB:.1f} GiB of a GPU, {there}"
     if per_gpu is None:
         fit = int(0.9 * least / each)
         if fit < 1:

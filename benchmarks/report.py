@@ -17,11 +17,12 @@ from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import terminal_manners
 
 if TYPE_CHECKING:
+    from benchmarks.reporting.curves import Trace
     from benchmarks.reporting.scores import Scores
     from benchmarks.reporting.tables import Table
 
 PAGE = "index.html"
-MoreTables = Callable[["Scores"], "list[Table]"]
+MoreTables = Callable[["Scores", "Sequence[Trace]"], "list[Table]"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = 
 
     first: makes tables that stand before all others.
     """
-    from benchmarks.reporting.curves import make_curves
+    from benchmarks.reporting.curves import make_curves, read_traces
     from benchmarks.reporting.facts import facts
     from benchmarks.reporting.figures import draw_figures
     from benchmarks.reporting.page import html
@@ -50,10 +51,11 @@ def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = 
     from benchmarks.reporting.tables import all_tables
 
     scores = read_scores(config.runs)
-    curves = make_curves(scores.runs)
+    traces = read_traces(scores.runs)
+    curves = make_curves(traces)
     summary = summarize(scores)
     tables, figures = all_tables(scores, summary), draw_figures(summary, curves)
-    tables = [*(first(scores) if first else ()), *tables]
+    tables = [*(first(scores, traces) if first else ()), *tables]
     lines = facts(scores, summary, curves)
     shown = [table for table in tables if table.rows]
     (folder / "figures").mkdir(parents=True)

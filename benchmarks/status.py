@@ -16,7 +16,7 @@ from agents.config import DQNConfig
 from benchmarks.manifest import Entry
 from benchmarks.suites import job, settings_of
 from envs.games import human_normalized, reference_scores
-from experiment.progress import Progress, _clock
+from experiment.progress import Progress, clock_time
 from experiment.run_dir import RunDir
 from experiment.sweep import Moment
 
@@ -211,7 +211,7 @@ class Board:
         left = self.seconds_left(processes)
         if left is None:
             return "time left unknown"
-        return f"about {_clock(left)} of training left" if left else "no training left"
+        return f"about {clock_time(left)} of training left" if left else "no training left"
 
 
 def as_line(board: Board, processes: int) -> str:
@@ -292,7 +292,7 @@ class SweepView(Progress):
             return
         self._board.look(self._moment)
         if self._live:
-            elapsed = f"{_clock(now - self._began)} elapsed, "
+            elapsed = f"{clock_time(now - self._began)} elapsed, "
             goes_on = bool(self._moment.waiting or self._moment.running)  # at its end the sweep names what failed
             panel = as_panel(self._board, self._processes, self._console.height, elapsed, failures=goes_on)
             self._guard(partial(self._live.update, panel, refresh=True))

@@ -9,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 from experiment.job import End, Job, last_line
@@ -105,7 +107,7 @@ class Processes:
             stderr=log,
             env=os.environ | ENVIRONMENT | (dict(self._places[slot]) if self._places else {}),
             start_new_session=True,  # a Ctrl-C reaches it through this process alone
-            preexec_fn=_child_setup(self._cores[slot % len(self._cores)] if self._cores else None),
+            preexec_fn=child_setup(self._cores[slot % len(self._cores)] if self._cores else None),
         )
         del self._free[0]
         return _Child(job, slot, process, log, log.tell(), self._free, notes)
@@ -161,7 +163,7 @@ def _is_content(run: Path, file: Path) -> bool:
     return not (setting or half or file.is_dir() or file.stat().st_size == 0)
 
 
-def _child_setup(core: int | None) -> Callable[[], None]:
+def child_setup(core: int | None) -> Callable[[], None]:
     """What a child does before it becomes its command: binds its life to this process and itself to a core."""
     parent = os.getpid()
 
@@ -175,3 +177,24 @@ def _child_setup(core: int | None) -> Callable[[], None]:
             os.sched_setaffinity(0, {core})
 
     return setup
+
+
+@contextlib.contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """While it is entered, SIGTERM and SIGHUP raise SystemExit, so that what was begun is put away first.
+
+    One that is ignored (nohup) or handled stays so. Outside the main thread it does nothing.
+    """
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)  # the shell's code for a program that a signal ended
+
+    here = threading.current_thread() is threading.main_thread()
+    numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if here and signal.getsignal(each) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)

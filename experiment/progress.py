@@ -53,11 +53,12 @@ class Status(NamedTuple):
 
     def times(self) -> str:
         """Returns elapsed time, remaining time and rate."""
-        left = f"{_clock((self.total - self.done) / self.rate)} left" if self.rate else "time left unknown"
-        return f"{_clock(self.elapsed)} elapsed, {left}, {self.rate:,.{0 if self.rate >= 100 else 1}f}/s"
+        left = f"{clock_time((self.total - self.done) / self.rate)} left" if self.rate else "time left unknown"
+        return f"{clock_time(self.elapsed)} elapsed, {left}, {self.rate:,.{0 if self.rate >= 100 else 1}f}/s"
 
 
-def _clock(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
+    """Seconds as "3:05:09", or "2d 3:05:09"."""
     minutes, second = divmod(max(round(seconds), 0), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)

@@ -59,6 +59,7 @@ class Trace:
     """What one run did: its running mean return and its measures, each as places and values.
 
     `seconds` and `steps` are those of the rows of metrics, from 0 on; they turn agent steps into wall time.
+    `stopped` is the agent step at which cycling stopped by itself, the last one if it never did; None where it cannot.
     """
 
     arm: str
@@ -68,6 +69,7 @@ class Trace:
     ended: np.ndarray
     returns: np.ndarray
     measures: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    stopped: float | None = None
 
     def times(self, wall: bool) -> np.ndarray:
         """Where its games ended, in agent steps or in hours."""
@@ -76,6 +78,11 @@ class Trace:
     def length(self, wall: bool) -> float:
         """Its end, in agent steps or in hours."""
         return float(self.seconds[-1] / 3600 if wall else self.steps[-1])
+
+
+def read_traces(runs: Sequence[Score]) -> list[Trace]:
+    """The traces of all runs that have one."""
+    return [trace for run in runs if (trace := read_trace(run)) is not None]
 
 
 def read_trace(run: Score) -> Trace | None:
@@ -91,10 +98,19 @@ def read_trace(run: Score) -> Trace | None:
         times = [(row["agent_step"], row["seconds"]) for row in logged if row.get("seconds") is not None]
         steps, seconds = np.array([(0.0, 0.0), *(times or [(ended[-1], 0.0)])]).T
         return Trace(
-            run.arm, run.game, steps, seconds, np.array(ended, float), np.array(smooth(scores)), _series(logged)
-        )
+            run.arm, run.game, steps, seconds, np.array(ended, float), np.array(smooth(scores)), _series(logged),
+            _stopped(rows),
+        )  # fmt: skip
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError):
         raise ConfigError(f"{run.directory.metrics} is damaged: it does not hold rows of metrics") from None
+
+
+def _stopped(rows: Sequence[Row]) -> float | None:
+    told = [row for row in rows if "stopped_at" in row]
+    if not told:
+        return None
+    stop = told[-1]["stopped_at"]
+    return float(told[-1]["agent_step"] if stop is None else stop)
 
 
 def _series(rows: Sequence[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -154,12 +170,11 @@ class Curves:
         return sum(curve.runs for arms in self.games["steps"].values() for curve in arms.values())
 
 
-def make_curves(runs: Sequence[Score]) -> Curves:
+def make_curves(traces: Sequence[Trace]) -> Curves:
     """The curves of all runs that have a directory."""
     groups: dict[str, dict[str, list[Trace]]] = {}
-    for run in runs:
-        if (trace := read_trace(run)) is not None:
-            groups.setdefault(trace.arm, {}).setdefault(trace.game, []).append(trace)
+    for trace in traces:
+        groups.setdefault(trace.arm, {}).setdefault(trace.game, []).append(trace)
     known = [{game: len(games[game]) for game in games if game in reference_scores()} for games in groups.values()]
     common = common_games(known)
     axes = {"steps": False, "hours": True}
@@ -213,6 +228,11 @@ def _aggregate_curves(groups: Groups, common: Sequence[str], wall: bool) -> dict
     }
 
 
+def resamples(runs: int) -> int:
+    """How many resamples the interval of an aggregated curve of so many runs stands on."""
+    return int(np.clip(DRAWS // runs, 200, 2000))
+
+
 def _aggregate_curve(games: Mapping[str, Sequence[Trace]], wall: bool) -> Curve:
     """The IQM and its bootstrap interval, where every run has a value."""
     traces = [trace for group in games.values() for trace in group]
@@ -224,8 +244,8 @@ def _aggregate_curve(games: Mapping[str, Sequence[Trace]], wall: bool) -> Curve:
     known = np.logical_and.reduce([np.isfinite(runs).all(0) for runs in values.values()])
     bounds = np.full((3, len(grid)), np.nan)
     if known.any():
-        resamples = int(np.clip(DRAWS // len(traces), 200, 2000))
-        bounds[:, known] = iqm_curve({game: runs[:, known] for game, runs in values.items()}, resamples=resamples)
+        known_values = {game: runs[:, known] for game, runs in values.items()}
+        bounds[:, known] = iqm_curve(known_values, resamples=resamples(len(traces)))
     value, low, high = bounds
     return Curve(grid, value, low, high, len(traces), np.empty((0, len(grid))))
 

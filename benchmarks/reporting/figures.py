@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.curves import WINDOW
-from benchmarks.reporting.curves import MEASURES, Curve, Curves
+from benchmarks.reporting.curves import MEASURES, Curve, Curves, resamples
 from benchmarks.reporting.summary import AGGREGATES, Aggregate, Improvement, Summary
 from envs.games import reference_scores
 from studies.drawing import COLORS, plotting, thousands
@@ -57,6 +57,7 @@ def draw_figures(summary: Summary, curves: Curves) -> list[Figure]:
     ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     pyplot.rcParams |= dict.fromkeys(ink, INK)
     pyplot.rcParams |= {"svg.hashsalt": "rewarm", "svg.fonttype": "none", "text.parse_math": False}
+    pyplot.rcParams["axes.titley"] = 1.0  # where it is anyhow: else it is looked for at every drawing
     places = {arm: i for i, arm in enumerate(summary.arms)}
 
     def look(arm: str) -> dict[str, Any]:
@@ -158,9 +159,15 @@ def aggregate_curves(pyplot: Any, curves: Curves, look: Look) -> Figure:
     _legend(figure, axes)
     note = (
         f"Over {_games(curves.common)} with curves in every arm; the running mean return of {WINDOW} games; "
-        "bands: 95% stratified bootstrap intervals. A run that has ended keeps its last value."
+        f"bands: 95% stratified bootstrap intervals of {_resamples(curves)} resamples. A run that has ended keeps its "
+        "last value."
     )
     return Figure("curves", "Learning, all games", note, figure, 760)
+
+
+def _resamples(curves: Curves) -> str:
+    counts = [resamples(curve.runs) for arms in curves.aggregates.values() for curve in arms.values()]
+    return f"{min(counts):,}" + (f" to {max(counts):,}" if min(counts) < max(counts) else "")
 
 
 def _games(names: Sequence[str]) -> str:
@@ -221,10 +228,12 @@ def _panels(pyplot: Any, count: int, arms: Sequence[str], columns: int = 4) -> t
     width = max(2.9 * across + 0.5, 5)
     top = 0.45 + 0.17 * math.ceil(len(arms) / _legend_columns(arms, width))
     height = 2.0 * down + 0.4 + top
-    figure, axes = pyplot.subplots(down, across, figsize=(width, height), squeeze=False)
+    figure, axes = pyplot.subplots(down, across, figsize=(width, height), sharex=True, squeeze=False)
     figure.subplots_adjust(
         left=0.6 / width, right=1 - 0.15 / width, bottom=0.6 / height, top=1 - top / height, wspace=0.32, hspace=0.42
     )
+    for axis in axes.flat[count - across : count]:  # the lowest of each column
+        axis.tick_params(labelbottom=True)
     for axis in axes.flat[count:]:
         axis.set_visible(False)
     return figure, list(axes.flat)

@@ -190,9 +190,14 @@ def _read_result(run: RunDir) -> Score | Missing:
     mean = score.get("mean") if isinstance(score, dict) else None
     if not isinstance(mean, int | float) or not math.isfinite(mean):
         raise ConfigError(f"{run.result}: its mean score is {mean!r}, not a number")
+    episodes, environment = score.get("episodes"), result.get("environment")
+    if not isinstance(episodes, int | None):
+        raise ConfigError(f"{run.result}: its score is of {episodes!r} episodes, not a whole number")
+    if not isinstance(environment, dict | None):
+        raise ConfigError(f"{run.result}: its environment is {environment!r}, not a mapping")
     return Score(
         "", game, seed, float(mean), str(run.path), result["protocol"], result["agent_steps"], settings,
-        result.get("environment"), score.get("episodes"), run,
+        environment, episodes, run,
     )  # fmt: skip
 
 

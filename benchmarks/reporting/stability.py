@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from benchmarks.curves import WINDOW
-from benchmarks.reporting.curves import Trace, read_trace
-from benchmarks.reporting.scores import Score, Scores
+from benchmarks.reporting.curves import Trace
+from benchmarks.reporting.scores import Scores
 from benchmarks.reporting.tables import Table, raw, with_bounds
 from experiment.statistics import Interval, t_interval
-from studies.records import read_rows
 
 Cells = dict[tuple[str, str], list[float]]
 
 
-def stability_tables(scores: Scores) -> list[Table]:
+def stability_tables(scores: Scores, traces: Sequence[Trace]) -> list[Table]:
     """The largest falls of return, and the stops of schedules that stop by themselves; those that have rows."""
     falls: Cells = {}
     stops: Cells = {}
-    for run in scores.runs:
-        if (trace := read_trace(run)) is not None:
-            falls.setdefault((run.game, run.arm), []).append(largest_fall(trace, trace.length(wall=False) / 10))
-        if (stop := stopped_at(run)) is not None:
-            stops.setdefault((run.game, run.arm), []).append(stop)
+    for trace in traces:
+        key = (trace.game, trace.arm)
+        falls.setdefault(key, []).append(largest_fall(trace, trace.length(wall=False) / 10))
+        if trace.stopped is not None:
+            stops.setdefault(key, []).append(trace.stopped)
     found = [
         _table("stability", "Largest fall of the return", FALL, falls, scores.arms),
         _table("stops", "Agent step at which cycling stopped by itself", STOP, stops, scores.arms),
@@ -41,17 +42,6 @@ def largest_fall(trace: Trace, steps: float) -> float:
     """The most that the running mean return lost between two games that ended at most `steps` agent steps apart."""
     first = np.searchsorted(trace.ended, trace.ended - steps)
     return float(max(trace.returns[low : end + 1].max() - trace.returns[end] for end, low in enumerate(first)))
-
-
-def stopped_at(run: Score) -> float | None:
-    """The agent step at which cycling stopped, the last one if it never did; None for other schedules."""
-    if run.directory is None or not run.directory.metrics.is_file():
-        return None
-    rows = [row for row in read_rows(run.directory) if "stopped_at" in row]
-    if not rows:
-        return None
-    stop = rows[-1]["stopped_at"]
-    return float(rows[-1]["agent_step"] if stop is None else stop)
 
 
 def _table(name: str, title: str, note: str, cells: Cells, arms: list[str]) -> Table:

@@ -25,6 +25,7 @@ from benchmarks.status import UPDATE, Board, Standing, print_status, work
 from benchmarks.suites import SUITES, UNHASHED, Arm, arms, check_agent, config_hash, difference, entries, games
 from benchmarks.suites import settings_of as settings_of_run
 from envs.games import ATARI_57
+from experiment.run_dir import RunDir
 from experiment.sweep import Moment
 from experiment.values import ConfigError
 
@@ -166,6 +167,20 @@ def test_the_dry_run_foretells_the_cost_and_writes_nothing(tmp_path, capfd):
     assert len(lines) == 12
     assert lines[4].startswith("start   slow-Breakout-s0: ")
     assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_dry_run_that_is_ended_leaves_no_process_and_no_folder(tmp_path, number):
+    (tmp_path / "tmp").mkdir()
+    slow = words(tmp_path, "--dry-run", *STEPS, "--lr", "10")
+    process = launch(slow, env=os.environ | {"TMPDIR": str(tmp_path / "tmp")}, stdout=subprocess.DEVNULL)
+    wait_for(lambda: any(map(pid_of, (tmp_path / "tmp").glob("*/calibration"))))
+    (pid,) = map(pid_of, (tmp_path / "tmp").glob("*/calibration"))
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
+    assert not any((tmp_path / "tmp").iterdir())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_a_sweep_takes_no_less_than_its_longest_run(tmp_path, monkeypatch):
@@ -418,6 +433,34 @@ def test_the_gpus_that_may_be_used_are_asked_of_nvidia_smi(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ConfigError, match="no GPU is visible"):
         places.free_memory()
+
+
+def test_a_gpu_that_does_not_tell_its_memory_needs_per_gpu(monkeypatch):
+    answer = subprocess.CompletedProcess([], 0, stdout="0, GPU-a, [N/A]\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(ConfigError, match=r"what GPU 0 has free: say --per-gpu$"):
+        places.places("cuda", [DQNConfig()], None)
+    found, said = places.places("cuda", [DQNConfig()], 2)
+    assert found == [{"CUDA_VISIBLE_DEVICES": "0"}] * 2
+    assert said.endswith("how much is free is unknown")
+
+
+def test_a_run_goes_on_only_on_the_device_where_it_began(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(atari.Sweep.__init__.__globals__["places"], "__defaults__", (lambda: {"0": 1e12}, None))
+    ready = save(tmp_path, seeds=1, suite="Breakout")
+    folder = ready.jobs[0].directory
+    run = RunDir.create(str(folder.parent), folder.name, settings_of_run(ready.runs[0]), explicit=True)
+    (run.checkpoints / "40").mkdir()
+    on_gpu = words(tmp_path, "--device", "cuda", "--per-gpu", "1", seeds=1, suite="Breakout")
+    on_gpu[on_gpu.index("--processes") : on_gpu.index("--processes") + 2] = []
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(SystemExit):
+            atari.main([*on_gpu, *more])
+        (line,) = capfd.readouterr().err.splitlines()
+        assert f"--device cuda: {folder} was interrupted" in line
+        assert "finish with --device cpu" in line
+    save(tmp_path, seeds=1, suite="Breakout")
 
 
 def test_the_sweep_on_gpus_gives_each_run_its_own(tmp_path, monkeypatch):

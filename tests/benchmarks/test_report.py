@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.config import DQNConfig
-from benchmarks import report
+from benchmarks import high_utd, report
 from benchmarks.manifest import Entry, Manifest
 from benchmarks.reporting.agreement import check_arms
-from benchmarks.reporting.curves import _sampled, make_curves
+from benchmarks.reporting.curves import _sampled, make_curves, read_traces, resamples
 from benchmarks.reporting.facts import facts
+from benchmarks.reporting.figures import _panels, draw_figures
 from benchmarks.reporting.published import NAMES, published_scores
 from benchmarks.reporting.scores import Missing, Score, Scores, read_scores
 from benchmarks.reporting.summary import summarize
@@ -27,6 +28,7 @@ from benchmarks.reporting.tables import aggregates, all_tables
 from envs.games import ATARI_100K, human_normalized, reference_scores
 from experiment.config import ConfigError, as_plain, dump_yaml
 from experiment.statistics import iqm
+from studies.drawing import plotting
 
 SCORES = Path(os.environ.get("REWARM_ATARI100K_RUNS", "shared/reference/atari100k_runs.csv"))
 """Scores of published runs, agent,game,run,score; outside the repository."""
@@ -359,7 +361,7 @@ def test_arms_without_a_game_in_common_are_not_compared():
 def test_curves_are_the_means_of_running_means(tmp_path):
     for seed in range(3):
         make_run(tmp_path, f"r{seed}", seed=seed, score=float(seed + 1))
-    curves = make_curves(read_scores([str(tmp_path)]).runs)
+    curves = make_curves(read_traces(read_scores([str(tmp_path)]).runs))
     curve = curves.games["steps"]["Breakout"]["dqn"]
     assert curve.runs == 3
     place = 29  # half way
@@ -389,6 +391,47 @@ def test_a_run_keeps_its_last_value_and_has_none_before_its_first_game():
     np.testing.assert_array_equal(found, [np.nan, 1, 1, 2])
 
 
+def test_the_figure_says_how_many_resamples_its_bands_stand_on(tmp_path, monkeypatch):
+    assert [resamples(runs) for runs in (1, 500, 1000, 10**6)] == [2000, 2000, 1000, 200]
+    for seed in range(4):
+        make_run(tmp_path, f"r{seed}", seed=seed, nap=seed == 0)
+    for draws, said in ((10**6, " 2,000 resamples"), (900, " 300 to 900 resamples")):
+        monkeypatch.setattr("benchmarks.reporting.curves.DRAWS", draws)
+        scores = read_scores([str(tmp_path)])
+        drawn = draw_figures(summarize(scores), make_curves(read_traces(scores.runs)))
+        assert [said in figure.note for figure in drawn if figure.name == "curves"] == [True]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8])
+def test_only_the_lowest_panel_of_a_column_has_tick_labels(count):
+    pyplot = plotting()
+    figure, axes = _panels(pyplot, count, ["a"])
+    pyplot.close(figure)
+    labelled = [axis.xaxis.get_tick_params()["labelbottom"] for axis in axes[:count]]
+    assert labelled == [place + min(count, 4) >= count for place in range(count)]
+
+
+def test_a_study_reads_the_metrics_of_a_run_once(tmp_path, monkeypatch):
+    for seed in range(2):
+        make_run(tmp_path / "runs", f"r{seed}", seed=seed)
+    read = []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or path.open("rb").read())
+    monkeypatch.setattr("benchmarks.reporting.figures.draw_figures", lambda *_: [])
+    high_utd.report(str(tmp_path / "runs"))
+    assert read.count("metrics.jsonl") == 2
+    assert "Largest fall" in (tmp_path / "runs" / "report" / "report.md").read_text()
+
+
+def test_a_ctrl_c_in_the_report_of_a_study_is_one_line(monkeypatch, capsys):
+    def interrupt(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(high_utd, "report", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        high_utd.main(["--figure", "x"])
+    assert (stop.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
 # --- bad input
 
 
@@ -409,6 +452,8 @@ BAD = {
     "no protocol": (spoil("", {"protocol": None}), "a", "no 'protocol'"),
     "no number": (spoil("", {"score": {"mean": None}}), "a", "not a number"),
     "unknown game of a run": (spoil("", {"game": "Pogn"}), "a", "unknown game 'Pogn'"),
+    "no mapping": (spoil("", {"environment": "here"}), "a", "environment is 'here', not a mapping"),
+    "no count": (spoil("", {"score": {"mean": 1.0, "episodes": "ten"}}), "a", "'ten' episodes, not a whole number"),
     "no evaluation": (spoil("", {"score": None}), "a", "no finished run"),
     "binary metrics": (lambda folder: (folder / "a/metrics.jsonl").write_bytes(b"\xff\xfe}\n"), "a", "metrics.jsonl"),
     "metrics of another kind": (
