@@ -61,7 +61,8 @@ def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = 
     (folder / "figures").mkdir(parents=True)
     for figure in figures:
         (folder / "figures" / f"{figure.name}.svg").write_text(figure.svg, encoding="utf-8")
-        (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png())
+        if not figure.vector:
+            (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png())
     for table in tables:
         if table.records:
             (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")

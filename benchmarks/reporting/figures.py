@@ -21,19 +21,25 @@ INK = "#1a202d"
 """Text and axes: the page replaces it by its own colour."""
 FEW = 5
 """Runs of a game that are drawn one by one instead of as an interval."""
+MANY = 12
+"""Panels above which a figure has no PNG."""
 LINES = ("-", "--", ":", "-.")
 AXES = {"steps": "agent steps", "hours": "hours of training"}
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawn figure: its file's name, what it shows, and its least width on a page in pixels."""
+    """A drawn figure: its file's name, what it shows, and its least width on a page in pixels.
+
+    vector: it has no PNG, which of dozens of panels takes long to draw.
+    """
 
     name: str
     title: str
     note: str
     figure: Any
     width: int
+    vector: bool = False
 
     def png(self) -> bytes:
         file = io.BytesIO()
@@ -203,7 +209,7 @@ def game_curves(pyplot: Any, kind: str, games: Mapping[str, Mapping[str, Curve]]
         "value."
     )
     title = "Learning, game by game, over " + ("agent steps" if kind == "steps" else "wall time")
-    return Figure(f"games_{kind}", title, note, figure, 200 * min(len(games), 4) + 40)
+    return Figure(f"games_{kind}", title, note, figure, 200 * min(len(games), 4) + 40, len(games) > MANY)
 
 
 def measures(pyplot: Any, curves: Curves, look: Look) -> Figure:

@@ -18,9 +18,9 @@ from agents.config import DQNConfig
 from benchmarks import high_utd, report
 from benchmarks.manifest import Entry, Manifest
 from benchmarks.reporting.agreement import check_arms
-from benchmarks.reporting.curves import _sampled, make_curves, read_traces, resamples
+from benchmarks.reporting.curves import Curve, _sampled, make_curves, read_traces, resamples
 from benchmarks.reporting.facts import facts
-from benchmarks.reporting.figures import _panels, draw_figures
+from benchmarks.reporting.figures import MANY, _panels, draw_figures, game_curves
 from benchmarks.reporting.published import NAMES, published_scores
 from benchmarks.reporting.scores import Missing, Score, Scores, read_scores
 from benchmarks.reporting.summary import summarize
@@ -430,6 +430,17 @@ def test_a_ctrl_c_in_the_report_of_a_study_is_one_line(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         high_utd.main(["--figure", "x"])
     assert (stop.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
+def test_a_figure_of_many_games_has_no_png():
+    line = np.arange(3.0)
+    arms = {"a": Curve(line, line, line, line, 1, np.empty((1, 3)))}
+    games = dict.fromkeys(ATARI_100K[: MANY + 1], arms)
+    few = dict(list(games.items())[:MANY])
+    drawn = [
+        game_curves(plotting(), "steps", each, lambda arm: {"color": "red", "label": arm}) for each in (few, games)
+    ]
+    assert [figure.vector for figure in drawn] == [False, True]
 
 
 # --- bad input
