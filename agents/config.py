@@ -301,15 +301,27 @@ class DQNConfig:
         cycling = round(self.cycle_fraction * self.budget) if self.course in EARLY_CYCLE else self.budget
         if self.course in ("cyclic", *EARLY_CYCLE, *CLOSED_LOOP) and 0 < cycling < self.cycles:
             raise ConfigError(f"--cycles is {self.cycles}, and there are {cycling} agent steps for them: give fewer")
-        if self.course == "early-cycle-cusum" and 8 * self.log_interval > cycling / self.cycles:
-            cycle = f"--log-interval {self.log_interval}, and a cycle has {cycling / self.cycles:g} agent steps"
-            raise ConfigError(f"{cycle}: early-cycle-cusum needs 8 rows of metrics in each, a smaller interval")
+        if self.course == "early-cycle-cusum":
+            self._check_rows_of_a_cycle(cycling / self.cycles)
         delay = self.lr_delay if self.course == "delayed-cosine" else 0
         warms = self.course in ("delayed-cosine", *CLOSED_LOOP)
         whole = self.budget if self.course not in CLOSED_LOOP else self.budget // self.cycles
         if warms and delay + self.lr_warmup > whole:
             parts = f"--lr-delay {delay} and --lr-warmup" if delay else "--lr-warmup"
             raise ConfigError(f"{parts} {self.lr_warmup} are longer than the schedule's {whole} agent steps")
+
+    def _check_rows_of_a_cycle(self, steps: float) -> None:
+        """What CUSUM hears: often enough in each cycle, and not so often that neighbours sum the same rewards."""
+        if 8 * self.log_interval > steps:
+            cycle = f"--log-interval {self.log_interval}, and a cycle has {steps:g} agent steps"
+            raise ConfigError(f"{cycle}: early-cycle-cusum needs 8 rows of metrics in each, a smaller interval")
+        if 8 * self.num_envs > steps:
+            cycle = f"--num-envs {self.num_envs}, and a cycle has {steps:g} agent steps"
+            raise ConfigError(f"{cycle}: early-cycle-cusum needs 8 rows of metrics in each, fewer environments")
+        apart = max(self.n_step, self.n_step_final or 0) * self.num_envs
+        if self.log_interval < apart:
+            rows = f"early-cycle-cusum needs rows that share no reward, --n-step times --num-envs = {apart} steps apart"
+            raise ConfigError(f"--log-interval {self.log_interval}: {rows}, a larger interval")
 
     def _check_methods(self) -> None:
         try:

@@ -22,7 +22,8 @@ from replay import FrameReplay
 
 Row = dict[str, float | int | str | None]
 FRESH = 64
-"""Newest transitions whose TD error is told in each row."""
+"""Newest transitions whose TD error is told in each row, at most; never more than there are between two rows, for what
+two rows share would look like less noise than there is."""
 
 
 class Trainer:
@@ -108,7 +109,7 @@ class Trainer:
         """The monitor's figures; a closed-loop schedule hears the TD error where they are read anyway."""
         report: Row = {**self.monitor.report()}
         schedule, error = self.agent.schedule, report.get("td_error")
-        fresh = self._fresh_td_error() if error is not None else None
+        fresh = self._fresh_td_error()
         if fresh is not None:
             report["td_error_fresh"] = fresh
         if isinstance(schedule, nap.Rewarm):
@@ -122,12 +123,16 @@ class Trainer:
         return report
 
     def _fresh_td_error(self) -> float | None:
-        """Mean TD error of the newest transitions, which hardly any update has seen; None if there are too few."""
+        """Mean TD error of the newest transitions, which hardly any update has seen.
+
+        None before the first update, or if there are too few.
+        """
         replay, returns = self.replay, self._returns()
-        if replay.num_legal(returns["n_step"]) < FRESH:
+        count = min(FRESH, max(self.config.log_interval, replay.num_envs))
+        if self.agent.updates == 0 or replay.num_legal(returns["n_step"]) < count:
             return None
         end = (replay.head - returns["n_step"] + 1) * replay.num_envs
-        batch = replay.gather(torch.arange(end - FRESH, end, device=replay.device).unsqueeze(0), **returns)
+        batch = replay.gather(torch.arange(end - count, end, device=replay.device).unsqueeze(0), **returns)
         return float(self.agent.td_error(batch.squeeze(0)))
 
     def _returns(self) -> dict[str, Any]:
@@ -182,7 +187,7 @@ class Trainer:
             self.episodes += 1
             score, length = float(step.episode_return[i]), int(step.episode_steps[i])
             self.returns.append(score)
-            if isinstance(self.agent.schedule, nap.PlateauStop):
+            if self.agent.updates and isinstance(self.agent.schedule, nap.PlateauStop):  # before that it only plays
                 self.agent.schedule.observe(score)
             row: Row = {"agent_step": self.agent_step, "episode": self.episodes}
             rows.append(row | {"episode_return": score, "episode_steps": length})

@@ -92,17 +92,24 @@ class StoppingCycle(EarlyCycle):
         super().load_state_dict(state_dict)
 
 
+PLACES = 32
+"""Places of a cycle that CUSUM compares, at most: with many more, chance alone would cross its threshold somewhere."""
+
+
 class CusumStop(StoppingCycle):
     """Cycles until CUSUM (Page 1954) finds no shift of the signal, a loss say, in `patience` cycles in a row.
 
     The signal moves with the rate within a cycle, so like is compared with like: each sample of a cycle with the one
-    of the same place in a reference cycle, which is the last one that had a shift. The differences are standardised
-    by their own noise, from successive ones (von Neumann 1941), which a shift of all does not raise. A shift either
-    way is max(0, S + score - slack) > `threshold` at any place of the cycle.
+    of the same place in a reference cycle, which is the last one that had a shift; means of neighbours, if there are
+    more than `PLACES`. The differences are standardised by their own noise, from successive ones (von Neumann 1941),
+    which a shift of all does not raise. A shift either way is max(0, S + score - slack) > `threshold` at any place.
+    Samples that overlap, as moving means do, vary less from one to the next than from cycle to cycle, which looks like
+    a shift: give such as do not.
 
     slack, threshold, clip: of the test, in deviations of a difference; a score is clipped, so that a lone outlier
-        does not count as a shift. With n samples a cycle, a shift of about slack + threshold / n is found. On 36
-        simulated signals without a shift 31 stopped as soon as `patience` allows, the others 2 or 3 cycles later.
+        does not count as a shift. With n places a cycle, a shift of about slack + threshold / n is found. Of 76
+        simulated signals without a shift, 8 to 1,000 samples a cycle, 52 stopped as soon as `patience` allows, all
+        within 7 cycles more.
     min_samples: a cycle with fewer of them, or fewer in its reference, tells nothing.
     log_signal: work on the logarithm of the signal; a sample that has none is ignored.
     """
@@ -146,6 +153,8 @@ class CusumStop(StoppingCycle):
         count = min(len(samples), len(self.reference))
         now, then = samples[-count:], self.reference[-count:]  # the first cycle may lack its start, not its end
         differences = [x - y for x, y in zip(now, then, strict=True)]
+        width = -(-count // PLACES)
+        differences = [math.fsum(differences[at - width : at]) / width for at in range(count, width - 1, -width)][::-1]
         steps = [after - before for before, after in pairwise(differences)]
         deviation = max(math.sqrt(math.fsum(step * step for step in steps) / (2 * len(steps))), 1e-12)
         rise = fall = 0.0

@@ -1,6 +1,7 @@
 """The schedules that the command line offers, in a training run."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -102,6 +103,25 @@ def test_the_fresh_td_error_is_that_of_the_newest_transitions_and_changes_nothin
     assert torch.equal(agent.generator.get_state(), before)
 
 
+def test_rows_that_are_close_share_no_transition_and_need_no_update_between_them(monkeypatch):
+    seen = []
+    trainer = catch_trainer(steps=300, num_envs=2, log_interval=20, update_start=150, utd=Fraction(1, 50), block=1)
+    measure = trainer.agent.td_error
+    monkeypatch.setattr(trainer.agent, "td_error", lambda batch: seen.append(batch["index"].tolist()) or measure(batch))
+    steps = [row["agent_step"] for row in run(trainer) if "td_error_fresh" in row]
+    assert steps == list(range(steps[0], 301, 20))
+    assert 150 <= steps[0] <= 220
+    assert [index for row in seen for index in row] == list(range(seen[0][0], seen[0][0] + 20 * len(steps)))
+
+
+def test_a_plateau_before_the_first_update_is_none(monkeypatch):
+    trainer = catch_trainer(steps=400, update_start=300, schedule="early-cycle-plateau", cycles=4)
+    monkeypatch.setattr(trainer, "learn", lambda: None)
+    run(trainer)
+    assert trainer.episodes > 20
+    assert trainer.agent.schedule.stopped_at is None
+
+
 @pytest.mark.parametrize(("schedule", "stop"), [("early-cycle-cusum", 400), ("early-cycle-plateau", None)])
 @pytest.mark.parametrize("cut", [250, 450])
 def test_a_schedule_that_stops_by_itself_resumes_in_the_middle_of_cycling_and_after_it(
@@ -109,7 +129,9 @@ def test_a_schedule_that_stops_by_itself_resumes_in_the_middle_of_cycling_and_af
 ):
     def made():
         trainer = hearing(
-            catch_trainer(steps=1000, log_interval=10, update_start=900, schedule=schedule, cycles=2),
+            catch_trainer(
+                steps=1000, log_interval=10, update_start=80, utd=Fraction(1, 40), schedule=schedule, cycles=2
+            ),
             [0.1] * 100,
             monkeypatch,
         )
@@ -143,6 +165,8 @@ def test_a_schedule_that_stops_by_itself_resumes_in_the_middle_of_cycling_and_af
         ({"schedule": "cusum", "lr_warmup": 10_001}, "--lr-warmup 10001 .* 10000 agent steps"),
         ({"schedule": "page-hinkley", "rewarm_threshold": -1.0}, "--rewarm-threshold"),
         ({"schedule": "early-cycle-cusum"}, "--log-interval 1000, and a cycle has 2000 agent steps"),
+        ({"schedule": "early-cycle-cusum", "log_interval": 250, "num_envs": 256}, "--num-envs 256, and a cycle has"),
+        ({"schedule": "early-cycle-cusum", "log_interval": 9}, "--n-step times --num-envs = 10 steps apart"),
         ({"schedule": "early-cycle-plateau", "cycles": 30_000}, "give fewer"),
         ({"schedule": "early-cycle-plateau", "cycle_patience": 0}, "--cycle-patience is 0"),
     ],

@@ -42,9 +42,10 @@ def test_schedules_are_five_with_nap_and_without():
 
 
 def test_stops_have_cycles_of_one_length_and_three_peaks():
-    found = configs("stops", common="--lr 1e-3 --cycles 8 --cycle-fraction 0.4")
+    found = configs("stops", common="--lr 1e-3 --cycles 20 --cycle-fraction 0.4")
     assert len(found) == len(STOPS) * 3
-    assert all(config.cycle_fraction / config.cycles == pytest.approx(0.05) for config in found.values())
+    assert {2 / 50, 5 / 50, 10 / 50} < set(STOPS)  # 2, 5 and 10 cycles of the paper's 4M of 200M frames
+    assert all(config.cycle_fraction / config.cycles == pytest.approx(0.02) for config in found.values())
     assert {(config.cycle_fraction, config.lr) for config in found.values()} == {
         (stop, lr) for stop in STOPS for lr in (2.5e-4, 1e-3, 4e-3)
     }

@@ -153,6 +153,19 @@ def test_what_the_rate_does_to_the_signal_and_a_lone_outlier_are_no_shift() -> N
     assert schedule.stopped_at == 40
 
 
+@pytest.mark.parametrize("drift", [0.0, 0.2])
+def test_many_samples_a_cycle_make_no_shift_by_chance_and_find_a_small_one(drift: float) -> None:
+    generator = random.Random(0)
+    schedule = make("early-cycle-cusum", total=20_000)  # 1,000 a cycle
+    for step in range(20_000):
+        schedule.step(math.exp(generator.gauss(-drift * (step // 1000), 1)))
+    if drift:
+        assert schedule.stopped_at is None
+    else:
+        assert schedule.stopped_at is not None
+        assert schedule.stopped_at <= 8_000
+
+
 @settings(max_examples=40, deadline=None)
 @given(kind=st.sampled_from(RULES), seed=st.integers(0, 10**6), cut=st.integers(0, TOTAL - 1), stride=st.integers(1, 7))
 def test_a_resume_in_the_middle_of_cycling_or_after_the_stop_is_exact(
