@@ -1,5 +1,6 @@
 """Sweeps over games, seeds and arms, run with an agent that learns nothing and is done in a second."""
 
+import functools
 import io
 import json
 import os
@@ -173,7 +174,9 @@ def test_the_dry_run_foretells_the_cost_and_writes_nothing(tmp_path, capfd):
 def test_a_dry_run_that_is_ended_leaves_no_process_and_no_folder(tmp_path, number):
     (tmp_path / "tmp").mkdir()
     slow = words(tmp_path, "--dry-run", *STEPS, "--lr", "10")
-    process = launch(slow, env=os.environ | {"TMPDIR": str(tmp_path / "tmp")}, stdout=subprocess.DEVNULL)
+    heard = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # these tests may themselves ignore it
+    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+    process = launch(slow, env=environment, stdout=subprocess.DEVNULL, preexec_fn=heard)
     wait_for(lambda: any(map(pid_of, (tmp_path / "tmp").glob("*/calibration"))))
     (pid,) = map(pid_of, (tmp_path / "tmp").glob("*/calibration"))
     process.send_signal(number)
