@@ -378,7 +378,11 @@ def resume_outcome(path: Path) -> tuple[int | None, list[str]]:
 
 
 def future(manifest: Path) -> None:
-    body = {key: value for key, value in json.loads(manifest.read_text()).items() if key != "sha256"} | {"layout": 99}
+    try:
+        read = json.loads(manifest.read_bytes())
+    except (OSError, ValueError):  # an earlier damage had it
+        return
+    body = {key: value for key, value in read.items() if key != "sha256"} | {"layout": 99}
     manifest.write_text(json.dumps({"sha256": checkpoint._digest(body), **body}))
 
 
