@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import io
 import itertools
 import json
@@ -266,6 +267,7 @@ def die_often(root: Path, deaths: int, seed: int) -> tuple[int, int]:
     amid, draws = 0, random.Random(seed)
     for death in range(deaths + 1):
         if (child := os.fork()) == 0:
+            gc.freeze()  # what other tests have left behind is not this process's to destroy
             os._exit(cli.main("dqn", ["--resume", f"{root}/broken"]))
         if death < deaths:
             saves = draws.random() < 0.7
