@@ -1,5 +1,6 @@
 """Both studies: N + kill -9 + resume + N equals 2N, to the bit, wherever the kill comes."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -88,6 +89,7 @@ def test_killed_and_resumed_equals_undisturbed(death, whole, tmp_path):
         "result": (RunDir, "write_result"),
     }[kind]
     if (child := os.fork()) == 0:
+        gc.freeze()  # what other tests have left behind is not this process's to destroy
         setattr(owner, name, mortal(getattr(owner, name), calls))
         os._exit(train(study, tmp_path, "a"))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
