@@ -366,6 +366,7 @@ def resume_outcome(path: Path) -> tuple[int | None, list[str]]:
     step, codes = None, []
     with contextlib.redirect_stderr(said), terminal_manners():
         warnings.simplefilter("always")
+        warnings.simplefilter("ignore", ResourceWarning)  # of what other tests have left open
         try:
             with exit_on_bad_input():
                 run = Run(config)
