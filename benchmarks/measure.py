@@ -13,7 +13,6 @@ import torch
 from benchmarks import learners, limits, peers, playing, replays
 from benchmarks.alternate import Contestant, Run, Series, alternate
 from benchmarks.throughput import Settings
-from experiment.config import ConfigError
 from experiment.determinism import configure, environment
 
 
@@ -27,14 +26,6 @@ class Results:
     facts: dict[str, str]
     missing: list[str]
     seconds: float
-
-
-def check_device(device: str) -> None:
-    """Raise ConfigError unless this machine has the device."""
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 def contestants(settings: Settings) -> tuple[list[Contestant], list[str]]:

@@ -74,9 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             description="Measure learner, replay, environment and loop against peers and the machine's limits.",
             presets={},
         ).resolved()
-        from benchmarks.measure import check_device, measure
+        from benchmarks.measure import measure
+        from experiment.determinism import device_of
 
-        check_device(settings.device)
+        device_of(settings.device)
     from benchmarks.measured import show, write
 
     results = measure(settings)

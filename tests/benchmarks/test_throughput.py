@@ -14,6 +14,7 @@ from benchmarks.measure import Results
 from benchmarks.throughput import Settings, main
 from envs.ale import AleVectorEnv
 from experiment.config import ConfigError
+from experiment.determinism import device_of
 from tests.agents.toys import catch_trainer
 
 
@@ -122,7 +123,7 @@ def test_help_needs_no_torch():
 
 def test_limits_refuse_what_is_not_there():
     with pytest.raises(ConfigError, match="not-a-device"):
-        measure.check_device("not-a-device")
+        device_of("not-a-device")
 
 
 def test_who_takes_part_is_what_was_asked_for():
