@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDict
 
 from agents import cli
+from agents.acting import linear_epsilon
 from agents.cli import settings
 from agents.evaluation import evaluated_policy
 from agents.run import build_trainer
@@ -206,6 +207,12 @@ def test_every_preset_resolves_for_its_agent_alone(agent):
         config = settings(agent, ["--config", name])
         assert config.agent == agent
         assert settings(agent, ["--config", str(path)]) == config
+
+
+@pytest.mark.parametrize("preset", ["der", "small"])
+def test_der_explores_by_a_little_epsilon_from_the_first_step_on(preset):
+    config = settings("der", ["--config", preset])
+    assert [linear_epsilon(step, config.epsilon_final, config.epsilon_steps) for step in (0, 50_000)] == [0.01, 0.01]
 
 
 def test_der_runs_from_the_command_line_and_tells_how_to_go_on(tmp_path, capsys):
