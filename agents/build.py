@@ -96,6 +96,8 @@ def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.S
         options["floor"] = config.lr_floor
     if config.schedule in ("cyclic", *EARLY_CYCLE):
         options["cycles"] = config.cycles
+    if config.schedule == "cyclic":
+        options["warmup"] = config.lr_warmup
     if config.schedule in EARLY_CYCLE:
         options |= {"cycle_fraction": config.cycle_fraction, "anneal": config.anneal}
     if config.schedule in EARLY_CYCLE[1:]:

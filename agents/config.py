@@ -142,7 +142,7 @@ class DQNConfig:
     lr_delay: int = 0
     """delayed-cosine: agent steps at the floor before the warm-up."""
     lr_warmup: int = 0
-    """delayed-cosine, cusum, page-hinkley: agent steps from the floor to the peak, before the cosine."""
+    """cyclic, delayed-cosine, cusum, page-hinkley: agent steps from the floor to the peak, before the cosine."""
     rewarm_threshold: float = 10.0
     """cusum, page-hinkley: evidence that restarts the schedule, in standard deviations of the log of the TD error."""
     adam_eps: float = 1.5e-4
@@ -304,8 +304,9 @@ class DQNConfig:
         if self.course == "early-cycle-cusum":
             self._check_rows_of_a_cycle(cycling / self.cycles)
         delay = self.lr_delay if self.course == "delayed-cosine" else 0
-        warms = self.course in ("delayed-cosine", *CLOSED_LOOP)
-        whole = self.budget if self.course not in CLOSED_LOOP else self.budget // self.cycles
+        restarts = self.course in ("cyclic", *CLOSED_LOOP)
+        warms = restarts or self.course == "delayed-cosine"
+        whole = self.budget // self.cycles if restarts else self.budget
         if warms and delay + self.lr_warmup > whole:
             parts = f"--lr-delay {delay} and --lr-warmup" if delay else "--lr-warmup"
             raise ConfigError(f"{parts} {self.lr_warmup} are longer than the schedule's {whole} agent steps")

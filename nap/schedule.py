@@ -134,19 +134,24 @@ class OneCycle(Schedule):
 
 
 class Cyclic(Schedule):
-    """`cycles` equal warm restarts: a jump to the peak, then half a cosine to `floor` (SGDR, arXiv 1608.03983).
+    """`cycles` equal warm restarts: up to the peak, then half a cosine to `floor` (SGDR, arXiv 1608.03983).
 
-    Raises ValueError for more cycles than steps.
+    Each begins with a jump to the peak, or with a straight line from `floor` to it over `warmup` steps.
+    Raises ValueError for more cycles than steps, and for a warm-up longer than a cycle.
     """
 
-    def __init__(self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0, cycles: int = 10) -> None:
-        self.cycles = self._whole("cycles", cycles, 1)
+    def __init__(
+        self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0, cycles: int = 10, warmup: int = 0
+    ) -> None:
+        self.cycles, self.warmup = self._whole("cycles", cycles, 1), self._whole("warmup", warmup, 0)
         if cycles > self._whole("total_steps", total_steps, 1):
             raise self._error(f"cycles={cycles} is more than total_steps={total_steps}")
+        if warmup * cycles > total_steps:
+            raise self._error(f"warmup={warmup} is longer than a cycle, {total_steps / cycles:g} steps")
         super().__init__(optimizer, total_steps, floor=floor)
 
     def shape(self, step: int) -> float:
-        return restarts(step, self.total_steps, self.cycles)
+        return restarts(step, self.total_steps, self.cycles, self.warmup)
 
 
 class EarlyCycle(Schedule):
@@ -298,11 +303,12 @@ def ramp_then_cosine(step: int, warmup: int, steps: int) -> float:
     return half_cosine(step - warmup, steps - warmup) if steps > warmup else 1.0
 
 
-def restarts(step: int, steps: int, cycles: int) -> float:
-    """`cycles` half cosines from 1 to 0 one after another; 0 at `steps`."""
+def restarts(step: int, steps: int, cycles: int, warmup: int = 0) -> float:
+    """`cycles` half cosines from 1 to 0 one after another, each after a rise over `warmup` steps; 0 at `steps`."""
     if step == steps:
         return 0.0
-    return half_cosine(step * cycles % steps, steps)  # whole numbers, so that no restart is lost to rounding
+    # in whole numbers, so that no restart is lost to rounding
+    return ramp_then_cosine(step * cycles % steps, warmup * cycles, steps)
 
 
 def _peaks(optimizer: Optimizer) -> list[float]:

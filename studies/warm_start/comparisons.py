@@ -19,7 +19,18 @@ Run = FinishedRun[WarmStartConfig]
 Arms = Mapping[str, Sequence[Run]]
 """Finished runs that differ in the seed alone, by the name of their arm."""
 
-TASK = ("dataset", "protocol", "phase_updates", "augment", "network", "width", "hidden", "strides", "batch_size")
+TASK = (
+    "dataset",
+    "protocol",
+    "phase_updates",
+    "augment",
+    "network",
+    "width",
+    "hidden",
+    "strides",
+    "norm_over",
+    "batch_size",
+)
 """Settings that a run shares with its reference."""
 PLACE = ("data_dir", "name", "root", "resume", "threads", "log_interval", "checkpoint_interval", "figure")
 """Settings that decide nothing that is compared."""
@@ -164,6 +175,23 @@ def table_csv(arms: Arms) -> str:
     return text.getvalue()
 
 
+def runs_csv(arms: Arms) -> str:
+    """A line for each run: what the table is made of, for other statistics than the table's."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["arm", "seed", "phase_accuracy", "final_test_accuracy", "switches", "alarms", "seconds"])
+    for arm, members in arms.items():
+        for run in members:
+            result = _result(run)
+            lists = {
+                name: " ".join(map(str, result.get(name) or [])) for name in ("phase_accuracy", "switches", "alarms")
+            }
+            seconds = format(result["seconds"]["training"], ".0f")
+            row = [lists["phase_accuracy"], final(run), lists["switches"], lists["alarms"], seconds]
+            writer.writerow([arm, run.config.seed, *row])
+    return text.getvalue()
+
+
 def described(arms: Arms) -> str:
     """Data, protocol, updates and network."""
     runs = [run for members in arms.values() for run in members]
@@ -184,6 +212,7 @@ def _updates(config: WarmStartConfig) -> str:
 
 def _network(config: WarmStartConfig) -> str:
     more = f", hidden {config.hidden}, strides {' '.join(config.strides)}" if config.network == "cnn" else ""
+    more += ", norms over channels alone" if config.norm_over == "channels" else ""
     return f"{config.network} (width {config.width}{more})" + (", augmented" if config.augment else "")
 
 

@@ -45,6 +45,8 @@ class WarmStartConfig:
     """cnn: units of the hidden layer."""
     strides: tuple[str, ...] = ("2", "2", "1")
     """cnn: strides of the three convolutions."""
+    norm_over: Literal["space", "channels"] = "space"
+    """cnn: the norm of a convolution is taken over channels and space, or over the channels at each position."""
 
     at_switch: Literal["warm", "fresh-optimizer", "cold"] = "warm"
     """When the data change: go on; go on with an optimiser that remembers nothing; start again from initial weights."""
@@ -79,7 +81,7 @@ class WarmStartConfig:
     lr_floor: float = 1e-6
     """Lowest learning rate of the schedule."""
     lr_warmup: int = 0
-    """delayed-cosine, cusum, page-hinkley: updates from the floor to the peak, before the cosine."""
+    """cyclic, delayed-cosine, cusum, page-hinkley: updates from the floor to the peak, before the cosine."""
     later_peak: float = 1.0
     """Peak after the first phase, as a multiple of --lr."""
     rewarm_threshold: float = 10.0
@@ -169,7 +171,7 @@ class WarmStartConfig:
         if self.schedule == "delayed-cosine" and self.lr_delay + self.lr_warmup > self.budget:
             raise ConfigError(f"--lr-delay and --lr-warmup are longer than the budget of {self.budget} updates")
         restart = max(self.budget // self.cycles, 1)
-        if self.schedule in CLOSED_LOOP and self.lr_warmup > restart:
+        if self.schedule in ("cyclic", *CLOSED_LOOP) and self.lr_warmup > restart:
             raise ConfigError(f"--lr-warmup is {self.lr_warmup}: it has to be at most a restart, of {restart} updates")
 
 

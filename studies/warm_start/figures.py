@@ -26,6 +26,7 @@ from studies.warm_start.comparisons import (
     in_order,
     markdown,
     missing,
+    runs_csv,
     shown,
     table_csv,
 )
@@ -186,7 +187,7 @@ def alarms(run: Run) -> list[int]:
 
 
 def draw_folder(folder: Path, out: Path) -> Path:
-    """The figure of a suite; its table is printed, and written beside it as Markdown and CSV.
+    """The figure of a suite; its table is printed, and written beside it as Markdown and CSV, as are its runs.
 
     Runs that are not finished are left out, and named. Raises ConfigError if none is finished.
     """
@@ -195,6 +196,7 @@ def draw_folder(folder: Path, out: Path) -> Path:
     print(text)
     write_atomic(out.with_suffix(".md"), text)
     write_atomic(out.with_suffix(".csv"), table_csv(arms))
+    write_atomic(out.with_name(f"{out.stem}-runs.csv"), runs_csv(arms))
     lacking = missing(name, arms)
     parts = [described(arms)] + [f"missing: {lacking}"] * bool(lacking)
     title = "\n".join(fill(part, TITLE_WIDTH, break_on_hyphens=False) for part in parts)

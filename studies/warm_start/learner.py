@@ -212,6 +212,8 @@ def make_schedule(config: WarmStartConfig, optimizer: torch.optim.Optimizer) -> 
     options: dict[str, Any] = {} if config.schedule == "constant" else {"floor": config.lr_floor}
     if config.schedule in ("cyclic", *EARLY_CYCLE):
         options["cycles"] = config.cycles
+    if config.schedule == "cyclic":
+        options["warmup"] = config.lr_warmup
     if config.schedule in EARLY_CYCLE:
         options |= {"cycle_fraction": config.cycle_fraction, "anneal": config.anneal}
     if config.schedule == "early-cycle-plateau":

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from nap.norms import ChannelNorm
 from studies.warm_start.config import WarmStartConfig
 
 
@@ -16,21 +17,24 @@ def make_network(config: WarmStartConfig, shape: Sequence[int], classes: int) ->
     assert config.width is not None
     if config.network == "resnet18":
         return ResNet18(shape, classes, config.width)
-    return small_cnn(shape, classes, config.width, config.hidden, [int(stride) for stride in config.strides])
+    strides = [int(stride) for stride in config.strides]
+    return small_cnn(shape, classes, config.width, config.hidden, strides, config.norm_over)
 
 
-def small_cnn(shape: Sequence[int], classes: int, width: int, hidden: int, strides: Sequence[int]) -> nn.Sequential:
+def small_cnn(
+    shape: Sequence[int], classes: int, width: int, hidden: int, strides: Sequence[int], norm_over: str = "space"
+) -> nn.Sequential:
     """Convolutions of 5x5, 3x3 and 3x3 and a hidden layer, each followed by LayerNorm and ReLU, and a linear head.
 
     The small CNN of arXiv 2507.20057, appendix A.2, which leaves open the strides, the hidden width, whether the hidden
-    layer has its norm (here it has) and what a convolution's norm is taken over (here channels and space). [B, C, H, W]
-    to logits [B, classes].
+    layer has its norm (here it has) and what a convolution's norm is taken over: channels and "space", or the
+    "channels" at each position. [B, C, H, W] to logits [B, classes].
     """
     channels, height, pixels = shape
     parts: dict[str, nn.Module] = {}
     for i, (kernel, stride) in enumerate(zip((5, 3, 3), strides, strict=True), 1):
         parts[f"conv{i}"] = nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False)
-        parts[f"norm{i}"], parts[f"relu{i}"] = layer_norm(width), nn.ReLU()
+        parts[f"norm{i}"], parts[f"relu{i}"] = layer_norm(width, norm_over), nn.ReLU()
         channels, height, pixels = width, -(-height // stride), -(-pixels // stride)
     parts["flatten"] = nn.Flatten()
     parts["hidden"] = nn.Linear(width * height * pixels, hidden, bias=False)
@@ -85,6 +89,6 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
 
-def layer_norm(channels: int) -> nn.GroupNorm:
-    """LayerNorm over channels and space, with a scale and an offset for each channel."""
-    return nn.GroupNorm(1, channels)
+def layer_norm(channels: int, over: str = "space") -> nn.Module:
+    """LayerNorm over channels and space or over channels alone, with a scale and an offset for each channel."""
+    return nn.GroupNorm(1, channels) if over == "space" else ChannelNorm(channels, space=2, eps=1e-5)

@@ -46,10 +46,25 @@ METHODS: dict[str, str] = {
 
 
 def search() -> list[Arm]:
-    """Settings that the paper leaves open, on a seed of their own and a quarter of the length: peak and scales."""
-    found: dict[str, dict[str, Any]] = {f"nap-lr{lr:g}": {"nap": True, "lr": lr} for lr in (1e-3, 3e-3, 1e-2)}
-    found |= {f"plain-lr{lr:g}": {"lr": lr} for lr in (1e-3, 3e-3)}
-    found["nap-joint"] = {"nap": True, "nap_affine": "joint"}
+    """Settings that the paper leaves open, on a seed of their own and a quarter of the length.
+
+    The axes of the norms, a warm-up of each cycle, the peak; projected and not, from a tenth of the data.
+    """
+    choices: dict[str, dict[str, Any]] = {
+        "": {},
+        "-channels": {"norm_over": "channels"},
+        "-warmup500": {"lr_warmup": 500},
+        "-channels-warmup500": {"norm_over": "channels", "lr_warmup": 500},
+        "-warmup500-lr1e-2": {"lr_warmup": 500, "lr": 1e-2},
+        "-warmup500-lr1e-3": {"lr_warmup": 500, "lr": 1e-3},
+        "-warmup500-from100": {"lr_warmup": 500, "fraction": 1.0},
+        "-warmup1000": {"lr_warmup": 1000},
+    }
+    found = {
+        name + suffix: settings | {"nap": name == "nap"}
+        for suffix, settings in choices.items()
+        for name in ("nap", "plain")
+    }
     return _each(found, seeds=SEARCH_SEEDS, phase_updates=QUARTER)
 
 

@@ -163,6 +163,7 @@ def test_a_schedule_that_stops_by_itself_resumes_in_the_middle_of_cycling_and_af
     [
         ({"schedule": "delayed-cosine", "lr_delay": 90_000, "lr_warmup": 10_001}, "--lr-delay 90000 and --lr-warmup"),
         ({"schedule": "cusum", "lr_warmup": 10_001}, "--lr-warmup 10001 .* 10000 agent steps"),
+        ({"schedule": "cyclic", "lr_warmup": 10_001}, "--lr-warmup 10001 .* 10000 agent steps"),
         ({"schedule": "page-hinkley", "rewarm_threshold": -1.0}, "--rewarm-threshold"),
         ({"schedule": "early-cycle-cusum"}, "--log-interval 1000, and a cycle has 2000 agent steps"),
         ({"schedule": "early-cycle-cusum", "log_interval": 250, "num_envs": 256}, "--num-envs 256, and a cycle has"),

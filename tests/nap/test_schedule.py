@@ -34,6 +34,7 @@ def reference(name: str, step: int) -> float:
         "cosine": cosine(step / 200),
         "one-cycle": step / 50 if step < 50 else cosine((step - 50) / 150),
         "cyclic": cosine(step % 50 / 50) if step < 200 else 0.0,
+        "cyclic warmup": 0.0 if step == 200 else step % 50 / 20 if step % 50 < 20 else cosine((step % 50 - 20) / 30),
         "early-cycle": early if early is not None else 0.0,
         "early-cycle cosine": early if early is not None else cosine((step - 40) / 160),
         "early-cycle linear": early if early is not None else 1 - (step - 40) / 160,
@@ -52,6 +53,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cosine": {"floor": FLOOR},
     "one-cycle": {"floor": FLOOR, "warmup_fraction": 0.25},
     "cyclic": {"floor": FLOOR, "cycles": 4},
+    "cyclic warmup": {"floor": FLOOR, "cycles": 4, "warmup": 20},
     "early-cycle": {"floor": FLOOR, "cycles": 4, "cycle_fraction": 0.2},
     "early-cycle cosine": {"floor": FLOOR, "cycles": 4, "cycle_fraction": 0.2, "anneal": "cosine"},
     "early-cycle linear": {"floor": FLOOR, "cycles": 4, "cycle_fraction": 0.2, "anneal": "linear"},
@@ -92,6 +94,8 @@ def test_the_lr_stays_from_floor_to_peak_and_depends_on_the_step_alone(
     options: dict[str, Any] = {} if name == "constant" else {"floor": floor}
     if "cycl" in name and name != "one-cycle":
         options["cycles"] = data.draw(st.integers(1, min(total, 20)))
+    if name == "cyclic":
+        options["warmup"] = data.draw(st.integers(0, total // options["cycles"]))
     if name.startswith("early-cycle"):
         options |= {
             "cycle_fraction": data.draw(st.just(0.0) | st.floats(options["cycles"] / total, 1)),

@@ -1,5 +1,6 @@
 """Gaps, their references and contrasts, and the table, from made-up results."""
 
+import csv
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from studies.records import FinishedRun
-from studies.warm_start.comparisons import contrasts, gaps, in_order, markdown, missing, reference, shown
+from studies.warm_start.comparisons import contrasts, gaps, in_order, markdown, missing, reference, runs_csv, shown
 from studies.warm_start.config import WarmStartConfig
 
 
@@ -103,7 +104,15 @@ def test_missing_runs_are_named():
     assert list(in_order("headline", {"z": [], **dict(reversed(arms.items()))})) == [*arms, "z"]
 
 
-def test_an_interval_in_words():
+def test_every_run_has_its_line():
+    arms = {"free": arm({3: 0.5}), "told": arm([0.7, 0.71], schedule="cusum", alarms=[300, 14_120])}
+    lines = list(csv.DictReader(runs_csv(arms).splitlines()))
+    assert [(line["arm"], line["seed"], line["final_test_accuracy"]) for line in lines] == [
+        ("free", "3", "0.5"), ("told", "0", "0.7"), ("told", "1", "0.71"),
+    ]  # fmt: skip
+    assert lines[1]["alarms"] == "300 14120"
+    assert lines[0]["phase_accuracy"] == "0.4 0.5"
+
     assert shown([], ".1f") == "-"
     assert shown([0.5], ".3f") == "0.500"
     assert shown([1, 2, 3, 4, 5], ".2f") == "3.00 [1.04, 4.96]"

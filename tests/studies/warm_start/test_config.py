@@ -65,6 +65,7 @@ BAD = [
     (["--protocol", "increments", "--fraction", "0.2"], "--fraction of 0.1"),
     (["--phase-updates", "2", "--cycles", "5"], "--cycles is 5, and there are 4 updates"),
     (["--schedule", "cusum", "--lr-warmup", "20000"], "a restart, of 14000 updates"),
+    (["--lr-warmup", "20000"], "a restart, of 14000 updates"),
     (["--plasticity", "reddo"], "did you mean 'redo'?"),
     (["--plasticity", "redo", "redo:tau=0"], "redo is named twice"),
     (["--plasticity", "nap"], "is --nap in this study"),

@@ -118,6 +118,7 @@ def test_a_suite_becomes_a_figure_and_tables_and_says_what_is_missing(tmp_path, 
     assert "missing: nap-from10 seeds 3, 4; nap-from100 seeds 3, 4; plain-from10 seeds 2, 3, 4; plain" in text
     assert "| plain-from10 | 2 |" in text
     assert "Gap of plain-from10 less that of nap-from10, paired over 2 seeds: 5.0 [5.0, 5.0] points" in text
+    assert len((out / "headline-runs.csv").read_text().splitlines()) == 1 + 11
     rows = {(row["arm"], row["metric"]): row for row in csv.DictReader((out / "headline.csv").open())}
     gap = rows["nap-from10", "gap (points)"]
     assert (gap["n"], float(gap["mean"])) == ("3", pytest.approx(0))

@@ -46,6 +46,15 @@ def test_a_nonlinearity_sees_zero_mean_and_unit_variance(name):
         torch.testing.assert_close(x.var(1, correction=0), torch.ones(5), rtol=0, atol=1e-2)
 
 
+def test_a_norm_over_channels_alone_is_each_positions_own():
+    network = small_cnn((3, 16, 16), 10, 8, 8, (2, 2, 1), "channels")
+    inputs: list[torch.Tensor] = []
+    network.relu2.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
+    network(torch.randn(5, 3, 16, 16))
+    torch.testing.assert_close(inputs[0].mean(1), torch.zeros(5, 4, 4), rtol=0, atol=1e-5)
+    torch.testing.assert_close(inputs[0].var(1, correction=0), torch.ones(5, 4, 4), rtol=0, atol=1e-2)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_head_alone_has_a_bias(name):
     layers = {name: part for name, part in NETWORKS[name]().named_modules() if isinstance(part, nn.Linear | nn.Conv2d)}
