@@ -14,6 +14,7 @@ Protocol = Literal["lyle10", "ash50", "lee10noisy", "increments"]
 FRACTIONS: dict[Protocol, float] = {"lyle10": 0.1, "ash50": 0.5, "lee10noisy": 0.1, "increments": 0.1}
 """Share of the training images in the first phase of each protocol."""
 CLOSED_LOOP = ("cusum", "page-hinkley")
+RESTARTING = ("cyclic", *CLOSED_LOOP)
 EARLY_CYCLE = ("early-cycle", "early-cycle-cusum", "early-cycle-plateau")
 
 
@@ -80,8 +81,9 @@ class WarmStartConfig:
     """Adam's learning rate: the peak of the schedule."""
     lr_floor: float = 1e-6
     """Lowest learning rate of the schedule."""
-    lr_warmup: int = 0
-    """cyclic, delayed-cosine, cusum, page-hinkley: updates from the floor to the peak, before the cosine."""
+    lr_warmup: int | None = None
+    """cyclic, delayed-cosine, cusum, page-hinkley: updates from the floor to the peak, before the cosine; none: a
+    fourteenth of a cycle or restart, 1,000 updates of 14,000 (delayed-cosine: 0)."""
     later_peak: float = 1.0
     """Peak after the first phase, as a multiple of --lr."""
     rewarm_threshold: float = 10.0
@@ -136,8 +138,16 @@ class WarmStartConfig:
             cycles=self.phases if self.cycles is None else self.cycles,
             plasticity=plasticity,
         )
+        if chosen.lr_warmup is None:
+            chosen = replace(chosen, lr_warmup=round(chosen.restart / 14) if chosen.schedule in RESTARTING else 0)
         chosen._check()
         return chosen
+
+    @property
+    def restart(self) -> int:
+        """Updates of a cycle, or of a restart of a closed loop."""
+        assert self.cycles is not None, "resolved() comes first"
+        return max(self.budget // max(self.cycles, 1), 1)
 
     def _phase_updates(self) -> int:
         return 28_000 // self.phases
@@ -161,6 +171,7 @@ class WarmStartConfig:
 
     def _check_schedule(self) -> None:
         assert self.cycles is not None, "resolved() comes first"
+        assert self.lr_warmup is not None, "resolved() comes first"
         if self.lr_floor > self.lr:
             raise ConfigError(f"--lr-floor {self.lr_floor:g} has to be at most the peak, --lr {self.lr:g}")
         if self.protocol == "ash50" and self.schedule == "cyclic":
@@ -170,9 +181,9 @@ class WarmStartConfig:
             raise ConfigError(f"--cycles is {self.cycles}, and there are {steps} updates for them: give fewer")
         if self.schedule == "delayed-cosine" and self.lr_delay + self.lr_warmup > self.budget:
             raise ConfigError(f"--lr-delay and --lr-warmup are longer than the budget of {self.budget} updates")
-        restart = max(self.budget // self.cycles, 1)
-        if self.schedule in ("cyclic", *CLOSED_LOOP) and self.lr_warmup > restart:
-            raise ConfigError(f"--lr-warmup is {self.lr_warmup}: it has to be at most a restart, of {restart} updates")
+        if self.schedule in RESTARTING and self.lr_warmup > self.restart:
+            of = f"a restart, of {self.restart} updates"
+            raise ConfigError(f"--lr-warmup is {self.lr_warmup}: it has to be at most {of}")
 
 
 # a norm of one unit would make it constant

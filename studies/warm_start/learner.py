@@ -221,7 +221,6 @@ def make_schedule(config: WarmStartConfig, optimizer: torch.optim.Optimizer) -> 
     if config.schedule == "delayed-cosine":
         options |= {"delay": config.lr_delay, "warmup": config.lr_warmup}
     if config.schedule in CLOSED_LOOP:
-        assert config.cycles is not None
-        options |= {"cycle_steps": max(config.budget // config.cycles, 1), "warmup": config.lr_warmup}
+        options |= {"cycle_steps": config.restart, "warmup": config.lr_warmup}
         options["threshold"] = config.rewarm_threshold
     return nap.make_schedule(config.schedule, optimizer, config.budget, **options)

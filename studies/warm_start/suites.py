@@ -51,19 +51,20 @@ def search() -> list[Arm]:
     The axes of the norms, a warm-up of each cycle, the peak; projected and not, from a tenth of the data.
     """
     choices: dict[str, dict[str, Any]] = {
-        "": {},
-        "-channels": {"norm_over": "channels"},
+        "": {"lr_warmup": 0},
+        "-channels": {"norm_over": "channels", "lr_warmup": 0},
         "-warmup500": {"lr_warmup": 500},
         "-channels-warmup500": {"norm_over": "channels", "lr_warmup": 500},
         "-warmup500-lr1e-2": {"lr_warmup": 500, "lr": 1e-2},
         "-warmup500-lr1e-3": {"lr_warmup": 500, "lr": 1e-3},
         "-warmup500-from100": {"lr_warmup": 500, "fraction": 1.0},
-        "-warmup1000": {"lr_warmup": 1000},
+        "-warmup500-joint": {"lr_warmup": 500, "nap_affine": "joint"},
+        "-warmup250": {"lr_warmup": 250},
     }
     found = {
         name + suffix: settings | {"nap": name == "nap"}
         for suffix, settings in choices.items()
-        for name in ("nap", "plain")
+        for name in (("nap",) if "nap_affine" in settings else ("nap", "plain"))
     }
     return _each(found, seeds=SEARCH_SEEDS, phase_updates=QUARTER)
 
