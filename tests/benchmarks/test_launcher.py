@@ -1,0 +1,36 @@
+"""Runs side by side against runs in turn: how updates are counted, a tiny measurement, and what is refused."""
+
+import json
+
+import pytest
+
+from benchmarks import launcher
+
+
+def test_updates_are_counted_from_the_first_row_that_has_some():
+    rows = [
+        {"agent_step": 100, "updates": 0, "seconds": 1.0},
+        {"agent_step": 200, "updates": 100, "seconds": 21.0},
+        {"agent_step": 300, "updates": 200},
+        {"agent_step": 400, "updates": 300, "seconds": 25.0},
+    ]
+    assert launcher.rate("\n".join(map(json.dumps, rows))) == 50
+
+
+def test_both_ways_are_run_and_compared(capsys):
+    words = ["--game", "Catch", "--updates", "100", "--rounds", "1", "--cores", "1", "--no-compile"]
+    assert launcher.main(words) == 0
+    _, _, line, last = capsys.readouterr().out.strip().splitlines()
+    beside, in_turn, ratio = map(float, line.split()[2:])
+    assert beside > 0
+    assert ratio == pytest.approx(beside / in_turn, abs=0.02)
+    assert last == f"median ratio {ratio:.2f}"
+
+
+@pytest.mark.parametrize(
+    "words", [["--updates", "3"], ["--precision", "fp8"], ["--preset", "smal", "--updates", "100"]]
+)
+def test_bad_input_is_one_line(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        launcher.main(words)
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
