@@ -13,6 +13,7 @@ from typing import Literal
 from envs.games import CATCH, is_minatar, resolve_game
 from envs.protocol import PROTOCOLS, Protocol
 from experiment.config import ConfigError, near
+from experiment.cores import available_cores
 from plasticity.registry import join_options, parse_all
 
 Schedule = Literal[
@@ -247,7 +248,7 @@ class DQNConfig:
             plasticity=tuple(method for method in self.methods if method != "nap"),
             schedule=self.course,
             compile=self.compile if self.compile != "auto" else _can_compile(self.device),
-            threads=self.threads or _cores(),
+            threads=self.threads or available_cores(),
             eval_episodes=self.rules.evaluation_episodes if self.eval_episodes is None else self.eval_episodes,
             eval_epsilon=self.rules.evaluation_epsilon if self.eval_epsilon is None else self.eval_epsilon,
         )
@@ -363,10 +364,6 @@ _RANGES: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 _ABOVE_0 = ("utd", "gamma", "gamma_final", "cycle_fraction")
 """Settings that may not be 0 itself."""
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _can_compile(device: str) -> Literal["true", "false"]:

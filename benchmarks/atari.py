@@ -24,6 +24,7 @@ from benchmarks.ray_launcher import RayTasks, check_installed
 from benchmarks.status import Board, SweepView, print_status
 from benchmarks.suites import SUITES, arms, config_hash, difference, entries, games, job, settings_of
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
+from experiment.cores import available_cores
 from experiment.interrupt import terminal_manners
 from experiment.run_dir import RunDir
 from experiment.sweep import plan, sweep
@@ -176,7 +177,7 @@ class Sweep:
         """Runs that go side by side."""
         if self.places is not None:
             return len(self.places)
-        return self.settings.processes or len(os.sched_getaffinity(0))
+        return self.settings.processes or available_cores()
 
     def manifest(self) -> Manifest:
         """The folder's list with these runs in it; ConfigError if runs of an arm's name have other settings."""

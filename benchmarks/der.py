@@ -7,7 +7,6 @@ installed, in strict alternation, and prints updates/s and ratios to the peers.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from experiment.cores import available_cores
 
 if TYPE_CHECKING:
     from agents.config import DQNConfig
@@ -43,7 +43,7 @@ class Settings:
         """These settings with the machine's cores filled in; a fault raises ConfigError."""
         if self.rounds < 1 or self.threads < 0 or self.seconds <= 0:
             raise ConfigError("--rounds has to be at least 1, --threads at least 0 and --seconds above 0")
-        return replace(self, threads=self.threads or len(os.sched_getaffinity(0)))
+        return replace(self, threads=self.threads or available_cores())
 
 
 def der_config(settings: Settings, *words: str) -> DQNConfig:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from experiment.cores import available_cores
 
 START = 200
 """Agent steps before the first update."""
@@ -49,7 +49,7 @@ class Settings:
             raise ConfigError(f"--updates has to be at least {ROW}, --rounds at least 1 and --cores at least 0")
         if self.precision not in ("fp32", "bf16"):
             raise ConfigError(f"--precision is {self.precision!r}: it has to be fp32 or bf16")
-        return replace(self, cores=self.cores or len(os.sched_getaffinity(0)))
+        return replace(self, cores=self.cores or available_cores())
 
 
 def measured(settings: Settings, processes: int, threads: int) -> float:

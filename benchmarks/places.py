@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from agents.config import DQNConfig
 from experiment.config import ConfigError
+from experiment.cores import available_cores
 
 GIB = 2**30
 FRAME = 84 * 84
@@ -67,7 +68,7 @@ def places(
             raise ConfigError(f"--device {device}: there are {len(memory)} GPUs, counted from 0")
         memory = dict([list(memory.items())[number]])
     each, least = max(map(need, configs)), min(memory.values())
-    cores = cores or len(os.sched_getaffinity(0))
+    cores = cores or available_cores()
     unknown = [name for name, size in memory.items() if math.isnan(size)]
     if unknown and per_gpu is None:
         raise ConfigError(f"--device {device}: nvidia-smi does not tell what GPU {unknown[0]} has free: say --per-gpu")

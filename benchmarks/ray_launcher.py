@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from experiment.cores import available_cores
 from experiment.job import End, Job
 from experiment.processes import Processes
 from experiment.sweep import POLL, Signals
@@ -207,7 +208,7 @@ def _connected(address: str | None) -> Any:
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here reports to nobody
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    own = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False} if address == "local" else {}
+    own = {"num_cpus": available_cores(), "include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, RuntimeError, ValueError) as error:

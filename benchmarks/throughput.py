@@ -6,12 +6,12 @@ ratios, and writes throughput.json and roofline.png.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from envs.games import resolve_game
 from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
+from experiment.cores import available_cores
 
 GROUPS = ("learner", "replay", "environment", "loop", "limits")
 NETWORKS = ("nature", "small")
@@ -53,7 +53,7 @@ class Settings:
             raise ConfigError(f"--seconds is {self.seconds}: it has to be above 0")
         _check_names("only", self.only, GROUPS)
         _check_names("networks", self.networks, NETWORKS)
-        return replace(self, game=resolve_game(self.game), threads=self.threads or len(os.sched_getaffinity(0)))
+        return replace(self, game=resolve_game(self.game), threads=self.threads or available_cores())
 
 
 def _check_names(field: str, names: Sequence[str], known: Sequence[str]) -> None:

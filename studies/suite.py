@@ -62,7 +62,7 @@ class Study:
     def _job(self, arm: Arm, folder: Path, config: SuiteConfig) -> Job:
         program = (sys.executable, "-m", self.program)
         common = ["--precision", config.precision, "--log-interval", str(config.log_interval)]
-        common += ["--device", config.device, *(["--compile"] if config.compile else [])]
+        common += ["--device", config.device, "--threads", "1", *(["--compile"] if config.compile else [])]
         where = ["--root", str(folder), "--name", arm.name]
         directory, words = folder / arm.name, (*arm.options(), *common, *where)
         _check_settings(directory, self.settings(words))

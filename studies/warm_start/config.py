@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from experiment.config import ConfigError
+from experiment.cores import available_cores
 from plasticity.registry import join_options, parse_all
 
 Protocol = Literal["lyle10", "ash50", "lee10noisy", "increments"]
@@ -99,8 +100,8 @@ class WarmStartConfig:
     """bf16: passes in bfloat16 by autocast, on fp32 weights. Features are measured in fp32 in any case."""
     compile: bool = False
     """Compile the loss with torch.compile: up to a minute at the start, then faster."""
-    threads: int = 1
-    """CPU threads of torch. Part of what decides the bits of a run."""
+    threads: int = 0
+    """CPU threads of torch; 0: all cores. Part of what decides the bits of a run."""
     log_interval: int = 250
     """Updates between rows in metrics.jsonl; a row costs about as much as 15 updates."""
     checkpoint_interval: int = 5_000
@@ -137,6 +138,7 @@ class WarmStartConfig:
             width={"cnn": 32, "resnet18": 64}[self.network] if self.width is None else self.width,
             cycles=self.phases if self.cycles is None else self.cycles,
             plasticity=plasticity,
+            threads=self.threads or available_cores(),
         )
         if chosen.lr_warmup is None:
             chosen = replace(chosen, lr_warmup=round(chosen.restart / 14) if chosen.schedule in RESTARTING else 0)
@@ -192,6 +194,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "hidden": (2, 65_536), "nap_every": (1, math.inf), "cycles": (1, math.inf), "lr": (1e-12, 10), "lr_floor": (0, 10),
     "lr_warmup": (0, math.inf), "lr_delay": (0, math.inf), "cycle_fraction": (0, 1), "later_peak": (1e-3, 1e3),
     "rewarm_threshold": (0, 1e6),
-    "batch_size": (1, 100_000), "threads": (1, 1_024), "log_interval": (1, math.inf),
+    "batch_size": (1, 100_000), "threads": (0, 1_024), "log_interval": (1, math.inf),
     "checkpoint_interval": (0, math.inf),
 }  # fmt: skip

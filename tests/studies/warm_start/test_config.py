@@ -72,7 +72,7 @@ BAD = [
     (["--at-switch", "hot"], "--at-switch"),
     (["--pasticity", "redo"], "did you mean '--plasticity'?"),
     (["--seed", "-1"], "--seed is -1"),
-    (["--threads", "0"], "--threads is 0"),
+    (["--threads", "-1"], "--threads is -1"),
 ]
 
 
