@@ -13,7 +13,8 @@ from studies.warm_start.__main__ import main
 from studies.warm_start.learner import Learner
 
 pytest.importorskip("sklearn")
-SMALL = "--dataset digits --width 4 --hidden 8 --batch-size 32 --strides 2,2,1 --threads 1".split()
+TASK = ["--dataset", "digits", "--batch-size", "32", "--threads", "1"]
+SMALL = [*TASK, "--width", "4", "--hidden", "8", "--strides", "2,2,1"]
 TINY = [*SMALL, "--phase-updates", "10", "--log-interval", "5", "--lr", "0.01"]
 TIMES = ("seconds", "measuring_seconds")
 
