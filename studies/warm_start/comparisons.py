@@ -20,19 +20,14 @@ Arms = Mapping[str, Sequence[Run]]
 """Finished runs that differ in the seed alone, by the name of their arm."""
 
 TASK = (
-    "dataset",
-    "protocol",
-    "phase_updates",
-    "augment",
-    "network",
-    "width",
-    "hidden",
-    "strides",
-    "norm_over",
-    "batch_size",
-)
+    "dataset", "protocol", "phase_updates", "augment", "network", "width", "hidden", "strides", "norm_over",
+    "batch_size", "precision",
+)  # fmt: skip
 """Settings that a run shares with its reference."""
-PLACE = ("data_dir", "name", "root", "resume", "threads", "log_interval", "checkpoint_interval", "figure")
+PLACE = (
+    "data_dir", "name", "root", "resume", "threads", "compile", "device", "track", "log_interval",
+    "checkpoint_interval", "figure",
+)  # fmt: skip
 """Settings that decide nothing that is compared."""
 NAP = ("nap", "nap_every", "nap_affine")
 BESIDE = {"cusum": ("headline", ("nap-from10", "nap-from100"))}
@@ -147,11 +142,20 @@ def shown(values: Sequence[float], number: str) -> str:
 def markdown(suite: str, arms: Arms) -> str:
     """The table of a suite: what was trained on what and what is missing, a row for each arm, the contrasts, alarms."""
     head = ["arm", "n", *(column.title for column in columns(arms)), "gap to"]
-    rows = [[arm, str(len(arms[arm])), *_cells(arm, arms), reference(arm, arms) or "-"] for arm in arms]
+    rows = [[arm, str(len(arms[arm])), *_cells(arm, arms), _reference_cell(arm, arms)] for arm in arms]
     lines = [f"| {' | '.join(row)} |" for row in (head, ["---", *["---:"] * (len(head) - 2), "---"], *rows)]
     notes = [_intervals_note(arms), _gap_note(arms), *_contrast_notes(arms), *_alarm_notes(arms)]
     first = f"{described(arms)}; missing: {missing(suite, arms) or 'nothing'}"
     return "\n".join([first, "", *lines, "", *(f"- {note}" for note in notes), ""])
+
+
+def _reference_cell(arm: str, arms: Arms) -> str:
+    """The reference, and in brackets the settings beyond the share of the data in which it differs."""
+    if (other := reference(arm, arms)) is None:
+        return "-"
+    more = differences(arms[arm][0].config, arms[other][0].config) - {"fraction"}
+    names = [field.name for field in fields(WarmStartConfig) if field.name in more]
+    return f"{other} ({', '.join(names)})" if names else other
 
 
 def _cells(arm: str, arms: Arms) -> list[str]:
@@ -249,7 +253,10 @@ def _intervals_note(arms: Arms) -> str:
 
 def _gap_note(arms: Arms) -> str:
     if any(gaps(arm, arms) for arm in arms):
-        return "Gap: final accuracy less than that of the same seed that had all data from the start"
+        return (
+            "Gap: final accuracy less than that of the same seed that had all data from the start; in brackets the "
+            "settings in which that run differs, whose own effect is in the gap too"
+        )
     return "No gap: no run of the same seeds had all data from the start"
 
 

@@ -83,8 +83,8 @@ class WarmStartConfig:
     lr_floor: float = 1e-6
     """Lowest learning rate of the schedule."""
     lr_warmup: int | None = None
-    """cyclic, delayed-cosine, cusum, page-hinkley: updates from the floor to the peak, before the cosine; none: a
-    fourteenth of a cycle or restart, 1,000 updates of 14,000 (delayed-cosine: 0)."""
+    """cyclic, cusum, page-hinkley, delayed-cosine: updates from the floor to the peak, before the cosine; none: 1,000,
+    as long as Adam remembers, but at most a seventh of a cycle or restart (delayed-cosine: 0)."""
     later_peak: float = 1.0
     """Peak after the first phase, as a multiple of --lr."""
     rewarm_threshold: float = 10.0
@@ -141,7 +141,7 @@ class WarmStartConfig:
             threads=self.threads or available_cores(),
         )
         if chosen.lr_warmup is None:
-            chosen = replace(chosen, lr_warmup=round(chosen.restart / 14) if chosen.schedule in RESTARTING else 0)
+            chosen = replace(chosen, lr_warmup=min(1_000, chosen.restart // 7) if chosen.schedule in RESTARTING else 0)
         chosen._check()
         return chosen
 
@@ -161,6 +161,10 @@ class WarmStartConfig:
                 raise ConfigError(f"--{field.replace('_', '-')} is {value}: it has to be {allowed}")
         if len(self.strides) != 3 or not all(stride in ("1", "2", "4") for stride in self.strides):
             raise ConfigError(f"--strides is {' '.join(self.strides)}: it has to be three of 1, 2 and 4")
+        if self.norm_over != "space" and self.network != "cnn":
+            raise ConfigError(f"--norm-over {self.norm_over} is for the cnn; {self.network} has norms of its own")
+        if self.at_switch == "cold" and self.plasticity:
+            raise ConfigError("--at-switch cold: a method keeps its memory of the first phase; leave --plasticity out")
         if self.protocol == "increments" and self.fraction not in (0.1, 1.0):
             raise ConfigError("--protocol increments begins with a --fraction of 0.1; 1 has everything at once")
         self._check_schedule()
@@ -176,10 +180,14 @@ class WarmStartConfig:
         assert self.lr_warmup is not None, "resolved() comes first"
         if self.lr_floor > self.lr:
             raise ConfigError(f"--lr-floor {self.lr_floor:g} has to be at most the peak, --lr {self.lr:g}")
-        if self.protocol == "ash50" and self.schedule == "cyclic":
+        if self.protocol == "ash50" and self.schedule not in ("constant", *CLOSED_LOOP):
             raise ConfigError("--protocol ash50: when its phases end is not known; give --schedule constant")
+        if self.lr_warmup and self.schedule not in ("delayed-cosine", *RESTARTING):
+            raise ConfigError(
+                f"--lr-warmup is {self.lr_warmup}, and --schedule {self.schedule} has no warm-up of its own"
+            )
         steps = round(self.cycle_fraction * self.budget) if self.schedule in EARLY_CYCLE else self.budget
-        if self.schedule in ("cyclic", *EARLY_CYCLE) and self.cycles > steps:
+        if self.schedule in ("cyclic", *EARLY_CYCLE) and 0 < steps < self.cycles:
             raise ConfigError(f"--cycles is {self.cycles}, and there are {steps} updates for them: give fewer")
         if self.schedule == "delayed-cosine" and self.lr_delay + self.lr_warmup > self.budget:
             raise ConfigError(f"--lr-delay and --lr-warmup are longer than the budget of {self.budget} updates")

@@ -10,6 +10,7 @@ from statistics import fmean, median
 from textwrap import fill
 from typing import Any
 
+from experiment.config import ConfigError
 from experiment.files import write_atomic
 from experiment.run_dir import RunDir
 from experiment.statistics import t_interval
@@ -21,6 +22,7 @@ from studies.warm_start.comparisons import (
     Arms,
     contrasts,
     described,
+    differences,
     final,
     gaps,
     in_order,
@@ -209,7 +211,13 @@ def load_arms(folder: Path) -> Arms:
     other, names = BESIDE.get(name, ("", ()))
     beside = figures.inside(folder.resolve().parent / other) if other else []
     found = [run for run in beside if run.path.name.rpartition("-s")[0] in names and run.finished]
-    return in_order(name, by_arm(runs + [load(WarmStartConfig, run) for run in found]))
+    arms = by_arm(runs + [load(WarmStartConfig, run) for run in found])
+    for arm, members in arms.items():
+        if unlike := set.union(*(differences(members[0].config, run.config) for run in members)):
+            raise ConfigError(
+                f"{folder}: the runs {arm}-s... differ in {', '.join(sorted(unlike))}, not in the seed alone"
+            )
+    return in_order(name, arms)
 
 
 def draw_arms(pyplot: Any, arms: Arms, title: str) -> Any:
@@ -235,9 +243,14 @@ def draw_arms(pyplot: Any, arms: Arms, title: str) -> Any:
 
 def summarised(run: Run) -> Run:
     """The run with one number for all layers of each measurement: `MEASURED` says which."""
-    keys = {metric: list(layers(run.rows, metric).values()) for metric in ("elr", *FEATURES)}
+    keys = {metric: _trained(layers(run.rows, metric)) for metric in ("elr", *FEATURES)}
     found = {metric: names[-1:] if metric in RANKS else names for metric, names in keys.items()}
     return replace(run, rows=[row | {metric: _mean(row, names) for metric, names in found.items()} for row in run.rows])
+
+
+def _trained(found: dict[str, str]) -> list[str]:
+    """The keys of layers that learn: not those that the method injection freezes."""
+    return [key for layer, key in found.items() if not {"frozen", "fresh"} & set(layer.split("."))]
 
 
 def _mean(row: Row, names: Sequence[str]) -> float | None:

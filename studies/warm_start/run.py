@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,14 +51,13 @@ class Run(StudyRun[WarmStartConfig]):
         protocol = make_protocol(config, data.train_labels, data.classes, seed["phases"])
         torch.manual_seed(seed["network"])
         network = make_network(config, data.train_images.shape[1:], data.classes)
-        try:
-            methods = make_methods(config)
+        methods = make_methods(config)
+        with _refused("--plasticity: "):
             for method in methods:
                 method.prepare(network)
-            network.to(self.device)
+        network.to(self.device)
+        with _refused():
             self.learner = Learner(config, data, protocol, network, methods, seed["batches"])
-        except ValueError as error:
-            raise ConfigError(f"--plasticity: {error}") from None
         self.monitor = Monitor(self.learner, seed["probe"])
 
     def finished(self) -> bool:
@@ -111,6 +112,15 @@ class Run(StudyRun[WarmStartConfig]):
         from studies.warm_start.figures import draw_run
 
         return draw_run(self.directory, self.directory.path / "figure.png")
+
+
+@contextmanager
+def _refused(option: str = "") -> Iterator[None]:
+    """What a method or a schedule cannot take, as a fault of the settings."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{option}{error}") from None
 
 
 def make_methods(config: WarmStartConfig) -> list[Method]:

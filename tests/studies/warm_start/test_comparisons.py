@@ -135,5 +135,6 @@ def test_the_table_says_what_its_numbers_stand_on():
     assert warm["mean over phases"] == "0.425 [0.413, 0.437]"
     assert warm["gap (points)"] == "8.5 [-10.6, 27.6] (n=2)"
     assert (warm["n"], warm["gap to"], warm["seconds"]) == ("3", "full", "60 [60, 60]")
+    assert dict(zip(table[0], table[4], strict=True))["gap to"] == "full (schedule)"
     assert "one seed, so no interval: cusum" in "\n".join(lines)
     assert "seed 0: false one at 300, 120, 2,000" in lines[-1]

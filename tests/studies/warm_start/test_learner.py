@@ -120,6 +120,21 @@ def test_rates_restart_at_the_switch():
     assert made.finished
 
 
+@pytest.mark.parametrize("schedule", ["cyclic", "cusum"])
+def test_a_restart_begins_with_its_warmup(schedule):
+    made = learner(phase_updates=10, schedule=schedule, lr_warmup=4)
+    if schedule == "cusum":
+        made.schedule.alarms.append(10)
+    rates = []
+    for _ in range(20):
+        made.update()
+        rates.append(rate(made))
+    rise = [1e-6 + (1e-2 - 1e-6) * i / 4 for i in range(5)]
+    assert rates[:5] == pytest.approx(rise)
+    assert rates[10:15] == pytest.approx(rise)
+    assert rates[4] == max(rates[:10])
+
+
 @pytest.mark.parametrize("schedule", ["cyclic", "constant"])
 def test_a_later_peak_is_a_multiple_of_the_first(schedule):
     made = train(learner(schedule=schedule, later_peak=10.0, lr=1e-3), 6)
@@ -154,13 +169,6 @@ def test_what_is_kept_when_the_data_change(at_switch, settings):
         assert state[parameter]["step"] == 6
     assert made.sampler.indices is made.protocol.phases[1]
     assert (made.phase, made.phase_began, made.phase_over, made.updates) == (1, 6, False, 6)
-
-
-def test_a_cold_start_has_the_weights_that_methods_left_at_first():
-    made = learner(at_switch="cold", plasticity=("injection:at=2", "spectral"))
-    initial = snapshot(made)[0]
-    train(made, 6)._switch()
-    assert all(torch.equal(value, initial[name]) for name, value in made.model.state_dict().items())
 
 
 def test_batches_come_from_the_phase():
@@ -254,16 +262,17 @@ def test_every_schedule_of_nap_is_one_of_the_study(name):
 
 
 def test_cusum_restarts_when_the_loss_has_risen():
-    noise = torch.randn(760, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(900, generator=torch.Generator().manual_seed(0))
     errors = [math.exp(0.3 * z - i / 200) * (20 if i >= 700 else 1) for i, z in enumerate(noise.tolist())]
     made = learner(nap=True, schedule="cusum", cycles=2, phase_updates=700)
-    train(scripted(made, errors, [0] * 760), 700)
+    train(scripted(made, errors, [0] * 900), 700)
     assert made.schedule.alarms == []
     assert rate(made) < 1e-5
     train(made, 60)
     (alarm,) = made.schedule.alarms
     assert 700 < alarm <= 760
-    assert rate(made) > 0.9e-2
+    train(made, 100 - (760 - alarm))
+    assert rate(made) == pytest.approx(1e-2, rel=0.02)  # after a warm-up of 100
 
 
 @pytest.mark.parametrize("at_switch", ["warm", "cold"])
