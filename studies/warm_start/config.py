@@ -78,13 +78,12 @@ class WarmStartConfig:
     """early-cycle after the cycling: stay at the floor, or go there from the peak linearly or as a cosine."""
     lr_delay: int = 0
     """delayed-cosine: updates at the floor before the warm-up."""
-    lr: float = 3e-3
+    lr: float = 5e-3
     """Adam's learning rate: the peak of the schedule."""
     lr_floor: float = 1e-6
     """Lowest learning rate of the schedule."""
-    lr_warmup: int | None = None
-    """cyclic, cusum, page-hinkley, delayed-cosine: updates from the floor to the peak, before the cosine; none: 1,000,
-    as long as Adam remembers, but at most a seventh of a cycle or restart (delayed-cosine: 0)."""
+    lr_warmup: int = 0
+    """cyclic, cusum, page-hinkley, delayed-cosine: updates from the floor to the peak, before the cosine."""
     later_peak: float = 1.0
     """Peak after the first phase, as a multiple of --lr."""
     rewarm_threshold: float = 10.0
@@ -140,8 +139,6 @@ class WarmStartConfig:
             plasticity=plasticity,
             threads=self.threads or available_cores(),
         )
-        if chosen.lr_warmup is None:
-            chosen = replace(chosen, lr_warmup=min(1_000, chosen.restart // 7) if chosen.schedule in RESTARTING else 0)
         chosen._check()
         return chosen
 
@@ -177,7 +174,6 @@ class WarmStartConfig:
 
     def _check_schedule(self) -> None:
         assert self.cycles is not None, "resolved() comes first"
-        assert self.lr_warmup is not None, "resolved() comes first"
         if self.lr_floor > self.lr:
             raise ConfigError(f"--lr-floor {self.lr_floor:g} has to be at most the peak, --lr {self.lr:g}")
         if self.protocol == "ash50" and self.schedule not in ("constant", *CLOSED_LOOP):
