@@ -52,24 +52,27 @@ METHODS: dict[str, str] = {
 def search() -> list[Arm]:
     """Settings that the paper leaves open, on a seed of their own and a quarter of the length.
 
-    The axes of the norms, a warm-up of each cycle, the peak, the norms' scales; and a constant rate.
+    The peak, the axes of the norms, a warm-up of each cycle; and a constant rate.
     """
+    low = {"lr": 3e-3}
     choices: dict[str, dict[str, Any]] = {
-        "": {"lr_warmup": 0},
-        "-channels": {"norm_over": "channels", "lr_warmup": 0},
-        "-warmup500": {"lr_warmup": 500},
-        "-channels-warmup500": {"norm_over": "channels", "lr_warmup": 500},
-        "-warmup500-lr1e-2": {"lr_warmup": 500, "lr": 1e-2},
-        "-warmup500-lr1e-3": {"lr_warmup": 500, "lr": 1e-3},
-        "-warmup500-from100": {"lr_warmup": 500, "fraction": 1.0},
-        "-warmup500-joint": {"lr_warmup": 500, "nap_affine": "joint"},
+        "-lr1e-3": {"lr": 1e-3},
+        "-lr3e-3": low,
+        "-lr5e-3": {},
+        "-lr1e-2": {"lr": 1e-2},
+        "-lr3e-3-channels": low | {"norm_over": "channels"},
+        "-lr3e-3-warmup": low | {"lr_warmup": 500},
+        "-lr3e-3-channels-warmup": low | {"norm_over": "channels", "lr_warmup": 500},
+        "-lr1e-2-warmup": {"lr": 1e-2, "lr_warmup": 500},
+        "-lr3e-3-from100": low | {"fraction": 1.0},
+        "-lr5e-3-from100": {"fraction": 1.0},
         "-constant-lr1e-3": {"schedule": "constant", "lr": 1e-3},
         "-constant-lr3e-4": {"schedule": "constant", "lr": 3e-4},
     }
     found = {
         name + suffix: settings | {"nap": name == "nap"}
         for suffix, settings in choices.items()
-        for name in (("nap",) if "nap_affine" in settings else ("nap", "plain"))
+        for name in ("nap", "plain")
     }
     return _each(found, seeds=SEARCH_SEEDS, phase_updates=QUARTER)
 

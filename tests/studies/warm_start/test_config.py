@@ -37,22 +37,6 @@ def test_width_follows_the_network():
     assert given("--network", "resnet18", "--width", "16").width == 16
 
 
-@pytest.mark.parametrize(
-    ("words", "warmup"),
-    [
-        ([], 1_000),
-        (["--phase-updates", "3500"], 500),
-        (["--schedule", "cusum"], 1_000),
-        (["--schedule", "cusum", "--cycles", "20"], 200),
-        (["--schedule", "constant"], 0),
-        (["--schedule", "delayed-cosine"], 0),
-        (["--lr-warmup", "7"], 7),
-    ],
-)
-def test_the_warmup_of_a_restart(words, warmup):
-    assert given(*words).lr_warmup == warmup
-
-
 def test_options_of_methods_may_hold_commas():
     config = given("--plasticity", "redo:period=100,tau=0.1", "--seed", "0", "--plasticity", "l2-init")
     assert config.plasticity == ("redo:period=100,tau=0.1", "l2-init")

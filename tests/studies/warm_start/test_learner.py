@@ -262,17 +262,16 @@ def test_every_schedule_of_nap_is_one_of_the_study(name):
 
 
 def test_cusum_restarts_when_the_loss_has_risen():
-    noise = torch.randn(900, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(760, generator=torch.Generator().manual_seed(0))
     errors = [math.exp(0.3 * z - i / 200) * (20 if i >= 700 else 1) for i, z in enumerate(noise.tolist())]
     made = learner(nap=True, schedule="cusum", cycles=2, phase_updates=700)
-    train(scripted(made, errors, [0] * 900), 700)
+    train(scripted(made, errors, [0] * 760), 700)
     assert made.schedule.alarms == []
     assert rate(made) < 1e-5
     train(made, 60)
     (alarm,) = made.schedule.alarms
     assert 700 < alarm <= 760
-    train(made, 100 - (760 - alarm))
-    assert rate(made) == pytest.approx(1e-2, rel=0.02)  # after a warm-up of 100
+    assert rate(made) > 0.9e-2
 
 
 @pytest.mark.parametrize("at_switch", ["warm", "cold"])
