@@ -54,18 +54,17 @@ def search() -> list[Arm]:
 
     The peak, the axes of the norms, a warm-up of each cycle; and a constant rate.
     """
-    low = {"lr": 3e-3}
     choices: dict[str, dict[str, Any]] = {
         "-lr1e-3": {"lr": 1e-3},
-        "-lr3e-3": low,
-        "-lr5e-3": {},
+        "-lr3e-3": {},
+        "-lr5e-3": {"lr": 5e-3},
         "-lr1e-2": {"lr": 1e-2},
-        "-lr3e-3-channels": low | {"norm_over": "channels"},
-        "-lr3e-3-warmup": low | {"lr_warmup": 500},
-        "-lr3e-3-channels-warmup": low | {"norm_over": "channels", "lr_warmup": 500},
+        "-channels": {"norm_over": "channels"},
+        "-warmup": {"lr_warmup": 500},
+        "-channels-warmup": {"norm_over": "channels", "lr_warmup": 500},
         "-lr1e-2-warmup": {"lr": 1e-2, "lr_warmup": 500},
-        "-lr3e-3-from100": low | {"fraction": 1.0},
-        "-lr5e-3-from100": {"fraction": 1.0},
+        "-lr3e-3-from100": {"fraction": 1.0},
+        "-lr5e-3-from100": {"lr": 5e-3, "fraction": 1.0},
         "-constant-lr1e-3": {"schedule": "constant", "lr": 1e-3},
         "-constant-lr3e-4": {"schedule": "constant", "lr": 3e-4},
     }
