@@ -68,10 +68,8 @@ def measured(settings: Settings, processes: int, threads: int) -> float:
         command = [sys.executable, "-m", "benchmarks.atari", *words, "--root", folder, "--", *options]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            kind = ConfigError if done.returncode == 2 else RuntimeError
-            raise kind(
-                (done.stderr or done.stdout or "it printed nothing").strip().splitlines()[-1].removeprefix("error: ")
-            )
+            last = (done.stderr or done.stdout or "it printed nothing").strip().splitlines()[-1]
+            raise (ConfigError if done.returncode == 2 else RuntimeError)(last.removeprefix("error: "))
         rates = [rate(path.read_text()) for path in sorted(Path(folder).glob("*/metrics.jsonl"))]
     if len(rates) != settings.cores:
         raise RuntimeError(f"{len(rates)} of {settings.cores} runs left metrics")
@@ -99,8 +97,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{'':8}{'side by side, 1 thread each':>30}{f'in turn, {settings.cores} threads':>24}{'ratio':>8}")
     ratios = []
     for number in range(1, settings.rounds + 1):
-        with exit_on_bad_input():
-            beside, in_turn = measured(settings, settings.cores, 1), measured(settings, 1, settings.cores)
+        try:
+            with exit_on_bad_input():
+                beside, in_turn = measured(settings, settings.cores, 1), measured(settings, 1, settings.cores)
+        except RuntimeError as error:
+            print(f"a sweep failed: {error}", file=sys.stderr)
+            return 1
         ratios.append(beside / in_turn)
         print(f"round {number:<2}{beside:>30.1f}{in_turn:>24.1f}{ratios[-1]:>8.2f}", flush=True)
     print(f"median ratio {median(ratios):.2f}")
