@@ -84,6 +84,9 @@ class WarmStartConfig:
     """Lowest learning rate of the schedule."""
     lr_warmup: int = 0
     """cyclic, cusum, page-hinkley, delayed-cosine: updates from the floor to the peak, before the cosine."""
+    restart_moments: bool = True
+    """cyclic, cusum, page-hinkley: a restart also clears Adam's moments. After an anneal the second ones are close to
+    zero, and steps at the peak would be many times too long; off: a restart is of the rate alone."""
     later_peak: float = 1.0
     """Peak after the first phase, as a multiple of --lr."""
     rewarm_threshold: float = 10.0

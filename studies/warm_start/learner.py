@@ -51,7 +51,7 @@ class Learner:
         self.initial = {name: value.clone() for name, value in model.state_dict().items()}
         self.tap = FeatureTap(model, self.methods)
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.updates = self.phase = self.phase_began = 0
+        self.updates = self.phase = self.phase_began = self.restarts = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
         self.seen = 0
@@ -93,6 +93,7 @@ class Learner:
         if self.phase_over:
             self._switch()
         self.schedule.move_to(self.updates)
+        self._restart()
         images, labels = self.sampler.batch()
         if self.config.augment:
             images = augment(images, self.generator, flip=self.config.dataset == "cifar10")
@@ -155,6 +156,12 @@ class Learner:
         if self.phase == 1 and self.config.later_peak != 1:
             self.schedule.set_peaks([peak * self.config.later_peak for peak in self.schedule.peaks])
 
+    def _restart(self) -> None:
+        """Where the rate has been restarted since the last update, the optimiser's memory too, if it should be."""
+        before, self.restarts = self.restarts, restarts(self.schedule)
+        if self.restarts > before and self.config.restart_moments:
+            zero_moments(self.optimizer, self.model.parameters(), step=True)
+
     def _sampler(self) -> Sampler:
         indices = self.protocol.phases[self.phase]
         size = self.config.batch_size
@@ -180,6 +187,7 @@ class Learner:
             "methods": [method.state_dict() for method in self.methods],
             "sampler": self.sampler.state_dict(),
             "signal": self.signal.state_dict(),
+            "restarts": self.restarts,
             "totals": {"loss_sum": self.loss_sum, "correct": self.correct},
             "counts": [self.updates, self.phase, self.phase_began, self.seen, *self._pass, int(self.phase_over)],
         }
@@ -193,6 +201,7 @@ class Learner:
             method.load_state_dict(saved)
         self.updates, self.phase, self.phase_began, self.seen, correct, seen, over = state["counts"]
         self._pass, self.phase_over = (correct, seen), bool(over)
+        self.restarts = state["restarts"]
         self.sampler = self._sampler()
         self.sampler.load_state_dict(state["sampler"])
         self.signal.load_state_dict(state["signal"])
@@ -205,6 +214,15 @@ def make_optimizer(config: WarmStartConfig, model: nn.Module, device: torch.devi
     lr = torch.tensor(config.lr, device=device)
     groups = nap.param_groups(model, lr, rates=config.rates)
     return torch.optim.Adam(groups, lr=lr, fused=True)
+
+
+def restarts(schedule: nap.Schedule) -> int:
+    """How often a schedule has gone back to its peak by its present step."""
+    if isinstance(schedule, nap.Rewarm):
+        return len(schedule.alarms)
+    if isinstance(schedule, nap.Cyclic):
+        return min(schedule.last_epoch * schedule.cycles // schedule.total_steps, schedule.cycles - 1)
+    return 0
 
 
 def make_schedule(config: WarmStartConfig, optimizer: torch.optim.Optimizer) -> nap.Schedule:

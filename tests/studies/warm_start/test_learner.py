@@ -135,6 +135,34 @@ def test_a_restart_begins_with_its_warmup(schedule):
     assert rates[4] == max(rates[:10])
 
 
+def counted(made):
+    """The optimiser's count of steps."""
+    (steps,) = {int(state["step"]) for state in made.optimizer.state.values()}
+    return steps
+
+
+@pytest.mark.parametrize("nap", [False, True])
+def test_a_restart_forgets_as_a_fresh_optimizer_does(nap):
+    restarted = train(learner(nap=nap), 12)
+    fresh = train(learner(nap=nap, restart_moments=False, at_switch="fresh-optimizer"), 12)
+    kept = train(learner(nap=nap, restart_moments=False), 12)
+    assert (counted(restarted), counted(fresh), counted(kept)) == (6, 6, 12)
+    assert all(map(torch.equal, restarted.model.parameters(), fresh.model.parameters()))
+    assert not all(map(torch.equal, restarted.model.parameters(), kept.model.parameters()))
+
+
+def test_every_restart_forgets_and_nothing_else_does():
+    made, steps = learner(phase_updates=6, cycles=4), []
+    for _ in range(12):
+        made.update()
+        steps.append(counted(made))
+    assert steps == [1, 2, 3] * 4
+    alarmed = train(learner(schedule="cusum", cycles=2), 5)
+    alarmed.schedule.alarms.append(5)
+    assert counted(train(alarmed, 2)) == 2
+    assert counted(train(learner(schedule="constant"), 12)) == 12
+
+
 @pytest.mark.parametrize("schedule", ["cyclic", "constant"])
 def test_a_later_peak_is_a_multiple_of_the_first(schedule):
     made = train(learner(schedule=schedule, later_peak=10.0, lr=1e-3), 6)
