@@ -78,7 +78,7 @@ class WarmStartConfig:
     """early-cycle after the cycling: stay at the floor, or go there from the peak linearly or as a cosine."""
     lr_delay: int = 0
     """delayed-cosine: updates at the floor before the warm-up."""
-    lr: float = 3e-3
+    lr: float = 5e-3
     """Adam's learning rate: the peak of the schedule."""
     lr_floor: float = 1e-6
     """Lowest learning rate of the schedule."""
