@@ -52,19 +52,24 @@ METHODS: dict[str, str] = {
 def search() -> list[Arm]:
     """Settings that the paper leaves open, on a seed of their own and a quarter of the length.
 
-    The peak, the axes of the norms, a warm-up of each cycle; and a constant rate.
+    The peak, what a restart does to Adam's moments, a warm-up of each cycle, the axes of the norms; a constant rate.
     """
+    stale: dict[str, Any] = {"restart_moments": False, "lr": 3e-3}
     choices: dict[str, dict[str, Any]] = {
-        "-lr1e-3": {"lr": 1e-3},
-        "-lr3e-3": {},
-        "-lr5e-3": {"lr": 5e-3},
+        "-lr3e-3": {"lr": 3e-3},
+        "-lr5e-3": {},
         "-lr1e-2": {"lr": 1e-2},
-        "-channels": {"norm_over": "channels"},
-        "-warmup": {"lr_warmup": 500},
-        "-channels-warmup": {"norm_over": "channels", "lr_warmup": 500},
-        "-lr1e-2-warmup": {"lr": 1e-2, "lr_warmup": 500},
-        "-lr3e-3-from100": {"fraction": 1.0},
-        "-lr5e-3-from100": {"lr": 5e-3, "fraction": 1.0},
+        "-lr5e-3-from100": {"fraction": 1.0},
+        "-stale": stale,
+        "-stale-lr1e-3": stale | {"lr": 1e-3},
+        "-stale-lr5e-3": stale | {"lr": 5e-3},
+        "-stale-channels": stale | {"norm_over": "channels"},
+        "-stale-warmup": stale | {"lr_warmup": 500},
+        "-stale-warmup-lr1e-2": stale | {"lr_warmup": 500, "lr": 1e-2},
+        "-stale-warmup-channels": stale | {"norm_over": "channels", "lr_warmup": 500},
+        "-stale-from100": stale | {"fraction": 1.0},
+        "-stale-lr1e-3-from100": stale | {"lr": 1e-3, "fraction": 1.0},
+        "-stale-lr5e-3-from100": stale | {"lr": 5e-3, "fraction": 1.0},
         "-constant-lr1e-3": {"schedule": "constant", "lr": 1e-3},
         "-constant-lr3e-4": {"schedule": "constant", "lr": 3e-4},
     }
