@@ -68,7 +68,8 @@ class Rewarm(Schedule):
     """A warm restart now, and another whenever a change of the signal is detected: base of `Cusum` and `PageHinkley`.
 
     A restart goes from `floor` to the peak over `warmup` steps in a straight line, then down half a cosine to `floor`,
-    `cycle_steps` in all, and the lr stays there until the next alarm.
+    `cycle_steps` in all, and the lr stays there until the next alarm. The first rises over `first_warmup` steps (none:
+    `warmup`).
 
     The signal goes to `step(signal)`, as with `ReduceLROnPlateau`, or to `observe(signal)`; not every step needs one.
     A tensor is read with `float`, which waits for its device. A NaN, an infinity, or a zero whose logarithm is asked
@@ -100,6 +101,7 @@ class Rewarm(Schedule):
         floor: float = 0.0,
         cycle_steps: int | None = None,
         warmup: int = 0,
+        first_warmup: int | None = None,
         slack: float = 0.5,
         threshold: float = 10.0,
         cooldown: int | None = None,
@@ -111,9 +113,7 @@ class Rewarm(Schedule):
     ) -> None:
         tenth = max(self._whole("total_steps", total_steps, 1) // 10, 1)
         self.cycle_steps = tenth if cycle_steps is None else self._whole("cycle_steps", cycle_steps, 1)
-        self.warmup = self._whole("warmup", warmup, 0)
-        if self.warmup > self.cycle_steps:
-            raise self._error(f"warmup={warmup} is more than cycle_steps={self.cycle_steps}")
+        self.warmup, self.first_warmup = self._warmups(warmup, first_warmup, self.cycle_steps)
         middle = (self.warmup + self.cycle_steps) // 2
         self.cooldown = middle if cooldown is None else self._whole("cooldown", cooldown, 0)
         self.slack, self.threshold = self._at_least("slack", slack, 0), self._at_least("threshold", threshold, 0)
@@ -133,8 +133,9 @@ class Rewarm(Schedule):
         """The evidence for a rise after one more score."""
 
     def shape(self, step: int) -> float:
-        since = step - self._restart_before(step)
-        return ramp_then_cosine(min(since, self.cycle_steps), self.warmup, self.cycle_steps)
+        began = self._restart_before(step)
+        warmup = self.warmup if began else self.first_warmup
+        return ramp_then_cosine(min(step - began, self.cycle_steps), warmup, self.cycle_steps)
 
     def lr_at(self, step: int) -> list[float]:
         """The lr of each parameter group at a step count, with the alarms so far."""

@@ -84,6 +84,14 @@ class Schedule(LRScheduler, ABC):
             raise self._error(f"{name}={value!r} must be a whole number, at least {least}")
         return value
 
+    def _warmups(self, warmup: int, first: int | None, cycle: float) -> tuple[int, int]:
+        """The warm-up of a restart of so many steps, and that of the first."""
+        options = {"warmup": warmup, "first_warmup": warmup if first is None else first}
+        for name, value in options.items():
+            if self._whole(name, value, 0) > cycle:
+                raise self._error(f"{name}={value} is longer than a cycle, {cycle:g} steps")
+        return options["warmup"], options["first_warmup"]
+
     def _at_least(self, name: str, value: float, least: float) -> float:
         if not value >= least:
             raise self._error(f"{name}={value!r} must be at least {least}")
@@ -136,22 +144,30 @@ class OneCycle(Schedule):
 class Cyclic(Schedule):
     """`cycles` equal warm restarts: up to the peak, then half a cosine to `floor` (SGDR, arXiv 1608.03983).
 
-    Each begins with a jump to the peak, or with a straight line from `floor` to it over `warmup` steps.
+    Each begins with a jump to the peak, or with a straight line from `floor` to it over `warmup` steps; the first over
+    `first_warmup` (none: `warmup`).
     Raises ValueError for more cycles than steps, and for a warm-up longer than a cycle.
     """
 
     def __init__(
-        self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0, cycles: int = 10, warmup: int = 0
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        *,
+        floor: float = 0.0,
+        cycles: int = 10,
+        warmup: int = 0,
+        first_warmup: int | None = None,
     ) -> None:
-        self.cycles, self.warmup = self._whole("cycles", cycles, 1), self._whole("warmup", warmup, 0)
+        self.cycles = self._whole("cycles", cycles, 1)
         if cycles > self._whole("total_steps", total_steps, 1):
             raise self._error(f"cycles={cycles} is more than total_steps={total_steps}")
-        if warmup * cycles > total_steps:
-            raise self._error(f"warmup={warmup} is longer than a cycle, {total_steps / cycles:g} steps")
+        self.warmup, self.first_warmup = self._warmups(warmup, first_warmup, total_steps / cycles)
         super().__init__(optimizer, total_steps, floor=floor)
 
     def shape(self, step: int) -> float:
-        return restarts(step, self.total_steps, self.cycles, self.warmup)
+        warmup = self.warmup if step * self.cycles >= self.total_steps else self.first_warmup
+        return restarts(step, self.total_steps, self.cycles, warmup)
 
 
 class EarlyCycle(Schedule):

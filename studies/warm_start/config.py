@@ -78,12 +78,15 @@ class WarmStartConfig:
     """early-cycle after the cycling: stay at the floor, or go there from the peak linearly or as a cosine."""
     lr_delay: int = 0
     """delayed-cosine: updates at the floor before the warm-up."""
-    lr: float = 5e-3
+    lr: float = 3e-3
     """Adam's learning rate: the peak of the schedule."""
     lr_floor: float = 1e-6
     """Lowest learning rate of the schedule."""
-    lr_warmup: int = 0
-    """cyclic, cusum, page-hinkley, delayed-cosine: updates from the floor to the peak, before the cosine."""
+    lr_warmup: int | None = None
+    """cyclic, cusum, page-hinkley, delayed-cosine: updates from the floor to the peak at a restart; none: 1,000, as
+    long as Adam remembers, but at most a seventh of a cycle (delayed-cosine: 0)."""
+    first_warmup: int = 0
+    """cyclic, cusum, page-hinkley: the same at the start of the first cycle."""
     restart_moments: bool = True
     """cyclic, cusum, page-hinkley: a restart also clears Adam's moments. After an anneal the second ones are close to
     zero, and steps at the peak would be many times too long; off: a restart is of the rate alone."""
@@ -142,6 +145,8 @@ class WarmStartConfig:
             plasticity=plasticity,
             threads=self.threads or available_cores(),
         )
+        if chosen.lr_warmup is None:
+            chosen = replace(chosen, lr_warmup=min(1_000, chosen.restart // 7) if chosen.schedule in RESTARTING else 0)
         chosen._check()
         return chosen
 
@@ -177,29 +182,32 @@ class WarmStartConfig:
 
     def _check_schedule(self) -> None:
         assert self.cycles is not None, "resolved() comes first"
+        assert self.lr_warmup is not None, "resolved() comes first"
         if self.lr_floor > self.lr:
             raise ConfigError(f"--lr-floor {self.lr_floor:g} has to be at most the peak, --lr {self.lr:g}")
         if self.protocol == "ash50" and self.schedule not in ("constant", *CLOSED_LOOP):
             raise ConfigError("--protocol ash50: when its phases end is not known; give --schedule constant")
-        if self.lr_warmup and self.schedule not in ("delayed-cosine", *RESTARTING):
-            raise ConfigError(
-                f"--lr-warmup is {self.lr_warmup}, and --schedule {self.schedule} has no warm-up of its own"
-            )
+        for name, value, kinds in (
+            ("lr-warmup", self.lr_warmup, ("delayed-cosine", *RESTARTING)),
+            ("first-warmup", self.first_warmup, RESTARTING),
+        ):
+            if value and self.schedule not in kinds:
+                raise ConfigError(f"--{name} is {value}, and --schedule {self.schedule} has no warm-up of its own")
+            if self.schedule in RESTARTING and value > self.restart:
+                raise ConfigError(f"--{name} is {value}: it has to be at most a restart, of {self.restart} updates")
         steps = round(self.cycle_fraction * self.budget) if self.schedule in EARLY_CYCLE else self.budget
         if self.schedule in ("cyclic", *EARLY_CYCLE) and 0 < steps < self.cycles:
             raise ConfigError(f"--cycles is {self.cycles}, and there are {steps} updates for them: give fewer")
         if self.schedule == "delayed-cosine" and self.lr_delay + self.lr_warmup > self.budget:
             raise ConfigError(f"--lr-delay and --lr-warmup are longer than the budget of {self.budget} updates")
-        if self.schedule in RESTARTING and self.lr_warmup > self.restart:
-            of = f"a restart, of {self.restart} updates"
-            raise ConfigError(f"--lr-warmup is {self.lr_warmup}: it has to be at most {of}")
 
 
 # a norm of one unit would make it constant
 _RANGES: dict[str, tuple[float, float]] = {
     "fraction": (0.001, 1), "phase_updates": (1, math.inf), "seed": (0, math.inf), "width": (2, 4_096),
     "hidden": (2, 65_536), "nap_every": (1, math.inf), "cycles": (1, math.inf), "lr": (1e-12, 10), "lr_floor": (0, 10),
-    "lr_warmup": (0, math.inf), "lr_delay": (0, math.inf), "cycle_fraction": (0, 1), "later_peak": (1e-3, 1e3),
+    "lr_warmup": (0, math.inf), "first_warmup": (0, math.inf),
+    "lr_delay": (0, math.inf), "cycle_fraction": (0, 1), "later_peak": (1e-3, 1e3),
     "rewarm_threshold": (0, 1e6),
     "batch_size": (1, 100_000), "threads": (0, 1_024), "log_interval": (1, math.inf),
     "checkpoint_interval": (0, math.inf),

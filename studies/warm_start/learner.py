@@ -231,7 +231,7 @@ def make_schedule(config: WarmStartConfig, optimizer: torch.optim.Optimizer) -> 
     if config.schedule in ("cyclic", *EARLY_CYCLE):
         options["cycles"] = config.cycles
     if config.schedule == "cyclic":
-        options["warmup"] = config.lr_warmup
+        options |= {"warmup": config.lr_warmup, "first_warmup": config.first_warmup}
     if config.schedule in EARLY_CYCLE:
         options |= {"cycle_fraction": config.cycle_fraction, "anneal": config.anneal}
     if config.schedule == "early-cycle-plateau":
@@ -239,6 +239,6 @@ def make_schedule(config: WarmStartConfig, optimizer: torch.optim.Optimizer) -> 
     if config.schedule == "delayed-cosine":
         options |= {"delay": config.lr_delay, "warmup": config.lr_warmup}
     if config.schedule in CLOSED_LOOP:
-        options |= {"cycle_steps": config.restart, "warmup": config.lr_warmup}
-        options["threshold"] = config.rewarm_threshold
+        options |= {"cycle_steps": config.restart, "threshold": config.rewarm_threshold}
+        options |= {"warmup": config.lr_warmup, "first_warmup": config.first_warmup}
     return nap.make_schedule(config.schedule, optimizer, config.budget, **options)

@@ -54,22 +54,25 @@ def search() -> list[Arm]:
 
     The peak, what a restart does to Adam's moments, a warm-up of each cycle, the axes of the norms; a constant rate.
     """
-    stale: dict[str, Any] = {"restart_moments": False, "lr": 3e-3}
+    jump: dict[str, Any] = {"lr_warmup": 0}
+    stale: dict[str, Any] = jump | {"restart_moments": False}
+    rise: dict[str, Any] = {"restart_moments": False, "lr_warmup": 500, "first_warmup": 500}
     choices: dict[str, dict[str, Any]] = {
-        "-lr3e-3": {"lr": 3e-3},
-        "-lr5e-3": {},
-        "-lr1e-2": {"lr": 1e-2},
-        "-lr5e-3-from100": {"fraction": 1.0},
+        "": {},
+        "-jump": jump,
+        "-jump-lr5e-3": jump | {"lr": 5e-3},
+        "-jump-lr1e-2": jump | {"lr": 1e-2},
+        "-jump-lr5e-3-from100": jump | {"lr": 5e-3, "fraction": 1.0},
         "-stale": stale,
-        "-stale-lr1e-3": stale | {"lr": 1e-3},
-        "-stale-lr5e-3": stale | {"lr": 5e-3},
-        "-stale-channels": stale | {"norm_over": "channels"},
-        "-stale-warmup": stale | {"lr_warmup": 500},
-        "-stale-warmup-lr1e-2": stale | {"lr_warmup": 500, "lr": 1e-2},
-        "-stale-warmup-channels": stale | {"norm_over": "channels", "lr_warmup": 500},
         "-stale-from100": stale | {"fraction": 1.0},
+        "-stale-channels": stale | {"norm_over": "channels"},
+        "-stale-lr1e-3": stale | {"lr": 1e-3},
         "-stale-lr1e-3-from100": stale | {"lr": 1e-3, "fraction": 1.0},
+        "-stale-lr5e-3": stale | {"lr": 5e-3},
         "-stale-lr5e-3-from100": stale | {"lr": 5e-3, "fraction": 1.0},
+        "-rise": rise,
+        "-rise-channels": rise | {"norm_over": "channels"},
+        "-rise-lr1e-2": rise | {"lr": 1e-2},
         "-constant-lr1e-3": {"schedule": "constant", "lr": 1e-3},
         "-constant-lr3e-4": {"schedule": "constant", "lr": 3e-4},
     }

@@ -149,6 +149,14 @@ def test_each_alarm_restarts_the_course_of_the_lr(warmup: int) -> None:
     assert [schedule.lr_at(s)[0] for s in (0, 300)] == pytest.approx([1e-4 if warmup else PEAK, 1e-4])
 
 
+def test_the_first_rise_may_be_another() -> None:
+    schedule = nap.Cusum(optimizer(), 100, floor=1e-4, cycle_steps=40, warmup=10, first_warmup=0)
+    schedule.alarms.append(50)
+    assert schedule.lr_at(0) == [PEAK]
+    assert schedule.lr_at(50) == pytest.approx([1e-4])
+    assert schedule.lr_at(60) == pytest.approx([PEAK])
+
+
 SHAPES: dict[str, Callable[[int], float]] = {
     "exponential": lambda t: 0.01 + 2.29 * math.exp(-t / 1500),
     "power": lambda t: max(2.3 / (1 + t / 60), 0.01),
@@ -304,7 +312,7 @@ def test_bad_input_is_one_clear_line() -> None:
         ("page-hinkley", {"forgeting": 0.9}, "did you mean 'forgetting'"),
         ("page-hinkley", {"cooldow": 9}, "did you mean 'cooldown'"),
         ("page-hinkley", {"forgetting": 0.0}, "nap.rewarm.PageHinkley: forgetting=0.0 must be above 0"),
-        ("cusum", {"warmup": 9, "cycle_steps": 5}, "warmup=9 is more than cycle_steps=5"),
+        ("cusum", {"warmup": 9, "cycle_steps": 5}, "warmup=9 is longer than a cycle, 5 steps"),
         ("cusum", {"cycle_steps": 0}, "nap.rewarm.Cusum: cycle_steps=0"),
         ("cusum", {"floor": 2.0}, "nap.rewarm.Cusum: floor=2.0"),
         ("cusum", {"threshold": -1}, "threshold=-1 must be at least 0"),

@@ -134,6 +134,17 @@ def test_the_number_of_restarts(cycles: int, steps_per_cycle: int, extra: int) -
     assert nap.EarlyCycle(optimizer(), 5 * total, cycles=cycles).lr_at(total) == [0.0]
 
 
+def test_the_first_cycle_may_rise_otherwise() -> None:
+    schedule = nap.Cyclic(optimizer(), 90, floor=FLOOR, cycles=3, warmup=10, first_warmup=0)
+    same = nap.Cyclic(optimizer(), 90, floor=FLOOR, cycles=3, warmup=10)
+    plain = nap.Cyclic(optimizer(), 90, floor=FLOOR, cycles=3)
+    assert [schedule.lr_at(step) for step in range(30)] == [plain.lr_at(step) for step in range(30)]
+    assert [schedule.lr_at(step) for step in range(30, 95)] == [same.lr_at(step) for step in range(30, 95)]
+    assert same.lr_at(0) == same.lr_at(30) == [FLOOR]
+    with pytest.raises(ValueError, match="first_warmup=31 is longer than a cycle, 30 steps"):
+        nap.Cyclic(optimizer(), 90, cycles=3, first_warmup=31)
+
+
 def test_groups_keep_their_own_peaks_and_the_floor_its_ratio() -> None:
     parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
     groups = [{"params": parameters[0], "lr": 1e-2}, {"params": parameters[1], "lr": torch.tensor(4e-2)}]

@@ -37,6 +37,22 @@ def test_width_follows_the_network():
     assert given("--network", "resnet18", "--width", "16").width == 16
 
 
+@pytest.mark.parametrize(
+    ("words", "warmup"),
+    [
+        ([], 1_000),
+        (["--phase-updates", "3500"], 500),
+        (["--schedule", "cusum"], 1_000),
+        (["--schedule", "cusum", "--cycles", "20"], 200),
+        (["--schedule", "constant"], 0),
+        (["--schedule", "delayed-cosine"], 0),
+        (["--lr-warmup", "7"], 7),
+    ],
+)
+def test_the_warmup_of_a_restart(words, warmup):
+    assert given(*words).lr_warmup == warmup
+
+
 def test_options_of_methods_may_hold_commas():
     config = given("--plasticity", "redo:period=100,tau=0.1", "--seed", "0", "--plasticity", "l2-init")
     assert config.plasticity == ("redo:period=100,tau=0.1", "l2-init")
@@ -66,6 +82,8 @@ BAD = [
     (["--phase-updates", "2", "--cycles", "5"], "--cycles is 5, and there are 4 updates"),
     (["--schedule", "cusum", "--lr-warmup", "20000"], "a restart, of 14000 updates"),
     (["--lr-warmup", "20000"], "a restart, of 14000 updates"),
+    (["--first-warmup", "20000"], "--first-warmup is 20000: it has to be at most a restart, of 14000 updates"),
+    (["--schedule", "delayed-cosine", "--first-warmup", "5"], "--schedule delayed-cosine has no warm-up"),
     (["--schedule", "cosine", "--lr-warmup", "5"], "--schedule cosine has no warm-up"),
     (["--network", "resnet18", "--norm-over", "channels"], "--norm-over channels is for the cnn"),
     (["--at-switch", "cold", "--plasticity", "cbp"], "--at-switch cold: a method keeps its memory"),
