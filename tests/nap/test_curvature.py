@@ -45,8 +45,21 @@ def test_sharpness_where_both_signs_are_as_large(seed: int) -> None:
 @given(eigenvalues=st.lists(st.floats(-3, 3), min_size=1, max_size=5), top=st.floats(4, 40), seed=st.integers(0, 99))
 def test_sharpness_with_the_default_tolerance(eigenvalues: list[float], top: float, seed: int) -> None:
     hessian, w = quadratic([*eigenvalues, top], seed)
-    found = nap.sharpness(lambda: 0.5 * w @ hessian @ w, [w], seed=seed)
+    # another seed than the Hessian's, whose eigenvectors would be made of the same numbers as the start
+    found = nap.sharpness(lambda: 0.5 * w @ hessian @ w, [w], seed=1_000 + seed)
     assert float(found) == pytest.approx(top, rel=0.02)
+
+
+def test_sharpness_from_a_start_across_the_top_eigenvector() -> None:
+    hessian = torch.diag(torch.tensor([4.0, 1.0], dtype=torch.float64))
+    w = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    start = torch.randn(2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    across = torch.stack([torch.stack([start[1], -start[0]]), start]) / start.norm()
+    turned = across.T @ hessian @ across
+    turn = torch.tensor([[math.cos(1e-4), -math.sin(1e-4)], [math.sin(1e-4), math.cos(1e-4)]], dtype=torch.float64)
+    turned = turn @ turned @ turn.T
+    found = nap.sharpness(lambda: 0.5 * w @ turned @ w, [w])
+    assert float(found) == pytest.approx(4, rel=0.01)
 
 
 def test_sharpness_of_a_network_is_that_of_its_dense_hessian() -> None:
