@@ -73,7 +73,12 @@ def measured(settings: Settings, processes: int, threads: int) -> float:
         rates = [rate(path.read_text()) for path in sorted(Path(folder).glob("*/metrics.jsonl"))]
     if len(rates) != settings.cores:
         raise RuntimeError(f"{len(rates)} of {settings.cores} runs left metrics")
-    return math.fsum(rates) if processes > 1 else len(rates) / math.fsum(1 / each for each in rates)
+    return combined(rates, processes > 1)
+
+
+def combined(rates: Sequence[float], side_by_side: bool) -> float:
+    """Updates/s of all runs: those that go side by side add up, those in turn share the time (equal updates each)."""
+    return math.fsum(rates) if side_by_side else len(rates) / math.fsum(1 / each for each in rates)
 
 
 def rate(metrics: str) -> float:

@@ -17,6 +17,11 @@ def test_updates_are_counted_from_the_first_row_that_has_some():
     assert launcher.rate("\n".join(map(json.dumps, rows))) == 50
 
 
+def test_runs_side_by_side_add_up_and_runs_in_turn_share_the_time():
+    assert launcher.combined([20, 60], side_by_side=True) == 80
+    assert launcher.combined([20, 60], side_by_side=False) == pytest.approx(200 / (100 / 20 + 100 / 60))
+
+
 def test_both_ways_are_run_and_compared(capsys):
     words = ["--game", "Catch", "--updates", "100", "--rounds", "1", "--cores", "1", "--no-compile"]
     assert launcher.main(words) == 0
