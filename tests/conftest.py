@@ -1,5 +1,17 @@
-"""One thread for each worker of the tests, which already use every core; read when torch is imported."""
+"""One thread for each worker of the tests, which already use every core (read when torch is imported); and floats that
+underflow gradually, as Python's do, whatever a test before has set."""
 
 import os
+import sys
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def gradual_underflow():
+    """Runs flush tiny numbers to zero (`determinism.configure`); the next test starts without."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)

@@ -419,6 +419,15 @@ def test_configure_makes_runs_equal():
     assert draws[0] == draws[1] != draws[2]
 
 
+def test_configure_flushes_tiny_numbers_in_every_thread():
+    script = (
+        "import torch; from experiment.determinism import configure; configure(2, 0); "
+        "print(torch.get_num_threads(), int((torch.full((2_000_000,), 1e-40) * 0.9).count_nonzero()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "0"]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
 def test_the_hash_sees_every_bit(dtype):
     module = torch.nn.Module()
