@@ -96,7 +96,10 @@ def headline() -> list[Arm]:
 
 
 def arms() -> list[Arm]:
-    """All ways to go on, on one protocol; a method acts on the unconstrained network, with a restart at the switch."""
+    """All ways to go on, on one protocol; a method acts on the unconstrained network, with a restart at the switch.
+
+    Projected or not, with CUSUM or one cycle, is figure 5 (right) of arXiv 2507.20057.
+    """
     free: dict[str, dict[str, Any]] = {
         "plain-from100": {"fraction": 1.0},
         "cold": {"at_switch": "cold"},
@@ -105,11 +108,13 @@ def arms() -> list[Arm]:
         "warm-single-cycle": {"cycles": 1},
         "fresh-optimizer": CONSTANT | {"at_switch": "fresh-optimizer"},
         "lr-restart": {},
+        "lr-restart-cusum": {"schedule": "cusum", "cycles": 2},
     }
     projected: dict[str, dict[str, Any]] = {
         "nap-from100": {"fraction": 1.0},
         "nap-constant-from100": CONSTANT | {"fraction": 1.0},
         "nap-constant": CONSTANT,
+        "nap-single-cycle": {"cycles": 1},
         "nap-rewarm": {},
         "nap-five-cycles": {"cycles": 5},
         "nap-cusum": {"schedule": "cusum", "cycles": 2},
