@@ -39,7 +39,7 @@ def calibrate(entry: Entry) -> float:
             text=True,
             env=os.environ | ENVIRONMENT,
             timeout=3600,
-            preexec_fn=child_setup(None),  # it must not outlive this process
+            preexec_fn=child_setup(),  # it must not outlive this process
         )
         if done.returncode:
             raise RuntimeError((done.stderr.strip() or "it printed nothing").splitlines()[-1])

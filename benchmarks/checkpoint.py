@@ -22,6 +22,7 @@ import torch
 from agents.config import DQNConfig
 from agents.run import build_trainer
 from experiment import checkpoint
+from experiment.config import ConfigError, exit_on_bad_input
 from experiment.determinism import configure
 from experiment.segments import Segments
 from replay import FrameReplay
@@ -123,6 +124,19 @@ def steps_per_second(threads: int, steps: int = 200) -> float:
     return steps / timed(lambda: [trainer.step() for _ in range(steps)])
 
 
+def check(options: argparse.Namespace) -> None:
+    """Raises ConfigError for what cannot be measured."""
+    for name in ("interval", "num_envs", "threads"):
+        if (value := getattr(options, name)) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}: it has to be at least 1")
+    try:
+        FrameReplay(options.capacity, options.num_envs, time_limit=27_000)
+    except ValueError as error:
+        raise ConfigError(f"--capacity {options.capacity}: {error}") from None
+    if options.directory is not None and not Path(options.directory).is_dir():
+        raise ConfigError(f"--directory {options.directory!r} is no folder")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoint", description=__doc__)
     parser.add_argument("--capacity", type=int, default=100_000, help="agent steps in the replay")
@@ -131,6 +145,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the run whose rate is measured")
     parser.add_argument("--directory", help="where to write; none: a temporary directory")
     options = parser.parse_args()
+    with exit_on_bad_input():
+        check(options)
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
         found = measure(Path(name), options.capacity, options.interval, options.num_envs)
     for number, (seconds, written) in enumerate(zip(found["save_seconds"], found["bytes"], strict=True)):

@@ -12,6 +12,7 @@ from typing import Any
 from envs.games import reference_scores
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.run_dir import RunDir
+from studies.drawing import plotting
 from studies.records import read_rows
 
 WINDOW = 20
@@ -46,11 +47,7 @@ def smooth(values: Sequence[float], window: int = WINDOW) -> list[float]:
 
 def draw(runs: list[RunDir], out: Path) -> None:
     """One panel a game: running mean of the episode returns over agent steps, random play, and the final score."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = plotting()
     results = [json.loads(run.result.read_text()) if run.result.is_file() else None for run in runs]
     games: dict[str, list[tuple[RunDir, Any]]] = {}
     for run, result in zip(runs, results, strict=True):

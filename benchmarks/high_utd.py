@@ -49,7 +49,7 @@ class StudySettings(Settings):
     """Which experiment to run, on what, and where."""
 
     suite: str = "high-utd-20"
-    """high-utd-20, atari100k (26 games), atari57, or games with commas between: Pong,MinAtar/Breakout."""
+    """high-utd-20, atari100k (26 games), atari57, or games with commas between: Pong,Krull; MinAtar's by themselves."""
     experiment: Literal["schedules", "stops", "automatic"] = "schedules"
     """The arms, as above; those of --arm come on top."""
     figure: str | None = None

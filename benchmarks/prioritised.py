@@ -162,9 +162,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             presets={},
         )
         settings.check()
-    import torch
+        import torch
 
-    from benchmarks.alternate import alternate
+        from benchmarks.alternate import alternate
+        from experiment.determinism import device_of
+
+        device_of(settings.device)
 
     torch.set_num_threads(settings.threads)
     clock = time.perf_counter if settings.clock == "wall" else time.process_time

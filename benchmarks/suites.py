@@ -17,7 +17,7 @@ from pathlib import Path
 from agents.cli import DEFAULTS, check_stated, presets, settings
 from agents.config import AGENTS, DQNConfig
 from benchmarks.manifest import Entry
-from envs.games import ATARI_57, ATARI_100K, HIGH_UTD_20, resolve_game
+from envs.games import ATARI_57, ATARI_100K, HIGH_UTD_20, is_minatar, resolve_game
 from experiment.command_line import gather
 from experiment.config import ConfigError, as_plain, near, parse_cli
 from experiment.job import Job
@@ -43,7 +43,8 @@ class Arm:
     def config(self, game: str, device: str = "cpu") -> DQNConfig:
         """The resolved settings of its runs on a game; ConfigError names the arm."""
         try:
-            config = replace(_parsed(self.agent, ("--threads", "1", *self.words)), env=game, device=device)
+            like = game if is_minatar(game) else DQNConfig.env
+            config = replace(_parsed(self.agent, ("--threads", "1", *self.words), like), env=game, device=device)
             check_stated(config, self.words)
             return config.resolved()
         except ValueError as error:
@@ -51,9 +52,12 @@ class Arm:
 
 
 @lru_cache(maxsize=1024)
-def _parsed(agent: str, words: tuple[str, ...]) -> DQNConfig:
-    """The settings as `settings` has them, but for what depends on the game: thousands of runs share the parsing."""
-    settings(agent, words)
+def _parsed(agent: str, words: tuple[str, ...], game: str) -> DQNConfig:
+    """The settings as `settings` has them, but for what depends on the game: thousands of runs share the parsing.
+
+    game: one of the same rules, for which they are checked.
+    """
+    settings(agent, (*words, "--env", game))
     config = parse_cli(
         DQNConfig,
         gather(words, "--plasticity"),
@@ -79,6 +83,8 @@ def games(suite: str) -> tuple[str, ...]:
         except ValueError as error:
             hint = near(name, SUITES) if len(names) == 1 else ""
             raise ConfigError(f"--suite: {error}{hint and f'; or of the suites{hint[1:]}'}") from None
+    if len({is_minatar(game) for game in found}) > 1:
+        raise ConfigError("--suite mixes MinAtar's games with others, of other rules and networks: sweep them apart")
     return tuple(dict.fromkeys(found))
 
 

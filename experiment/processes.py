@@ -1,4 +1,4 @@
-"""The processes of this machine that carry out a sweep's runs, each on a core and with one thread."""
+"""The processes of this machine that carry out a sweep's runs, each on its share of the cores."""
 
 import contextlib
 import ctypes
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -70,13 +70,17 @@ class _Child:
 
 
 class Processes:
-    """The executor of this machine: `processes` at a time (default: one per core), or one in each of `places`."""
+    """The executor of this machine: `processes` at a time (default: one per core), or one in each of `places`.
+
+    Each process keeps to its share of the cores, which is one where there are as many processes.
+    """
 
     def __init__(self, processes: int | None = None, places: Sequence[Mapping[str, str]] | None = None) -> None:
         self._cores = sorted(os.sched_getaffinity(0)) if places is None and hasattr(os, "sched_getaffinity") else []
         if places is not None or processes is None:
             processes = len(self._cores if places is None else places) or os.cpu_count() or 1
         self._places = places
+        self._processes = processes
         self._free = list(range(processes))
 
     def room(self) -> bool:
@@ -107,10 +111,15 @@ class Processes:
             stderr=log,
             env=os.environ | ENVIRONMENT | (dict(self._places[slot]) if self._places else {}),
             start_new_session=True,  # a Ctrl-C reaches it through this process alone
-            preexec_fn=child_setup(self._cores[slot % len(self._cores)] if self._cores else None),
+            preexec_fn=child_setup(self._share(slot)),
         )
         del self._free[0]
         return _Child(job, slot, process, log, log.tell(), self._free, notes)
+
+    def _share(self, slot: int) -> list[int]:
+        if not self._cores:
+            return []
+        return self._cores[slot :: self._processes] or [self._cores[slot % len(self._cores)]]
 
 
 def _claim(job: Job) -> IO[bytes] | None:
@@ -163,8 +172,8 @@ def _is_content(run: Path, file: Path) -> bool:
     return not (setting or half or file.is_dir() or file.stat().st_size == 0)
 
 
-def child_setup(core: int | None) -> Callable[[], None]:
-    """What a child does before it becomes its command: binds its life to this process and itself to a core."""
+def child_setup(cores: Collection[int] = ()) -> Callable[[], None]:
+    """What a child does before it becomes its command: binds its life to this process and itself to cores, if any."""
     parent = os.getpid()
 
     def setup() -> None:
@@ -173,8 +182,8 @@ def child_setup(core: int | None) -> Callable[[], None]:
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             if os.getppid() != parent:  # it died before the line above
                 os._exit(1)
-        if core is not None:
-            os.sched_setaffinity(0, {core})
+        if cores:
+            os.sched_setaffinity(0, cores)
 
     return setup
 

@@ -190,7 +190,7 @@ class StudyRun(ABC, Generic[Config]):
 
     def _train_until(self, interrupt: Interrupt) -> None:
         learner = self.learner
-        if learner.updates == 0:
+        if learner.updates == 0 and self.saved_at is None:
             self._measure()
         with Progress(self.config.budget, "updates", start=learner.updates) as progress:
             while not self.finished() and not interrupt.requested:

@@ -26,13 +26,13 @@ def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
     known = [game for game in summary.games if game in reference_scores()]
     if summary.common and len(summary.common) < len(known):
         rest = [game for game in known if game not in summary.common]
-        lines.append(f"Aggregates are over the games of every arm; some arms lack {', '.join(rest)}.")
+        lines.append(f"Aggregates are over the games that every arm with scores has; some lack {', '.join(rest)}.")
     if single := sum(cell.runs == 1 for cell in summary.cells.values()):
         lines.append(f"Games with one run of an arm have no interval, and add no spread to its aggregates: {single:,}.")
     if curves.runs:
         lines.append(f"Learning curves (running mean of {WINDOW} games) are of {_count(curves.runs, 'run')}.")
     else:
-        lines.append("There are no learning curves: no run came with its run directory.")
+        lines.append("There are no learning curves: no run came with a directory that has a finished game of training.")
     return lines
 
 

@@ -21,7 +21,8 @@ def stability_tables(scores: Scores, traces: Sequence[Trace]) -> list[Table]:
     stops: Cells = {}
     for trace in traces:
         key = (trace.game, trace.arm)
-        falls.setdefault(key, []).append(largest_fall(trace, trace.length(wall=False) / 10))
+        if (fall := largest_fall(trace, trace.length(wall=False) / 10)) is not None:
+            falls.setdefault(key, []).append(fall)
         if trace.stopped is not None:
             stops.setdefault(key, []).append(trace.stopped)
     found = [
@@ -32,16 +33,21 @@ def stability_tables(scores: Scores, traces: Sequence[Trace]) -> list[Table]:
 
 
 FALL = (
-    f"How far the running mean return of {WINDOW} games fell at most within a tenth of the budget, which is a cycle of "
-    "the cyclic arms, in raw score: mean over runs, 95% Student-t interval, number of runs (n)."
+    f"How far the running mean return of {WINDOW} games fell at most within a tenth of the budget, in raw score: mean "
+    f"over runs of at least {WINDOW} games, 95% Student-t interval, number of runs (n)."
 )
 STOP = "Mean over runs, 95% Student-t interval, number of runs (n); a run that never stopped counts with its end."
 
 
-def largest_fall(trace: Trace, steps: float) -> float:
-    """The most that the running mean return lost between two games that ended at most `steps` agent steps apart."""
-    first = np.searchsorted(trace.ended, trace.ended - steps)
-    return float(max(trace.returns[low : end + 1].max() - trace.returns[end] for end, low in enumerate(first)))
+def largest_fall(trace: Trace, steps: float) -> float | None:
+    """The most that the running mean return lost between two games that ended at most `steps` agent steps apart.
+
+    Means of fewer games than the window are left out: they are the noisiest. None if there are no others.
+    """
+    ended, returns = trace.ended[WINDOW - 1 :], trace.returns[WINDOW - 1 :]
+    first = np.searchsorted(ended, ended - steps)
+    falls = (returns[low : end + 1].max() - returns[end] for end, low in enumerate(first))
+    return max(map(float, falls), default=None)
 
 
 def _table(name: str, title: str, note: str, cells: Cells, arms: list[str]) -> Table:

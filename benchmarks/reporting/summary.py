@@ -187,7 +187,7 @@ def _improvements(arms: Mapping[str, ByGame]) -> list[Improvement]:
 
 
 def _thresholds(arms: Iterable[ByGame]) -> np.ndarray:
-    """Normalised scores from 0, or below if most of a task is, to where all but the best hundredth of all runs end."""
+    """Normalised scores from 0, or lower if over a fiftieth of the runs are, to where only a fiftieth is better."""
     values = [score for games in arms for runs in games.values() for score in runs]
     if not values:
         return np.zeros(0)

@@ -98,11 +98,15 @@ def aggregates(summary: Summary) -> Table:
         [f"{name} (published)", "", fine(median), fine(mean), "", "", ""] for name, mean, median in summary.published
     ]
     count = f"the {len(summary.common)} games" if len(summary.common) > 1 else "the one game"
-    some = f"{count} that every arm has" if summary.common else "each arm's own games"
+    without = [arm for arm in summary.arms if arm not in {found.arm for found in summary.aggregates}]
+    every = "every arm with scores has" if without else "every arm has"
+    some = f"{count} that {every}" if summary.common else "each arm's own games"
     note = (
         f"Over {some}; 95% intervals of 2,000 stratified bootstrap resamples of the runs. For the optimality gap less "
         "is better."
     )
+    if without:
+        note += f" Without a normalised score so far: {', '.join(without)}."
     if published:
         note += " Published rows are made from means per game, which tell mean and median alone."
     if any(found.uneven for found in summary.aggregates):

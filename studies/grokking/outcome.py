@@ -30,7 +30,7 @@ def outcome(rows: Sequence[Row], config: GrokkingConfig) -> Row:
             found[f"updates_from_rewarm_to_{name}"] = row["update"] - config.rewarm_at if row and late else None
     before = [row for row in rows if row["update"] <= config.rewarm_at]
     flat = [row["test_accuracy"] for row in before if row["train_accuracy"] >= 0.99]
-    end = config.budget - STEADY * (config.budget - config.rewarm_at)
+    end = config.budget - STEADY * max(config.budget - config.rewarm_at, 0)
     last = [row["test_accuracy"] for row in rows if row["update"] >= end]
     return found | {
         "before_rewarm": before[-1]["test_accuracy"] if before else None,
@@ -54,6 +54,7 @@ def sentence(found: Row, config: GrokkingConfig) -> str:
     after = " of it" if config.rewarm_at else ""
     for level in (95, 99):
         updates = found[f"updates_from_rewarm_to_test_{level}"]
-        parts.append(f"0.{level} " + ("never" if updates is None else f"within {updates:,} updates{after}"))
+        early = "never" if found[f"updates_to_test_{level}"] is None else "before it"
+        parts.append(f"0.{level} " + (early if updates is None else f"within {updates:,} updates{after}"))
     parts.append(f"{found['final_test_accuracy']:.3f} at the end, no less than {found['steady']:.3f} in the last tenth")
     return ", ".join(parts)

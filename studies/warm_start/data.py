@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,14 @@ class Dataset:
     test_images: Tensor
     test_labels: Tensor
     classes: int
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of all images and labels: two copies of the data may have one name."""
+        digest = hashlib.sha256()
+        for tensor in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same on a device."""

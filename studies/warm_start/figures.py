@@ -217,6 +217,11 @@ def load_arms(folder: Path) -> Arms:
             raise ConfigError(
                 f"{folder}: the runs {arm}-s... differ in {', '.join(sorted(unlike))}, not in the seed alone"
             )
+    results = [run.result for members in arms.values() for run in members if run.result is not None]
+    titles, bits = ({result[key] for result in results if key in result} for key in ("data", "data_sha256"))
+    if len(titles) > 1 or len(bits) > 1:
+        data = " and ".join(sorted(titles)) + (", two sets of one name" if len(titles) == 1 else "")
+        raise ConfigError(f"{folder}: its runs learned from different data, {data}: compare them apart")
     return in_order(name, arms)
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nap
+from experiment.config import ConfigError
 from plasticity.features import FeatureTap
 from plasticity.method import Method, zero_moments
 from studies.signal import LossSignal
@@ -188,12 +189,15 @@ class Learner:
             "sampler": self.sampler.state_dict(),
             "signal": self.signal.state_dict(),
             "restarts": self.restarts,
+            "data": self.data.fingerprint,
             "totals": {"loss_sum": self.loss_sum, "correct": self.correct},
             "counts": [self.updates, self.phase, self.phase_began, self.seen, *self._pass, int(self.phase_over)],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave, into the existing tensors."""
+        """Take back what `state_dict` gave, into the existing tensors. ConfigError if it learned from other data."""
+        if state["data"] != self.data.fingerprint:
+            raise ConfigError(f"{self.data.name} is not what the run has learned from: give it the images that it had")
         self.model.load_state_dict(state["model"])
         nap.load_optimizer_state(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

@@ -97,10 +97,11 @@ class Run(StudyRun[WarmStartConfig]):
         }
 
     def outcome(self, rows: list[Row]) -> dict[str, Any]:
-        """The outcome of the rows, the data's name and the alarms."""
+        """The outcome of the rows, the data and the alarms."""
         schedule = self.learner.schedule
         alarms = list(schedule.alarms) if isinstance(schedule, nap.Rewarm) else None
-        return outcome(rows) | {"data": self.learner.data.name, "alarms": alarms}
+        data = self.learner.data
+        return outcome(rows) | {"data": data.name, "data_sha256": data.fingerprint, "alarms": alarms}
 
     def sentence(self, found: dict[str, Any]) -> str:
         """The outcome in one line."""

@@ -285,6 +285,15 @@ def test_suites_are_the_papers_and_lists_are_resolved_once_each():
     check_agent("examples.new_agent:AdvantageLearning")
 
 
+def test_minatar_is_swept_by_itself_and_by_its_own_rules():
+    with pytest.raises(ConfigError, match="--suite mixes MinAtar's games with others"):
+        games("Pong,MinAtar/Breakout")
+    (arm,) = arms("dqn", None, [], ["--protocol", "minatar", "--steps", "none", "--frames", "5001"])
+    assert arm.config("MinAtar/Breakout").steps == 5_001
+    with pytest.raises(ConfigError, match="arm 'dqn': --protocol minatar is for MinAtar's games"):
+        arm.config("Breakout")
+
+
 def test_a_preset_that_is_a_file_has_its_full_path(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text("agent: der\nlr: 0.01\n")
     monkeypatch.chdir(tmp_path)

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from experiment.job import Job
+from experiment.processes import Processes
 from experiment.run_dir import RunDir
 from experiment.sweep import Moment, plan, sweep
 from experiment.values import ConfigError
@@ -128,14 +129,36 @@ def launch(tmp_path: Path, count: int, seconds: float = 0.1, script: str = RUN) 
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_all_runs_are_done_once_with_one_thread_and_core_each(tmp_path):
+@pytest.mark.parametrize(("processes", "shares"), [(1, [4]), (2, [2, 2]), (3, [1, 1, 2])])
+def test_few_processes_share_out_all_cores(processes, shares, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 4, 5})
+    executor = Processes(processes)
+    given = [executor._share(slot) for slot in range(processes)]
+    assert sorted(map(len, given)) == shares
+    assert sorted(core for share in given for core in share) == [0, 1, 4, 5]
+
+
+def test_many_processes_take_a_core_each_in_turn(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 3})
+    assert [Processes(5)._share(slot) for slot in range(5)] == [[2], [3], [2], [3], [2]]
+
+
+def test_one_process_has_every_core(tmp_path):
+    assert sweep(jobs(tmp_path, 1), 1, console=quiet()).exit_code == 0
+    result = json.loads((tmp_path / "runs" / "run0" / "result.json").read_text())
+    assert (result["threads"], result["cores"]) == ("1", len(os.sched_getaffinity(0)))
+
+
+def test_all_runs_are_done_once_with_one_thread_and_a_share_of_the_cores_each(tmp_path):
     console = quiet()
     outcome = sweep(jobs(tmp_path, 3), 2, console=console)
     assert outcome.finished == ("run0", "run1", "run2")
     assert (outcome.failed, outcome.left, outcome.exit_code) == ({}, (), 0)
     assert_each_done_once(tmp_path, 3, 5)
     result = json.loads((tmp_path / "runs" / "run0" / "result.json").read_text())
-    assert (result["threads"], result["cores"]) == ("1", 1)
+    cores = len(os.sched_getaffinity(0))
+    assert result["threads"] == "1"
+    assert result["cores"] in {max(cores // 2, 1), -(-cores // 2)}
     lines = said(console).splitlines()
     assert all(re.match(r"\d+% \d/3 runs, ", line) for line in lines)
     assert lines[-1].startswith("100% 3/3 runs, ")

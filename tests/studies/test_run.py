@@ -157,6 +157,17 @@ def test_an_interrupted_run_goes_on_to_the_rows_of_one_in_one_go(tmp_path, capsy
         Toy(replace(config, resume=str(run.directory.path)))
 
 
+def test_a_run_that_is_interrupted_while_it_compiles_has_its_first_row_once(tmp_path, monkeypatch):
+    _, whole, _ = train(Toy, Config(root=str(tmp_path), name="whole"))
+    config = Config(root=str(tmp_path), name="parts", compile=True)
+    monkeypatch.setattr(Learner, "prepare", lambda _: signal.raise_signal(signal.SIGINT))
+    code, rows, run = train(Toy, config)
+    assert (code, [row["update"] for row in rows]) == (INTERRUPTED, [0])
+    monkeypatch.setattr(Learner, "prepare", lambda _: None)
+    code, rows, _ = train(Toy, replace(config, name=None, resume=str(run.directory.path)))
+    assert (code, rows) == (0, whole)
+
+
 @pytest.mark.parametrize("device", ["cuda:99", "tpu3000", "meta:x"])
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_path, device):
     with pytest.raises(ConfigError, match=f"--device {device} cannot be used: "):

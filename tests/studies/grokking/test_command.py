@@ -168,6 +168,10 @@ def test_an_outcome_is_read_off_the_rows():
     assert outcome(rows, replace(config, delay=900))["updates_from_rewarm_to_test_95"] is None
     assert "0.99 within 400 updates of it" in sentence(found, config)
     assert outcome(rows[:3], config)["updates_to_test_95"] is None
+    early = replace(config, delay=900)
+    assert "0.95 before it" in sentence(outcome(rows, early), early)
+    cut = replace(config, updates=rows[-1]["update"], delay=2 * rows[-1]["update"])  # it ends before the re-warm
+    assert outcome(rows, cut)["steady"] == rows[-1]["test_accuracy"]
 
 
 def test_figures_without_runs_are_refused(capsys):

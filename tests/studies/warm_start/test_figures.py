@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from experiment.config import ConfigError
 from experiment.run_dir import RunDir
 from studies import drawing
 from studies.records import FinishedRun
@@ -56,6 +57,15 @@ def make_run(folder, name, *, final=0.7, alarms=None, stop=None, layers=LAYERS, 
         facts = {"data": "CIFAR-10", "alarms": alarms, "seconds": {"training": 1000.0 + config.seed}}
         run.write_result(outcome(rows) | facts)
     return run
+
+
+@pytest.mark.parametrize("other", [{"data": "CIFAR-10 (a copy)"}, {"data_sha256": "1"}])
+def test_runs_on_different_data_are_not_compared(tmp_path, other):
+    for seed, facts in enumerate(({"data_sha256": "0"}, other)):
+        run = make_run(tmp_path, f"plain-s{seed}", seed=seed)
+        run.result.write_text(json.dumps(json.loads(run.result.read_text()) | facts))
+    with pytest.raises(ConfigError, match="its runs learned from different data, CIFAR-10"):
+        figures.load_arms(tmp_path)
 
 
 def loaded(rows, result=None):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from experiment.interrupt import INTERRUPTED
 from experiment.run_dir import RunDir
 from studies.records import read_rows
 from studies.warm_start.__main__ import main
+from studies.warm_start.data import load
 from studies.warm_start.learner import Learner
 
 pytest.importorskip("sklearn")
@@ -83,6 +85,24 @@ def test_a_run_that_is_interrupted_and_resumed_is_the_run_in_one_go(tmp_path, mo
     parts = outcome(tmp_path / "parts")
     assert parts[0]["parameter_hash"] == whole[0]["parameter_hash"]
     assert parts[1] == whole[1]
+
+
+def test_a_run_does_not_go_on_with_other_data_of_the_same_name(tmp_path, monkeypatch, capsys):
+    words = [*TINY, "--root", str(tmp_path), "--name", "run", "--no-figure"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "update", lambda learner: os.kill(os.getpid(), signal.SIGINT))
+        assert main(words) == INTERRUPTED
+    digits = load("digits", None)
+    monkeypatch.setattr(
+        "studies.warm_start.run.load", lambda *_: replace(digits, train_labels=digits.train_labels.flip(0))
+    )
+    with pytest.raises(SystemExit) as stopped:
+        main(["--resume", str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    assert (
+        capsys.readouterr().err
+        == "error: digits is not what the run has learned from: give it the images that it had\n"
+    )
 
 
 RESNET = ["--network", "resnet18", "--width", "2"]
