@@ -90,7 +90,7 @@ def build_methods(config: DQNConfig) -> list[Method]:
 
 
 def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.Schedule:
-    """The learning rate over the budget in agent steps; its peak is the optimiser's rate."""
+    """The learning rate over the agent steps in which updates are made; its peak is the optimiser's rate."""
     options: dict[str, Any] = {}
     if config.schedule != "constant":
         options["floor"] = config.lr_floor
@@ -105,9 +105,9 @@ def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.S
     if config.schedule == "delayed-cosine":
         options |= {"delay": config.lr_delay, "warmup": config.lr_warmup}
     if config.schedule in CLOSED_LOOP:  # one sample per --log-interval: a run has 100 or so
-        options |= {"cycle_steps": max(config.budget // config.cycles, 1), "warmup": config.lr_warmup}
+        options |= {"cycle_steps": max(config.learning_steps // config.cycles, 1), "warmup": config.lr_warmup}
         options |= {"threshold": config.rewarm_threshold, "min_samples": 10, "time_constant": 100}
-    return nap.make_schedule(config.schedule, optimizer, config.budget, **options)
+    return nap.make_schedule(config.schedule, optimizer, config.learning_steps, **options)
 
 
 def build_probe(config: DQNConfig, agent: DQN, seed: int) -> StateProbe:

@@ -124,16 +124,17 @@ class DQNConfig:
     lr: float = 3e-4
     """Adam's learning rate: the schedule's peak."""
     schedule: Schedule = "auto"
-    """Course of the learning rate over the budget. auto: early-cycle with NaP, constant without. cusum and page-hinkley
-    restart it when the mean TD error, read every --log-interval, has risen. early-cycle-cusum goes on cycling while
-    CUSUM finds shifts of the TD error of the newest transitions, early-cycle-plateau while returns rise."""
+    """Course of the learning rate from --update-start to the end of the budget. auto: early-cycle with NaP, constant
+    without. cusum and page-hinkley restart it when the mean TD error, read every --log-interval, has risen.
+    early-cycle-cusum goes on cycling while CUSUM finds shifts of the TD error of the newest transitions,
+    early-cycle-plateau while returns rise."""
     lr_floor: float = 3e-5
     """Lowest learning rate of the schedule."""
     cycles: int = 10
     """Warm restarts in the cycling part of the schedule (cyclic, early-cycle). cusum, page-hinkley: a restart takes
-    the budget divided by this."""
+    the steps of the schedule divided by this."""
     cycle_fraction: float = 0.2
-    """Share of the budget in which early-cycle cycles. early-cycle-cusum, early-cycle-plateau: only the length of a
+    """Share of the schedule in which early-cycle cycles. early-cycle-cusum, early-cycle-plateau: only the length of a
     cycle follows from it, as there."""
     cycle_patience: int = 3
     """early-cycle-cusum, early-cycle-plateau: cycles without a change, one after another, that end the cycling."""
@@ -217,6 +218,11 @@ class DQNConfig:
         return 100_000 if self.steps is None else self.steps
 
     @property
+    def learning_steps(self) -> int:
+        """Agent steps in which updates are made, over which the schedule runs."""
+        return self.budget - self.update_start
+
+    @property
     def projects(self) -> bool:
         """Whether NaP is among the methods, by either of its names."""
         return self.nap or "nap" in self.methods
@@ -272,10 +278,10 @@ class DQNConfig:
         if self.weight_decay * self.lr > 1:
             decay = f"--weight-decay {self.weight_decay:g} times --lr {self.lr:g}"
             raise ConfigError(f"{decay} has to be at most 1: an update takes that share off each weight")
+        self._check_updates_can_happen()
         self._check_parts_of_the_schedule()
         if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device):
             raise ConfigError(f"--device is {self.device!r}: it has to be cpu, cuda or cuda:N")
-        self._check_updates_can_happen()
         self._check_game()
         self._check_methods()
         self._check_agent()
@@ -299,7 +305,8 @@ class DQNConfig:
             )
 
     def _check_parts_of_the_schedule(self) -> None:
-        cycling = round(self.cycle_fraction * self.budget) if self.course in EARLY_CYCLE else self.budget
+        steps = self.learning_steps
+        cycling = round(self.cycle_fraction * steps) if self.course in EARLY_CYCLE else steps
         if self.course in ("cyclic", *EARLY_CYCLE, *CLOSED_LOOP) and 0 < cycling < self.cycles:
             raise ConfigError(f"--cycles is {self.cycles}, and there are {cycling} agent steps for them: give fewer")
         if self.course == "early-cycle-cusum":
@@ -307,10 +314,12 @@ class DQNConfig:
         delay = self.lr_delay if self.course == "delayed-cosine" else 0
         restarts = self.course in ("cyclic", *CLOSED_LOOP)
         warms = restarts or self.course == "delayed-cosine"
-        whole = self.budget // self.cycles if restarts else self.budget
-        if warms and delay + self.lr_warmup > whole:
+        whole = steps // self.cycles if restarts else steps
+        if warms and (delay + self.lr_warmup > whole or (restarts and self.lr_warmup == whole)):
             parts = f"--lr-delay {delay} and --lr-warmup" if delay else "--lr-warmup"
-            raise ConfigError(f"{parts} {self.lr_warmup} are longer than the schedule's {whole} agent steps")
+            raise ConfigError(f"{parts} {self.lr_warmup} leave nothing of the schedule's {whole} agent steps")
+        if self.course in EARLY_CYCLE and self.anneal == "floor" and self.lr_floor == 0:
+            raise ConfigError("--anneal floor with --lr-floor 0 learns nothing after the cycles: give another of them")
 
     def _check_rows_of_a_cycle(self, steps: float) -> None:
         """What CUSUM hears: often enough in each cycle, and not so often that neighbours sum the same rewards."""

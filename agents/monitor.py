@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
-from torch import Tensor
+from torch import Tensor, nn
 
 import nap
 from agents.divergence import largest_gradient, statistics
@@ -137,7 +137,8 @@ class Monitor:
 class StateProbe:
     """What the network makes of one batch of states, drawn once from the replay and kept for the whole run.
 
-    Of the fp32 network, in eval mode: dormant units and ranks of features per layer (`nap.Probe`), and policy churn,
+    Of the fp32 network, in eval mode: dormant units and ranks of features per layer (`nap.Probe`; not of the frozen
+    copies that plasticity injection keeps), and policy churn,
     the share of the states whose greedy action changed: "policy_churn" since the measurement before, and
     "policy_churn_one_update" by the first update after that measurement (Schaul et al. 2022, arXiv 2206.00730, who
     average the latter). Neither agent, replay nor global random numbers change; the device is waited for in `measure`.
@@ -149,6 +150,9 @@ class StateProbe:
         self.device = next(agent.network.parameters()).device
         nothing = torch.empty(0, dtype=torch.uint8, device=self.device)
         self.probe = nap.Probe(agent.network, nothing, FEATURE_METRICS) if on else None
+        if self.probe is not None:
+            found = self.probe.layers
+            self.probe.layers = {name: found[name] for name in found if _learns(agent.network, name)}
         self.actions: Tensor | None = None
         self.churn: Tensor | None = None
         self.watches = False
@@ -215,6 +219,15 @@ class StateProbe:
         self.actions = state["actions"].to(self.device)
         self.churn = None if state["churn"] is None else state["churn"].to(self.device)
         self.watches, self.figures = state["watches"], state["figures"]
+
+
+def _learns(network: nn.Module, name: str) -> bool:
+    """Whether the innermost module with weights that holds a layer has one that is learned."""
+    while True:
+        name = name.rpartition(".")[0]
+        weights = list(network.get_submodule(name).parameters())
+        if weights:
+            return any(weight.requires_grad for weight in weights)
 
 
 def _share_changed(before: Tensor, after: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class Trainer:
         began = time.perf_counter()
         before, epsilon = self.agent_step, self.epsilon
         self.agent_step += self.env.num_envs
-        self.agent.schedule.move_to(self.agent_step)
+        self.agent.schedule.move_to(max(self.agent_step - self.config.update_start, 0))
         if self.config.overlap:
             step = self.play(epsilon, meanwhile=self.learn)
         else:
@@ -119,13 +119,15 @@ class Trainer:
         if isinstance(schedule, nap.CusumStop) and fresh is not None:
             schedule.observe(fresh)
         if isinstance(schedule, nap.StoppingCycle):
-            report["stopped_at"] = schedule.stopped_at
+            stop = schedule.stopped_at
+            report["stopped_at"] = None if stop is None else stop + self.config.update_start
         return report
 
     def _fresh_td_error(self) -> float | None:
-        """Mean TD error of the newest transitions, which hardly any update has seen.
+        """Mean TD error of the newest transitions, which updates have seen least.
 
-        None before the first update, or if there are too few.
+        At UTD 8 that is once or twice each with 5,000 steps in the replay, hardly at all with many more. None before
+        the first update, or if there are too few.
         """
         replay, returns = self.replay, self._returns()
         count = min(FRESH, max(self.config.log_interval, replay.num_envs))

@@ -99,6 +99,10 @@ class Segments:
             self._read(directory, segment, first)
         self.adopt(directory, segments)
 
+    def forget(self, row: int) -> None:
+        """Notes that stored rows from `row` on are no longer what was saved: later saves write them anew."""
+        self._saved = [segment for segment in self._saved if segment.stop <= row]
+
     def describe(self, segments: list[Segment]) -> dict[str, Any]:
         """What a manifest says of them."""
         return {"format": self.rows.row_format, "segments": [segment._asdict() for segment in segments]}

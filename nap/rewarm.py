@@ -114,8 +114,7 @@ class Rewarm(Schedule):
         tenth = max(self._whole("total_steps", total_steps, 1) // 10, 1)
         self.cycle_steps = tenth if cycle_steps is None else self._whole("cycle_steps", cycle_steps, 1)
         self.warmup, self.first_warmup = self._warmups(warmup, first_warmup, self.cycle_steps)
-        middle = (self.warmup + self.cycle_steps) // 2
-        self.cooldown = middle if cooldown is None else self._whole("cooldown", cooldown, 0)
+        self.cooldown = cooldown if cooldown is None else self._whole("cooldown", cooldown, 0)
         self.slack, self.threshold = self._at_least("slack", slack, 0), self._at_least("threshold", threshold, 0)
         self.two_sided, self.log_signal = two_sided, log_signal
         self.score = RunningScore(
@@ -134,8 +133,7 @@ class Rewarm(Schedule):
 
     def shape(self, step: int) -> float:
         began = self._restart_before(step)
-        warmup = self.warmup if began else self.first_warmup
-        return ramp_then_cosine(min(step - began, self.cycle_steps), warmup, self.cycle_steps)
+        return ramp_then_cosine(min(step - began, self.cycle_steps), self._rise(began), self.cycle_steps)
 
     def lr_at(self, step: int) -> list[float]:
         """The lr of each parameter group at a step count, with the alarms so far."""
@@ -149,7 +147,9 @@ class Rewarm(Schedule):
 
     def observe(self, signal: SupportsFloat) -> bool:
         """Takes in one sample of the signal at the present step count; True if it sets off an alarm."""
-        if self.last_epoch - self._restart_before(self.last_epoch) < self.cooldown:
+        began = self._restart_before(self.last_epoch)
+        middle = (self._rise(began) + self.cycle_steps) // 2
+        if self.last_epoch - began < (middle if self.cooldown is None else self.cooldown):
             return False
         value = self._readable(float(signal))
         if value is None:
@@ -181,6 +181,9 @@ class Rewarm(Schedule):
     def _restart_before(self, step: int) -> int:
         position = bisect_right(self.alarms, step)
         return self.alarms[position - 1] if position else 0
+
+    def _rise(self, began: int) -> int:
+        return self.warmup if began else self.first_warmup
 
     def _readable(self, value: float) -> float | None:
         if not math.isfinite(value) or (self.log_signal and value == 0):

@@ -85,11 +85,11 @@ class Schedule(LRScheduler, ABC):
         return value
 
     def _warmups(self, warmup: int, first: int | None, cycle: float) -> tuple[int, int]:
-        """The warm-up of a restart of so many steps, and that of the first."""
+        """The warm-up of a restart of so many steps, and that of the first; what follows comes down to the floor."""
         options = {"warmup": warmup, "first_warmup": warmup if first is None else first}
         for name, value in options.items():
-            if self._whole(name, value, 0) > cycle:
-                raise self._error(f"{name}={value} is longer than a cycle, {cycle:g} steps")
+            if self._whole(name, value, 0) >= cycle:
+                raise self._error(f"{name}={value} must be shorter than a cycle, {cycle:g} steps")
         return options["warmup"], options["first_warmup"]
 
     def _at_least(self, name: str, value: float, least: float) -> float:
@@ -173,9 +173,10 @@ class Cyclic(Schedule):
 class EarlyCycle(Schedule):
     """`cycles` warm restarts in the first `cycle_fraction` of the steps, and `anneal` after them.
 
-    anneal "floor" stays at `floor`, the early stopping of re-warming in arXiv 2507.20057, section 6.2 (10 cycles in the
-    first fifth); "cosine" or "linear" restarts once more, to the peak, and comes down to `floor` over all that is left.
-    Raises ValueError for more cycles than steps to cycle in.
+    anneal "cosine" or "linear" restarts once more, to the peak, and comes down to `floor` over all that is left;
+    "floor" stays there, the early stopping of re-warming in arXiv 2507.20057, section 6.2 (10 cycles in the first
+    fifth).
+    Raises ValueError for more cycles than steps to cycle in, and for anneal "floor" where that is 0.
     """
 
     def __init__(
@@ -186,10 +187,12 @@ class EarlyCycle(Schedule):
         floor: float = 0.0,
         cycles: int = 10,
         cycle_fraction: float = 0.2,
-        anneal: str = "floor",
+        anneal: str = "cosine",
     ) -> None:
         if anneal not in (kinds := ("floor", "cosine", "linear")):
             raise self._error(f"anneal={anneal!r} is unknown; {near(anneal, kinds)}")
+        if anneal == "floor" and floor == 0:
+            raise self._error("anneal='floor' needs a floor above 0: nothing would be learned after the cycles")
         self.cycles, self.anneal = self._whole("cycles", cycles, 1), anneal
         steps = self._whole("total_steps", total_steps, 1)
         self.cycle_steps = round(self._fraction("cycle_fraction", cycle_fraction) * steps)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from bisect import bisect_left
 from itertools import pairwise
 from typing import Any, SupportsFloat
 
@@ -14,6 +15,9 @@ from torch.optim import Optimizer
 
 from .schedule import SCHEDULES, EarlyCycle, anneal_shape, half_cosine
 from .weights import near
+
+Sample = tuple[float, float]
+"""Where in its cycle a sample of the signal was taken, 0 to 1, and its value."""
 
 
 class StoppingCycle(EarlyCycle):
@@ -30,13 +34,13 @@ class StoppingCycle(EarlyCycle):
 
     def __init__(self, optimizer: Optimizer, total_steps: int, *, patience: int = 3, **options: Any) -> None:
         self.patience = self._whole("patience", patience, 1)
-        self.samples: list[float] = []
+        self.samples: list[Sample] = []
         self.cycle, self.still, self.ignored = 0, 0, 0
         self.stopped_at: int | None = None
         super().__init__(optimizer, total_steps, **options)
 
     @abstractmethod
-    def changed(self, samples: list[float]) -> bool | None:
+    def changed(self, samples: list[Sample]) -> bool | None:
         """Whether the signal changed in a cycle that has these samples of it; None if they do not tell."""
 
     def shape(self, step: int) -> float:
@@ -75,7 +79,7 @@ class StoppingCycle(EarlyCycle):
             return
         value = float(signal)
         if math.isfinite(value):
-            self.samples.append(value)
+            self.samples.append((self.last_epoch * self.cycles % self.cycle_steps / self.cycle_steps, value))
         else:
             self.ignored += 1
 
@@ -86,7 +90,7 @@ class StoppingCycle(EarlyCycle):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where a saved one stopped, to the bit."""
-        self.samples = list(state_dict["samples"])
+        self.samples = [(place, value) for place, value in state_dict["samples"]]
         for name in ("cycle", "still", "ignored", "stopped_at"):
             setattr(self, name, state_dict[name])
         super().load_state_dict(state_dict)
@@ -99,10 +103,11 @@ PLACES = 32
 class CusumStop(StoppingCycle):
     """Cycles until CUSUM (Page 1954) finds no shift of the signal, a loss say, in `patience` cycles in a row.
 
-    The signal moves with the rate within a cycle, so like is compared with like: each sample of a cycle with the one
-    of the same place in a reference cycle, which is the last one that had a shift; means of neighbours, if there are
-    more than `PLACES`. The differences are standardised by their own noise, from successive ones (von Neumann 1941),
-    which a shift of all does not raise. A shift either way is max(0, S + score - slack) > `threshold` at any place.
+    The signal moves with the rate within a cycle, so like is compared with like: each sample of a cycle with a
+    reference cycle at the same place, between two of its samples if there is none; means of neighbours, if there are
+    more than `PLACES`. The reference is the last cycle that had a shift. The differences are standardised by their own
+    noise, from successive ones (von Neumann 1941), which a shift of all does not raise. A shift either way is
+    max(0, S + score - slack) > `threshold` at any place.
     Samples that overlap, as moving means do, vary less from one to the next than from cycle to cycle, which looks like
     a shift: give such as do not.
 
@@ -129,7 +134,7 @@ class CusumStop(StoppingCycle):
         self.slack, self.threshold = self._at_least("slack", slack, 0), self._at_least("threshold", threshold, 0)
         self.clip, self.min_samples = self._at_least("clip", clip, slack), self._whole("min_samples", min_samples, 2)
         self.log_signal = log_signal
-        self.reference: list[float] = []
+        self.reference: list[Sample] = []
         super().__init__(optimizer, total_steps, **options)
 
     def observe(self, signal: SupportsFloat) -> None:
@@ -141,20 +146,23 @@ class CusumStop(StoppingCycle):
             value = math.log(value) if value else -math.inf
         super().observe(value)
 
-    def changed(self, samples: list[float]) -> bool | None:
+    def changed(self, samples: list[Sample]) -> bool | None:
         if len(samples) < self.min_samples:
             return None
-        if self.reference and not self._shifted(samples):
-            return False
+        if self.reference:
+            pairs = [(value, interpolated(self.reference, place)) for place, value in samples]
+            differences = [value - then for value, then in pairs if then is not None]
+            if len(differences) < 2:
+                return None
+            if not self._shifted(differences):
+                return False
         self.reference = samples
         return True
 
-    def _shifted(self, samples: list[float]) -> bool:
-        count = min(len(samples), len(self.reference))
-        now, then = samples[-count:], self.reference[-count:]  # the first cycle may lack its start, not its end
-        differences = [x - y for x, y in zip(now, then, strict=True)]
-        width = -(-count // PLACES)
-        differences = [math.fsum(differences[at - width : at]) / width for at in range(count, width - 1, -width)][::-1]
+    def _shifted(self, differences: list[float]) -> bool:
+        width = -(-len(differences) // PLACES)
+        ends = range(len(differences), width - 1, -width)
+        differences = [math.fsum(differences[end - width : end]) / width for end in ends][::-1]
         steps = [after - before for before, after in pairwise(differences)]
         deviation = max(math.sqrt(math.fsum(step * step for step in steps) / (2 * len(steps))), 1e-12)
         rise = fall = 0.0
@@ -169,8 +177,17 @@ class CusumStop(StoppingCycle):
         return super().state_dict() | {"reference": list(self.reference)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.reference = list(state_dict["reference"])
+        self.reference = [(place, value) for place, value in state_dict["reference"]]
         super().load_state_dict(state_dict)
+
+
+def interpolated(samples: list[Sample], place: float) -> float | None:
+    """The value at a place, on the straight line between its neighbours; None before the first and behind the last."""
+    after = bisect_left(samples, place, key=lambda sample: sample[0])
+    if after == len(samples) or (after == 0 and samples[0][0] != place):
+        return None
+    (start, low), (end, high) = samples[max(after - 1, 0)], samples[after]
+    return high if end == place else low + (high - low) * (place - start) / (end - start)
 
 
 class PlateauStop(StoppingCycle):
@@ -201,10 +218,10 @@ class PlateauStop(StoppingCycle):
         self.best: float | None = None
         super().__init__(optimizer, total_steps, **options)
 
-    def changed(self, samples: list[float]) -> bool | None:
+    def changed(self, samples: list[Sample]) -> bool | None:
         if not samples:
             return None
-        self.recent = [*self.recent, *samples][-self.window :]
+        self.recent = [*self.recent, *(value for _, value in samples)][-self.window :]
         mean = math.fsum(self.recent) / len(self.recent) * (1 if self.mode == "max" else -1)
         if self.best is not None and not mean > self.best + self.margin * abs(self.best):
             return False

@@ -113,6 +113,7 @@ def test_networks_of_every_method_are_measured_and_not_changed(specs):
     figures = trainer.probe.report()
     assert all(value == value for value in figures.values())
     assert 0 <= figures["policy_churn_one_update"] <= 1
+    assert not any({"frozen", "fresh"} & {*name.replace("/", ".").split(".")} for name in figures)  # they do not learn
     assert parameter_hash(agent.network) == before[0]
     assert str(agent.state_dict()["optimizer"]) == str(before[1])
     for name, parameter in agent.network.named_parameters():

@@ -306,11 +306,13 @@ class Forgetful(Catch):
     load_state_dict = VectorEnv.load_state_dict
 
 
-@pytest.mark.parametrize("num_envs", [1, 3])
-def test_without_exact_emulators_new_episodes_begin_and_the_old_ones_are_cut(num_envs, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("num_envs", "capacity"), [(1, 70), (3, 70), (1, 300), (3, 300)])
+def test_without_exact_emulators_new_episodes_begin_and_the_old_ones_are_cut(
+    num_envs, capacity, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(toys, "Catch", Forgetful)
     monkeypatch.setattr(agents.run, "build_trainer", build_toy)
-    config = config_of(tmp_path, "a", num_envs=num_envs, n_step=1, steps=160)
+    config = config_of(tmp_path, "a", num_envs=num_envs, n_step=1, steps=160, replay_capacity=capacity)
     killed = train(config, KILLED_AT)
     seen = killed.trainer.replay
     assert "a resume begins new episodes" in capsys.readouterr().out
@@ -326,6 +328,8 @@ def test_without_exact_emulators_new_episodes_begin_and_the_old_ones_are_cut(num
     for kill_at in (110, 130, None):  # a second cut at 80, and one at the save before each kill
         run = resumed(config, kill_at)
         run.trainer.replay.check()
+        if capacity == 300:  # the first cut is still stored, and kept
+            assert torch.equal(run.trainer.replay.gather(last)["next_obs"], before["next_obs"])
     assert "with new episodes" in capsys.readouterr().out
     assert run.trainer.agent.updates == run.trainer.agent_step - 60
 

@@ -57,12 +57,12 @@ def test_the_target_network_is_copied_at_multiples_of_its_period(monkeypatch):
     assert synced == [21, 42, 60, 81, 102]
 
 
-def test_the_learning_rate_is_that_of_the_agent_step():
+def test_the_learning_rate_is_that_of_the_agent_step_and_begins_with_the_updates():
     trainer = catch_trainer(steps=200, num_envs=2, update_start=100, schedule="linear", lr=1e-3, lr_floor=1e-4)
     trainer.open()
     while not trainer.done:
         trainer.step()
-        expected = 1e-3 + (1e-4 - 1e-3) * trainer.agent_step / 200
+        expected = 1e-3 + (1e-4 - 1e-3) * max(trainer.agent_step - 100, 0) / 100
         assert trainer.agent.optimizer.param_groups[0]["lr"].item() == pytest.approx(expected, rel=1e-5)
 
 

@@ -247,3 +247,18 @@ def test_a_damaged_segment_is_named_and_the_checkpoint_before_is_used(damage, tm
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_latest(tmp_path, only=("ring",)).step == 9
+
+
+def test_rows_that_changed_after_they_were_saved_are_written_anew(tmp_path):
+    ring = Ring(100)
+    rows = Segments(ring)
+    for _ in range(3):
+        ring.grow(5)
+        store(tmp_path, ring, rows)
+    ring.rows[9] = ring.rows[14] = np.int64(-1).tobytes()
+    rows.forget(9)
+    ring.grow(1)
+    newest = store(tmp_path, ring, rows)
+    found, _ = loaded(tmp_path, 100)
+    assert found.rows == ring.rows
+    assert os.stat(newest / "rows-000000000000.bin").st_nlink > 1  # what did not change is linked

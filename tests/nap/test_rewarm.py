@@ -157,6 +157,18 @@ def test_the_first_rise_may_be_another() -> None:
     assert schedule.lr_at(60) == pytest.approx([PEAK])
 
 
+@pytest.mark.parametrize(("options", "first"), [({}, 60), ({"first_warmup": 0}, 50), ({"cooldown": 7}, 7)])
+def test_the_signal_is_looked_at_after_the_first_rise_and_half_of_what_follows(
+    options: dict[str, int], first: int
+) -> None:
+    schedule = nap.Cusum(optimizer(), 1000, warmup=20, **options)
+    assert schedule.cycle_steps == 100
+    for step, looked_at in ((first - 1, 0), (first, 1)):
+        schedule.move_to(step)
+        schedule.observe(1.0)
+        assert schedule.score.count == looked_at
+
+
 SHAPES: dict[str, Callable[[int], float]] = {
     "exponential": lambda t: 0.01 + 2.29 * math.exp(-t / 1500),
     "power": lambda t: max(2.3 / (1 + t / 60), 0.01),
@@ -245,7 +257,6 @@ def test_what_happens_in_the_cooldown_is_not_looked_at() -> None:
 
 def test_the_default_cooldown_ends_halfway_down_the_cosine() -> None:
     schedule = make("cusum", 1000, warmup=20)
-    assert (schedule.cycle_steps, schedule.cooldown) == (100, 60)
     assert schedule.lr_at(60) == pytest.approx([PEAK / 2])
 
 
@@ -312,7 +323,7 @@ def test_bad_input_is_one_clear_line() -> None:
         ("page-hinkley", {"forgeting": 0.9}, "did you mean 'forgetting'"),
         ("page-hinkley", {"cooldow": 9}, "did you mean 'cooldown'"),
         ("page-hinkley", {"forgetting": 0.0}, "nap.rewarm.PageHinkley: forgetting=0.0 must be above 0"),
-        ("cusum", {"warmup": 9, "cycle_steps": 5}, "warmup=9 is longer than a cycle, 5 steps"),
+        ("cusum", {"warmup": 5, "cycle_steps": 5}, "warmup=5 must be shorter than a cycle, 5 steps"),
         ("cusum", {"cycle_steps": 0}, "nap.rewarm.Cusum: cycle_steps=0"),
         ("cusum", {"floor": 2.0}, "nap.rewarm.Cusum: floor=2.0"),
         ("cusum", {"threshold": -1}, "threshold=-1 must be at least 0"),

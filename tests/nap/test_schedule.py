@@ -54,7 +54,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "one-cycle": {"floor": FLOOR, "warmup_fraction": 0.25},
     "cyclic": {"floor": FLOOR, "cycles": 4},
     "cyclic warmup": {"floor": FLOOR, "cycles": 4, "warmup": 20},
-    "early-cycle": {"floor": FLOOR, "cycles": 4, "cycle_fraction": 0.2},
+    "early-cycle": {"floor": FLOOR, "cycles": 4, "cycle_fraction": 0.2, "anneal": "floor"},
     "early-cycle cosine": {"floor": FLOOR, "cycles": 4, "cycle_fraction": 0.2, "anneal": "cosine"},
     "early-cycle linear": {"floor": FLOOR, "cycles": 4, "cycle_fraction": 0.2, "anneal": "linear"},
     "delayed-cosine": {"floor": FLOOR, "delay": 60, "warmup": 20},
@@ -95,11 +95,11 @@ def test_the_lr_stays_from_floor_to_peak_and_depends_on_the_step_alone(
     if "cycl" in name and name != "one-cycle":
         options["cycles"] = data.draw(st.integers(1, min(total, 20)))
     if name == "cyclic":
-        options["warmup"] = data.draw(st.integers(0, total // options["cycles"]))
+        options["warmup"] = data.draw(st.integers(0, -(-total // options["cycles"]) - 1))
     if name.startswith("early-cycle"):
         options |= {
             "cycle_fraction": data.draw(st.just(0.0) | st.floats(options["cycles"] / total, 1)),
-            "anneal": data.draw(st.sampled_from(["floor", "cosine"])),
+            "anneal": data.draw(st.sampled_from(["floor", "cosine"] if floor else ["cosine", "linear"])),
         }
     if name == "one-cycle":
         options["warmup_fraction"] = data.draw(st.floats(0, 1))
@@ -131,7 +131,8 @@ def test_the_number_of_restarts(cycles: int, steps_per_cycle: int, extra: int) -
     lrs = [early.lr_at(step)[0] for step in range(5 * total + 1)]
     assert sum(later > earlier for earlier, later in pairwise(lrs)) == cycles
     assert lrs[total] == PEAK
-    assert nap.EarlyCycle(optimizer(), 5 * total, cycles=cycles).lr_at(total) == [0.0]
+    stopped = nap.EarlyCycle(optimizer(), 5 * total, floor=FLOOR, cycles=cycles, anneal="floor")
+    assert stopped.lr_at(total) == pytest.approx([FLOOR])
 
 
 def test_the_first_cycle_may_rise_otherwise() -> None:
@@ -141,8 +142,8 @@ def test_the_first_cycle_may_rise_otherwise() -> None:
     assert [schedule.lr_at(step) for step in range(30)] == [plain.lr_at(step) for step in range(30)]
     assert [schedule.lr_at(step) for step in range(30, 95)] == [same.lr_at(step) for step in range(30, 95)]
     assert same.lr_at(0) == same.lr_at(30) == [FLOOR]
-    with pytest.raises(ValueError, match="first_warmup=31 is longer than a cycle, 30 steps"):
-        nap.Cyclic(optimizer(), 90, cycles=3, first_warmup=31)
+    with pytest.raises(ValueError, match="first_warmup=30 must be shorter than a cycle, 30 steps"):
+        nap.Cyclic(optimizer(), 90, cycles=3, first_warmup=30)
 
 
 def test_groups_keep_their_own_peaks_and_the_floor_its_ratio() -> None:
@@ -246,6 +247,8 @@ def test_bad_input_is_one_clear_line() -> None:
         ("early-cycle", 100, {"cycles": 21}, "cycles=21 is more than the 20 steps to cycle in"),
         ("one-cycle", math.inf, {}, "nap.schedule.OneCycle: total_steps=inf must be a whole number"),
         ("early-cycle", 10, {"anneal": "cosin"}, "did you mean 'cosine'"),
+        ("early-cycle", 100, {"anneal": "floor"}, "anneal='floor' needs a floor above 0"),
+        ("early-cycle-plateau", 100, {"anneal": "floor"}, "anneal='floor' needs a floor above 0"),
         ("early-cycle", 10, {"cycle_fraction": 1.5}, "fraction from 0 to 1"),
         ("delayed-cosine", 10, {"delay": 8, "warmup": 3}, "more than total_steps=10"),
         ("delayed-cosine", 10, {"delay": 4, "warmup": 3, "anneal_steps": 4}, "more than the 3 steps that are left"),

@@ -21,7 +21,8 @@ def make(kind: str, total: int = TOTAL, **options: Any) -> nap.StoppingCycle:
     """Cycles of 10 steps, if there are 200."""
     lr = torch.tensor(PEAK, dtype=torch.float64)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr)
-    made = nap.make_schedule(kind, optimizer, total, floor=FLOOR, cycles=4, cycle_fraction=0.2, **options)
+    options = {"cycles": 4, "cycle_fraction": 0.2} | options
+    made = nap.make_schedule(kind, optimizer, total, floor=FLOOR, **options)
     assert isinstance(made, nap.StoppingCycle)
     optimizer.step()
     return made
@@ -93,6 +94,20 @@ def test_cusum_stops_where_the_literal_form_does(seed: int, drift: float, patien
     schedule = make("early-cycle-cusum", patience=patience, slack=slack, threshold=4.0)
     feed(schedule, signal)
     assert schedule.stopped_at == first_stop(slow_cusum(cycles_of(signal), slack, 4.0), patience)
+
+
+@pytest.mark.parametrize("interval", [170, 200, 230, 250])
+@pytest.mark.parametrize("seed", range(3))
+def test_cusum_compares_places_of_the_cycle_whether_or_not_the_interval_divides_it(interval: int, seed: int) -> None:
+    """The signal follows the rate, and nothing else; a cycle has 2,000 steps."""
+    schedule = make("early-cycle-cusum", 200_000, cycles=20, cycle_fraction=0.2)
+    generator = random.Random(seed)
+    for step in range(interval, schedule.total_steps, interval):
+        schedule.move_to(step)
+        rate = float(schedule.optimizer.param_groups[0]["lr"]) / PEAK
+        schedule.observe(math.exp(0.8 * rate + generator.gauss(0, 0.05)))
+    assert schedule.stopped_at is not None
+    assert schedule.stopped_at <= 12 * 2_000
 
 
 @settings(max_examples=60, deadline=None)

@@ -82,7 +82,7 @@ BAD = [
     (["--phase-updates", "2", "--cycles", "5"], "--cycles is 5, and there are 4 updates"),
     (["--schedule", "cusum", "--lr-warmup", "20000"], "a restart, of 14000 updates"),
     (["--lr-warmup", "20000"], "a restart, of 14000 updates"),
-    (["--first-warmup", "20000"], "--first-warmup is 20000: it has to be at most a restart, of 14000 updates"),
+    (["--first-warmup", "20000"], "--first-warmup is 20000: it has to be below a restart, of 14000 updates"),
     (["--schedule", "delayed-cosine", "--first-warmup", "5"], "--schedule delayed-cosine has no warm-up"),
     (["--schedule", "cosine", "--lr-warmup", "5"], "--schedule cosine has no warm-up"),
     (["--network", "resnet18", "--norm-over", "channels"], "--norm-over channels is for the cnn"),
