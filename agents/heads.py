@@ -8,7 +8,11 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from agents.layers import NoisyLinear
+from agents.layers import NoisyLinear, NoisyOutputLinear, OutputLinear
+
+Linear = Callable[[int, int], nn.Linear]
+Kinds = tuple[Linear, Linear]
+"""What makes a hidden layer of so many inputs and units, and what makes an output layer."""
 
 
 class Head(nn.Module):
@@ -36,9 +40,11 @@ class Head(nn.Module):
     ):
         super().__init__()
         self.num_actions, self.size = num_actions, size
-        linear = partial(NoisyLinear, sigma0=sigma0) if noisy else nn.Linear
-        self.advantage = _stream(linear, features, hidden, num_actions * (size or 1))
-        self.value = _stream(linear, features, hidden, size or 1) if dueling else None
+        kinds: Kinds = nn.Linear, OutputLinear
+        if noisy:
+            kinds = partial(NoisyLinear, sigma0=sigma0), partial(NoisyOutputLinear, sigma0=sigma0)
+        self.advantage = _stream(kinds, features, hidden, num_actions * (size or 1))
+        self.value = _stream(kinds, features, hidden, size or 1) if dueling else None
 
     def forward(self, features: Tensor) -> Tensor:
         advantage = self.advantage(features).unflatten(-1, (self.num_actions, self.size or 1))
@@ -47,8 +53,9 @@ class Head(nn.Module):
         return advantage.squeeze(-1) if self.size is None else advantage
 
 
-def _stream(linear: Callable[[int, int], nn.Linear], features: int, hidden: int | None, outputs: int) -> nn.Sequential:
+def _stream(kinds: Kinds, features: int, hidden: int | None, outputs: int) -> nn.Sequential:
+    linear, output = kinds
     if hidden is None:
-        return nn.Sequential(OrderedDict(output=linear(features, outputs)))
-    layers = OrderedDict(hidden=linear(features, hidden), activation=nn.ReLU(), output=linear(hidden, outputs))
+        return nn.Sequential(OrderedDict(output=output(features, outputs)))
+    layers = OrderedDict(hidden=linear(features, hidden), activation=nn.ReLU(), output=output(hidden, outputs))
     return nn.Sequential(layers)

@@ -1,4 +1,4 @@
-"""Noisy linear layers: exploration by noise on the weights, its size learned."""
+"""Noisy linear layers, which explore by noise on the weights, its size learned; and output layers."""
 
 from __future__ import annotations
 
@@ -50,6 +50,27 @@ class NoisyLinear(nn.Linear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, sigma0={self.sigma0}"
+
+
+class Output:
+    """An output layer, first among its bases: it stays in float32 in a replica of a narrower type.
+
+    Numbers of bfloat16 are 1/16 apart at a Q of 10, more than most actions differ by: the greedy one would be the first
+    of several equals.
+    """
+
+    weight: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))  # type: ignore[misc]
+
+
+class OutputLinear(Output, nn.Linear):
+    """A linear output layer."""
+
+
+class NoisyOutputLinear(Output, NoisyLinear):
+    """A noisy output layer."""
 
 
 class Noise:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agents.convolution import Conv2d, PixelConv2d
 from agents.heads import Head
-from agents.layers import NoisyLinear
+from agents.layers import NoisyLinear, OutputLinear
 
 
 class QNetwork(nn.Module):
@@ -47,7 +47,7 @@ class QNetwork(nn.Module):
         self.torso = nn.Sequential(*convs, nn.Flatten(), *shared)
         self.head: nn.Module
         if size is None and not dueling and not noisy:
-            self.head = nn.Linear(features, num_actions)
+            self.head = OutputLinear(features, num_actions)
         else:
             units = hidden if separate else None
             self.head = Head(

@@ -7,18 +7,21 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from agents.layers import Output
+
 
 class Replica:
     """A copy of a network in `dtype` that does its passes, while the fp32 original is what the optimiser steps.
 
-    In fp32 the replica is the network itself and every call is free. Otherwise gradients are cast once per update into
+    In fp32 the replica is the network itself and every call is free. Otherwise all but the output layers (`Output`) is
+    in `dtype`; gradients are cast once per update into
     the originals (`collect_gradients`) and the new weights once back (`refresh`): no autocast, no cast per layer. A
     penalty on the originals themselves gives them gradients of their own, to which those of the copy are added.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype):
         self.is_original = dtype == torch.float32
-        self.module = network if self.is_original else deepcopy(network).to(dtype)
+        self.module = network if self.is_original else _narrowed(network, dtype)
         self.originals: list[Tensor] = [*network.parameters(), *network.buffers()]
         self.copies: list[Tensor] = [*self.module.parameters(), *self.module.buffers()]
         self.learned: list[tuple[Tensor, Tensor]] = []
@@ -61,3 +64,11 @@ class Replica:
         """Bring the copy up to date with the originals."""
         if not self.is_original:
             torch._foreach_copy_(self.copies, self.originals)
+
+
+def _narrowed(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    copy = deepcopy(network).to(dtype)
+    for layer in copy.modules():
+        if isinstance(layer, Output):
+            layer.float()
+    return copy

@@ -95,7 +95,7 @@ def test_projection_holds_every_weight_at_its_initial_norm(precision):
 
 def test_without_nap_nothing_of_it_is_in_the_network():
     kinds = {type(part) for part in learner().network.modules()} - {nn.Sequential}
-    assert {kind.__name__ for kind in kinds} == {"QNetwork", "PixelConv2d", "ReLU", "Flatten", "Linear"}
+    assert {kind.__name__ for kind in kinds} == {"QNetwork", "PixelConv2d", "ReLU", "Flatten", "Linear", "OutputLinear"}
     assert learner().network.torso[0].bias is not None
 
 
@@ -194,11 +194,12 @@ def test_the_bf16_replica_follows_fp32_masters():
     agent = learner(precision="bf16")
     assert {p.dtype for p in agent.network.parameters()} == {torch.float32}
     for network in (agent.online, agent.target):
-        assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
+        assert {p.dtype for p in network.torso.parameters()} == {torch.bfloat16}
+        assert {p.dtype for p in network.head.parameters()} == {torch.float32}  # the output layer
     for batch in agent.bootstrap(block()):
         agent.update(batch)
         for master, replica in zip(agent.network.parameters(), agent.online.parameters(), strict=True):
-            assert torch.equal(master.bfloat16(), replica)
+            assert torch.equal(master.to(replica.dtype), replica)
 
 
 def test_steps_smaller_than_bf16_resolves_still_add_up():

@@ -11,6 +11,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from agents.layers import Noise, NoisyLinear
+from agents.networks import small
 from agents.replica import Replica
 
 
@@ -135,3 +136,24 @@ def test_a_compiled_pass_is_one_graph_that_sees_new_noise():
         noise.resample()
         assert torch.equal(compiled(x), network(x))
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("head", [{}, {"dueling": True}, {"dueling": True, "streams": "shared", "noisy": True}])
+def test_large_values_do_not_tie_in_bfloat16(head):
+    torch.manual_seed(0)
+    network = small(4, (84, 84), 6, **head)
+    output = network.head.value.output if head else network.head
+    with torch.no_grad():
+        output.bias += 8  # where numbers of bfloat16 are 1/32 apart, and then 1/16
+    replica = Replica(network, torch.bfloat16)
+    pixels = torch.randint(0, 256, (64, 4, 84, 84), dtype=torch.uint8)
+    with torch.no_grad():
+        exact, narrow = network(pixels), replica.module(pixels)
+    assert narrow.dtype == torch.float32
+    assert all(len(values.unique()) == 6 for values in narrow)
+    torch.testing.assert_close(
+        narrow - narrow.mean(1, keepdim=True), exact - exact.mean(1, keepdim=True), rtol=0, atol=0.01
+    )
+    narrowed = [name for name, parameter in replica.module.named_parameters() if parameter.dtype == torch.bfloat16]
+    assert "torso.0.weight" in narrowed
+    assert not [name for name in narrowed if "output" in name or name.startswith("head.weight")]

@@ -129,7 +129,7 @@ def test_in_bf16_the_copy_follows_what_methods_do_to_the_originals(methods):
         agent.update(batch)
         for original, copy in zip(agent.network.parameters(), agent.online.parameters(), strict=True):
             assert original.dtype == torch.float32
-            assert torch.equal(original.bfloat16(), copy)
+            assert torch.equal(original.to(copy.dtype), copy)
 
 
 def penalty_gradients(precision, collect=Replica.collect_gradients):

@@ -153,7 +153,7 @@ def test_the_head_of_an_agents_network_is_what_follows_its_convolutions(name):
     output = network(pixels)
     PlasticityInjection(at=1).prepare(network)
     assert not any(isinstance(part, nn.Linear) for part in network.torso)
-    assert [type(part).__name__ for part in network.head.learned] == ["Linear", "ReLU", "Linear"]
+    assert [type(part).__name__ for part in network.head.learned] == ["Linear", "ReLU", "OutputLinear"]
     assert torch.equal(network(pixels), output)
 
 
