@@ -226,7 +226,7 @@ def _learns(network: nn.Module, name: str) -> bool:
     while True:
         name = name.rpartition(".")[0]
         weights = list(network.get_submodule(name).parameters())
-        if weights:
+        if weights or not name:
             return any(weight.requires_grad for weight in weights)
 
 

@@ -14,9 +14,9 @@ class Replica:
     """A copy of a network in `dtype` that does its passes, while the fp32 original is what the optimiser steps.
 
     In fp32 the replica is the network itself and every call is free. Otherwise all but the output layers (`Output`) is
-    in `dtype`; gradients are cast once per update into
-    the originals (`collect_gradients`) and the new weights once back (`refresh`): no autocast, no cast per layer. A
-    penalty on the originals themselves gives them gradients of their own, to which those of the copy are added.
+    in `dtype`; gradients are cast once per update into the originals (`collect_gradients`) and the new weights once
+    back (`refresh`): no autocast, no cast per layer. A penalty on the originals themselves gives them gradients of
+    their own, to which those of the copy are added.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype):

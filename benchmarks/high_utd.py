@@ -28,7 +28,7 @@ automatic: early-cycle with NaP that stops as told, by CUSUM on the TD error of 
 
 The paper's size is {PROG} --config high-utd: 50M agent steps. One that 2 cores finish, and what it costs:
 
-{PROG} --suite Breakout,Seaquest,Krull --seeds 3 --dry-run -- --steps 20000 --utd 4 --log-interval 50"""
+{PROG} --suite Breakout,Seaquest,Krull --seeds 3 --dry-run -- --steps 20000 --utd 4 --log-interval 40"""
 
 SCHEDULES = {
     "constant": "--schedule constant",

@@ -26,7 +26,7 @@ def configure(threads: int, seed: int) -> None:
     child = seeds(seed, "python", "numpy", "torch")
     torch.set_num_threads(threads)
     # Adam's averages of gradients that have become zero decay into such numbers, each of which costs a hundred cycles:
-    # a third of DER's update. Threads take the mode over from the one that starts them.
+    # a quarter of DER's update. Threads take the mode over from the one that starts them.
     torch.set_flush_denormal(True)
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
