@@ -142,7 +142,7 @@ class DQNConfig:
     """early-cycle and its kin after the cycling: stay at the floor, or go there from the peak linearly or as a
     cosine."""
     lr_delay: int = 0
-    """delayed-cosine: agent steps at the floor before the warm-up."""
+    """delayed-cosine: agent steps at the floor before the warm-up, from --update-start on."""
     lr_warmup: int = 0
     """cyclic, delayed-cosine, cusum, page-hinkley: agent steps from the floor to the peak, before the cosine."""
     rewarm_threshold: float = 10.0
@@ -318,7 +318,8 @@ class DQNConfig:
         if warms and (delay + self.lr_warmup > whole or (restarts and self.lr_warmup == whole)):
             parts = f"--lr-delay {delay} and --lr-warmup" if delay else "--lr-warmup"
             raise ConfigError(f"{parts} {self.lr_warmup} leave nothing of the schedule's {whole} agent steps")
-        if self.course in EARLY_CYCLE and self.anneal == "floor" and self.lr_floor == 0:
+        ends = self.course in EARLY_CYCLE[1:] or (self.course == "early-cycle" and self.cycle_fraction < 1)
+        if ends and self.anneal == "floor" and self.lr_floor == 0:
             raise ConfigError("--anneal floor with --lr-floor 0 learns nothing after the cycles: give another of them")
 
     def _check_rows_of_a_cycle(self, steps: float) -> None:

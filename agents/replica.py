@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -50,7 +51,7 @@ class Replica:
         if self.is_original:
             return
         cast = [copy.grad if copy.grad is not None else torch.zeros_like(copy) for _, copy in self.learned]
-        torch._foreach_copy_(self.gradients, cast)
+        _copy(self.gradients, cast)
         pairs = [
             (total, o.grad) for total, (o, _) in zip(self.gradients, self.learned, strict=True) if o.grad is not None
         ]
@@ -63,7 +64,18 @@ class Replica:
     def refresh(self) -> None:
         """Bring the copy up to date with the originals."""
         if not self.is_original:
-            torch._foreach_copy_(self.copies, self.originals)
+            _copy(self.copies, self.originals)
+
+
+def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copies with one call for each pair of types: in lists of several types tensors are copied one by one."""
+    groups: dict[tuple[torch.dtype, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+    for target, source in zip(targets, sources, strict=True):
+        group = groups.setdefault((target.dtype, source.dtype), ([], []))
+        group[0].append(target)
+        group[1].append(source)
+    for group in groups.values():
+        torch._foreach_copy_(*group)
 
 
 def _narrowed(network: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -225,6 +225,8 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.agent.load_state_dict(state["agent"])
+        if self.agent.schedule.last_epoch != max(state["agent_step"] - self.config.update_start, 0):
+            raise ValueError("its learning rate follows another schedule, of an earlier version")
         for parameter, gradient in zip(self.agent.network.parameters(), state["gradients"], strict=True):
             parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
         self.policy.load_state_dict(state["policy"])

@@ -131,8 +131,8 @@ def check(options: argparse.Namespace) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}: it has to be at least 1")
     try:
         FrameReplay(options.capacity, options.num_envs, time_limit=27_000)
-    except ValueError as error:
-        raise ConfigError(f"--capacity {options.capacity}: {error}") from None
+    except (ValueError, RuntimeError, MemoryError) as error:
+        raise ConfigError(f"--capacity {options.capacity}: {str(error).partition(chr(10))[0]}") from None
     if options.directory is not None and not Path(options.directory).is_dir():
         raise ConfigError(f"--directory {options.directory!r} is no folder")
 
@@ -147,6 +147,7 @@ def main() -> None:
     options = parser.parse_args()
     with exit_on_bad_input():
         check(options)
+    configure(options.threads, seed=0)
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
         found = measure(Path(name), options.capacity, options.interval, options.num_envs)
     for number, (seconds, written) in enumerate(zip(found["save_seconds"], found["bytes"], strict=True)):

@@ -23,7 +23,7 @@ options and manners these are. Peak and floor of all arms are --lr and --lr-floo
 cycling the rate stays at the floor (--anneal floor) unless another --anneal stands there.
 
 schedules: constant (the peak), low (the floor), cyclic, early-cycle and one-cycle, each with NaP and without;
-stops:     early-cycle with NaP, stopped after 0.04 to 1 of the budget, at a quarter of the peak, the peak, 4 times it;
+stops:     early-cycle with NaP, stopped after 0.04 to 1 of it, at a quarter of the peak, the peak, 4 times that;
 automatic: early-cycle with NaP that stops as told, by CUSUM on the TD error of new transitions, by a plateau of return.
 
 The paper's size is {PROG} --config high-utd: 50M agent steps. One that 2 cores finish, and what it costs:
@@ -38,7 +38,7 @@ SCHEDULES = {
     "one-cycle": "--schedule one-cycle",
 }
 STOPS = (0.04, 0.1, 0.2, 0.4, 0.8, 1.0)
-"""Shares of the budget in which early-cycle cycles; the first three are those of appendix B.3: 8M, 20M, 40M frames."""
+"""Shares of the schedule in which early-cycle cycles; the first three are of appendix B.3: 8M, 20M, 40M frames."""
 PEAKS = (0.25, 1.0, 4.0)
 """Peaks of the experiment `stops`, as multiples of --lr."""
 AUTOMATIC = ("early-cycle", "early-cycle-cusum", "early-cycle-plateau")

@@ -117,8 +117,9 @@ def measure(config: MethodsConfig) -> list[tuple[str, str, float, float]]:
     import torch
 
     from benchmarks.alternate import Contestant, alternate, ratio
+    from experiment.determinism import configure
 
-    torch.set_num_threads(config.threads)
+    configure(config.threads, seed=0)
     torch._dynamo.config.recompile_limit = 64  # many agents in one process
     names = (NONE, *METHODS)
     played = {}

@@ -162,14 +162,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             presets={},
         )
         settings.check()
-        import torch
 
         from benchmarks.alternate import alternate
-        from experiment.determinism import device_of
+        from experiment.determinism import configure, device_of
 
         device_of(settings.device)
 
-    torch.set_num_threads(settings.threads)
+    configure(settings.threads, seed=0)
     clock = time.perf_counter if settings.clock == "wall" else time.process_time
     field = alternate(contestants(settings), settings.rounds, settings.seconds, clock=clock)
     print("\n".join(lines(field)))

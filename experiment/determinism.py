@@ -27,6 +27,7 @@ def configure(threads: int, seed: int) -> None:
     torch.set_num_threads(threads)
     # Adam's averages of gradients that have become zero decay into such numbers, each of which costs a hundred cycles:
     # a quarter of DER's update. Threads take the mode over from the one that starts them.
+    np.finfo(np.float32), np.finfo(np.float64)  # kept by NumPy, which warns where it finds none of those numbers
     torch.set_flush_denormal(True)
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False

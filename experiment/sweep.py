@@ -99,13 +99,13 @@ def sweep(
     places: Sequence[Mapping[str, str]] | None = None,
     executor: Executor | None = None,
 ) -> Outcome:
-    """Runs what is not finished, `processes` at a time (default: one per core), each on a core and with one thread.
+    """Runs what is not finished, `processes` at a time (default: one per core), each on its share of the cores.
 
     A run that fails is tried `retries` times more, after the others, and goes on from its checkpoint. A directory
     without a checkpoint is removed if nothing was measured in it, and else moved to aside/. The first SIGINT or SIGTERM
     is passed on, so that the runs save and end; a second kills them. If this process is killed, they get a SIGTERM
     (on Linux). A run that another process has is waited for, and taken over if that leaves it unfinished. Sweeps of
-    other runs at the same time do better on other cores (taskset), for each takes the first of those it may use.
+    other runs at the same time do better on other cores (taskset), for each sweep shares out all that it may use.
     `view` shows it in place of a line with the counts, on the same `console`. `places` gives each process environment
     variables of its own, the GPU that it may see, say: there are as many processes then, and no core is theirs alone.
     An `executor` takes the runs in place of this machine's processes; a run that it loses, with the machine it was on,

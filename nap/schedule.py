@@ -191,14 +191,18 @@ class EarlyCycle(Schedule):
     ) -> None:
         if anneal not in (kinds := ("floor", "cosine", "linear")):
             raise self._error(f"anneal={anneal!r} is unknown; {near(anneal, kinds)}")
-        if anneal == "floor" and floor == 0:
-            raise self._error("anneal='floor' needs a floor above 0: nothing would be learned after the cycles")
         self.cycles, self.anneal = self._whole("cycles", cycles, 1), anneal
         steps = self._whole("total_steps", total_steps, 1)
         self.cycle_steps = round(self._fraction("cycle_fraction", cycle_fraction) * steps)
         if 0 < self.cycle_steps < cycles:
             raise self._error(f"cycles={cycles} is more than the {self.cycle_steps} steps to cycle in")
+        if self.cycle_steps < steps:
+            self._check_end(floor)
         super().__init__(optimizer, total_steps, floor=floor)
+
+    def _check_end(self, floor: float) -> None:
+        if self.anneal == "floor" and floor == 0:
+            raise self._error("anneal='floor' needs a floor above 0: nothing would be learned after the cycles")
 
     def shape(self, step: int) -> float:
         if step < self.cycle_steps:

@@ -75,12 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         speed = parse_cli(
             SpeedConfig, argv, prog="python -m studies.grokking.speed", description="Time one update.", presets={}
         ).resolved()
-        import torch
 
-        from experiment.determinism import device_of
+        from experiment.determinism import configure, device_of
 
         device = device_of(speed.device)
-    torch.set_num_threads(speed.threads)
+    configure(speed.threads, seed=0)
     variants = make_variants(speed, device)
     best = {precision: matmul_rate(precision, device) for precision in ("fp32", "bf16")}
     times = alternate({name: run for name, (run, _, _) in variants.items()}, speed, device)

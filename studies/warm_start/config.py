@@ -198,7 +198,8 @@ class WarmStartConfig:
         steps = round(self.cycle_fraction * self.budget) if self.schedule in EARLY_CYCLE else self.budget
         if self.schedule in ("cyclic", *EARLY_CYCLE) and 0 < steps < self.cycles:
             raise ConfigError(f"--cycles is {self.cycles}, and there are {steps} updates for them: give fewer")
-        if self.schedule in EARLY_CYCLE and self.anneal == "floor" and self.lr_floor == 0:
+        ends = self.schedule in EARLY_CYCLE[1:] or (self.schedule == "early-cycle" and self.cycle_fraction < 1)
+        if ends and self.anneal == "floor" and self.lr_floor == 0:
             raise ConfigError("--anneal floor with --lr-floor 0 learns nothing after the cycles: give another of them")
         if self.schedule == "delayed-cosine" and self.lr_delay + self.lr_warmup > self.budget:
             raise ConfigError(f"--lr-delay and --lr-warmup are longer than the budget of {self.budget} updates")

@@ -166,9 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             description="Time a training step, and matrix products of as many FLOP.",
             presets={},
         ).resolved()
-    import torch
+    from experiment.determinism import configure
 
-    torch.set_num_threads(speed.threads)
+    configure(speed.threads, seed=0)
     variants = make_variants(speed)
     times = alternate(variants)
     print("images/s, and those that the matrix products alone would allow at the rate of a large one")

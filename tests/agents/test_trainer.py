@@ -150,3 +150,15 @@ def test_a_loaded_trainer_shares_no_memory_with_what_it_was_loaded_from():
     assert all(torch.equal(a, b) for a, b in zip(before["gradients"], state["gradients"], strict=True))
     assert torch.equal(before["stack"]["frames"], state["stack"]["frames"])
     assert str(before["monitor"]) == str(state["monitor"])
+
+
+def test_the_state_of_another_schedule_is_refused():
+    trainer = catch_trainer(steps=200, update_start=100, schedule="linear")
+    trainer.open()
+    for _ in range(110):
+        trainer.step()
+    state = trainer.state_dict()
+    trainer.load_state_dict(state)
+    state["agent"]["schedule"]["step"] = 110  # as when schedules began with the run
+    with pytest.raises(ValueError, match="follows another schedule"):
+        trainer.load_state_dict(state)

@@ -133,6 +133,8 @@ def test_the_number_of_restarts(cycles: int, steps_per_cycle: int, extra: int) -
     assert lrs[total] == PEAK
     stopped = nap.EarlyCycle(optimizer(), 5 * total, floor=FLOOR, cycles=cycles, anneal="floor")
     assert stopped.lr_at(total) == pytest.approx([FLOOR])
+    whole = nap.EarlyCycle(optimizer(), total, cycles=cycles, cycle_fraction=1.0, anneal="floor")
+    assert whole.lr_at(total) == [0.0]  # a floor of 0 is one that nothing follows
 
 
 def test_the_first_cycle_may_rise_otherwise() -> None:
