@@ -216,7 +216,7 @@ def test_der_explores_by_a_little_epsilon_from_the_first_step_on(preset):
 
 
 def test_der_runs_from_the_command_line_and_tells_how_to_go_on(tmp_path, capsys):
-    words = ["--config=small", "--env=Catch", "--steps=100", "--update-start=60", "--threads=1", "--compile=false"]
+    words = ["--config=small", "--env=Catch", "--steps=120", "--update-start=60", "--threads=1", "--compile=false"]
     assert cli.main("der", [*words, "--nap", "--eval-episodes=1", "--root", str(tmp_path), "--name=a"]) == 0
     shown = capsys.readouterr().out
     assert "der: small network" in shown

@@ -254,7 +254,7 @@ def test_real_games_too(protocol, num_envs, utd, overlap, tmp_path, monkeypatch)
     """With episodes so short that some end, and are truncated, before and after the kill."""
     short = dataclasses.replace(PROTOCOLS[protocol], max_frames=4 * 48 // num_envs)
     monkeypatch.setitem(PROTOCOLS, protocol, short)
-    limits = {"update_start": 76, "batch_size": 4, "replay_capacity": 80}
+    limits = {"update_start": 76, "batch_size": 4, "replay_capacity": 80, "cycles": 5}
     options = {"env": "Breakout", "nap": True, "protocol": protocol, "num_envs": num_envs, "overlap": overlap}
     check_cell(tmp_path, **options, **limits, utd=utd)
 
