@@ -72,6 +72,7 @@ def agent_config(config: MethodsConfig, spec: str) -> DQNConfig:
         compile="true" if config.compile else "false",
         threads=config.threads,
         plasticity=() if spec == NONE else (spec,),
+        schedule="constant",
         update_start=WARM_UP,
         steps=WARM_UP + config.updates,
     ).resolved()
