@@ -42,7 +42,7 @@ def test_only_its_targets_are_other_ones_in_one_graph_still(options):
 
 
 def test_it_runs_from_the_command_line_and_goes_on(tmp_path, capsys):
-    words = ["--env=Catch", "--steps=90", "--update-start=50", "--threads=1", "--compile=false", "--batch-size=4"]
+    words = ["--env=Catch", "--steps=110", "--update-start=50", "--threads=1", "--compile=false", "--batch-size=4"]
     words += ["--n-step=3", "--network=small", "--nap", "--distribution=c51", "--noisy", "--prioritised"]
     words += ["--eval-episodes=1", "--root", str(tmp_path), "--name=a"]
     assert cli.main(PATH, words) == 0
@@ -50,7 +50,7 @@ def test_it_runs_from_the_command_line_and_goes_on(tmp_path, capsys):
     assert f"{PATH}: small network" in capsys.readouterr().out
     config = settings(PATH, ["--resume", str(tmp_path / "a")])
     agent, step = load_agent(config, directory)
-    assert (type(agent), step, agent.updates) == (AdvantageLearning, 90, 40)
+    assert (type(agent), step, agent.updates) == (AdvantageLearning, 110, 60)
 
 
 def test_help_and_presets_are_the_familys():
