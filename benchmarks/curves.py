@@ -1,4 +1,4 @@
-"""Learning curves of runs: `python -m benchmarks.curves RUN... --out FIGURE`."""
+"""Learning curves of runs, and what their probes saw: `python -m benchmarks.curves RUN... --out FIGURE`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from benchmarks.reporting.measures import MEASURES, Measure, series
 from envs.games import reference_scores
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.run_dir import RunDir
-from studies.drawing import plotting
+from studies.drawing import plotting, thousands
 from studies.records import read_rows
 
 WINDOW = 20
+BELOW = ("elr", "dormant", "erank", "srank")
+"""The measures that --plasticity draws."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class CurvesConfig:
 
     runs: tuple[str, ...] = field(default=(), metadata={"positional": True, "metavar": "RUN"})
     """Run directories; runs of one game share a panel."""
+    plasticity: bool = False
+    """Below each game's curves: ELR, dormant units and ranks of the same runs."""
     out: str = "curves.svg"
     """File of the figure; its ending tells the format."""
 
@@ -45,20 +50,31 @@ def smooth(values: Sequence[float], window: int = WINDOW) -> list[float]:
     return [(sums[end] - sums[max(0, end - window)]) / min(end, window) for end in range(1, len(sums))]
 
 
-def draw(runs: list[RunDir], out: Path) -> None:
-    """One panel a game: running mean of the episode returns over agent steps, random play, and the final score."""
+def draw(runs: list[RunDir], out: Path, plasticity: bool = False) -> None:
+    """A column a game: running mean of the episode returns over agent steps, random play, and the final score.
+
+    plasticity: below it a panel for each measure that any of the runs has.
+    """
     plt = plotting()
     results = [json.loads(run.result.read_text()) if run.result.is_file() else None for run in runs]
     games: dict[str, list[tuple[RunDir, Any]]] = {}
     for run, result in zip(runs, results, strict=True):
         games.setdefault(game_of(run), []).append((run, result))
+    measured = {run.path: series(read_rows(run)) for run in runs} if plasticity else {}
+    below = [each for each in MEASURES if each.name in BELOW and any(len(m[each.name][0]) for m in measured.values())]
     most = max(map(len, games.values()))  # runs of a panel, each with two lines of the legend
     plt.rcParams |= {"svg.hashsalt": "rewarm", "svg.fonttype": "none"}  # the same runs give the same, small file
+    heights = [3 + 0.4 * most, *[1.8] * len(below)]
     figure, axes = plt.subplots(
-        1, len(games), figsize=(4.6 * len(games), 3 + 0.4 * most), squeeze=False, layout="constrained"
-    )
-    for axis, (game, members) in zip(axes[0], games.items(), strict=True):
-        draw_game(axis, game, members)
+        len(heights), len(games), figsize=(4.6 * len(games), sum(heights)), squeeze=False, layout="constrained",
+        height_ratios=heights, sharex="col",
+    )  # fmt: skip
+    for column, (game, members) in zip(axes.T, games.items(), strict=True):
+        draw_game(column[0], game, members)
+        for axis, measure in zip(column[1:], below, strict=True):
+            draw_measure(axis, measure, [measured[run.path][measure.name] for run, _ in members])
+        column[0].tick_params(labelbottom=True)
+        column[-1].set_xlabel("agent steps")
     figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
 
 
@@ -76,9 +92,21 @@ def draw_game(axis: Any, game: str, members: list[tuple[RunDir, Any]]) -> None:
     axis.set(title=game, xlabel="agent steps", ylabel=f"return (mean of {WINDOW} games)")
     if axis.dataLim.ymin >= 0:  # some games, such as Pong and Catch, are lost below 0
         axis.set_ylim(0, None)
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
-    axis.spines[["top", "right"]].set_visible(False)
+    _finish(axis)
     axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2))  # below, off the curves
+
+
+def draw_measure(axis: Any, measure: Measure, runs: Sequence[tuple[Any, Any]]) -> None:
+    """One measure over agent steps, in the colours of the runs' curves."""
+    for steps, values in runs:
+        axis.plot(steps, values, linewidth=1.3)
+    axis.set(title=measure.title, yscale="log" if measure.log else "linear")
+    _finish(axis)
+
+
+def _finish(axis: Any) -> None:
+    axis.xaxis.set_major_formatter(thousands)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def game_of(run: RunDir) -> str:
@@ -96,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if not config.runs:
             raise ConfigError("name at least one run directory")
-        draw([RunDir.open(path) for path in config.runs], Path(config.out))
+        draw([RunDir.open(path) for path in config.runs], Path(config.out), config.plasticity)
     print(config.out)
     return 0
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 
 from benchmarks.curves import returns, smooth
+from benchmarks.reporting.measures import MEASURES, Row, series
 from benchmarks.reporting.scores import Score
 from benchmarks.reporting.summary import common_games, normalized
 from envs.games import reference_scores
@@ -21,37 +19,6 @@ from studies.records import read_rows
 POINTS = 40
 DRAWS = 10**6
 """Runs drawn for the interval of an aggregated curve: few runs get 2,000 resamples, many as few as 200."""
-
-Row = Mapping[str, Any]
-
-
-def _geometric(values: list[float]) -> float:
-    return math.exp(math.fsum(map(math.log, values)) / len(values)) if min(values) > 0 else math.nan
-
-
-def _last(values: list[float]) -> float:
-    return values[-1]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A measure of plasticity: the metrics whose names begin so, as one number of all layers."""
-
-    name: str
-    title: str
-    prefix: str
-    reduce: Callable[[list[float]], float]
-    log: bool = False
-
-
-MEASURES = (
-    Measure("elr", "ELR, geometric mean of layers", "elr/", _geometric, log=True),
-    Measure("dormant", "Share of dormant units", "dormant_sokar_0.025", _last),
-    Measure("erank", "Effective rank, last hidden layer", "erank_roy/", _last),
-    Measure("srank", "srank 0.01, last hidden layer", "srank_kumar_0.01/", _last),
-    Measure("churn", "Policy churn between measures", "policy_churn", _last),
-    Measure("churn_one", "Policy churn of one update", "policy_churn_one_update", _last),
-)
 
 
 @dataclass(frozen=True)
@@ -98,7 +65,7 @@ def read_trace(run: Score) -> Trace | None:
         times = [(row["agent_step"], row["seconds"]) for row in logged if row.get("seconds") is not None]
         steps, seconds = np.array([(0.0, 0.0), *(times or [(ended[-1], 0.0)])]).T
         return Trace(
-            run.arm, run.game, steps, seconds, np.array(ended, float), np.array(smooth(scores)), _series(logged),
+            run.arm, run.game, steps, seconds, np.array(ended, float), np.array(smooth(scores)), series(logged),
             _stopped(rows),
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError):
@@ -111,30 +78,6 @@ def _stopped(rows: Sequence[Row]) -> float | None:
         return None
     stop = told[-1]["stopped_at"]
     return float(told[-1]["agent_step"] if stop is None else stop)
-
-
-def _series(rows: Sequence[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The agent steps and values of each measure."""
-    found: dict[str, list[tuple[float, float]]] = {measure.name: [] for measure in MEASURES}
-    for row in rows:
-        numbers: dict[str, list[float]] = {}
-        for name, value in row.items():
-            if value is not None and (measure := _measure_of(name)):  # one that is not finite was written as none
-                numbers.setdefault(measure.name, []).append(value)
-        for measure in MEASURES:
-            if values := numbers.get(measure.name):
-                found[measure.name].append((row["agent_step"], measure.reduce(values)))
-    columns = {name: np.array(pairs, float).reshape(-1, 2) for name, pairs in found.items()}
-    return {name: (pairs[:, 0], pairs[:, 1]) for name, pairs in columns.items()}
-
-
-@cache
-def _measure_of(metric: str) -> Measure | None:
-    """What a metric is a number of."""
-    for measure in MEASURES:
-        if metric.startswith(measure.prefix) if measure.prefix.endswith("/") else metric == measure.prefix:
-            return measure
-    return None
 
 
 @dataclass(frozen=True)

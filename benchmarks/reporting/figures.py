@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.curves import WINDOW
-from benchmarks.reporting.curves import MEASURES, Curve, Curves, resamples
+from benchmarks.reporting.curves import Curve, Curves, resamples
+from benchmarks.reporting.measures import MEASURES
 from benchmarks.reporting.summary import AGGREGATES, Aggregate, Improvement, Summary
 from envs.games import reference_scores
 from studies.drawing import COLORS, plotting, thousands

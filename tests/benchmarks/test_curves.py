@@ -40,6 +40,32 @@ def test_the_same_runs_give_the_same_figure(tmp_path):
     assert "score of 3 games: 25.0" in one
 
 
+def test_what_the_probes_saw_stands_below_the_curves_of_each_game(tmp_path, monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    drawn = []
+    monkeypatch.setattr(pyplot.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    runs = [make_run(tmp_path, name, game, False) for name, game in (("a", "Pong"), ("b", "Krull"), ("c", "Krull"))]
+    for place, run in enumerate(runs[1:]):  # Pong's has no measures: its panels stay empty
+        with run.metrics.open("a") as file:
+            for step in (100, 400):
+                row = {"agent_step": step, "elr/one": 1e-4, "elr/two": 1e-6, "erank_roy/last": 5.0 + step + place}
+                file.write(json.dumps(row) + "\n")
+    curves.draw([RunDir.open(run.path) for run in runs], tmp_path / "out.svg", plasticity=True)
+    axes = drawn[0].axes
+    assert [axis.get_title("left") for axis in axes[::2]] == [
+        "Pong",
+        "ELR, geometric mean of layers",
+        "Effective rank, last hidden layer",
+    ]
+    assert [len(axis.lines) for axis in axes[2::2]] == [1, 1]
+    assert [list(line.get_ydata()) for line in axes[3].lines] == [[pytest.approx(1e-5)] * 2] * 2
+    assert [list(line.get_ydata()) for line in axes[5].lines] == [[105.0, 405.0], [106.0, 406.0]]
+    colors = [line.get_color() for line in axes[1].lines if "random" not in line.get_label()]
+    assert [line.get_color() for line in axes[5].lines] == colors
+    assert axes[1].get_xlim() == axes[5].get_xlim()
+    pyplot.close("all")
+
+
 @pytest.mark.parametrize("returns", [[-1.0, 1.0, -1.0], [3.0, 5.0, 4.0]])
 def test_a_panel_shows_every_return_and_its_legend_hides_none(tmp_path, returns):
     pyplot = pytest.importorskip("matplotlib.pyplot")
