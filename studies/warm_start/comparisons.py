@@ -216,7 +216,7 @@ def _updates(config: WarmStartConfig) -> str:
 
 def _network(config: WarmStartConfig) -> str:
     more = f", hidden {config.hidden}, strides {' '.join(config.strides)}" if config.network == "cnn" else ""
-    more += ", norms over channels alone" if config.norm_over == "channels" else ""
+    more += {"space": "", "channels": ", norms over channels alone", "none": ", no norms"}[config.norm_over]
     return f"{config.network} (width {config.width}{more})" + (", augmented" if config.augment else "")
 
 

@@ -47,13 +47,14 @@ class WarmStartConfig:
     """cnn: units of the hidden layer."""
     strides: tuple[str, ...] = ("2", "2", "1")
     """cnn: strides of the three convolutions."""
-    norm_over: Literal["space", "channels"] = "space"
-    """cnn: the norm of a convolution is taken over channels and space, or over the channels at each position."""
+    norm_over: Literal["space", "channels", "none"] = "space"
+    """cnn: the norm of a convolution is taken over channels and space, or over the channels at each position. none: no
+    layer has a norm, and each has a bias instead."""
 
     at_switch: Literal["warm", "fresh-optimizer", "cold"] = "warm"
     """When the data change: go on; go on with an optimiser that remembers nothing; start again from initial weights."""
     nap: bool = False
-    """Project each weight matrix to its initial norm; the networks have their norms in any case."""
+    """Project each weight matrix to its initial norm; the networks have their norms without it too."""
     nap_every: int = 1
     """NaP: updates between projections."""
     nap_affine: Literal["free", "decay", "joint"] = "free"
@@ -168,6 +169,8 @@ class WarmStartConfig:
             raise ConfigError(f"--strides is {' '.join(self.strides)}: it has to be three of 1, 2 and 4")
         if self.norm_over != "space" and self.network != "cnn":
             raise ConfigError(f"--norm-over {self.norm_over} is for the cnn; {self.network} has norms of its own")
+        if self.norm_over == "none" and self.nap:
+            raise ConfigError("--nap projects what norms make free of scale: it does not go with --norm-over none")
         if self.at_switch == "cold" and self.plasticity:
             raise ConfigError("--at-switch cold: a method keeps its memory of the first phase; leave --plasticity out")
         if self.protocol == "increments" and self.fraction not in (0.1, 1.0):

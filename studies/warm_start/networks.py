@@ -28,17 +28,20 @@ def small_cnn(
 
     The small CNN of arXiv 2507.20057, appendix A.2, which leaves open the strides, the hidden width, whether the hidden
     layer has its norm (here it has) and what a convolution's norm is taken over: channels and "space", or the
-    "channels" at each position. [B, C, H, W] to logits [B, classes].
+    "channels" at each position. Over "none", layers have biases in the place of norms. [B, C, H, W] to logits
+    [B, classes].
     """
     channels, height, pixels = shape
+    bare = norm_over == "none"
     parts: dict[str, nn.Module] = {}
     for i, (kernel, stride) in enumerate(zip((5, 3, 3), strides, strict=True), 1):
-        parts[f"conv{i}"] = nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False)
-        parts[f"norm{i}"], parts[f"relu{i}"] = layer_norm(width, norm_over), nn.ReLU()
+        parts[f"conv{i}"] = nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=bare)
+        parts[f"norm{i}"] = nn.Identity() if bare else layer_norm(width, norm_over)
+        parts[f"relu{i}"] = nn.ReLU()
         channels, height, pixels = width, -(-height // stride), -(-pixels // stride)
     parts["flatten"] = nn.Flatten()
-    parts["hidden"] = nn.Linear(width * height * pixels, hidden, bias=False)
-    parts["norm4"], parts["relu4"] = nn.LayerNorm(hidden), nn.ReLU()
+    parts["hidden"] = nn.Linear(width * height * pixels, hidden, bias=bare)
+    parts["norm4"], parts["relu4"] = nn.Identity() if bare else nn.LayerNorm(hidden), nn.ReLU()
     parts["head"] = nn.Linear(hidden, classes)
     return nn.Sequential(OrderedDict(parts))
 

@@ -52,7 +52,8 @@ METHODS: dict[str, str] = {
 def search() -> list[Arm]:
     """Settings that the paper leaves open, on a seed of their own and a quarter of the length.
 
-    The peak, what a restart does to Adam's moments, a warm-up of each cycle, the axes of the norms; a constant rate.
+    The peak, what a restart does to Adam's moments, a warm-up of each cycle, the axes of the norms; a constant rate; a
+    network without norms.
     """
     jump: dict[str, Any] = {"lr_warmup": 0}
     stale: dict[str, Any] = jump | {"restart_moments": False}
@@ -81,6 +82,8 @@ def search() -> list[Arm]:
         for suffix, settings in choices.items()
         for name in ("nap", "plain")
     }
+    for lr, fraction in product((3e-4, 1e-3, 3e-3), (0.1, 1.0)):
+        found[f"no-norms-lr{lr:g}-from{100 * fraction:g}"] = {"norm_over": "none", "lr": lr, "fraction": fraction}
     return _each(found, seeds=SEARCH_SEEDS, phase_updates=QUARTER)
 
 
@@ -107,6 +110,8 @@ def arms() -> list[Arm]:
         "warm": CONSTANT,
         "warm-single-cycle": {"cycles": 1},
         "fresh-optimizer": CONSTANT | {"at_switch": "fresh-optimizer"},
+        "no-norms-from100": {"norm_over": "none", "lr": 1e-3, "fraction": 1.0},
+        "no-norms": {"norm_over": "none", "lr": 1e-3},
         "lr-restart": {},
         "lr-restart-cusum": {"schedule": "cusum", "cycles": 2},
     }

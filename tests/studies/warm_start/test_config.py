@@ -86,6 +86,8 @@ BAD = [
     (["--schedule", "delayed-cosine", "--first-warmup", "5"], "--schedule delayed-cosine has no warm-up"),
     (["--schedule", "cosine", "--lr-warmup", "5"], "--schedule cosine has no warm-up"),
     (["--network", "resnet18", "--norm-over", "channels"], "--norm-over channels is for the cnn"),
+    (["--network", "resnet18", "--norm-over", "none"], "--norm-over none is for the cnn"),
+    (["--norm-over", "none", "--nap"], "does not go with --norm-over none"),
     (["--at-switch", "cold", "--plasticity", "cbp"], "--at-switch cold: a method keeps its memory"),
     (["--protocol", "ash50", "--schedule", "cosine"], "give --schedule constant"),
     (["--plasticity", "reddo"], "did you mean 'redo'?"),

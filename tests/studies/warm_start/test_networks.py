@@ -61,6 +61,15 @@ def test_the_head_alone_has_a_bias(name):
     assert [name for name, part in layers.items() if part.bias is not None] == ["head"]
 
 
+def test_without_norms_every_layer_is_followed_by_its_nonlinearity_and_has_a_bias():
+    network = small_cnn((3, 16, 16), 10, 4, 8, (2, 2, 1), "none")
+    parts = [type(part) for part in network if not isinstance(part, nn.Identity | nn.Flatten)]
+    assert parts == [nn.Conv2d, nn.ReLU] * 3 + [nn.Linear, nn.ReLU, nn.Linear]
+    assert all(part.bias is not None for part in network if isinstance(part, nn.Linear | nn.Conv2d))
+    normal = NETWORKS["cnn"]().state_dict()
+    assert {name for name in network.state_dict() if name.endswith("weight")} <= normal.keys()  # the same layers
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.tuples(*[st.sampled_from([1, 2, 4])] * 3), st.integers(3, 33), st.integers(3, 33), st.sampled_from([1, 3]))
 def test_the_cnn_fits_every_stride_and_size(strides, height, width, channels):
