@@ -36,18 +36,18 @@ CATCH = DQNConfig(
 )
 
 
-def little_network(frame_shape: tuple[int, ...], num_actions: int, **head: Any) -> QNetwork:
+def little_network(frame_shape: tuple[int, ...], num_actions: int, units: int = 64, **head: Any) -> QNetwork:
     # a 4×4 kernel with stride 2 reaches the last row of 10, where the paddle is; a 3×3 one does not
     convs = nn.Sequential(PixelConv2d(STACK, 16, 4, 2), nn.ReLU())
-    return QNetwork(convs, 64, STACK, frame_shape, num_actions, **head)
+    return QNetwork(convs, units, STACK, frame_shape, num_actions, **head)
 
 
-def catch_trainer(seed: int = 0, num_envs: int = 1, enlarged: bool = False, **settings) -> Trainer:
+def catch_trainer(seed: int = 0, num_envs: int = 1, enlarged: bool = False, units: int = 64, **settings) -> Trainer:
     """A trainer on Catch with the little network, or `enlarged` with the small one; `settings` as in DQNConfig."""
     config = dataclasses.replace(CATCH, seed=seed, num_envs=num_envs, **settings).resolved()
     configure(config.threads, seed)
     env = Catch(num_envs, seed, enlarged)
-    make = partial(small, STACK) if enlarged else little_network
+    make = partial(small, STACK) if enlarged else partial(little_network, units=units)
     torch.manual_seed(seed)
     agent = build_learner(config, make(env.frame_shape, env.num_actions, **head_options(config)))
     replay = build_replay(config, env, seed)
