@@ -42,7 +42,8 @@ def random_intensity(frames: Tensor, generator: Generator, scale: float = 0.05) 
 def drq(block: TensorDictBase, generator: Generator) -> None:
     """Shifts, then changes the intensity of, `obs` and `next_obs` of K minibatches [K, B, stack, H, W], each once.
 
-    As in Dopamine's DrQ, for which the M = K = 1 augmentations of an observation were enough.
+    As in Dopamine's DrQ, for which the M = K = 1 augmentations of an observation were enough; its shifts end at +3
+    pixels, these, as the paper's, at +4.
     """
     for name in ("obs", "next_obs"):
         frames = random_shift(block[name].flatten(0, 1), generator)

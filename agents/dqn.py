@@ -104,7 +104,8 @@ class DQN:
         """What Q(s, a) is to be [B] or [B, size]: R + discount · Z_target(s', argmax_a Q(s', a)).
 
         Double Q-learning takes the maximum of the online network's Q, otherwise it is the target network's own. With
-        noisy layers the maximum is under the noise of the update, which Q(s, a) has too (DQN Zoo draws another one).
+        noisy layers the maximum is under the noise of the update, which Q(s, a) has too (DQN Zoo draws another one,
+        Dopamine takes the target's).
         """
         chooser = self.online(batch["next_obs"]) if self.double_q else batch["target_next"]
         best = self.values.mean(chooser).argmax(-1)

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensordict import TensorDict
 
-from agents.augmentation import random_intensity, random_shift
+from agents.augmentation import drq, random_intensity, random_shift
 
 
 def generator(seed: int) -> torch.Generator:
@@ -64,3 +65,19 @@ def test_intensity_is_one_clipped_normal_factor_a_sample(dtype):
     assert factors.max() == pytest.approx(1.1, abs=4e-3)
     assert factors.mean() == pytest.approx(1, abs=4e-3)
     assert (factors - 1).abs().lt(0.05).double().mean() == pytest.approx(0.683, abs=0.03)
+
+
+def test_both_observations_of_a_block_are_augmented_each_by_itself():
+    frames = torch.randint(1, 256, (2, 3, 4, 12, 12), dtype=torch.uint8, generator=generator(0))
+    block = TensorDict({"obs": frames.clone(), "next_obs": frames.clone()}, batch_size=(2, 3))
+    drq(block, generator(1))
+    for name in ("obs", "next_obs"):
+        assert block[name].shape == frames.shape
+        places = []
+        for image, moved in zip(frames.flatten(0, 1), block[name].flatten(0, 1), strict=True):
+            # one factor for a whole stack: in one crop, and no other, all quotients are the same
+            spread = (moved / crops(image, 4).float()).flatten(1).std(1)
+            places.append(int(spread.argmin()))
+            assert spread.min() < 1e-5
+        assert len(set(places)) > 1
+    assert not torch.equal(block["obs"], block["next_obs"])

@@ -79,6 +79,29 @@ def test_a_chain_is_solved(options):
     torch.testing.assert_close(values, GAMMA ** torch.arange(LENGTH - 1, -1, -1.0), atol=0.1, rtol=0.1)
 
 
+def test_every_update_has_noise_of_its_own_and_so_has_every_target():
+    agent = learner(**LEAST | RAINBOW)
+    noises = [
+        lambda net=net: [b.clone() for n, b in net.named_buffers() if "noise" in n]
+        for net in (agent.network, agent.target)
+    ]
+
+    def changed(one, other):
+        return not any(map(torch.equal, one, other))
+
+    agent.sync_target()
+    before = [noise() for noise in noises]
+    batches = agent.bootstrap(block(batches=2).set("weight", torch.ones(2, 4)))
+    bootstrapped = [noise() for noise in noises]
+    assert changed(before[1], bootstrapped[1])
+    assert changed(*bootstrapped)
+    seen = [bootstrapped[0]]
+    for batch in batches:
+        agent.update(batch)
+        assert changed(seen[-1], noises[0]())
+        seen.append(noises[0]())
+
+
 # Random play catches a ball of the first column in one game in thirty, and a policy that has not learned to catch it
 # while it explored never does. So most of the budget explores, and the replay holds all of it; 64 units are too few.
 LEARNING = {
