@@ -59,9 +59,10 @@ def chain():
     }
 
 
-@switches
-def test_a_chain_is_solved(options):
-    agent = learner(**{"lr": 1e-3, "schedule": "constant"} | LEAST | options | {"augment": "none"})
+@pytest.mark.parametrize("name", [name for name in SWITCHES if name != "drq"])  # its frames are too small to shift
+def test_a_chain_is_solved(name):
+    options = SWITCHES[name]
+    agent = learner(**{"lr": 1e-3, "schedule": "constant"} | LEAST | options)
     frames, table = chain()
     replay = Priorities(3 * LENGTH, torch.Generator().manual_seed(0), alpha=0.5 if options.get("prioritised") else 0.0)
     replay.set_legal(0, 3 * LENGTH)
