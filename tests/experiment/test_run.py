@@ -218,6 +218,7 @@ def test_wandb_that_fails_stops_nothing(tmp_path, monkeypatch, broken):
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        warnings.simplefilter("ignore", ResourceWarning)  # what other tests left is collected at any time
         tracker = Tracker(tmp_path / "m.jsonl", track="wandb")
         tracker.log({"a": 1})
         tracker.log({"a": 2})

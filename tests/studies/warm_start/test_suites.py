@@ -45,7 +45,7 @@ def test_the_arms_are_every_way_to_go_on():
     assert {(config.protocol, config.phase_updates) for config in runs.values()} == {("lyle10", QUARTER)}
     assert all(config.nap == name.startswith("nap-") for name, config in runs.items())
     assert {name for name, config in runs.items() if config.fraction != 0.1} == {
-        "plain-from100", "warm-from100", "nap-from100", "nap-constant-from100",
+        "plain-from100", "no-norms-from100", "warm-from100", "nap-from100", "nap-constant-from100",
     }  # fmt: skip
     methods = [config for config in runs.values() if config.plasticity]
     assert all((config.schedule, config.cycles, config.at_switch) == ("cyclic", 2, "warm") for config in methods)
