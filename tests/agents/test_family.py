@@ -80,27 +80,21 @@ def test_a_chain_is_solved(name):
     torch.testing.assert_close(values, GAMMA ** torch.arange(LENGTH - 1, -1, -1.0), atol=0.1, rtol=0.1)
 
 
+def noise_of(network):
+    return [buffer.clone() for name, buffer in network.named_buffers() if "noise" in name]
+
+
 def test_every_update_has_noise_of_its_own_and_so_has_every_target():
     agent = learner(**LEAST | RAINBOW)
-    noises = [
-        lambda net=net: [b.clone() for n, b in net.named_buffers() if "noise" in n]
-        for net in (agent.network, agent.target)
-    ]
-
-    def changed(one, other):
-        return not any(map(torch.equal, one, other))
-
     agent.sync_target()
-    before = [noise() for noise in noises]
+    target = noise_of(agent.target)
     batches = agent.bootstrap(block(batches=2).set("weight", torch.ones(2, 4)))
-    bootstrapped = [noise() for noise in noises]
-    assert changed(before[1], bootstrapped[1])
-    assert changed(*bootstrapped)
-    seen = [bootstrapped[0]]
+    assert not any(map(torch.equal, target, noise_of(agent.target)))
+    assert not any(map(torch.equal, noise_of(agent.network), noise_of(agent.target)))
     for batch in batches:
+        online = noise_of(agent.network)
         agent.update(batch)
-        assert changed(seen[-1], noises[0]())
-        seen.append(noises[0]())
+        assert not any(map(torch.equal, online, noise_of(agent.network)))
 
 
 # Random play catches a ball of the first column in one game in thirty, and a policy that has not learned to catch it
