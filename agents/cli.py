@@ -20,6 +20,24 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 DEFAULTS = {"dqn": "atari100k", "rainbow": "rainbow", "der": "der"}
 """The preset of a command that names none."""
 NAMES = {"dqn": "a DQN", "rainbow": "Rainbow", "der": "Data-Efficient Rainbow"}
+PARTS: tuple[tuple[str, Callable[[DQNConfig], bool], tuple[str, ...]], ...] = (
+    ("--dueling", lambda config: config.dueling, ("streams",)),
+    ("--noisy", lambda config: config.noisy, ("noisy_sigma", "eval_noise")),
+    ("--distribution c51", lambda config: config.distribution == "c51", ("atoms", "v_min", "v_max")),
+    ("--distribution quantile", lambda config: config.distribution == "quantile", ("quantiles",)),
+    (
+        "--prioritised",
+        lambda config: config.prioritised,
+        ("priority_alpha", "priority_epsilon", "priority_beta", "priority_beta_final"),
+    ),
+    (
+        "--n-step-final or --gamma-final",
+        lambda config: config.n_step_final is not None or config.gamma_final is not None,
+        ("anneal_updates",),
+    ),
+    ("--nap", lambda config: config.projects, ("nap_norm", "nap_axes", "nap_every", "nap_affine")),
+)
+"""The switch of each part of an agent, whether it is on, and the options that say how the part works."""
 DESCRIPTION = "Train {name} on an Atari game, with Normalize-and-Project at any update-to-data ratio."
 
 
@@ -53,14 +71,19 @@ def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
 
 
 def check_stated(config: DQNConfig, words: Sequence[str]) -> None:
-    """Raise ConfigError for a protocol or network among the words that MinAtar's games cannot have.
+    """Raise ConfigError for what the words ask of MinAtar's games in vain, or of a part that is not switched on.
 
-    A preset's give way to the games' own: see `DQNConfig.resolved`.
+    Of the words alone: a preset's settings give way to the games' own (see `DQNConfig.resolved`), and may wait for a
+    switch. Options of the schedule are not judged: a sweep shares them among arms with and without cycles.
     """
-    stated = {word.partition("=")[0] for word in words}
+    stated = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
     for name, value in (("protocol", config.protocol), ("network", config.network)):
-        if is_minatar(config.env) and f"--{name}" in stated and value != "minatar":
+        if is_minatar(config.env) and name in stated and value != "minatar":
             raise ConfigError(f"--{name} {value} is not for {config.env}: leave it out, or --{name} minatar")
+    for switch, is_on, options in PARTS:
+        for option in options:
+            if option in stated and not is_on(config):
+                raise ConfigError(f"--{option.replace('_', '-')} does nothing without {switch}: give both or neither")
 
 
 def main(agent: str, argv: Sequence[str] | None = None) -> int:

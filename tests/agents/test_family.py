@@ -100,7 +100,7 @@ def test_every_update_has_noise_of_its_own_and_so_has_every_target():
 # Random play catches a ball of the first column in one game in thirty, and a policy that has not learned to catch it
 # while it explored never does. So most of the budget explores, and the replay holds all of it; 64 units are too few.
 LEARNING = {
-    "steps": 12_000, "replay_capacity": 12_000, "epsilon_steps": 9_000, "lr": 1e-3, "schedule": "linear",
+    "steps": 16_000, "replay_capacity": 16_000, "epsilon_steps": 12_000, "lr": 1e-3, "schedule": "linear",
     "adam_eps": 1e-8, "n_step": 5, "units": 128,
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from agents import build, cli, evaluate
 from agents.config import DQNConfig
 from agents.dqn import DQN
-from experiment.config import as_plain, from_mapping, load_yaml
+from experiment.config import ConfigError, as_plain, from_mapping, load_yaml
 from experiment.tracking import Tracker
 from experiment.values import members
 from studies.grokking.config import GrokkingConfig
@@ -144,6 +144,26 @@ def test_settings_that_contradict_a_preset_or_one_another_are_taken_or_answered_
 def test_a_flag_that_contradicts_its_preset(preset, words, said, tmp_path, capsys):
     assert said in refused(capsys, ["--config", preset, *words.split(), "--root", tmp_path / "run"])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("switch", "options"), [(switch, options) for switch, _, options in cli.PARTS])
+def test_an_option_of_a_part_is_refused_without_its_switch_and_taken_with_it(switch, options, tmp_path, capsys):
+    turned_on = switch.partition(" or ")[0].split()
+    turned_on += ["3"] if turned_on == ["--n-step-final"] else []
+    for option in options:
+        flag, value = f"--{option.replace('_', '-')}", getattr(DQNConfig, option)
+        words = [flag] if value is False else [f"{flag}={value}"]
+        line = refused(capsys, [*words, "--root", tmp_path / "run"])
+        assert f"{flag} does nothing without {switch}" in line
+        assert getattr(cli.settings("dqn", [*words, *turned_on]), option) == (value or True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_preset_may_turn_on_the_part_and_a_word_may_turn_it_off_again(capsys):
+    assert cli.settings("der", ["--atoms", "21"]).atoms == 21
+    words = ["--distribution", "none", "--atoms", "21"]
+    with pytest.raises(ConfigError, match="--atoms does nothing without --distribution c51"):
+        cli.settings("der", words)
 
 
 @pytest.mark.parametrize("name", sorted(set(numeric(DQNConfig)) - {"threads", "steps", "frames", "update_start"}))
