@@ -106,8 +106,11 @@ class Executor(Protocol):
 
 
 def last_line(log: Path, offset: int = 0) -> str:
-    """The last line in a log after `offset` that is not empty, or ""."""
-    with open(log, "rb") as file:
-        file.seek(max(offset, file.seek(0, os.SEEK_END) - 65536))
-        lines = file.read().decode(errors="replace").split("\n")
+    """The last line in a log after `offset` that is not empty, or ""; a log that somebody removed has none."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(offset, file.seek(0, os.SEEK_END) - 65536))
+            lines = file.read().decode(errors="replace").split("\n")
+    except FileNotFoundError:
+        return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -16,17 +16,21 @@ Cells = dict[tuple[str, str], list[float]]
 
 
 def stability_tables(scores: Scores, traces: Sequence[Trace]) -> list[Table]:
-    """The largest falls of return, and the stops of schedules that stop by themselves; those that have rows."""
+    """The largest falls of return and rises of TD error, and where schedules stopped by themselves; no empty table."""
     falls: Cells = {}
+    rises: Cells = {}
     stops: Cells = {}
     for trace in traces:
         key = (trace.game, trace.arm)
         if (fall := largest_fall(trace, trace.length(wall=False) / 10)) is not None:
             falls.setdefault(key, []).append(fall)
+        if (rise := largest_rise(trace)) is not None:
+            rises.setdefault(key, []).append(rise)
         if trace.stopped is not None:
             stops.setdefault(key, []).append(trace.stopped)
     found = [
         _table("stability", "Largest fall of the return", FALL, falls, scores.arms),
+        _table("td-rise", "Largest rise of the TD error", RISE, rises, scores.arms),
         _table("stops", "Agent step at which cycling stopped by itself", STOP, stops, scores.arms),
     ]
     return [table for table in found if table.rows]
@@ -35,6 +39,10 @@ def stability_tables(scores: Scores, traces: Sequence[Trace]) -> list[Table]:
 FALL = (
     f"How far the running mean return of {WINDOW} games fell at most within a tenth of the budget, in raw score: mean "
     f"over runs of at least {WINDOW} games, 95% Student-t interval, number of runs (n)."
+)
+RISE = (
+    "How many times larger the TD error of the minibatches, a mean over the updates between two rows of metrics, became at "
+    "most in the second half of the budget: mean over runs, 95% Student-t interval, number of runs (n)."
 )
 STOP = "Mean over runs, 95% Student-t interval, number of runs (n); a run that never stopped counts with its end."
 
@@ -48,6 +56,13 @@ def largest_fall(trace: Trace, steps: float) -> float | None:
     first = np.searchsorted(ended, ended - steps)
     falls = (returns[low : end + 1].max() - returns[end] for end, low in enumerate(first))
     return max(map(float, falls), default=None)
+
+
+def largest_rise(trace: Trace) -> float | None:
+    """The largest ratio of a TD error to an earlier one, both in the second half of the run; None if there are none."""
+    steps, errors = trace.measures["td"]
+    late = errors[steps >= trace.length(wall=False) / 2]
+    return float((late / np.minimum.accumulate(late)).max()) if late.size and late.min() > 0 else None
 
 
 def _table(name: str, title: str, note: str, cells: Cells, arms: list[str]) -> Table:

@@ -15,7 +15,7 @@ from benchmarks.curves import WINDOW
 from benchmarks.high_utd import STOPS, StudySettings, study
 from benchmarks.manifest import Manifest
 from benchmarks.reporting.curves import Trace
-from benchmarks.reporting.stability import largest_fall
+from benchmarks.reporting.stability import largest_fall, largest_rise
 from benchmarks.status import Board
 from experiment.values import ConfigError
 
@@ -87,6 +87,17 @@ def test_the_largest_fall_is_that_of_all_pairs_of_games_within_the_steps(games, 
     assert largest_fall(trace, steps) == max(falls, default=None)
 
 
+@settings(max_examples=100, deadline=None)
+@given(errors=st.lists(st.floats(1e-3, 1e3), max_size=20))
+def test_the_largest_rise_is_that_of_all_pairs_of_the_second_half(errors):
+    steps = np.arange(len(errors), dtype=float) + 1
+    end = np.array([max(len(errors), 1)], float)
+    trace = Trace("arm", "Catch", end, end, end, end, {"td": (steps, np.array(errors))})
+    late = [error for step, error in zip(steps, errors, strict=True) if step >= end / 2]
+    rises = [after / before for i, before in enumerate(late) for after in late[i:]]
+    assert largest_rise(trace) == max(rises, default=None)
+
+
 def test_the_command_runs_an_experiment_and_reports_on_it(tmp_path, monkeypatch):
     """Two arms and two short runs, in the processes of the launcher; a schedule that stops by itself is one of them."""
     monkeypatch.setattr(high_utd, "AUTOMATIC", ("cyclic", "early-cycle-plateau"))
@@ -105,4 +116,6 @@ def test_the_command_runs_an_experiment_and_reports_on_it(tmp_path, monkeypatch)
     assert high_utd.main(["--figure", str(root)]) == 0
     (line,) = (root / "report" / "stops.csv").read_text().splitlines()[1:]
     assert line.startswith(f"Catch,early-cycle-plateau,{float(stop)},")
-    assert "## Largest fall of the return" in (root / "report" / "report.md").read_text()
+    told = (root / "report" / "report.md").read_text()
+    assert "## Largest fall of the return" in told
+    assert "## Largest rise of the TD error" in told

@@ -322,6 +322,14 @@ def test_a_failing_run_is_retried_then_named_with_its_last_line_and_log(tmp_path
     assert f"failed: bad: {outcome.failed['bad']}" in said(console).splitlines()
 
 
+def test_a_log_that_somebody_removed_is_no_reason_to_stop(tmp_path):
+    log = tmp_path / "runs" / "logs" / "gone.log"
+    gone = shell(tmp_path, "gone", f"import os; os.remove({str(log)!r}); raise SystemExit('into nowhere')")
+    outcome = sweep([gone, *jobs(tmp_path, 1)], 2, retries=1, console=quiet())
+    assert outcome.finished == ("run0",)
+    assert outcome.failed["gone"].startswith("it printed nothing (exit code 1), 2 attempts")
+
+
 def test_a_directory_without_a_checkpoint_is_kept_if_it_holds_metrics(tmp_path):
     console = quiet()
     worthless, measured, foreign = jobs(tmp_path, 3)
