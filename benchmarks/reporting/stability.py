@@ -41,7 +41,7 @@ FALL = (
     f"over runs of at least {WINDOW} games, 95% Student-t interval, number of runs (n)."
 )
 RISE = (
-    "How many times larger the TD error of the minibatches, a mean over the updates between two rows of metrics, became at "
+    "How many times larger the TD error of the minibatches, a mean over the updates between rows of metrics, became at "
     "most in the second half of the budget: mean over runs, 95% Student-t interval, number of runs (n)."
 )
 STOP = "Mean over runs, 95% Student-t interval, number of runs (n); a run that never stopped counts with its end."
