@@ -150,27 +150,13 @@ def test_bfloat16_is_computed_in_float32():
         assert torch.equal(result, function(*(argument.float() for argument in arguments)))
 
 
-def test_the_c51_loss_is_torchrls():
-    """Loss and gradient on one batch and one set of parameters; some returns are beyond the atoms, some final."""
-    modules = pytest.importorskip("torchrl.modules")
-    objectives = pytest.importorskip("torchrl.objectives")
+def c51_problem():
+    """Layers for the logits and the target's, a batch, our loss and gradients; some returns are beyond the atoms."""
     torch.manual_seed(0)
     support, rows = torch.linspace(-10, 10, 51), torch.arange(16)
     head, target = torch.nn.Linear(5, 3 * 51), torch.nn.Linear(5, 3 * 51)
     (obs, next_obs), action, reward = torch.randn(2, 16, 5), torch.randint(0, 3, (16,)), 8 * torch.randn(16)
     terminated = torch.rand(16) < 0.3
-
-    network = torch.nn.Sequential(head, torch.nn.Unflatten(-1, (51, 3)))  # theirs has the actions last
-    actor = modules.DistributionalQValueActor(network, support=support, spec=None, action_space="categorical")
-    theirs = objectives.DistributionalDQNLoss(actor, gamma=0.9, delay_value=True)
-    weights = theirs.target_value_network_params.values(include_nested=True, leaves_only=True)
-    for mine in (target.weight, target.bias):
-        next(value for value in weights if value.shape == mine.shape).data.copy_(mine.data)
-    ends = {"reward": reward.unsqueeze(-1), "done": terminated.unsqueeze(-1), "terminated": terminated.unsqueeze(-1)}
-    batch = TensorDict({"observation": obs, "action": action, "next": {"observation": next_obs, **ends}}, [16])
-    expected = theirs(batch)["loss"]
-    parameters = [value for value in theirs.parameters() if value.requires_grad]
-    expected_gradients = torch.autograd.grad(expected, parameters)
 
     def logits(layer, observations):
         return layer(observations).unflatten(-1, (51, 3)).transpose(1, 2)
@@ -180,8 +166,36 @@ def test_the_c51_loss_is_torchrls():
         probabilities = logits(target, next_obs)[rows, best].softmax(-1)
         projected = project(probabilities, reward, 0.9 * (~terminated).float(), support)
     loss = categorical_loss(logits(head, obs)[rows, action], projected).mean()
+    ends = {"reward": reward.unsqueeze(-1), "done": terminated.unsqueeze(-1), "terminated": terminated.unsqueeze(-1)}
+    batch = TensorDict({"observation": obs, "action": action, "next": {"observation": next_obs, **ends}}, [16])
+    return head, target, support, batch, loss, torch.autograd.grad(loss, [head.weight, head.bias])
+
+
+def test_the_c51_loss_is_the_number_that_torchrl_gave():
+    """TorchRL 0.14.1 beside torch 2.13, by the test below; it cannot be installed beside this tensordict."""
+    *_, loss, (weight, bias) = c51_problem()
+    torch.testing.assert_close(loss.item(), 4.156467437744141, rtol=1e-6, atol=0)
+    ramp = torch.linspace(-1, 1, 153)
+    seen = torch.stack([weight.norm(), (weight.sum(1) * ramp).sum(), bias.norm(), (bias * ramp).sum()])
+    theirs = torch.tensor([0.24867722392082214, -0.11009730398654938, 0.12852980196475983, 0.06214458867907524])
+    torch.testing.assert_close(seen, theirs, rtol=1e-5, atol=0)
+
+
+def test_the_c51_loss_is_torchrls():
+    """Loss and gradient on one batch and one set of parameters."""
+    modules = pytest.importorskip("torchrl.modules")
+    objectives = pytest.importorskip("torchrl.objectives")
+    head, target, support, batch, loss, gradients = c51_problem()
+    network = torch.nn.Sequential(head, torch.nn.Unflatten(-1, (51, 3)))  # theirs has the actions last
+    actor = modules.DistributionalQValueActor(network, support=support, spec=None, action_space="categorical")
+    theirs = objectives.DistributionalDQNLoss(actor, gamma=0.9, delay_value=True)
+    weights = theirs.target_value_network_params.values(include_nested=True, leaves_only=True)
+    for mine in (target.weight, target.bias):
+        next(value for value in weights if value.shape == mine.shape).data.copy_(mine.data)
+    expected = theirs(batch)["loss"]
+    parameters = [value for value in theirs.parameters() if value.requires_grad]
+    expected_gradients = torch.autograd.grad(expected, parameters)
     torch.testing.assert_close(loss, expected)
-    gradients = torch.autograd.grad(loss, [head.weight, head.bias])
     for gradient in gradients:
         theirs_same = next(value for value in expected_gradients if value.shape == gradient.shape)
         torch.testing.assert_close(gradient, theirs_same)
