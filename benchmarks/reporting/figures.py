@@ -65,11 +65,11 @@ def draw_figures(summary: Summary, curves: Curves) -> list[Figure]:
     pyplot.rcParams |= dict.fromkeys(ink, INK)
     pyplot.rcParams |= {"svg.hashsalt": "rewarm", "svg.fonttype": "none", "text.parse_math": False}
     pyplot.rcParams["axes.titley"] = 1.0  # where it is anyhow: else it is looked for at every drawing
-    places = {arm: i for i, arm in enumerate(summary.arms)}
+    styles = _styles(summary.arms)
 
     def look(arm: str) -> dict[str, Any]:
-        cycle, color = divmod(places[arm], len(COLORS))
-        return {"color": COLORS[color], "linestyle": LINES[cycle % len(LINES)], "label": _label(arm)}
+        color, line = styles[arm]
+        return {"color": COLORS[color], "linestyle": LINES[line], "label": _label(arm)}
 
     found = []
     if summary.aggregates:
@@ -221,11 +221,36 @@ def measures(pyplot: Any, curves: Curves, look: Look) -> Figure:
         _curves(axis, curves.measures[measure.name], look)
         axis.set_title(measure.title, fontsize=9)
         if measure.log:
-            axis.set_yscale("log")
+            _log_axis(axis)
     _legend(figure, axes)
     figure.supxlabel(AXES["steps"], fontsize=9)
-    note = "The median run of all games; bands: the middle half of the runs. All but the first are of 256 fixed states."
+    note = (
+        "The median run of all games; bands: the middle half of the runs. Dormant units, ranks and churn are of 256 "
+        "fixed states."
+    )
     return Figure("plasticity", "Plasticity", note, figure, 240 * min(len(known), 3) + 40)
+
+
+def _styles(arms: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """The colour and line of each arm, as places in COLORS and LINES: an arm and its nap- partner share a colour."""
+    families = list(dict.fromkeys(arm.removeprefix("nap-") for arm in arms))
+    lines_each = 2 if len(families) < len(arms) else 1
+    found = {}
+    for arm in arms:
+        cycle, color = divmod(families.index(arm.removeprefix("nap-")), len(COLORS))
+        second = f"nap-{arm}" in arms
+        found[arm] = color, (lines_each * cycle + second) % len(LINES)
+    return found
+
+
+def _log_axis(axis: Any) -> None:
+    """A logarithmic axis with few ticks, in plain figures: formulas are not parsed, so that names may hold dollars."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=5))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _panels(pyplot: Any, count: int, arms: Sequence[str], columns: int = 4) -> tuple[Any, list[Any]]:

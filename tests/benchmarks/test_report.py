@@ -20,7 +20,7 @@ from benchmarks.manifest import Entry, Manifest
 from benchmarks.reporting.agreement import check_arms
 from benchmarks.reporting.curves import Curve, _sampled, make_curves, read_traces, resamples
 from benchmarks.reporting.facts import facts
-from benchmarks.reporting.figures import MANY, _panels, draw_figures, game_curves
+from benchmarks.reporting.figures import LINES, MANY, _panels, _styles, draw_figures, game_curves
 from benchmarks.reporting.published import NAMES, published_scores
 from benchmarks.reporting.scores import Missing, Score, Scores, read_scores
 from benchmarks.reporting.summary import summarize
@@ -378,6 +378,25 @@ def test_curves_are_the_means_of_running_means(tmp_path):
     assert curves.measures["elr"]["dqn"].middle[-1] == pytest.approx(1e-3)
     assert curves.measures["erank"]["dqn"].middle[-1] == 5
     assert not curves.measures["srank"]
+
+
+@given(names=st.lists(st.sampled_from("abcdefghijkl"), unique=True, max_size=12), paired=st.booleans())
+def test_no_two_arms_look_alike_and_partners_share_a_colour(names, paired):
+    arms = [f"{first}{name}" for first in (("nap-", "") if paired else ("",)) for name in names]
+    styles = _styles(arms)
+    assert len(set(styles.values())) == len(arms)
+    assert all(line < len(LINES) for _, line in styles.values())
+    if paired:
+        assert all(styles[name][0] == styles[f"nap-{name}"][0] for name in names)
+
+
+def test_ticks_of_a_logarithmic_axis_are_plain_figures(tmp_path):
+    make_run(tmp_path, "one")
+    scores = read_scores([str(tmp_path / "one")])
+    figures = draw_figures(summarize(scores), make_curves(read_traces(scores.runs)))
+    (drawn,) = [figure.svg for figure in figures if figure.name == "plasticity"]
+    assert ">0.001<" in drawn
+    assert "mathdefault" not in drawn
 
 
 def test_a_run_keeps_its_last_value_and_has_none_before_its_first_game():
