@@ -48,7 +48,7 @@ def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = 
     from benchmarks.reporting.page import html
     from benchmarks.reporting.scores import read_scores
     from benchmarks.reporting.summary import summarize
-    from benchmarks.reporting.tables import all_tables
+    from benchmarks.reporting.tables import all_tables, escaped
 
     scores = read_scores(config.runs)
     traces = read_traces(scores.runs)
@@ -67,7 +67,8 @@ def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = 
         if table.records:
             (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
     (folder / PAGE).write_text(html(config.title, lines, shown, figures), encoding="utf-8")
-    parts = [f"# {config.title}\n", "".join(f"- {line}\n" for line in lines), *(table.markdown() for table in shown)]
+    said = "".join(f"- {escaped(line)}\n" for line in lines)
+    parts = [f"# {escaped(config.title)}\n", said, *(table.markdown() for table in shown)]
     (folder / "report.md").write_text("\n".join(parts), encoding="utf-8")
 
 

@@ -53,9 +53,10 @@ def finished(run: RunDir) -> Standing:
     """The standing of a run that has its result; without an evaluation its score is that of the last games."""
     try:
         result = json.loads(run.result.read_text(encoding="utf-8"))
-        score = result["score"]["mean"] if result["score"] else unfinished(run).score
-        return Standing("done", result["agent_steps"], score, result["training_seconds"], result["agent_steps"])
-    except (OSError, ValueError, KeyError, TypeError):
+        score = float(result["score"]["mean"]) if result["score"] else unfinished(run).score
+        step, seconds = int(result["agent_steps"]), float(result["training_seconds"])
+        return Standing("done", step, score, seconds, step)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return Standing("done", reason="its result.json cannot be read")
 
 
@@ -146,6 +147,10 @@ class Board:
     def named(self, *states: Now) -> list[Entry]:
         """The runs that are in one of these states, in order."""
         return [entry for entry in self.entries if self.standings[entry.name].state in states]
+
+    def unreadable(self) -> list[Entry]:
+        """Finished runs whose result cannot be read."""
+        return [entry for entry in self.named("done") if self.standings[entry.name].reason]
 
     def fraction(self, entry: Entry) -> float:
         """The share of a run's work that is done, 0 to 1."""
@@ -266,10 +271,11 @@ def _running(board: Board, room: int) -> Table:
 def _failed(board: Board, room: int) -> list[Text]:
     from rich.text import Text
 
-    failed = board.named("failed")
+    failed = [*board.named("failed"), *board.unreadable()]
+    states = [board.standings[entry.name] for entry in failed[:room]]
     lines = [
-        Text(f"failed: {entry.name}: {board.standings[entry.name].reason}", overflow="ellipsis", no_wrap=True)
-        for entry in failed[:room]
+        Text(f"{standing.state}: {entry.name}: {standing.reason}", overflow="ellipsis", no_wrap=True)
+        for entry, standing in zip(failed, states, strict=False)
     ]
     more = [Text(f"and {len(failed) - room} more failed")] if len(failed) > room else []
     return [*lines, *more]
@@ -314,7 +320,7 @@ def print_status(board: Board, console: Console) -> None:
         console.print(as_panel(board, processes, console.height))
         return
     print(as_line(board, processes), file=console.file)
-    for entry in board.named("running", "interrupted", "failed"):
+    for entry in [*board.named("running", "interrupted", "failed"), *board.unreadable()]:
         standing = board.standings[entry.name]
         score = "" if standing.score is None else f", return {standing.score:,.1f}"
         steps = f"{standing.step:,}/{board.config(entry).budget:,} agent steps{score}"

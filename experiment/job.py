@@ -102,7 +102,7 @@ class Executor(Protocol):
         """Whether one more run can be started now."""
 
     def start(self, job: Job, number: int) -> Attempt | End:
-        """Starts the run for the `number`th time, unless there is nothing to do; OSError if that fails for good."""
+        """Starts the run for the `number`th time, unless there is nothing to do; OSError if that fails."""
 
 
 def last_line(log: Path, offset: int = 0) -> str:

@@ -104,6 +104,7 @@ class Processes:
         when = time.strftime("%Y-%m-%d %H:%M:%S")
         lines = (*notes, f"{when}, attempt {number}: {shlex.join(words)}")
         log.write("".join(f"--- {line}\n" for line in lines).encode())
+        offset = log.tell()  # the child's first words move it
         process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -114,7 +115,7 @@ class Processes:
             preexec_fn=child_setup(self._share(slot)),
         )
         del self._free[0]
-        return _Child(job, slot, process, log, log.tell(), self._free, notes)
+        return _Child(job, slot, process, log, offset, self._free, notes)
 
     def _share(self, slot: int) -> list[int]:
         if not self._cores:

@@ -103,7 +103,9 @@ def stratified_interval(
     """The percentile bootstrap interval of a statistic of one or more sets of scores, over runs within each task.
 
     Each resample draws every task's runs with replacement, so that it holds as many of each task as there are. A task
-    of one run adds no spread; where no task has two, the bounds are NaN. `statistic` is any aggregate here, or a
+    of one run adds no spread; where no task has two, the bounds are NaN. With few runs a task it is too narrow: for the
+    mean of normal scores, 3 and 26 tasks, it held the truth in 71 and 80% of 300 trials at 2 runs, 86 and 88% at 3, 90
+    and 89% at 5, 93% at 10 (26 tasks). `statistic` is any aggregate here, or a
     function of as many mappings that reduces the last axis: `lambda a, b: iqm(a) - iqm(b)`. Equal arguments give equal
     intervals. Agarwal et al. 2021, section 3.
     Raises ValueError for scores that are no mapping, a statistic of another shape, or wrong settings.

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 POLL = 0.1
 LOOK_AGAIN = 1.0
+LONGEST_PAUSE = 60.0
+"""Seconds until the next start after one that the machine refused; the first pause is short, each longer."""
 LOST = 100
 """So often a run may lose its machine before it counts as failed."""
 
@@ -183,6 +185,7 @@ class _Sweep:
         self.failed: dict[str, str] = {}
         self.stopping = False
         self.look_again = 0.0
+        self.start_again, self.pause = 0.0, POLL
 
     def run(self, view: View) -> Outcome:
         signals = Signals()
@@ -217,12 +220,20 @@ class _Sweep:
             self.waiting.extend(self.elsewhere)
             self.elsewhere.clear()
             self.look_again = time.monotonic() + LOOK_AGAIN
-        while self.waiting and self.executor.room():
+        while self.waiting and self.executor.room() and time.monotonic() >= self.start_again:
             job = self.waiting.popleft()
             try:
                 self._start(job)
             except OSError as error:
-                self.failed[job.name] = f"{error.filename or job.log}: {error.strerror or error}"
+                reason = f"{error.filename or job.log}: {error.strerror or error}"
+                if isinstance(error, FileExistsError | FileNotFoundError | PermissionError):
+                    self._give_up(job, reason)
+                    continue
+                self._settle(job, End("failed", reason))  # a full disk, too many processes: it may pass
+                self.pause = min(2 * self.pause, LONGEST_PAUSE)
+                self.start_again = time.monotonic() + self.pause
+                return
+            self.pause = POLL
 
     def _start(self, job: Job) -> None:
         started = self.executor.start(job, self.attempts[job.name] + 1)
@@ -252,10 +263,11 @@ class _Sweep:
             if not self.stopping:
                 self._say(f"{job.name} will be tried again: {end.reason}")
         else:
-            self._give_up(job, f"{end.reason}, {self.attempts[job.name] + self.lost[job.name]} attempts")
+            reason = f"{end.reason}, {self.attempts[job.name] + self.lost[job.name]} attempts"
+            self._give_up(job, reason, f", log: {job.log}")
 
-    def _give_up(self, job: Job, reason: str) -> None:
-        self.failed[job.name] = f"{reason}, log: {job.log}"
+    def _give_up(self, job: Job, reason: str, more: str = "") -> None:
+        self.failed[job.name] = reason + more
         with contextlib.suppress(OSError), open(job.log, "ab") as log:  # a full disk: it is named at the end anyway
             log.write(f"{FAILED}{reason}\n".encode())
 

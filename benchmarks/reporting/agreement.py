@@ -44,7 +44,7 @@ def _full_name(name: str, settings: Mapping[str, Any], kinds: Collection[Mapping
 
 def _plain_name(settings: Mapping[str, Any]) -> str:
     methods = ["nap"] if settings.get("nap") else []
-    return "+".join([str(settings.get("agent") or "dqn"), *methods, *settings.get("plasticity", ())])
+    return "+".join([str(settings.get("agent") or "dqn"), *methods, *(settings.get("plasticity") or ())])
 
 
 def check_arms(runs: Sequence[Score]) -> None:

@@ -63,12 +63,14 @@ def read_trace(run: Score) -> Trace | None:
             return None
         logged = [row for row in rows if "episode_return" not in row]
         times = [(row["agent_step"], row["seconds"]) for row in logged if row.get("seconds") is not None]
-        steps, seconds = np.array([(0.0, 0.0), *(times or [(ended[-1], 0.0)])]).T
+        steps, seconds = np.array([(0.0, 0.0), *(times or [(ended[-1], 0.0)])], float).T
         return Trace(
             run.arm, run.game, steps, seconds, np.array(ended, float), np.array(smooth(scores)), series(logged),
             _stopped(rows),
         )  # fmt: skip
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError):
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         raise ConfigError(f"{run.directory.metrics} is damaged: it does not hold rows of metrics") from None
 
 
@@ -118,8 +120,8 @@ def make_curves(traces: Sequence[Trace]) -> Curves:
     groups: dict[str, dict[str, list[Trace]]] = {}
     for trace in traces:
         groups.setdefault(trace.arm, {}).setdefault(trace.game, []).append(trace)
-    known = [{game: len(games[game]) for game in games if game in reference_scores()} for games in groups.values()]
-    common = common_games(known)
+    known = [{game for game in games if game in reference_scores()} for games in groups.values()]
+    common = common_games([games for games in known if games])
     axes = {"steps": False, "hours": True}
     return Curves(
         games={axis: _game_curves(groups, wall) for axis, wall in axes.items()},
@@ -167,7 +169,9 @@ def _mean_curve(grid: np.ndarray, values: np.ndarray) -> Curve:
 
 def _aggregate_curves(groups: Groups, common: Sequence[str], wall: bool) -> dict[str, Curve]:
     return {
-        arm: _aggregate_curve({game: games[game] for game in common}, wall) for arm, games in groups.items() if common
+        arm: _aggregate_curve({game: games[game] for game in common}, wall)
+        for arm, games in groups.items()
+        if common and set(common) <= games.keys()
     }
 
 

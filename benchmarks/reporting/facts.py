@@ -17,7 +17,9 @@ def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
     played = {run.game for run in scores.runs}
     lines = [f"{_count(runs, 'run')} of {_count(len(scores.arms), 'arm')} in {_count(len(played), 'game')}."]
     lines.append(f"{_count(missing, 'run')} missing: see the table." if missing else "No run is known to be missing.")
-    lines += [_rules(scores), *_budgets(scores)]
+    if failed := sum(item.why.startswith("failed") for item in scores.missing):
+        lines.append(f"{_count(failed, 'run')} failed: the numbers of their arms are of the runs that did not.")
+    lines += [_rules(scores), *_budgets(scores, bool(summary.references))]
     if not summary.references:
         lines.append(f"Published references are left out: theirs are the rules of {PROTOCOL}.")
     if summary.left_out:
@@ -53,12 +55,12 @@ def _rules(scores: Scores) -> str:
     return f"Protocol: {text}." + (f" Not stated by {', '.join(silent)}." if silent else "")
 
 
-def _budgets(scores: Scores) -> list[str]:
+def _budgets(scores: Scores, references: bool) -> list[str]:
     budgets = {run.arm: run.steps for run in scores.runs if run.steps is not None}
     lines = []
     if len(set(budgets.values())) > 1:
         each = ", ".join(f"{arm} {steps:,}" for arm, steps in budgets.items())
         lines.append(f"The arms have unequal budgets in agent steps: {each}.")
-    if other := [f"{steps:,}" for steps in sorted(set(budgets.values())) if steps != STEPS]:
+    if references and (other := [f"{steps:,}" for steps in sorted(set(budgets.values())) if steps != STEPS]):
         lines.append(f"Published references are at {STEPS:,} agent steps; there are arms here at {', '.join(other)}.")
     return lines

@@ -216,6 +216,8 @@ def game_curves(pyplot: Any, kind: str, games: Mapping[str, Mapping[str, Curve]]
 def measures(pyplot: Any, curves: Curves, look: Look) -> Figure:
     """A panel a measure of plasticity."""
     known = [measure for measure in MEASURES if curves.measures[measure.name]]
+    most = {arm: curve.runs for measure in known for arm, curve in curves.measures[measure.name].items()}
+    runs = ", ".join(f"{arm} {count:,}" for arm, count in most.items())
     figure, axes = _panels(pyplot, len(known), list(curves.measures[known[0].name]), columns=3)
     for axis, measure in zip(axes, known, strict=False):
         _curves(axis, curves.measures[measure.name], look)
@@ -225,8 +227,8 @@ def measures(pyplot: Any, curves: Curves, look: Look) -> Figure:
     _legend(figure, axes)
     figure.supxlabel(AXES["steps"], fontsize=9)
     note = (
-        "The median run of all games; bands: the middle half of the runs. Dormant units, ranks and churn are of 256 "
-        "fixed states."
+        "The median run of all games that an arm has; bands: the middle half of the runs. Dormant units, ranks and "
+        f"churn are of 256 fixed states. Runs: {runs}."
     )
     return Figure("plasticity", "Plasticity", note, figure, 240 * min(len(known), 3) + 40)
 
@@ -238,7 +240,7 @@ def _styles(arms: Sequence[str]) -> dict[str, tuple[int, int]]:
     found = {}
     for arm in arms:
         cycle, color = divmod(families.index(arm.removeprefix("nap-")), len(COLORS))
-        second = f"nap-{arm}" in arms
+        second = not arm.startswith("nap-") and f"nap-{arm}" in arms
         found[arm] = color, (lines_each * cycle + second) % len(LINES)
     return found
 

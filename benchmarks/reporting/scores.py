@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from agents.config import DQNConfig
 from benchmarks import manifest
 from benchmarks.manifest import Entry, Manifest
 from benchmarks.reporting.agreement import check_arms, name_arms
+from benchmarks.suites import job
 from envs.games import resolve_game
 from envs.protocol import PROTOCOLS
 from experiment.config import ConfigError, as_plain, load_yaml, near
@@ -63,6 +64,7 @@ class Missing:
     game: str
     run: str
     why: str
+    """Not begun, not finished, failed: and the reason ..."""
     settings: Mapping[str, Any] | None = None
 
 
@@ -163,6 +165,8 @@ def _read_entry(entry: Entry, path: Path) -> Score | Missing:
     run = RunDir(path)
     if not run.finished:
         why = "not finished" if path.is_dir() else "not begun"
+        if reason := job(entry, path.parent).failure():
+            why = f"failed: {reason}"
         return Missing(entry.arm, _game(entry.game, str(path)), str(entry.seed), why)
     item = _read_result(run)
     for what, listed, ran in (("game", _game(entry.game, str(path)), item.game), ("seed", str(entry.seed), item.run)):
@@ -188,7 +192,7 @@ def _read_result(run: RunDir) -> Score | Missing:
         return Missing("", game, seed, "finished without an evaluation", settings)
     score = result["score"]
     mean = score.get("mean") if isinstance(score, dict) else None
-    if not isinstance(mean, int | float) or not math.isfinite(mean):
+    if not _is_finite(mean):
         raise ConfigError(f"{run.result}: its mean score is {mean!r}, not a number")
     episodes, environment = score.get("episodes"), result.get("environment")
     if not isinstance(episodes, int | None):
@@ -199,6 +203,13 @@ def _read_result(run: RunDir) -> Score | Missing:
         "", game, seed, float(mean), str(run.path), result["protocol"], result["agent_steps"], settings,
         environment, episodes, run,
     )  # fmt: skip
+
+
+def _is_finite(value: Any) -> TypeGuard[float]:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -54,11 +54,12 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class Improvement:
-    """The probability that a run of `arm` scores above one of `other`, over the games of both."""
+    """The probability that a run of `arm` scores above one of `other`, over the games of both; `runs` of each."""
 
     arm: str
     other: str
     games: tuple[str, ...]
+    runs: tuple[int, int]
     interval: Interval
 
 
@@ -111,7 +112,7 @@ def summarize(scores: Scores) -> Summary:
         own=[_aggregate(arm, normalized[arm]) for arm in scored if len(normalized[arm]) > len(chosen[arm])],
         references=references,
         published=_published(references, common),
-        improvements=_improvements({arm: normalized[arm] for arm in scored}),
+        improvements=_improvements(raw),
         thresholds=thresholds,
         profiles={arm: performance_profile(games, thresholds, resamples=RESAMPLES) for arm, games in chosen.items()},
         left_out=[game for game in games if game not in reference_scores()],
@@ -126,7 +127,7 @@ def by_game(scores: Iterable[tuple[str, str, float]]) -> dict[str, ByGame]:
     return found
 
 
-def common_games(arms: Sequence[Mapping[str, object]]) -> tuple[str, ...]:
+def common_games(arms: Sequence[Collection[str]]) -> tuple[str, ...]:
     """The games of which every arm has runs."""
     return tuple(sorted(set.intersection(*map(set, arms)))) if arms else ()
 
@@ -177,12 +178,14 @@ def _has_published_rules(scores: Scores) -> bool:
 
 
 def _improvements(arms: Mapping[str, ByGame]) -> list[Improvement]:
+    """Of raw scores: what counts is their order within a game, so that games without references count too."""
     found = []
     for other, arm in combinations(arms, 2):
         games = common_games([arms[arm], arms[other]])
         if games:
             one, two = _only(arms[arm], games), _only(arms[other], games)
-            found.append(Improvement(arm, other, games, improvement_interval(one, two, resamples=RESAMPLES)))
+            runs = sum(map(len, one.values())), sum(map(len, two.values()))
+            found.append(Improvement(arm, other, games, runs, improvement_interval(one, two, resamples=RESAMPLES)))
     return found
 
 

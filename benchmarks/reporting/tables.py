@@ -16,6 +16,9 @@ from benchmarks.reporting.summary import AGGREGATES, Aggregate, Cell, Summary
 from envs.games import reference_scores
 from experiment.statistics import Interval
 
+ENOUGH = 10
+"""Runs of a game from which on bootstrap intervals are about as wide as they say."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -36,8 +39,8 @@ class Table:
     def markdown(self) -> str:
         """Heading, note and a pipe table whose numbers are to the right."""
         rule = [":--", *["--:"] * (len(self.header) - 1)]
-        lines = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in (self.header, rule, *self.rows)]
-        return "\n".join([f"## {self.title}", "", *([self.note, ""] if self.note else []), *lines, ""])
+        lines = ["| " + " | ".join(escaped(cell) for cell in row) + " |" for row in (self.header, rule, *self.rows)]
+        return "\n".join([f"## {self.title}", "", *([escaped(self.note), ""] if self.note else []), *lines, ""])
 
     def csv(self) -> str:
         """The records; empty for what is unknown."""
@@ -51,7 +54,8 @@ class Table:
         return file.getvalue()
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text as Markdown shows it, not as markup."""
     return text.replace("<", "&lt;").replace("|", "\\|")
 
 
@@ -104,7 +108,7 @@ def aggregates(summary: Summary) -> Table:
     note = (
         f"Over {some}; 95% intervals of 2,000 stratified bootstrap resamples of the runs. For the optimality gap less "
         "is better."
-    )
+    ) + _few(summary)
     if without:
         note += f" Without a normalised score so far: {', '.join(without)}."
     if published:
@@ -146,12 +150,30 @@ def _capital(text: str) -> str:
 def improvements(summary: Summary) -> Table:
     """How likely a run of an arm beats a run of another."""
     found = summary.improvements
-    rows = [[f"{each.arm} > {each.other}", with_bounds(each.interval, fine), str(len(each.games))] for each in found]
-    records = [
-        {"arm": each.arm, "other": each.other, **_bounds(each.interval), "games": len(each.games)} for each in found
+    rows = [
+        [f"{each.arm} > {each.other}", with_bounds(each.interval, fine), str(len(each.games)), f"{one:,}, {two:,}"]
+        for each in found
+        for one, two in [each.runs]
     ]
-    note = "That a run of the first arm scores above one of the second in a random game of both; a tie counts one half."
-    return Table("improvement", "Probability of improvement", ["arms", "probability", "games"], rows, note, records)
+    records = [
+        {"arm": each.arm, "other": each.other, **_bounds(each.interval), "games": len(each.games)}
+        | dict(zip(("arm_runs", "other_runs"), each.runs, strict=True))
+        for each in found
+    ]
+    note = (
+        "That a run of the first arm scores above one of the second in a random game of both; a tie counts one half. "
+        "95% intervals of 2,000 stratified bootstrap resamples of the runs." + _few(summary)
+    )
+    header = ["arms", "probability", "games", "runs of each"]
+    return Table("improvement", "Probability of improvement", header, rows, note, records)
+
+
+def _few(summary: Summary) -> str:
+    """A warning of bootstrap intervals of few runs; `experiment.statistics.stratified_interval` has the figures."""
+    fewest = min((cell.runs for cell in summary.cells.values() if cell.runs > 1), default=ENOUGH)
+    if fewest >= ENOUGH:
+        return ""
+    return f" With as few as {fewest} runs of a game they are too narrow: too sure of what chance may have done."
 
 
 def games(summary: Summary) -> Table:

@@ -402,6 +402,18 @@ def test_work_counts_the_updates():
     assert [work(config, step) for step in (50, 100, 180)] == [50, 100, 180 + 80 * UPDATE / 4]
 
 
+@pytest.mark.parametrize("text", ["{", '{"score": {"mean": "many"}, "agent_steps": 9, "training_seconds": 2.5}', "[]"])
+def test_a_result_that_cannot_be_read_is_told_and_stops_nothing(text, tmp_path):
+    ready = save(tmp_path, "--arm", "a:")
+    (ready.root / ready.runs[0].name).mkdir()
+    (ready.root / ready.runs[0].name / "result.json").write_text(text)
+    board = Board(ready.root, Manifest.load(ready.root).runs)
+    assert f"done: {ready.runs[0].name}: its result.json cannot be read" in lines_of(board)
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    print_status(board, console)
+    assert "its result.json cannot be read" in console.file.getvalue()
+
+
 def test_ten_thousand_runs_are_planned_and_told_in_seconds(tmp_path):
     began = time.process_time()  # the machine may be busy
     ready = save(tmp_path, "--arm", "a:", "--arm", "b:--nap", suite="atari57", seeds=88)

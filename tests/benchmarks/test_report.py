@@ -27,6 +27,7 @@ from benchmarks.reporting.summary import summarize
 from benchmarks.reporting.tables import aggregates, all_tables
 from envs.games import ATARI_100K, human_normalized, reference_scores
 from experiment.config import ConfigError, as_plain, dump_yaml
+from experiment.job import FAILED
 from experiment.statistics import iqm
 from studies.drawing import plotting
 
@@ -343,6 +344,43 @@ def test_published_runs_give_the_published_iqms():
     assert found | published == found
 
 
+def test_games_without_references_are_compared_all_the_same(tmp_path):
+    for place, nap in enumerate((False, True)):
+        for seed in range(3):
+            make_run(tmp_path, f"{place}-{seed}", "Catch", seed, seed / 10 + place, nap=nap)
+    (found,) = summarize(read_scores([str(tmp_path)])).improvements
+    assert (found.interval.value, found.games, found.runs) == (1.0, ("Catch",), (3, 3))
+
+
+def test_an_arm_without_a_normalised_game_leaves_the_curves_of_the_others(tmp_path):
+    for place, (game, nap) in enumerate((("Pong", False), ("Krull", False), ("Pong", True), ("Krull", True))):
+        make_run(tmp_path, f"{place}", game, nap=nap)
+    make_run(tmp_path, "other", "Catch", lr=1e-3)
+    curves = make_curves(read_traces(read_scores([str(tmp_path)]).runs))
+    assert curves.common == ("Krull", "Pong")
+    assert len(curves.aggregates["steps"]) == 2
+
+
+def test_a_run_that_was_given_up_is_missed_with_its_reason(tmp_path):
+    make_run(tmp_path, "good", seed=0)
+    entries = (Entry("good", "a", "Breakout", 0, "h", ("x",)), Entry("bad", "a", "Breakout", 1, "h", ("x",)))
+    Manifest("x", entries).save(tmp_path)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "bad.log").write_text(f"{FAILED}the loss is NaN, 3 attempts\n")
+    scores = read_scores([str(tmp_path)])
+    assert [item.why for item in scores.missing] == ["failed: the loss is NaN, 3 attempts"]
+    said = facts(scores, summarize(scores), make_curves(read_traces(scores.runs)))
+    assert "1 run failed: the numbers of their arms are of the runs that did not." in said
+
+
+@pytest.mark.parametrize(("seeds", "warned"), [(1, False), (2, True), (9, True), (10, False)])
+def test_intervals_of_few_runs_are_said_to_be_too_narrow(seeds, warned, tmp_path):
+    for seed in range(seeds):
+        make_run(tmp_path, f"a{seed}", seed=seed)
+    table = aggregates(summarize(read_scores([str(tmp_path)])))
+    assert ("too narrow" in table.note) == warned
+
+
 def test_arms_without_a_game_in_common_are_not_compared():
     scores = Scores((Score("A", "Pong", "0", 1.0, "a"), Score("B", "Krull", "0", 1.0, "b")), ())
     summary = summarize(scores)
@@ -492,6 +530,17 @@ BAD = {
     "rows that are none by themselves": (
         lambda folder: (folder / "a/metrics.jsonl").write_text('{"a":{}\n"b":{}}\n'), "a", "metrics.jsonl line 1",
     ),
+    "steps in words": (
+        lambda folder: (folder / "a/metrics.jsonl").write_text(
+            '{"agent_step": 1, "episode_return": 1.0}\n{"agent_step": 2, "seconds": "x", "td_error": "high"}\n'
+        ), "a", "rows of metrics",
+    ),
+    "a list for a number": (
+        lambda folder: (folder / "a/metrics.jsonl").write_text(
+            '{"agent_step": 1, "episode_return": 1.0}\n{"agent_step": 2, "seconds": 1.0, "td_error": [1, 2]}\n'
+        ), "a", "rows of metrics",
+    ),
+    "a mean that no float holds": (spoil("", {"score": {"mean": 10**400}}), "a", "not a number"),
     "rows without steps": (
         lambda folder: (folder / "a/metrics.jsonl").write_text('{"episode_return": 1.0}\n'), "a", "rows of metrics",
     ),

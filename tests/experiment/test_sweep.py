@@ -1,5 +1,6 @@
 """Sweeps of small real processes, with kills of the runs and of the launcher."""
 
+import errno
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from rich.console import Console
 from experiment.job import Job
 from experiment.processes import Processes
 from experiment.run_dir import RunDir
-from experiment.sweep import Moment, plan, sweep
+from experiment.sweep import POLL, Moment, plan, sweep
 from experiment.values import ConfigError
 
 RUN = """
@@ -315,11 +316,39 @@ def test_a_failing_run_is_retried_then_named_with_its_last_line_and_log(tmp_path
     assert outcome.failed["silent"].startswith(
         f"it printed nothing (exit code 0, but no {silent.directory}/result.json)"
     )
-    assert outcome.failed["missing"] == "/no/such/program: No such file or directory"
+    gone = "/no/such/program: No such file or directory"
+    assert outcome.failed["missing"] == gone
     assert log.read_text().count("\nno such game\n") == 2
     assert failing.failure() == "no such game (exit code 1), 2 attempts"
-    assert [job.failure() for job in (missing, *jobs(tmp_path, 1))] == ["", ""]
+    assert [job.failure() for job in (missing, *jobs(tmp_path, 1))] == [gone, ""]
     assert f"failed: bad: {outcome.failed['bad']}" in said(console).splitlines()
+
+
+def test_a_machine_that_refuses_to_start_runs_is_waited_for(tmp_path):
+    """A full disk or process table passes; the runs that wait are not all failed because of it."""
+
+    class Full(Processes):
+        refusals = 3
+
+        def start(self, job, number):
+            if self.refusals:
+                self.refusals -= 1
+                raise OSError(errno.ENOSPC, "No space left on device", str(job.log))
+            return super().start(job, number)
+
+    console, began = quiet(), time.monotonic()
+    outcome = sweep(jobs(tmp_path, 6), retries=1, executor=Full(2), console=console)
+    assert outcome.exit_code == 0
+    assert_each_done_once(tmp_path, 6, steps=5)
+    assert said(console).count("No space left on device") == 3
+    assert time.monotonic() - began > POLL * (2 + 4 + 8)
+
+
+def test_the_first_words_of_a_run_that_fails_at_once_are_its_reason(tmp_path):
+    hasty = [Job(f"h{i}", ("sh", "-c", "echo no such game; exit 2"), tmp_path / "runs" / f"h{i}") for i in range(20)]
+    outcome = sweep(hasty, 4, retries=0, console=quiet())
+    assert {reason.partition(",")[0] for reason in outcome.failed.values()} == {"no such game (exit code 2)"}
+    assert len(outcome.failed) == 20
 
 
 def test_a_log_that_somebody_removed_is_no_reason_to_stop(tmp_path):
