@@ -51,7 +51,8 @@ class Settings:
     seeds: int = 5
     """Runs of each arm on each game, with the seeds 0, 1, ..."""
     root: str | None = None
-    """Folder for manifest.json and a run directory ARM-GAME-sSEED for each run; none: run/SUITE."""
+    """Folder for manifest.json and a run directory ARM-GAME-sSEED for each run; none: run/SUITE. A list of
+    games that is to grow needs a name of its own here."""
     processes: int | None = None
     """Runs side by side; none: one a core."""
     device: str = "cpu"

@@ -128,7 +128,7 @@ def _claim(job: Job) -> IO[bytes] | None:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     log = open(job.log, "ab", buffering=0)  # noqa: SIM115 (closed with the run's process)
     try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(log)
         if job.directory.is_dir():
             run = RunDir(job.directory)
             run.lock()
@@ -140,6 +140,15 @@ def _claim(job: Job) -> IO[bytes] | None:
         log.close()
         raise
     return log
+
+
+def _lock(log: IO[bytes]) -> None:
+    """Locks a log; BlockingIOError if another has it for longer than it takes to look whether it is locked."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.05)
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _clear(job: Job) -> str:

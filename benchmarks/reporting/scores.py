@@ -24,6 +24,7 @@ from experiment.config import ConfigError, as_plain, load_yaml, near
 from experiment.run_dir import RunDir
 
 COLUMNS = ("agent", "game", "run", "score")
+UNSCORED = "finished without an evaluation"
 RESULT = {"agent": str, "game": str, "seed": int, "agent_steps": int, "protocol": dict, "settings": dict}
 
 
@@ -97,7 +98,9 @@ def read_scores(paths: Sequence[str]) -> Scores:
     named = _named(list(found.values()))
     runs = _unique(item for item in named if isinstance(item, Score))
     if not runs:
-        raise ConfigError(f"no finished run in {', '.join(map(repr, paths))}")
+        unscored = sum(isinstance(item, Missing) and item.why == UNSCORED for item in named)
+        more = f": {unscored} {UNSCORED}" if unscored else ""
+        raise ConfigError(f"no run with a score in {', '.join(map(repr, paths))}{more}")
     check_arms(runs)
     present = {(run.arm, run.game, run.run) for run in runs}
     missing = {(item.arm, item.game, item.run): item for item in named if isinstance(item, Missing)}
@@ -189,7 +192,7 @@ def _read_result(run: RunDir) -> Score | Missing:
     game, seed, settings = _game(result["game"], str(run.result)), str(result["seed"]), _defaults() | result["settings"]
     settings["agent"] = result["agent"]
     if result.get("score") is None:
-        return Missing("", game, seed, "finished without an evaluation", settings)
+        return Missing("", game, seed, UNSCORED, settings)
     score = result["score"]
     mean = score.get("mean") if isinstance(score, dict) else None
     if not _is_finite(mean):

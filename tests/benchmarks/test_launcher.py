@@ -32,6 +32,13 @@ def test_both_ways_are_run_and_compared(capsys):
     assert last == f"median ratio {ratio:.2f}"
 
 
+def test_the_ratio_is_of_one_thread_each_against_all_threads_in_turn(monkeypatch, capsys):
+    rates = {(4, 1): 90.0, (1, 4): 60.0}
+    monkeypatch.setattr(launcher, "measured", lambda settings, processes, threads: rates[processes, threads])
+    assert launcher.main(["--cores", "4", "--rounds", "2"]) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1] == "median ratio 1.50"
+
+
 @pytest.mark.parametrize(
     "words", [["--updates", "3"], ["--precision", "fp8"], ["--preset", "smal", "--updates", "100"]]
 )

@@ -522,7 +522,7 @@ BAD = {
     "unknown game of a run": (spoil("", {"game": "Pogn"}), "a", "unknown game 'Pogn'"),
     "no mapping": (spoil("", {"environment": "here"}), "a", "environment is 'here', not a mapping"),
     "no count": (spoil("", {"score": {"mean": 1.0, "episodes": "ten"}}), "a", "'ten' episodes, not a whole number"),
-    "no evaluation": (spoil("", {"score": None}), "a", "no finished run"),
+    "no evaluation": (spoil("", {"score": None}), "a", "a': 1 finished without an evaluation"),
     "binary metrics": (lambda folder: (folder / "a/metrics.jsonl").write_bytes(b"\xff\xfe}\n"), "a", "metrics.jsonl"),
     "metrics of another kind": (
         lambda folder: (folder / "a/metrics.jsonl").write_text('{"a":1}\n]{}\n'), "a", "metrics.jsonl line 2",
