@@ -186,7 +186,7 @@ class WarmStartConfig:
     def _check_schedule(self) -> None:
         assert self.cycles is not None, "resolved() comes first"
         assert self.lr_warmup is not None, "resolved() comes first"
-        if self.lr_floor > self.lr:
+        if self.schedule != "constant" and self.lr_floor > self.lr:
             raise ConfigError(f"--lr-floor {self.lr_floor:g} has to be at most the peak, --lr {self.lr:g}")
         if self.protocol == "ash50" and self.schedule not in ("constant", *CLOSED_LOOP):
             raise ConfigError("--protocol ash50: when its phases end is not known; give --schedule constant")

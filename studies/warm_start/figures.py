@@ -38,8 +38,8 @@ from studies.warm_start.outcome import outcome
 Run = FinishedRun[WarmStartConfig]
 
 FEATURES = {
-    "covariance_change": "Δ_C between rows: change of the Gram matrix",
-    "pattern_change": "Δ_A between rows: share of ReLUs that switched",
+    "covariance_change": "Δ_C between rows, on test images: the Gram matrix",
+    "pattern_change": "Δ_A between rows, on test images: ReLUs that switched",
     "dormant_sokar": "Dormant units (Sokar, 0.025)",
     "dead_units": "Dead units",
     "erank_roy": "Effective rank (Roy)",
@@ -49,8 +49,8 @@ FEATURES = {
 MEASURED = {
     "global_norm": "Norm of all weights",
     "elr": "Effective learning rate, mean over layers",
-    "covariance_change": "Δ_C, mean over layers",
-    "pattern_change": "Δ_A, mean over layers",
+    "covariance_change": "Δ_C on test images, mean over layers",
+    "pattern_change": "Δ_A on test images, mean over layers",
     "dormant_sokar": "Dormant units, mean over layers",
     "dead_units": "Dead units, mean over layers",
     "erank_roy": "Effective rank (Roy), last features",

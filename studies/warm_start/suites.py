@@ -105,7 +105,7 @@ def arms() -> list[Arm]:
     """
     free: dict[str, dict[str, Any]] = {
         "plain-from100": {"fraction": 1.0},
-        "cold": {"at_switch": "cold"},
+        "cold": {"at_switch": "cold", "lr_warmup": 0},  # new weights begin at the peak, as those of its reference
         "warm-from100": CONSTANT | {"fraction": 1.0},
         "warm": CONSTANT,
         "warm-single-cycle": {"cycles": 1},
@@ -123,6 +123,8 @@ def arms() -> list[Arm]:
         "nap-rewarm": {},
         "nap-five-cycles": {"cycles": 5},
         "nap-cusum": {"schedule": "cusum", "cycles": 2},
+        # restarts of half a phase: nothing tells them where it ends
+        "nap-cusum-short": {"schedule": "cusum", "cycles": 4},
     }
     found = free | {name: settings | {"nap": True} for name, settings in projected.items()}
     found |= {name: {"plasticity": spec} for name, spec in METHODS.items()}
@@ -133,10 +135,14 @@ def increments() -> list[Arm]:
     """A tenth more of the images in each of ten phases."""
     return _each(
         {
+            "plain-constant-from100": CONSTANT | {"fraction": 1.0},
             "plain-constant": CONSTANT,
+            "plain-cyclic-from100": {"fraction": 1.0},
             "plain-cyclic": {},
-            "cold": {"at_switch": "cold"},
+            "cold": {"at_switch": "cold", "lr_warmup": 0},
+            "nap-constant-from100": CONSTANT | {"nap": True, "fraction": 1.0},
             "nap-constant": CONSTANT | {"nap": True},
+            "nap-cyclic-from100": {"nap": True, "fraction": 1.0},
             "nap-cyclic": {"nap": True},
             # restarts of half a phase: it scores the loss again 490 updates after an alarm, in time for the next switch
             "nap-cusum": {"nap": True, "schedule": "cusum", "cycles": 20},
@@ -167,7 +173,11 @@ def rates() -> list[Arm]:
 
 
 def cusum() -> list[Arm]:
-    """Re-warmed when the loss has risen, which nobody announces; beside nap-from10 and nap-from100 of `headline`."""
+    """Re-warmed when the loss has risen, which nobody announces; beside nap-from10 and nap-from100 of `headline`.
+
+    A restart has the length of a phase, as there: the first one is over at the switch, and the detector listens from
+    its middle on. `nap-cusum-short` of `arms` has restarts half as long, which end elsewhere.
+    """
     return over_seeds("nap-cusum", SEEDS, nap=True, schedule="cusum", cycles=2)
 
 

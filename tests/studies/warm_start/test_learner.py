@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import nap
 from plasticity.registry import METHODS
 from studies.warm_start import learner as module
-from studies.warm_start.config import WarmStartConfig
+from studies.warm_start.config import CLOSED_LOOP, EARLY_CYCLE, WarmStartConfig
 from studies.warm_start.data import Dataset
 from studies.warm_start.learner import Learner
 from studies.warm_start.networks import make_network
@@ -282,12 +282,32 @@ def test_projection_holds_every_norm_but_the_heads(settings):
 
 @pytest.mark.parametrize("name", sorted(nap.SCHEDULES))
 def test_every_schedule_of_nap_is_one_of_the_study(name):
-    made = learner(schedule=name, phase_updates=10)
-    rates = []
-    for _ in range(20):
-        train(made, 1)
-        rates.append(rate(made))
-    assert max(rates) == pytest.approx(made.config.lr)
+    """With each of its options away from the default, and no other."""
+    restart: dict[str, float] = {"lr_warmup": 3, "first_warmup": 1}
+    early = {"cycles": 2, "cycle_fraction": 0.5, "anneal": "linear"}
+    given = {
+        "delayed-cosine": {"lr_delay": 4, "lr_warmup": 3},
+        "cyclic": restart | {"cycles": 3},
+        **dict.fromkeys(CLOSED_LOOP, restart | {"cycles": 4}),
+        **dict.fromkeys(EARLY_CYCLE, early),
+    }
+    settings = given.get(name, {}) | ({} if name == "constant" else {"lr_floor": 1e-4})
+    made = learner(schedule=name, phase_updates=15, **settings)
+    rates = [rate(train(made, 1)) for _ in range(30)]
+
+    renamed = {"lr_warmup": "warmup", "lr_delay": "delay", "lr_floor": "floor"}
+    options = {renamed.get(option, option): value for option, value in settings.items()}
+    if name in CLOSED_LOOP:
+        options["cycle_steps"] = 30 // options.pop("cycles")
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=torch.tensor(BASE.lr))
+    schedule = nap.make_schedule(name, optimizer, 30, **options)
+    expected = []
+    for step in range(30):
+        schedule.move_to(step)
+        expected.append(optimizer.param_groups[0]["lr"].item())
+    alike = 7 if name in EARLY_CYCLE[1:] else 30  # those hear the loss, and may stop after the first cycle
+    assert rates[:alike] == pytest.approx(expected[:alike])
+    assert max(rates) == pytest.approx(BASE.lr)
 
 
 def test_cusum_restarts_when_the_loss_has_risen():

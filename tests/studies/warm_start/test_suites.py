@@ -1,5 +1,6 @@
 """The experiments: each arm is a valid run, and acts when it says so."""
 
+import types
 from functools import cache
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from plasticity.registry import METHODS as REGISTRY
 from plasticity.registry import make, parse
 from studies.warm_start.__main__ import settings
+from studies.warm_start.comparisons import reference
 from studies.warm_start.config import WarmStartConfig
 from studies.warm_start.networks import make_network
 from studies.warm_start.suites import METHODS, QUARTER, SUITES, TENTH
@@ -59,6 +61,18 @@ def test_lengths():
         "slow-features-peak10-from10",
         "slow-features-peak10-from100",
     }
+
+
+@pytest.mark.parametrize("suite", ["headline", "arms", "increments", "rates"])
+def test_every_arm_has_a_reference_that_starts_as_it_does(suite):
+    runs = {name: [types.SimpleNamespace(config=config)] for name, config in planned(suite).items()}
+    for name, (run,) in runs.items():
+        if run.config.fraction < 1:
+            other = reference(name, runs)
+            assert other is not None, name
+            first = runs[other][0].config
+            if run.config.at_switch == "cold":  # its second start is to be the other's first
+                assert (run.config.lr_warmup, run.config.lr) == (first.first_warmup, first.lr)
 
 
 @pytest.mark.parametrize("name", METHODS)
