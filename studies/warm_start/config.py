@@ -175,6 +175,7 @@ class WarmStartConfig:
             raise ConfigError("--at-switch cold: a method keeps its memory of the first phase; leave --plasticity out")
         if self.protocol == "increments" and self.fraction not in (0.1, 1.0):
             raise ConfigError("--protocol increments begins with a --fraction of 0.1; 1 has everything at once")
+        self._check_parts()
         self._check_schedule()
         try:
             specs = parse_all(self.plasticity)
@@ -182,6 +183,22 @@ class WarmStartConfig:
             raise ConfigError(f"--plasticity: {error}") from None
         if any(spec.name == "nap" for spec in specs):
             raise ConfigError("--plasticity nap is --nap in this study, with its --nap-... options")
+
+    def _check_parts(self) -> None:
+        """Refuses what would do nothing, and set apart runs that are the same."""
+        for name, needs, there in (
+            ("nap_every", "--nap", self.nap),
+            ("nap_affine", "--nap", self.nap),
+            ("hidden", "--network cnn", self.network == "cnn"),
+            ("strides", "--network cnn", self.network == "cnn"),
+            ("cycle_fraction", "an early-cycle schedule", self.schedule in EARLY_CYCLE),
+            ("anneal", "an early-cycle schedule", self.schedule in EARLY_CYCLE),
+            ("lr_delay", "--schedule delayed-cosine", self.schedule == "delayed-cosine"),
+            ("rewarm_threshold", "--schedule cusum or page-hinkley", self.schedule in CLOSED_LOOP),
+            ("restart_moments", "--schedule cyclic, cusum or page-hinkley", self.schedule in RESTARTING),
+        ):
+            if not there and getattr(self, name) != getattr(WarmStartConfig, name):
+                raise ConfigError(f"--{name.replace('_', '-')} does nothing without {needs}: give both or neither")
 
     def _check_schedule(self) -> None:
         assert self.cycles is not None, "resolved() comes first"

@@ -22,7 +22,7 @@ from studies.warm_start.protocols import make_protocol
 from studies.warm_start.run import make_methods
 
 BASE = WarmStartConfig(dataset="digits", fraction=0.5, phase_updates=6, width=4, hidden=12, batch_size=16, lr=1e-2)
-RESNET = {"network": "resnet18", "width": 2}
+RESNET = {"network": "resnet18", "width": 2, "hidden": WarmStartConfig.hidden}
 
 
 def images(count, seed):

@@ -105,7 +105,7 @@ def test_a_run_does_not_go_on_with_other_data_of_the_same_name(tmp_path, monkeyp
     )
 
 
-RESNET = ["--network", "resnet18", "--width", "2"]
+RESNET = ["--network", "resnet18", "--width", "2", "--hidden", "256"]
 
 
 @pytest.mark.parametrize(
