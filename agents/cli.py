@@ -35,7 +35,6 @@ PARTS: tuple[tuple[str, Callable[[DQNConfig], bool], tuple[str, ...]], ...] = (
         lambda config: config.n_step_final is not None or config.gamma_final is not None,
         ("anneal_updates",),
     ),
-    ("--nap", lambda config: config.projects, ("nap_norm", "nap_axes", "nap_every", "nap_affine")),
 )
 """The switch of each part of an agent, whether it is on, and the options that say how the part works."""
 DESCRIPTION = "Train {name} on an Atari game, with Normalize-and-Project at any update-to-data ratio."
@@ -74,7 +73,7 @@ def check_stated(config: DQNConfig, words: Sequence[str]) -> None:
     """Raise ConfigError for what the words ask of MinAtar's games in vain, or of a part that is not switched on.
 
     Of the words alone: a preset's settings give way to the games' own (see `DQNConfig.resolved`), and may wait for a
-    switch. Options of the schedule are not judged: a sweep shares them among arms with and without cycles.
+    switch. Options of the schedule and of NaP are not judged: a sweep shares them among arms with and without either.
     """
     stated = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
     for name, value in (("protocol", config.protocol), ("network", config.network)):

@@ -147,7 +147,7 @@ def _lock(log: IO[bytes]) -> None:
     try:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        time.sleep(0.05)
+        time.sleep(0.002)
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

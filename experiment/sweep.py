@@ -6,6 +6,7 @@ them, and a sweep that was killed can be started again at once.
 """
 
 import contextlib
+import errno
 import math
 import shlex
 import signal
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 POLL = 0.1
 LOOK_AGAIN = 1.0
+PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+"""What may keep a run from being started and pass: a full disk, no memory, too many processes or files."""
 LONGEST_PAUSE = 60.0
 """Seconds until the next start after one that the machine refused; the first pause is short, each longer."""
 LOST = 100
@@ -226,10 +229,11 @@ class _Sweep:
                 self._start(job)
             except OSError as error:
                 reason = f"{error.filename or job.log}: {error.strerror or error}"
-                if isinstance(error, FileExistsError | FileNotFoundError | PermissionError):
+                if error.errno not in PASSING:
                     self._give_up(job, reason)
                     continue
-                self._settle(job, End("failed", reason))  # a full disk, too many processes: it may pass
+                self.waiting.appendleft(job)
+                self._say(f"{job.name} waits: {reason}")
                 self.pause = min(2 * self.pause, LONGEST_PAUSE)
                 self.start_again = time.monotonic() + self.pause
                 return

@@ -216,8 +216,13 @@ def game_curves(pyplot: Any, kind: str, games: Mapping[str, Mapping[str, Curve]]
 def measures(pyplot: Any, curves: Curves, look: Look) -> Figure:
     """A panel a measure of plasticity."""
     known = [measure for measure in MEASURES if curves.measures[measure.name]]
-    most = {arm: curve.runs for measure in known for arm, curve in curves.measures[measure.name].items()}
-    runs = ", ".join(f"{arm} {count:,}" for arm, count in most.items())
+    counts: dict[str, set[int]] = {}
+    for measure in known:
+        for arm, curve in curves.measures[measure.name].items():
+            counts.setdefault(arm, set()).add(curve.runs)
+    runs = ", ".join(
+        f"{arm} {' to '.join(f'{each:,}' for each in sorted({min(n), max(n)}))}" for arm, n in counts.items()
+    )
     figure, axes = _panels(pyplot, len(known), list(curves.measures[known[0].name]), columns=3)
     for axis, measure in zip(axes, known, strict=False):
         _curves(axis, curves.measures[measure.name], look)
@@ -235,13 +240,17 @@ def measures(pyplot: Any, curves: Curves, look: Look) -> Figure:
 
 def _styles(arms: Sequence[str]) -> dict[str, tuple[int, int]]:
     """The colour and line of each arm, as places in COLORS and LINES: an arm and its nap- partner share a colour."""
-    families = list(dict.fromkeys(arm.removeprefix("nap-") for arm in arms))
-    lines_each = 2 if len(families) < len(arms) else 1
+    families: dict[str, list[str]] = {}
+    for arm in sorted(arms, key=lambda name: not name.startswith("nap-")):
+        families.setdefault(arm.removeprefix("nap-"), []).append(arm)
+    order = list(dict.fromkeys(arm.removeprefix("nap-") for arm in arms))
+    used = [0] * len(COLORS)
     found = {}
-    for arm in arms:
-        cycle, color = divmod(families.index(arm.removeprefix("nap-")), len(COLORS))
-        second = not arm.startswith("nap-") and f"nap-{arm}" in arms
-        found[arm] = color, (lines_each * cycle + second) % len(LINES)
+    for place, family in enumerate(order):
+        color = place % len(COLORS)
+        for arm in families[family]:
+            found[arm] = color, used[color] % len(LINES)
+            used[color] += 1
     return found
 
 
@@ -250,7 +259,9 @@ def _log_axis(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=5))
+    low, high = axis.get_ylim()
+    narrow = high < 100 * low
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=20 if narrow else 6))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
 

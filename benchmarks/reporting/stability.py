@@ -42,7 +42,8 @@ FALL = (
 )
 RISE = (
     "How many times larger the TD error of the minibatches, a mean over the updates between rows of metrics, became at "
-    "most in the second half of the budget: mean over runs, 95% Student-t interval, number of runs (n)."
+    "most in the second half of the budget: mean over runs, 95% Student-t interval, number of runs (n). Rows whose TD "
+    "error is 0 or not finite are left out, and so are runs that ended as failed."
 )
 STOP = "Mean over runs, 95% Student-t interval, number of runs (n); a run that never stopped counts with its end."
 
@@ -61,8 +62,8 @@ def largest_fall(trace: Trace, steps: float) -> float | None:
 def largest_rise(trace: Trace) -> float | None:
     """The largest ratio of a TD error to an earlier one, both in the second half of the run; None if there are none."""
     steps, errors = trace.measures["td"]
-    late = errors[steps >= trace.length(wall=False) / 2]
-    return float((late / np.minimum.accumulate(late)).max()) if late.size and late.min() > 0 else None
+    late = errors[(steps >= trace.length(wall=False) / 2) & (errors > 0)]
+    return float((late / np.minimum.accumulate(late)).max()) if late.size else None
 
 
 def _table(name: str, title: str, note: str, cells: Cells, arms: list[str]) -> Table:

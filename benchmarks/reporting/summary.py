@@ -43,23 +43,26 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Human-normalised aggregates of an arm over some games; uneven if it has more runs of some of them."""
+    """Human-normalised aggregates of an arm over some games: of `runs` in all, of a game at least `fewest`."""
 
     arm: str
     games: tuple[str, ...]
     runs: int
+    fewest: int
     uneven: bool
     values: Mapping[str, Interval]
 
 
 @dataclass(frozen=True)
 class Improvement:
-    """The probability that a run of `arm` scores above one of `other`, over the games of both; `runs` of each."""
+    """The probability that a run of `arm` scores above one of `other`, over the games of both; `runs` of each,
+    `fewest` of one of them in a game."""
 
     arm: str
     other: str
     games: tuple[str, ...]
     runs: tuple[int, int]
+    fewest: int
     interval: Interval
 
 
@@ -158,7 +161,7 @@ def _cells(raw: Mapping[str, ByGame], missing: Sequence[Missing]) -> dict[tuple[
 def _aggregate(arm: str, games: ByGame) -> Aggregate:
     values = stratified_intervals(AGGREGATES, games, resamples=RESAMPLES)
     sizes = [len(runs) for runs in games.values()]
-    return Aggregate(arm, tuple(games), sum(sizes), len(set(sizes)) > 1, values)
+    return Aggregate(arm, tuple(games), sum(sizes), min(sizes), len(set(sizes)) > 1, values)
 
 
 def _published(references: Mapping[str, Mapping[str, float]], games: Sequence[str]) -> list[tuple[str, float, float]]:
@@ -185,7 +188,9 @@ def _improvements(arms: Mapping[str, ByGame]) -> list[Improvement]:
         if games:
             one, two = _only(arms[arm], games), _only(arms[other], games)
             runs = sum(map(len, one.values())), sum(map(len, two.values()))
-            found.append(Improvement(arm, other, games, runs, improvement_interval(one, two, resamples=RESAMPLES)))
+            fewest = min(map(len, [*one.values(), *two.values()]))
+            interval = improvement_interval(one, two, resamples=RESAMPLES)
+            found.append(Improvement(arm, other, games, runs, fewest, interval))
     return found
 
 

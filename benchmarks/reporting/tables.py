@@ -108,7 +108,7 @@ def aggregates(summary: Summary) -> Table:
     note = (
         f"Over {some}; 95% intervals of 2,000 stratified bootstrap resamples of the runs. For the optimality gap less "
         "is better."
-    ) + _few(summary)
+    ) + _few(min((each.fewest for each in summary.aggregates), default=ENOUGH))
     if without:
         note += f" Without a normalised score so far: {', '.join(without)}."
     if published:
@@ -162,18 +162,18 @@ def improvements(summary: Summary) -> Table:
     ]
     note = (
         "That a run of the first arm scores above one of the second in a random game of both; a tie counts one half. "
-        "95% intervals of 2,000 stratified bootstrap resamples of the runs." + _few(summary)
-    )
+        "95% intervals of 2,000 stratified bootstrap resamples of the runs."
+    ) + _few(min(each.fewest for each in found) if found else ENOUGH)
     header = ["arms", "probability", "games", "runs of each"]
     return Table("improvement", "Probability of improvement", header, rows, note, records)
 
 
-def _few(summary: Summary) -> str:
+def _few(fewest: int) -> str:
     """A warning of bootstrap intervals of few runs; `experiment.statistics.stratified_interval` has the figures."""
-    fewest = min((cell.runs for cell in summary.cells.values() if cell.runs > 1), default=ENOUGH)
     if fewest >= ENOUGH:
         return ""
-    return f" With as few as {fewest} runs of a game they are too narrow: too sure of what chance may have done."
+    runs = "1 run" if fewest == 1 else f"{fewest} runs"
+    return f" With as few as {runs} of a game they are too narrow: too sure of what chance may have done."
 
 
 def games(summary: Summary) -> Table:

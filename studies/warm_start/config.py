@@ -185,7 +185,7 @@ class WarmStartConfig:
             raise ConfigError("--plasticity nap is --nap in this study, with its --nap-... options")
 
     def _check_parts(self) -> None:
-        """Refuses what would do nothing, and set apart runs that are the same."""
+        """Refuses some of what would do nothing."""
         for name, needs, there in (
             ("nap_every", "--nap", self.nap),
             ("nap_affine", "--nap", self.nap),

@@ -59,6 +59,11 @@ def test_automatic_stops_differ_in_the_rule_alone_and_own_arms_and_options_come_
     assert {(config.anneal, config.cycles, config.cycle_fraction) for config in found.values()} == {("linear", 10, 0.2)}
 
 
+def test_options_of_nap_are_shared_by_arms_with_and_without_it():
+    found = configs("schedules", common="--nap-norm rms")
+    assert {config.nap_norm for config in found.values()} == {"rms"}
+
+
 @pytest.mark.parametrize(
     ("experiment", "common", "message"),
     [
@@ -88,12 +93,12 @@ def test_the_largest_fall_is_that_of_all_pairs_of_games_within_the_steps(games, 
 
 
 @settings(max_examples=100, deadline=None)
-@given(errors=st.lists(st.floats(1e-3, 1e3), max_size=20))
+@given(errors=st.lists(st.just(0.0) | st.floats(1e-3, 1e3), max_size=20))
 def test_the_largest_rise_is_that_of_all_pairs_of_the_second_half(errors):
     steps = np.arange(len(errors), dtype=float) + 1
     end = np.array([max(len(errors), 1)], float)
     trace = Trace("arm", "Catch", end, end, end, end, {"td": (steps, np.array(errors))})
-    late = [error for step, error in zip(steps, errors, strict=True) if step >= end / 2]
+    late = [error for step, error in zip(steps, errors, strict=True) if step >= end / 2 and error > 0]
     rises = [after / before for i, before in enumerate(late) for after in late[i:]]
     assert largest_rise(trace) == max(rises, default=None)
 

@@ -20,11 +20,11 @@ from benchmarks.manifest import Entry, Manifest
 from benchmarks.reporting.agreement import check_arms
 from benchmarks.reporting.curves import Curve, _sampled, make_curves, read_traces, resamples
 from benchmarks.reporting.facts import facts
-from benchmarks.reporting.figures import LINES, MANY, _panels, _styles, draw_figures, game_curves
+from benchmarks.reporting.figures import LINES, MANY, _log_axis, _panels, _styles, draw_figures, game_curves
 from benchmarks.reporting.published import NAMES, published_scores
 from benchmarks.reporting.scores import Missing, Score, Scores, read_scores
 from benchmarks.reporting.summary import summarize
-from benchmarks.reporting.tables import aggregates, all_tables
+from benchmarks.reporting.tables import aggregates, all_tables, improvements
 from envs.games import ATARI_100K, human_normalized, reference_scores
 from experiment.config import ConfigError, as_plain, dump_yaml
 from experiment.job import FAILED
@@ -373,12 +373,17 @@ def test_a_run_that_was_given_up_is_missed_with_its_reason(tmp_path):
     assert "1 run failed: the numbers of their arms are of the runs that did not." in said
 
 
-@pytest.mark.parametrize(("seeds", "warned"), [(1, False), (2, True), (9, True), (10, False)])
+@pytest.mark.parametrize(("seeds", "warned"), [(1, True), (2, True), (9, True), (10, False)])
 def test_intervals_of_few_runs_are_said_to_be_too_narrow(seeds, warned, tmp_path):
-    for seed in range(seeds):
+    for seed in range(10):
         make_run(tmp_path, f"a{seed}", seed=seed)
-    table = aggregates(summarize(read_scores([str(tmp_path)])))
-    assert ("too narrow" in table.note) == warned
+        if seed < seeds:
+            make_run(tmp_path, f"b{seed}", seed=seed, nap=True)
+        if seed < 2:
+            make_run(tmp_path, f"c{seed}", "Catch", seed=seed)  # is in no aggregate, and of one arm alone
+    summary = summarize(read_scores([str(tmp_path)]))
+    assert ("too narrow" in aggregates(summary).note) == warned
+    assert ("too narrow" in improvements(summary).note) == warned
 
 
 def test_arms_without_a_game_in_common_are_not_compared():
@@ -418,14 +423,25 @@ def test_curves_are_the_means_of_running_means(tmp_path):
     assert not curves.measures["srank"]
 
 
-@given(names=st.lists(st.sampled_from("abcdefghijkl"), unique=True, max_size=12), paired=st.booleans())
-def test_no_two_arms_look_alike_and_partners_share_a_colour(names, paired):
-    arms = [f"{first}{name}" for first in (("nap-", "") if paired else ("",)) for name in names]
+@given(kinds=st.lists(st.sampled_from(["", "nap-", "both"]), max_size=18))
+def test_no_two_arms_look_alike_and_partners_share_a_colour(kinds):
+    arms = [
+        f"{first}{name}" for name, kind in enumerate(kinds) for first in (("nap-", "") if kind == "both" else (kind,))
+    ]
     styles = _styles(arms)
-    assert len(set(styles.values())) == len(arms)
+    assert len(set(styles.values())) == len(arms) == len(styles)
     assert all(line < len(LINES) for _, line in styles.values())
-    if paired:
-        assert all(styles[name][0] == styles[f"nap-{name}"][0] for name in names)
+    assert all(styles[arm][0] == styles[f"nap-{arm}"][0] for arm in arms if f"nap-{arm}" in arms)
+
+
+@given(low=st.integers(-6, 0), decades=st.floats(0.5, 8))
+def test_a_logarithmic_axis_has_a_few_ticks_however_wide(low, decades):
+    axis = plotting().figure().subplots()
+    axis.plot([0, 1], [10.0**low, 10.0 ** (low + decades)])
+    _log_axis(axis)
+    bottom, top = axis.get_ylim()
+    assert 1 <= sum(bottom <= tick <= top for tick in axis.get_yticks()) <= 9
+    plotting().close("all")
 
 
 def test_ticks_of_a_logarithmic_axis_are_plain_figures(tmp_path):

@@ -1,6 +1,7 @@
 """Sweeps of small real processes, with kills of the runs and of the launcher."""
 
 import errno
+import fcntl
 import io
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from experiment.job import Job
-from experiment.processes import Processes
+from experiment.processes import Processes, _claim
 from experiment.run_dir import RunDir
 from experiment.sweep import POLL, Moment, plan, sweep
 from experiment.values import ConfigError
@@ -337,11 +338,21 @@ def test_a_machine_that_refuses_to_start_runs_is_waited_for(tmp_path):
             return super().start(job, number)
 
     console, began = quiet(), time.monotonic()
-    outcome = sweep(jobs(tmp_path, 6), retries=1, executor=Full(2), console=console)
-    assert outcome.exit_code == 0
-    assert_each_done_once(tmp_path, 6, steps=5)
+    assert sweep(jobs(tmp_path, 1), retries=0, executor=Full(2), console=console).exit_code == 0
+    assert_each_done_once(tmp_path, 1, steps=5)
     assert said(console).count("No space left on device") == 3
     assert time.monotonic() - began > POLL * (2 + 4 + 8)
+
+
+def test_who_looks_whether_a_run_is_running_does_not_keep_it_from_being_claimed(tmp_path, monkeypatch):
+    (job,) = jobs(tmp_path, 1)
+    job.log.parent.mkdir(parents=True)
+    with open(job.log, "wb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+        log = _claim(job)
+    assert log is not None
+    log.close()
 
 
 def test_the_first_words_of_a_run_that_fails_at_once_are_its_reason(tmp_path):

@@ -282,13 +282,14 @@ def test_projection_holds_every_norm_but_the_heads(settings):
 
 @pytest.mark.parametrize("name", sorted(nap.SCHEDULES))
 def test_every_schedule_of_nap_is_one_of_the_study(name):
-    """With each of its options away from the default, and no other."""
+    """With each of its options away from the default, and no other. A closed loop hears no alarm in 30 updates."""
     restart: dict[str, float] = {"lr_warmup": 3, "first_warmup": 1}
+    closed = restart | {"cycles": 4, "rewarm_threshold": 7.0}
     early = {"cycles": 2, "cycle_fraction": 0.5, "anneal": "linear"}
     given = {
         "delayed-cosine": {"lr_delay": 4, "lr_warmup": 3},
         "cyclic": restart | {"cycles": 3},
-        **dict.fromkeys(CLOSED_LOOP, restart | {"cycles": 4}),
+        **dict.fromkeys(CLOSED_LOOP, closed),
         **dict.fromkeys(EARLY_CYCLE, early),
     }
     settings = given.get(name, {}) | ({} if name == "constant" else {"lr_floor": 1e-4})
@@ -299,6 +300,9 @@ def test_every_schedule_of_nap_is_one_of_the_study(name):
     options = {renamed.get(option, option): value for option, value in settings.items()}
     if name in CLOSED_LOOP:
         options["cycle_steps"] = 30 // options.pop("cycles")
+        options["threshold"] = options.pop("rewarm_threshold")
+        assert made.schedule.threshold == 7
+        assert made.schedule.warmup == 3
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=torch.tensor(BASE.lr))
     schedule = nap.make_schedule(name, optimizer, 30, **options)
     expected = []
