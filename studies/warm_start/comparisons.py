@@ -71,7 +71,8 @@ def gaps(arm: str, arms: Arms) -> dict[int, float]:
 def contrasts(arms: Arms) -> list[tuple[str, str, list[float]]]:
     """Pairs of arms that differ in one thing of interest, and for each seed the one's gap less the other's.
 
-    A free arm against the projected one; a schedule that nobody tells of the switch against the one aligned with it.
+    A free arm, with norms or without, against the projected one; a schedule that nobody tells of the switch against the
+    one aligned with it.
     """
     found = []
     for one, other in permutations(arms, 2):
@@ -85,7 +86,7 @@ def _contrasted(one: WarmStartConfig, other: WarmStartConfig) -> bool:
     differing = differences(one, other)
     if one.schedule in CLOSED_LOOP and other.schedule == "cyclic":
         return differing == {"schedule"}
-    return other.nap and not one.nap and differing <= set(NAP)
+    return other.nap and not one.nap and differing <= {*NAP, "norm_over"}
 
 
 def final(run: Run) -> float:

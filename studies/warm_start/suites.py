@@ -88,13 +88,17 @@ def search() -> list[Arm]:
 
 
 def headline() -> list[Arm]:
-    """Projected against unconstrained, both re-warmed when the data change, from a tenth and from all of the data."""
+    """Projected against unconstrained, all re-warmed when the data change, from a tenth and from all of the data.
+
+    Unconstrained with norms, as the projected network has them, and without.
+    """
+    kinds: dict[str, dict[str, Any]] = {"nap": {"nap": True}, "plain": {}, "no-norms": {"norm_over": "none"}}
     return [
         arm
         for seed in SEEDS
-        for name, nap in (("nap", True), ("plain", False))
+        for name, settings in kinds.items()
         for fraction in (0.1, 1.0)
-        for arm in over_seeds(f"{name}-from{100 * fraction:g}", (seed,), nap=nap, fraction=fraction)
+        for arm in over_seeds(f"{name}-from{100 * fraction:g}", (seed,), fraction=fraction, **settings)
     ]
 
 

@@ -61,24 +61,29 @@ def test_the_reference_is_the_nearest_arm_that_had_all_data():
 @settings(max_examples=30)
 def test_gaps_and_contrasts_are_paired_by_seed(data):
     accuracies = st.dictionaries(st.integers(0, 4), st.integers(0, 1000).map(lambda n: n / 1000), min_size=1)
-    names = [(f"{kind}{share:g}", kind == "nap", share) for kind in ("nap", "plain") for share in (0.1, 1.0)]
-    finals = {name: data.draw(accuracies) for name, _, _ in names}
-    arms = {name: arm(finals[name], nap=nap, fraction=share) for name, nap, share in names}
+    kinds = {"nap": {"nap": True}, "plain": {}, "bare": {"norm_over": "none"}}
+    finals = {f"{kind}{share:g}": data.draw(accuracies) for kind in kinds for share in (0.1, 1.0)}
+    arms = {
+        f"{kind}{share:g}": arm(finals[f"{kind}{share:g}"], fraction=share, **settings)
+        for kind, settings in kinds.items()
+        for share in (0.1, 1.0)
+    }
     expected = {
         kind: {
             s: 100 * (finals[f"{kind}1"][s] - finals[f"{kind}0.1"][s])
             for s in finals[f"{kind}0.1"].keys() & finals[f"{kind}1"].keys()
         }
-        for kind in ("nap", "plain")
+        for kind in kinds
     }
     for kind, gap in expected.items():
         assert gaps(f"{kind}0.1", arms) == pytest.approx(gap)
         assert gaps(f"{kind}1", arms) == {}
-    both = expected["nap"].keys() & expected["plain"].keys()
-    found = contrasts(arms)
-    assert [pair[:2] for pair in found] == ([("plain0.1", "nap0.1")] if both else [])
-    if both:
-        assert sorted(found[0][2]) == pytest.approx(sorted(expected["plain"][s] - expected["nap"][s] for s in both))
+    found = {(one, other): paired for one, other, paired in contrasts(arms)}
+    shared = {kind: expected["nap"].keys() & expected[kind].keys() for kind in ("plain", "bare")}
+    assert found.keys() == {(f"{kind}0.1", "nap0.1") for kind, both in shared.items() if both}
+    for kind, both in shared.items():
+        paired = found.get((f"{kind}0.1", "nap0.1"), [])
+        assert sorted(paired) == pytest.approx(sorted(expected[kind][s] - expected["nap"][s] for s in both))
 
 
 def test_a_schedule_is_contrasted_with_the_aligned_one_alone():
@@ -97,7 +102,8 @@ def test_a_schedule_is_contrasted_with_the_aligned_one_alone():
 
 def test_missing_runs_are_named():
     arms = {"nap-from10": arm([0.7] * 3), "nap-from100": arm([0.7] * 5), "plain-from100": arm([0.7] * 4)}
-    assert missing("headline", arms) == "all of plain-from10; nap-from10 seeds 3, 4; plain-from100 seed 4"
+    lost = "all of plain-from10, no-norms-from10, no-norms-from100; nap-from10 seeds 3, 4; plain-from100 seed 4"
+    assert missing("headline", arms) == lost
     assert missing("mine", arms) == "nap-from10 seeds 3, 4; plain-from100 seed 4"
     assert missing("mine", {"one": arm([0.7])}) == ""
     assert missing("cusum", {"nap-cusum": arm([0.7] * 5)}) == "all of nap-from10, nap-from100"
