@@ -216,13 +216,11 @@ def game_curves(pyplot: Any, kind: str, games: Mapping[str, Mapping[str, Curve]]
 def measures(pyplot: Any, curves: Curves, look: Look) -> Figure:
     """A panel a measure of plasticity."""
     known = [measure for measure in MEASURES if curves.measures[measure.name]]
-    counts: dict[str, set[int]] = {}
+    counts: dict[str, list[int]] = {}
     for measure in known:
         for arm, curve in curves.measures[measure.name].items():
-            counts.setdefault(arm, set()).add(curve.runs)
-    runs = ", ".join(
-        f"{arm} {' to '.join(f'{each:,}' for each in sorted({min(n), max(n)}))}" for arm, n in counts.items()
-    )
+            counts.setdefault(arm, []).append(curve.runs)
+    runs = ", ".join(f"{arm} {min(n):,}" + f" to {max(n):,}" * (min(n) < max(n)) for arm, n in counts.items())
     figure, axes = _panels(pyplot, len(known), list(curves.measures[known[0].name]), columns=3)
     for axis, measure in zip(axes, known, strict=False):
         _curves(axis, curves.measures[measure.name], look)
@@ -240,15 +238,11 @@ def measures(pyplot: Any, curves: Curves, look: Look) -> Figure:
 
 def _styles(arms: Sequence[str]) -> dict[str, tuple[int, int]]:
     """The colour and line of each arm, as places in COLORS and LINES: an arm and its nap- partner share a colour."""
-    families: dict[str, list[str]] = {}
-    for arm in sorted(arms, key=lambda name: not name.startswith("nap-")):
-        families.setdefault(arm.removeprefix("nap-"), []).append(arm)
-    order = list(dict.fromkeys(arm.removeprefix("nap-") for arm in arms))
     used = [0] * len(COLORS)
     found = {}
-    for place, family in enumerate(order):
+    for place, family in enumerate(dict.fromkeys(arm.removeprefix("nap-") for arm in arms)):
         color = place % len(COLORS)
-        for arm in families[family]:
+        for arm in sorted((arm for arm in arms if arm.removeprefix("nap-") == family), key=len, reverse=True):
             found[arm] = color, used[color] % len(LINES)
             used[color] += 1
     return found

@@ -151,19 +151,23 @@ def improvements(summary: Summary) -> Table:
     """How likely a run of an arm beats a run of another."""
     found = summary.improvements
     rows = [
-        [f"{each.arm} > {each.other}", with_bounds(each.interval, fine), str(len(each.games)), f"{one:,}, {two:,}"]
+        [
+            f"{each.arm} > {each.other}",
+            with_bounds(each.interval, fine),
+            str(len(each.games)),
+            ", ".join(f"{count:,}" for count in each.runs),
+        ]
         for each in found
-        for one, two in [each.runs]
     ]
     records = [
         {"arm": each.arm, "other": each.other, **_bounds(each.interval), "games": len(each.games)}
-        | dict(zip(("arm_runs", "other_runs"), each.runs, strict=True))
+        | {"arm_runs": each.runs[0], "other_runs": each.runs[1]}
         for each in found
     ]
     note = (
         "That a run of the first arm scores above one of the second in a random game of both; a tie counts one half. "
         "95% intervals of 2,000 stratified bootstrap resamples of the runs."
-    ) + _few(min(each.fewest for each in found) if found else ENOUGH)
+    ) + _few(min((each.fewest for each in found), default=ENOUGH))
     header = ["arms", "probability", "games", "runs of each"]
     return Table("improvement", "Probability of improvement", header, rows, note, records)
 

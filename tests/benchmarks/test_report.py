@@ -435,6 +435,7 @@ def test_no_two_arms_look_alike_and_partners_share_a_colour(kinds):
 
 
 @given(low=st.integers(-6, 0), decades=st.floats(0.5, 8))
+@settings(deadline=None, max_examples=30)
 def test_a_logarithmic_axis_has_a_few_ticks_however_wide(low, decades):
     axis = plotting().figure().subplots()
     axis.plot([0, 1], [10.0**low, 10.0 ** (low + decades)])
