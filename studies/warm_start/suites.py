@@ -90,15 +90,15 @@ def search() -> list[Arm]:
 def headline() -> list[Arm]:
     """Projected against unconstrained, all re-warmed when the data change, from a tenth and from all of the data.
 
-    Unconstrained with norms, as the projected network has them, and without.
+    Unconstrained without norms and, after these pairs, with norms as the projected network has them.
     """
-    kinds: dict[str, dict[str, Any]] = {"nap": {"nap": True}, "plain": {}, "no-norms": {"norm_over": "none"}}
+    kinds: dict[str, dict[str, Any]] = {"nap": {"nap": True}, "no-norms": {"norm_over": "none"}, "plain": {}}
     return [
         arm
+        for names in (("nap", "no-norms"), ("plain",))
         for seed in SEEDS
-        for name, settings in kinds.items()
-        for fraction in (0.1, 1.0)
-        for arm in over_seeds(f"{name}-from{100 * fraction:g}", (seed,), fraction=fraction, **settings)
+        for name, fraction in product(names, (0.1, 1.0))
+        for arm in over_seeds(f"{name}-from{100 * fraction:g}", (seed,), fraction=fraction, **kinds[name])
     ]
 
 
