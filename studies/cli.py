@@ -13,6 +13,8 @@ from experiment.run_dir import RunDir, find_resumed
 
 MACHINE = {"name": None, "root": "", "resume": None, "figure": True, "track": "none"}
 """Settings that name a run or change nothing of it, with one value for all: they do not tell runs apart."""
+CHANGEABLE = ("track", "data_dir")
+"""Settings that may be others after a resume, where a study has them: it checks that the data are the same."""
 Config = TypeVar("Config", bound=Any)
 """A config dataclass with `resume`, `track`, and `resolved()`, which checks it and gives itself back if it is whole."""
 
@@ -37,10 +39,12 @@ def settings(config_class: type[Config], argv: Sequence[str] | None, *, prog: st
     if config.resume == "auto":
         return _found(config_class, config.resolved())
     stored = _stored(config_class, config.resume)
-    track = parse(base=stored).track
-    if replace(parse(base=stored), resume=None, track=stored.track) != stored:
-        raise ConfigError(f"--resume {config.resume} keeps the settings of that run: give no others (but --track)")
-    return replace(stored, resume=config.resume, track=track)
+    asked = parse(base=stored)
+    changed = {name: getattr(asked, name) for name in CHANGEABLE if hasattr(stored, name)}
+    if replace(asked, resume=None) != replace(stored, **changed):
+        others = " and ".join(f"--{name.replace('_', '-')}" for name in changed)
+        raise ConfigError(f"--resume {config.resume} keeps the settings of that run: give no others (but {others})")
+    return replace(stored, resume=config.resume, **changed)
 
 
 def _found(config_class: type[Config], config: Config) -> Config:
@@ -48,7 +52,8 @@ def _found(config_class: type[Config], config: Config) -> Config:
     if run is None:
         print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
         return replace(config, resume=None)
-    return replace(_stored(config_class, str(run.path)), resume=str(run.path), track=config.track)
+    changed = {name: getattr(config, name) for name in CHANGEABLE if hasattr(config, name)}
+    return replace(_stored(config_class, str(run.path)), resume=str(run.path), **changed)
 
 
 def _stored(config_class: type[Config], run: str) -> Config:

@@ -12,6 +12,7 @@ from experiment.config import ConfigError, exit_on_bad_input, load_yaml, near, p
 from experiment.job import Job
 from experiment.sweep import plan, sweep
 from studies.arms import Arm
+from studies.cli import CHANGEABLE
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,17 @@ class Study:
         common = ["--precision", config.precision, "--log-interval", str(config.log_interval)]
         common += ["--device", config.device, "--threads", "1", *(["--compile"] if config.compile else [])]
         where = ["--root", str(folder), "--name", arm.name]
-        directory, words = folder / arm.name, (*arm.options(), *common, *where)
+        directory, place = folder / arm.name, self.place(config)
+        words = (*arm.options(), *common, *place, *where)
         _check_settings(directory, self.settings(words))
-        return Job(arm.name, (*program, *words), directory, resume=(*program, "--resume", str(directory)))
+        return Job(arm.name, (*program, *words), directory, resume=(*program, "--resume", str(directory), *place))
+
+    def place(self, config: SuiteConfig) -> list[str]:
+        """Options of every run that may change when it is resumed."""
+        return []
+
+    def prepare(self, config: SuiteConfig) -> None:
+        """What is done once, before the first run. Raises ConfigError if nothing can be run."""
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """The suite command; the exit code."""
@@ -76,6 +85,7 @@ class Study:
             if config.plan:
                 print(plan(planned))
                 return 0
+            self.prepare(config)
         outcome = sweep(planned, config.processes)
         if not outcome.failed and not outcome.left:
             print(f"figures: python -m {self.program}.figures {Path(config.root) / config.suite}")
@@ -83,7 +93,7 @@ class Study:
 
     def _parse(self, argv: Sequence[str] | None) -> SuiteConfig:
         config = parse_cli(
-            SuiteConfig,
+            type(self.defaults),
             argv,
             prog=f"python -m {self.program}.suite",
             description=f"Run one experiment; what is finished is not run again. NAME: {', '.join(self.suites)}.",
@@ -109,8 +119,8 @@ def _check_settings(directory: Path, wanted: Any) -> None:
     if not path.is_file():
         return
     stored = load_yaml(type(wanted), path)
-    wanted = replace(wanted, name=stored.name, root=stored.root, track=stored.track)
-    for name, value in vars(wanted).items():
+    kept = {name: getattr(stored, name) for name in ("name", "root", *CHANGEABLE) if hasattr(stored, name)}
+    for name, value in vars(replace(wanted, **kept)).items():
         if (there := getattr(stored, name)) != value:
             option = name.replace("_", "-")
             raise ConfigError(f"run {str(directory)!r} has --{option} {there}, this suite {value}: use another --root")

@@ -71,22 +71,31 @@ def gaps(arm: str, arms: Arms) -> dict[int, float]:
 def contrasts(arms: Arms) -> list[tuple[str, str, list[float]]]:
     """Pairs of arms that differ in one thing of interest, and for each seed the one's gap less the other's.
 
-    A free arm, with norms or without, against the projected one; a schedule that nobody tells of the switch against the
-    one aligned with it.
+    A free arm, with norms or without, against the projected one, each with a reference that differs from it in the
+    share of the data alone; a schedule that nobody tells of the switch against the one aligned with it, of one
+    reference.
     """
     found = []
     for one, other in permutations(arms, 2):
-        if _contrasted(arms[one][0].config, arms[other][0].config):
+        if _contrasted(one, other, arms):
             first, second = gaps(one, arms), gaps(other, arms)
             found.append((one, other, [first[seed] - second[seed] for seed in first if seed in second]))
     return [(one, other, paired) for one, other, paired in found if paired]
 
 
-def _contrasted(one: WarmStartConfig, other: WarmStartConfig) -> bool:
-    differing = differences(one, other)
-    if one.schedule in CLOSED_LOOP and other.schedule == "cyclic":
-        return differing == {"schedule"}
-    return other.nap and not one.nap and differing <= {*NAP, "norm_over"}
+def _contrasted(one: str, other: str, arms: Arms) -> bool:
+    first, second = arms[one][0].config, arms[other][0].config
+    differing = differences(first, second)
+    if first.schedule in CLOSED_LOOP and second.schedule == "cyclic":
+        return differing == {"schedule"} and reference(one, arms) == reference(other, arms)
+    bare = {"norm_over"} if first.norm_over == "none" else set()
+    alike = second.nap and not first.nap and differing <= {*NAP, *bare}
+    return alike and all(_has_own_reference(arm, arms) for arm in (one, other))
+
+
+def _has_own_reference(arm: str, arms: Arms) -> bool:
+    against = reference(arm, arms)
+    return against is not None and differences(arms[arm][0].config, arms[against][0].config) == {"fraction"}
 
 
 def final(run: Run) -> float:

@@ -173,8 +173,8 @@ class WarmStartConfig:
             raise ConfigError("--nap projects what norms make free of scale: it does not go with --norm-over none")
         if self.at_switch == "cold" and self.plasticity:
             raise ConfigError("--at-switch cold: a method keeps its memory of the first phase; leave --plasticity out")
-        if self.protocol == "increments" and self.fraction not in (0.1, 1.0):
-            raise ConfigError("--protocol increments begins with a --fraction of 0.1; 1 has everything at once")
+        if self.protocol in ("increments", "lee10noisy") and self.fraction not in (0.1, 1.0):
+            raise ConfigError(f"--protocol {self.protocol} begins with a --fraction of 0.1; 1 has everything at once")
         self._check_parts()
         self._check_schedule()
         try:
@@ -191,6 +191,7 @@ class WarmStartConfig:
             ("nap_affine", "--nap", self.nap),
             ("hidden", "--network cnn", self.network == "cnn"),
             ("strides", "--network cnn", self.network == "cnn"),
+            ("lr_floor", "a schedule that is not constant", self.schedule != "constant"),
             ("cycle_fraction", "an early-cycle schedule", self.schedule in EARLY_CYCLE),
             ("anneal", "an early-cycle schedule", self.schedule in EARLY_CYCLE),
             ("lr_delay", "--schedule delayed-cosine", self.schedule == "delayed-cosine"),

@@ -124,7 +124,7 @@ def _norms(axis: Any, run: Run) -> None:
 
 def _layers(axis: Any, run: Run, metric: str, *, width: float = 1.0) -> None:
     found = layers(run.rows, metric)
-    for key, color in zip(found.values(), shades(len(found)), strict=True):
+    for key, color in zip(found.values(), shades(len(found), _few(run)), strict=True):
         axis.plot(run.column("update"), run.column(key), color=color, linewidth=width)
 
 
@@ -138,14 +138,19 @@ def layers(rows: Sequence[Row], metric: str) -> dict[str, str]:
     return found
 
 
-def shades(count: int) -> list[Any]:
-    """Colours of so many layers or arms."""
+def _few(run: Run) -> int:
+    """How many layers have a colour of their own in the figure of a run: in all its panels or in none."""
+    return FEW if max(len(layers(run.rows, metric)) for metric in ("norm", "erank_roy")) <= FEW else 0
+
+
+def shades(count: int, few: int = len(COLORS)) -> list[Any]:
+    """Colours of so many layers or arms: their own if they are few, else shades from the first to the last."""
     from matplotlib import colormaps
 
-    if count <= len(COLORS):
+    if count <= few:
         return list(COLORS[:count])
     # darker, for names on white
-    bright = [colormaps["turbo"](0.05 + 0.9 * i / (count - 1)) for i in range(count)]
+    bright = [colormaps["turbo"](0.05 + 0.9 * i / max(count - 1, 1)) for i in range(count)]
     return [(0.8 * red, 0.8 * green, 0.8 * blue) for red, green, blue, _ in bright]
 
 
@@ -157,12 +162,12 @@ def _legend(pyplot: Any, run: Run) -> list[Any]:
 
     handles = [line("the data change", **SWITCH)] * bool(switches(run)) + [line("alarm", **ALARM)] * bool(alarms(run))
     weights, features = (list(layers(run.rows, metric)) for metric in ("norm", "erank_roy"))
-    if max(len(weights), len(features)) <= FEW:
+    if _few(run):
         names = [", ".join(filter(None, pair)) for pair in zip_longest(weights, features)]
         return handles + [line(name, color=color) for name, color in zip(names, shades(len(names)), strict=True)]
-    colors = shades(len(weights))
-    ends = ((0, "first layer"), (len(weights) // 2, "middle"), (-1, "last"))
-    return handles + [line(f"{place}, {weights[i]}", color=colors[i]) for i, place in ends]
+    colors, trained = dict(zip(weights, shades(len(weights), 0), strict=True)), [*filter(_is_trained, weights)]
+    ends = {"first layer": trained[0], "middle": trained[len(trained) // 2], "last": trained[-1]}
+    return handles + [line(f"{place}, {layer}", color=colors[layer]) for place, layer in ends.items()]
 
 
 def _mark(axis: Any, run: Run) -> None:
@@ -213,6 +218,8 @@ def load_arms(folder: Path) -> Arms:
     found = [run for run in beside if run.path.name.rpartition("-s")[0] in names and run.finished]
     arms = by_arm(runs + [load(WarmStartConfig, run) for run in found])
     for arm, members in arms.items():
+        if len({run.config.seed for run in members}) < len(members):
+            raise ConfigError(f"{folder}: two of the runs {arm}-s... have the same seed: they are one run twice")
         if unlike := set.union(*(differences(members[0].config, run.config) for run in members)):
             raise ConfigError(
                 f"{folder}: the runs {arm}-s... differ in {', '.join(sorted(unlike))}, not in the seed alone"
@@ -248,14 +255,15 @@ def draw_arms(pyplot: Any, arms: Arms, title: str) -> Any:
 
 def summarised(run: Run) -> Run:
     """The run with one number for all layers of each measurement: `MEASURED` says which."""
-    keys = {metric: _trained(layers(run.rows, metric)) for metric in ("elr", *FEATURES)}
-    found = {metric: names[-1:] if metric in RANKS else names for metric, names in keys.items()}
-    return replace(run, rows=[row | {metric: _mean(row, names) for metric, names in found.items()} for row in run.rows])
+    found = {metric: layers(run.rows, metric) for metric in ("elr", *FEATURES)}
+    keys = {metric: [names[layer] for layer in names if _is_trained(layer)] for metric, names in found.items()}
+    keys |= {metric: keys[metric][-1:] for metric in RANKS}
+    return replace(run, rows=[row | {metric: _mean(row, names) for metric, names in keys.items()} for row in run.rows])
 
 
-def _trained(found: dict[str, str]) -> list[str]:
-    """The keys of layers that learn: not those that the method injection freezes."""
-    return [key for layer, key in found.items() if not {"frozen", "fresh"} & set(layer.split("."))]
+def _is_trained(layer: str) -> bool:
+    """Whether a layer learns: not those that the method injection freezes."""
+    return not {"frozen", "fresh"} & set(layer.split("."))
 
 
 def _mean(row: Row, names: Sequence[str]) -> float | None:

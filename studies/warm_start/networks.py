@@ -1,4 +1,7 @@
-"""The networks of the study: the small CNN and the bias-free ResNet-18, with a norm before every nonlinearity."""
+"""The networks of the study: the small CNN and the bias-free ResNet-18.
+
+A norm is before every nonlinearity, unless there are to be none.
+"""
 
 from __future__ import annotations
 

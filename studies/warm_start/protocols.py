@@ -42,8 +42,8 @@ def make_protocol(config: WarmStartConfig, labels: Tensor, classes: int, seed: i
         shares = [max(config.fraction, (i + 1) / config.phases) for i in range(config.phases)]
     sizes = [max(round(share * len(labels)), 1) for share in shares]
     if config.protocol == "lee10noisy":
-        share = FRACTIONS["lee10noisy"] if config.fraction == 1 else config.fraction
-        labels = with_noise(labels, order[: max(round(share * len(labels)), 1)], classes, generator)
+        first = max(round(FRACTIONS["lee10noisy"] * len(labels)), 1)  # of a fraction of 1 too
+        labels = with_noise(labels, order[:first], classes, generator)
     return Protocol([order[:size].to(labels.device) for size in sizes], labels, ENOUGH.get(config.protocol))
 
 

@@ -18,8 +18,8 @@ TENTH = 700
 CONSTANT: dict[str, Any] = {"schedule": "constant", "lr": 1e-3}
 """A rate that is never annealed, at a level that can be kept."""
 
-# Settings are the published ones, not searched on this task.
-# Every method that acts at intervals acts past a phase's last update, after which the phase is judged.
+# Settings are published ones or lie in a published range, but for spectral's strength; none was searched on this task.
+# None replaces weights at a phase's last update, after which the phase is judged.
 METHODS: dict[str, str] = {
     # arXiv 2205.07802: the head; once, when the data have changed
     "reset": f"reset:period={QUARTER + 1}",
@@ -46,7 +46,7 @@ METHODS: dict[str, str] = {
     # arXiv 1711.05101: all along; of the strengths in arXiv 2406.02596, 1e-4 to 1, one that tells over 7,000 updates
     "weight-decay": "weight-decay:strength=0.1",
 }
-"""Methods against loss of plasticity as the supervised papers set them."""
+"""Methods against loss of plasticity, each with the settings of a supervised paper where there is one."""
 
 
 def search() -> list[Arm]:
@@ -60,6 +60,7 @@ def search() -> list[Arm]:
     rise: dict[str, Any] = {"restart_moments": False, "lr_warmup": 500, "first_warmup": 500}
     choices: dict[str, dict[str, Any]] = {
         "": {},
+        "-from100": {"fraction": 1.0},
         "-jump": jump,
         "-jump-lr5e-3": jump | {"lr": 5e-3},
         "-jump-lr1e-2": jump | {"lr": 1e-2},
@@ -185,6 +186,22 @@ def cusum() -> list[Arm]:
     return over_seeds("nap-cusum", SEEDS, nap=True, schedule="cusum", cycles=2)
 
 
+def tasks() -> list[Arm]:
+    """The question on other tasks: with augmentation, on the other protocols, with a narrow ResNet-18."""
+    other: dict[str, dict[str, Any]] = {
+        "augmented": {"augment": True},
+        "ash50": {"protocol": "ash50"} | CONSTANT,
+        "lee10noisy": {"protocol": "lee10noisy"},
+        "resnet18": {"network": "resnet18", "width": 8, "batch_size": 50},
+    }
+    kinds: dict[str, dict[str, Any]] = {"nap": {"nap": True}, "plain": {}}
+    found = {
+        f"{task}-{name}{'-from100' * all_data}": other[task] | kinds[name] | ({"fraction": 1.0} if all_data else {})
+        for task, name, all_data in product(other, kinds, (False, True))
+    }
+    return _each(found, phase_updates=QUARTER)
+
+
 def _each(found: dict[str, dict[str, Any]], seeds: tuple[int, ...] = (0, 1, 2), **shared: Any) -> list[Arm]:
     """Arms of the settings by name, seed by seed, so that a part of them can be compared early."""
     return [
@@ -202,4 +219,5 @@ SUITES: dict[str, Callable[[], list[Arm]]] = {
     "increments": increments,
     "rates": rates,
     "cusum": cusum,
+    "tasks": tasks,
 }

@@ -100,9 +100,34 @@ def test_a_schedule_is_contrasted_with_the_aligned_one_alone():
     assert paired == pytest.approx([1])
 
 
+def test_gaps_to_unlike_references_are_not_contrasted():
+    arms = {
+        "nap-full": arm([0.75], nap=True, fraction=1.0),
+        "nap": arm([0.74], nap=True),
+        "plain-full": arm([0.7], fraction=1.0),
+        "plain": arm([0.65]),
+        "bare-full": arm([0.7], norm_over="none", fraction=1.0),
+        "bare": arm([0.6], norm_over="none"),
+        "nap-channels-full": arm([0.75], nap=True, norm_over="channels", fraction=1.0),
+        "nap-channels": arm([0.74], nap=True, norm_over="channels"),
+    }
+
+    def pairs(*left_out, **changed):
+        kept = {name: runs for name, runs in (arms | changed).items() if name not in left_out}
+        return {(one, other) for one, other, _ in contrasts(kept)}
+
+    # without norms there is no axis of theirs, so that it stands against either
+    whole = {("plain", "nap"), ("bare", "nap"), ("bare", "nap-channels")}
+    assert pairs() == whole
+    assert pairs("nap-full") == whole - {("plain", "nap"), ("bare", "nap")}, "the gap of nap is one to plain-full"
+    assert pairs("bare-full") == {("plain", "nap")}
+    other_rate = {"plain-full": arm([0.7], fraction=1.0, lr=1e-3)}
+    assert pairs(**other_rate) == whole - {("plain", "nap")}, "the gap of plain is one between rates too"
+
+
 def test_missing_runs_are_named():
     arms = {"nap-from10": arm([0.7] * 3), "nap-from100": arm([0.7] * 5), "plain-from100": arm([0.7] * 4)}
-    lost = "all of plain-from10, no-norms-from10, no-norms-from100; nap-from10 seeds 3, 4; plain-from100 seed 4"
+    lost = "all of no-norms-from10, no-norms-from100, plain-from10; nap-from10 seeds 3, 4; plain-from100 seed 4"
     assert missing("headline", arms) == lost
     assert missing("mine", arms) == "nap-from10 seeds 3, 4; plain-from100 seed 4"
     assert missing("mine", {"one": arm([0.7])}) == ""

@@ -9,6 +9,7 @@ import pytest
 from experiment.config import ConfigError
 from experiment.run_dir import RunDir
 from studies import drawing
+from studies import figures as shared
 from studies.records import FinishedRun
 from studies.warm_start import figures
 from studies.warm_start.comparisons import markdown
@@ -57,6 +58,80 @@ def make_run(folder, name, *, final=0.7, alarms=None, stop=None, layers=LAYERS, 
         facts = {"data": "CIFAR-10", "alarms": alarms, "seconds": {"training": 1000.0 + config.seed}}
         run.write_result(outcome(rows) | facts)
     return run
+
+
+def drawn(monkeypatch, draw, *arguments):
+    """The figure that is drawn, with its panels by title."""
+    kept = []
+    with monkeypatch.context() as patched:
+        patched.setattr(shared, "save", lambda pyplot, figure, out: kept.append(figure))
+        draw(*arguments)
+    return kept[0], {axis.get_title(loc="left"): axis for axis in kept[0].axes}
+
+
+def verticals(axis):
+    """Where the lines across an axis are, and their styles."""
+    lines = [line for line in axis.lines if list(line.get_xdata()) == [line.get_xdata()[0]] * 2]
+    return [(line.get_xdata()[0], line.get_linestyle()) for line in lines if list(line.get_ydata()) == [0, 1]]
+
+
+def test_every_panel_of_a_run_marks_the_switch_and_the_alarms(tmp_path, monkeypatch):
+    run = make_run(tmp_path, "run", schedule="cusum", cycles=2, alarms=[110, 130])
+    _, panels = drawn(monkeypatch, figures.draw_run, run, tmp_path / "a.png")
+    assert {title.partition(",")[0] for title in panels} == {
+        "Accuracy", "Learning rate (dashed)", "Norm of the weights", "Δ_C between rows", "Δ_A between rows",
+        "Dormant units (Sokar", "Dead units", "Effective rank (Roy)", "srank (Kumar",
+    }  # fmt: skip
+    for axis in panels.values():
+        assert verticals(axis) == [(100, ":"), (110, "-."), (130, "-.")]
+    assert len(panels["Dead units"].lines) == len(LAYERS) + 3
+    test = panels["Accuracy, test 0.700 in the last row"].lines[1]
+    assert (test.get_xdata()[-1], test.get_ydata()[-1]) == (200, pytest.approx(0.7))
+
+
+@pytest.mark.parametrize("count", [1, figures.FEW, figures.FEW + 1, 20])
+def test_the_legend_has_the_colours_of_the_panels(tmp_path, monkeypatch, count):
+    layers = [f"layer{i}" for i in range(count)] + ["head.fresh", "head.frozen"] * (count > figures.FEW)
+    figure, panels = drawn(monkeypatch, figures.draw_run, make_run(tmp_path, "run", layers=layers), tmp_path / "a.png")
+    norms = [line for line in panels["Norm of the weights, ‖W‖"].lines if line.get_linestyle() == "-"]
+    colors = dict(zip(layers, (line.get_color() for line in norms), strict=True))
+    named = {line.get_label(): line.get_color() for line in figure.legends[0].legend_handles[1:]}
+    if count <= figures.FEW:
+        assert named == {f"layer{i}, relu{i + 1}": colors[f"layer{i}"] for i in range(count)}
+    else:
+        places = {"first layer": 0, "middle": count // 2, "last": count - 1}
+        assert named == {f"{place}, layer{i}": colors[f"layer{i}"] for place, i in places.items()}
+
+
+def test_a_comparison_shows_gaps_with_intervals_and_the_switch(tmp_path, monkeypatch):
+    finals = {("plain", 1.0): 0.7, ("nap", 0.1): 0.75, ("nap", 1.0): 0.75, ("plain", 0.1): 0.65}
+    for (name, fraction), final in finals.items():
+        for seed in range(3):
+            kind = {"nap": name == "nap", "fraction": fraction, "seed": seed, "final": final - 0.01 * seed * fraction}
+            make_run(tmp_path / "mine", f"{name}-from{100 * fraction:g}-s{seed}", **kind)
+    _, panels = drawn(monkeypatch, figures.draw_folder, tmp_path / "mine", tmp_path / "mine.png")
+    title = "Test accuracy: seeds thin, median bold; dotted: the data change"
+    assert {title, *figures.MEASURED.values()} < set(panels)
+    for name in (title, *figures.MEASURED.values()):
+        assert verticals(panels[name]) == [(100, ":")]
+    gap = panels["Gap to all data from the start, in points"]
+    names = [label.get_text() for label in panels["Final test accuracy, mean, 95% interval"].get_yticklabels()]
+    ends = {line.get_ydata()[0]: list(line.get_xdata()) for line in gap.lines if line.get_linestyle() == "-"
+            and line.get_marker() == "None" and line.get_ydata()[0] == line.get_ydata()[1]}  # fmt: skip
+    assert {names[place] for place in ends} == {"plain-from10", "nap-from10"}
+    half = 4.302653 * 0.9 / 3**0.5  # deviation 0.9 points over 3 seeds
+    assert ends[names.index("plain-from10")] == pytest.approx([5 - 0.9 - half, 5 - 0.9 + half], abs=1e-4)
+    assert ends[names.index("nap-from10")] == pytest.approx([-0.9 - half, -0.9 + half], abs=1e-4)
+    assert gap.get_xlabel() == "plain-from10 less nap-from10: 5.0 [5.0, 5.0]"
+    dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in gap.lines if line.get_marker() == "o"}
+    assert dots[names.index("plain-from10")] == pytest.approx(4.1)
+
+
+def test_two_runs_of_one_seed_are_not_two_seeds(tmp_path):
+    for name in ("mine-s0", "mine-s1"):
+        make_run(tmp_path, name, seed=0)
+    with pytest.raises(ConfigError, match="have the same seed"):
+        figures.load_arms(tmp_path)
 
 
 @pytest.mark.parametrize("other", [{"data": "CIFAR-10 (a copy)"}, {"data_sha256": "1"}])

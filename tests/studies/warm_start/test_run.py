@@ -65,6 +65,9 @@ def test_measuring_changes_nothing(tmp_path):
         (7, ["--nap", "--augment"]),
         (10, ["--at-switch", "cold", "--schedule", "cusum", "--rates", "even-ratio"]),
         (13, ["--plasticity", "redo:period=4", "spectral", "--later-peak", "3"]),
+        (12, ["--protocol", "ash50", "--schedule", "constant", "--batch-size", "512"]),
+        (7, ["--protocol", "lee10noisy", "--norm-over", "none"]),
+        pytest.param(15, ["--nap", "--compile", "--precision", "bf16"], marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_is_interrupted_and_resumed_is_the_run_in_one_go(tmp_path, monkeypatch, at, options):
@@ -85,6 +88,35 @@ def test_a_run_that_is_interrupted_and_resumed_is_the_run_in_one_go(tmp_path, mo
     parts = outcome(tmp_path / "parts")
     assert parts[0]["parameter_hash"] == whole[0]["parameter_hash"]
     assert parts[1] == whole[1]
+
+
+def test_ash50_ends_a_phase_when_it_has_learned_enough(tmp_path):
+    words = [*TASK, "--width", "8", "--hidden", "32", "--root", str(tmp_path), "--name", "run", "--no-figure"]
+    words += ["--protocol", "ash50", "--schedule", "constant", "--phase-updates", "1000", "--log-interval", "200"]
+    assert main(words) == 0
+    result, rows = outcome(tmp_path / "run")
+    [switch] = result["switches"]
+    images, batch = 648, 32  # half of 1,297
+    passes = -(-images // batch)
+    assert switch % passes == 0
+    assert passes < switch < 1000
+    assert result["updates"] < switch + 1000
+    assert rows[-1]["test_accuracy"] > 0.9
+
+
+def test_the_folder_of_the_data_may_be_another_after_a_resume(tmp_path, monkeypatch, capsys):
+    words = [*TINY, "--root", str(tmp_path), "--name", "run", "--no-figure", "--data-dir", "here"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "update", lambda learner: os.kill(os.getpid(), signal.SIGINT))
+        assert main(words) == INTERRUPTED
+    asked = []
+    digits = load("digits", None)
+    monkeypatch.setattr("studies.warm_start.run.load", lambda name, folder: asked.append(folder) or digits)
+    with pytest.raises(SystemExit):
+        main(["--resume", str(tmp_path / "run"), "--data-dir", "there", "--lr", "0.02"])
+    assert "give no others (but --track and --data-dir)" in capsys.readouterr().err
+    assert main(["--resume", str(tmp_path / "run"), "--data-dir", "there"]) == 0
+    assert asked == ["there"]
 
 
 def test_a_run_does_not_go_on_with_other_data_of_the_same_name(tmp_path, monkeypatch, capsys):

@@ -1,17 +1,20 @@
 """The experiments: each arm is a valid run, and acts when it says so."""
 
 import types
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 
+from experiment.config import dump_yaml
 from plasticity.registry import METHODS as REGISTRY
 from plasticity.registry import make, parse
 from studies.warm_start.__main__ import settings
 from studies.warm_start.comparisons import reference
 from studies.warm_start.config import WarmStartConfig
 from studies.warm_start.networks import make_network
+from studies.warm_start.suite import STUDY
 from studies.warm_start.suites import METHODS, QUARTER, SUITES, TENTH
 
 
@@ -63,16 +66,48 @@ def test_lengths():
     }
 
 
-@pytest.mark.parametrize("suite", ["headline", "arms", "increments", "rates"])
+OTHER_CYCLES = {
+    *(("arms", name) for name in ("warm-single-cycle", "nap-single-cycle", "nap-five-cycles", "nap-cusum-short")),
+    ("increments", "nap-cusum"),
+}
+"""Suite and arm of those that differ from their reference in the cycles."""
+
+
+@pytest.mark.parametrize("suite", ["headline", "arms", "increments", "rates", "tasks"])
 def test_every_arm_has_a_reference_that_starts_as_it_does(suite):
     runs = {name: [types.SimpleNamespace(config=config)] for name, config in planned(suite).items()}
     for name, (run,) in runs.items():
         if run.config.fraction < 1:
             other = reference(name, runs)
             assert other is not None, name
-            first = runs[other][0].config
-            if run.config.at_switch == "cold":  # its second start is to be the other's first
-                assert (run.config.lr_warmup, run.config.lr) == (first.first_warmup, first.lr)
+            own, first = run.config, runs[other][0].config
+            assert (own.lr, own.lr_floor, own.first_warmup, own.nap) == (
+                first.lr, first.lr_floor, first.first_warmup, first.nap,
+            )  # fmt: skip
+            assert (own.schedule == "constant") == (first.schedule == "constant")
+            assert (own.cycles == first.cycles) == ((suite, name) not in OTHER_CYCLES)
+            if own.at_switch == "cold":  # its second start is to be the other's first
+                assert own.lr_warmup == first.first_warmup
+
+
+def test_a_suite_finds_its_data_once_and_hands_them_on(tmp_path, monkeypatch, capsys):
+    folder = str(tmp_path / "data")
+    for name in SUITES:
+        jobs = STUDY.jobs(replace(STUDY.defaults, suite=name, root=str(tmp_path), data_dir=folder))
+        assert len(jobs) == len(SUITES[name]())
+        for job in jobs:
+            for words in (job.command, job.resume):
+                assert words[words.index("--data-dir") + 1] == folder
+    assert not any("--data-dir" in job.command for job in STUDY.jobs(replace(STUDY.defaults, suite="cusum")))
+    monkeypatch.setattr("studies.suite.sweep", lambda *_: pytest.fail("a run was started"))
+    with pytest.raises(SystemExit) as stopped:
+        STUDY.main(["cusum", "--root", str(tmp_path), "--data-dir", folder])
+    assert stopped.value.code == 2
+    assert "CIFAR-10 is not there; `python -m studies.warm_start.download cifar10" in capsys.readouterr().err
+    own = jobs[0].directory
+    own.mkdir(parents=True)
+    (own / "config.yaml").write_text(dump_yaml(settings(jobs[0].command[3:])))
+    STUDY.jobs(replace(STUDY.defaults, suite=name, root=str(tmp_path), data_dir="elsewhere"))
 
 
 @pytest.mark.parametrize("name", METHODS)
