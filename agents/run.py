@@ -41,12 +41,12 @@ MACHINE = {
 def default_name(config: DQNConfig) -> str:
     """What tells the run from others, and the time: letters, digits, dots, dashes and underscores.
 
-    Many methods are cut short, since a directory's name may have 255 characters.
+    Many methods are cut short, since a run's name may have 200 bytes.
     """
     methods = (*config.plasticity, "nap") if config.nap else config.plasticity
     words = [str(config.agent), config.env, f"utd{config.utd}", *methods]
     clean = "-".join(re.sub(r"[^\w.-]+", "_", word, flags=re.ASCII) for word in words)
-    return "-".join([clean[:200], f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")])
+    return "-".join([clean[:160], f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")])
 
 
 def describe_methods(config: DQNConfig, methods: Sequence[Method]) -> str:

@@ -232,7 +232,9 @@ class Sweep:
             print(self.note)
         open_runs = [entry for entry, job in zip(self.runs, self.jobs, strict=True) if job.state() != "done"]
         if self.settings.calibration and open_runs:
-            for line in cost(open_runs, self.processes):
+            unknown = self.settings.launcher == "ray" and not self.settings.processes
+            place = self.places[0] if self.places else {}
+            for line in cost(open_runs, None if unknown else self.processes, place):
                 print(line, flush=True)
         print("\n".join(lines))
 

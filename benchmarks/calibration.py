@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from agents.config import STACK, DQNConfig
@@ -19,10 +19,10 @@ UPDATES = 200
 """Updates of a calibration; the second half of them is timed."""
 
 
-def calibrate(entry: Entry) -> float:
+def calibrate(entry: Entry, place: Mapping[str, str]) -> float:
     """Seconds that a run like this one trains, without its evaluation, from a short one in a temporary folder.
 
-    RuntimeError says why it could not be measured.
+    `place`: environment variables that say where it runs. RuntimeError says why it could not be measured.
     """
     config = settings_of(entry)
     part = part_length(config)
@@ -37,7 +37,7 @@ def calibrate(entry: Entry) -> float:
             words,
             capture_output=True,
             text=True,
-            env=os.environ | ENVIRONMENT,
+            env=os.environ | ENVIRONMENT | place,
             timeout=3600,
             preexec_fn=child_setup(),  # it must not outlive this process
         )
@@ -62,15 +62,18 @@ def extrapolated(config: DQNConfig, seconds: dict[int, float]) -> float:
     return play * min(config.update_start, config.budget) + learn * max(config.budget - config.update_start, 0)
 
 
-def cost(entries: Iterable[Entry], processes: int) -> Iterator[str]:
-    """Lines that say what a run of each arm takes, and how long all of these runs do; each arm is calibrated once."""
+def cost(entries: Iterable[Entry], processes: int | None, place: Mapping[str, str]) -> Iterator[str]:
+    """Lines that say what a run of each arm takes, and how long all of these runs do; each arm is calibrated once.
+
+    `processes`: runs side by side, None if that is not known. `place`: see `calibrate`.
+    """
     arms: dict[str, list[Entry]] = {}
     for entry in entries:
         arms.setdefault(entry.config_hash, []).append(entry)
     seconds, longest, failed = [0.0], 0.0, False
     for runs in arms.values():
         try:
-            each = calibrate(runs[0])
+            each = calibrate(runs[0], place)
         except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
             failed = True
             yield f"arm {runs[0].arm}: could not be calibrated: {error}"
@@ -81,6 +84,11 @@ def cost(entries: Iterable[Entry], processes: int) -> Iterator[str]:
     if len(seconds) == 1:
         yield "cost: unknown"
         return
-    hours = max(math.fsum(seconds) / processes, longest) / 3600
+    hours = max(math.fsum(seconds) / (processes or 1), longest) / 3600
     less = ", without the arms that failed" if failed else ""
-    yield f"cost: {hours:,.2f} hours with {processes} at a time{less}; games of the evaluations come on top"
+    side = (
+        "one after the other (--processes says how many at a time)"
+        if processes is None
+        else f"with {processes} at a time"
+    )
+    yield f"cost: {hours:,.2f} hours {side}{less}; games of the evaluations come on top"

@@ -7,13 +7,13 @@ the share of a run's time, from the rate of a short real one at UTD 1 (uncompile
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,40 @@ import torch
 from agents.config import DQNConfig
 from agents.run import build_trainer
 from experiment import checkpoint
-from experiment.config import ConfigError, exit_on_bad_input
+from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.determinism import configure
 from experiment.segments import Segments
 from replay import FrameReplay
 
 SAVES = 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    capacity: int = 100_000
+    """Agent steps in the replay."""
+    interval: int = 10_000
+    """Agent steps between saves."""
+    num_envs: int = 1
+    """Environments of the replay."""
+    threads: int = 1
+    """CPU threads of the run whose rate is measured."""
+    directory: str | None = None
+    """Where to write; none: a temporary directory."""
+
+    def check(self) -> None:
+        """Raises ConfigError for what cannot be measured."""
+        for name in ("interval", "num_envs", "threads"):
+            if (value := getattr(self, name)) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} is {value}: it has to be at least 1")
+        try:
+            FrameReplay(self.capacity, self.num_envs, time_limit=27_000)
+        except (ValueError, RuntimeError, MemoryError) as error:
+            raise ConfigError(f"--capacity {self.capacity}: {str(error).partition(chr(10))[0]}") from None
+        if self.directory is not None and not Path(self.directory).is_dir():
+            raise ConfigError(f"--directory {self.directory!r} is no folder")
 
 
 def fill(replay: FrameReplay, steps: int, frames: np.ndarray) -> None:
@@ -124,42 +152,27 @@ def steps_per_second(threads: int, steps: int = 200) -> float:
     return steps / timed(lambda: [trainer.step() for _ in range(steps)])
 
 
-def check(options: argparse.Namespace) -> None:
-    """Raises ConfigError for what cannot be measured."""
-    for name in ("interval", "num_envs", "threads"):
-        if (value := getattr(options, name)) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value}: it has to be at least 1")
-    try:
-        FrameReplay(options.capacity, options.num_envs, time_limit=27_000)
-    except (ValueError, RuntimeError, MemoryError) as error:
-        raise ConfigError(f"--capacity {options.capacity}: {str(error).partition(chr(10))[0]}") from None
-    if options.directory is not None and not Path(options.directory).is_dir():
-        raise ConfigError(f"--directory {options.directory!r} is no folder")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoint", description=__doc__)
-    parser.add_argument("--capacity", type=int, default=100_000, help="agent steps in the replay")
-    parser.add_argument("--interval", type=int, default=10_000, help="agent steps between saves")
-    parser.add_argument("--num-envs", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1, help="of the run whose rate is measured")
-    parser.add_argument("--directory", help="where to write; none: a temporary directory")
-    options = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, measure and print; the exit code."""
     with exit_on_bad_input():
-        check(options)
-    configure(options.threads, seed=0)
-    with tempfile.TemporaryDirectory(dir=options.directory) as name:
-        found = measure(Path(name), options.capacity, options.interval, options.num_envs)
+        settings = parse_cli(
+            Settings, argv, prog="python -m benchmarks.checkpoint", description="Measure checkpoints.", presets={}
+        )
+        settings.check()
+    configure(settings.threads, seed=0)
+    with tempfile.TemporaryDirectory(dir=settings.directory) as name:
+        found = measure(Path(name), settings.capacity, settings.interval, settings.num_envs)
     for number, (seconds, written) in enumerate(zip(found["save_seconds"], found["bytes"], strict=True)):
         print(f"save {number}: {seconds:.2f} s, {written / 1e6:.0f} MB written")
-    later, rate = float(np.median(found["save_seconds"][1:])), steps_per_second(options.threads)
-    share = later / (later + options.interval / rate)
+    later, rate = float(np.median(found["save_seconds"][1:])), steps_per_second(settings.threads)
+    share = later / (later + settings.interval / rate)
     save_peak, load_peak = (max(found[name]) / 1e6 for name in ("save_peak", "load_peak"))
     print(f"load: {found['load_seconds'][0]:.2f} s")
     print(f"memory beyond the replay's own: {save_peak:.0f} MB in a save, {load_peak:.0f} MB in a load")
-    print(f"a save every {options.interval:,} agent steps takes {share:.2%} of the time at {rate:.0f} steps a second")
+    print(f"a save every {settings.interval:,} agent steps takes {share:.2%} of the time at {rate:.0f} steps a second")
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -27,6 +27,11 @@ class Results:
     missing: list[str]
     seconds: float
 
+    @property
+    def processor(self) -> str:
+        """What it was measured on."""
+        return self.environment["cpu" if self.settings.device == "cpu" else "gpu"]
+
 
 def contestants(settings: Settings) -> tuple[list[Contestant], list[str]]:
     """All who take part, and a line for each that is not installed."""

@@ -51,7 +51,7 @@ def show(results: Results, console: Console | None = None) -> None:
     """Print every task's table, the counts, and who was left out; 100 columns."""
     console = console or Console(width=100, highlight=False)
     machine, settings = results.environment, results.settings
-    console.print(f"{machine['gpu'] if settings.device != 'cpu' else machine['cpu']}, torch {machine['torch']}")
+    console.print(f"{results.processor}, torch {machine['torch']}")
     console.print(
         f"{settings.threads} threads, {settings.rounds} rounds in alternation, {results.seconds:.0f} s in all; "
         "medians, and ratios as medians of the rounds' own ratios"

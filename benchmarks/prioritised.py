@@ -29,7 +29,7 @@ class Settings:
 
     capacity: int = 1_000_000
     """Steps in the tree, all of them legal."""
-    blocks: tuple[int, ...] = (8, 1)
+    blocks: tuple[str, ...] = ("8", "1")
     """Minibatches drawn, and written back, in one call of ours."""
     rounds: int = 9
     """Rounds; in each everyone runs once."""
@@ -49,8 +49,8 @@ class Settings:
         for field, value in {"capacity": self.capacity, "rounds": self.rounds, "threads": self.threads}.items():
             if value < 1:
                 raise ConfigError(f"--{field} is {value}: it has to be at least 1")
-        if not self.blocks or min(self.blocks) < 1:
-            raise ConfigError(f"--blocks is {self.blocks}: each has to be at least 1")
+        if not self.blocks or not all(block.isdecimal() and int(block) for block in self.blocks):
+            raise ConfigError(f"--blocks is {' '.join(self.blocks)}: each has to be a number of at least 1")
         if self.seconds <= 0:
             raise ConfigError(f"--seconds is {self.seconds}: it has to be above 0")
 
@@ -62,7 +62,7 @@ def contestants(settings: Settings) -> list[Contestant]:
     task, unit = "sample and update", "batches/s"
     field = [
         Contestant(task, f"ours, K = {block}", unit, partial(ours, settings, block), work=block)
-        for block in settings.blocks
+        for block in map(int, settings.blocks)
     ]
     field.append(Contestant(task, "binary tree in numpy", unit, partial(binary, settings), "peer"))
     if settings.peers and find_spec("tianshou") is not None:

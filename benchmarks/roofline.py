@@ -58,9 +58,7 @@ def draw(results: Results, path: Path) -> None:
             axes.annotate(label, at, fontsize=7, xytext=(4, 3), textcoords="offset points")
     _learners(results, axes)
     axes.set(xscale="log", yscale="log", xlabel="FLOP per byte", ylabel="GFLOP/s")
-    axes.set_title(
-        f"{results.environment['cpu'] or results.environment['gpu']}, {results.settings.threads} threads", fontsize=9
-    )
+    axes.set_title(f"{results.processor}, {results.settings.threads} threads", fontsize=9)
     axes.legend(loc="lower right", fontsize=8)
     axes.grid(alpha=0.3, which="both")
     figure.tight_layout()

@@ -51,7 +51,7 @@ def split(fields: Fields, words: Sequence[str]) -> dict[str, Any]:
     parsed, loose = tyro.cli(shadow, args=asked, return_unknown_args=True, add_help=False)
     switched = {_switched(name, fields) for name, _, _ in named}
     given = {}
-    for name, value in _flatten(parsed).items():
+    for name, value in vars(parsed).items():
         if value is not None and (not isinstance(value, bool) or name in switched):
             given[name] = value if isinstance(value, bool) else _take(name, value, loose, fields)
     given |= _take_positional(fields, given, loose)
@@ -105,18 +105,10 @@ def _refuse(fields: Fields, loose: Sequence[str]) -> None:
         raise ConfigError(f"unexpected argument {word!r}")
 
 
-def _flatten(parsed: Any) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for field in dataclasses.fields(parsed):
-        value = getattr(parsed, field.name)
-        flat.update(_flatten(value) if dataclasses.is_dataclass(value) else {field.name: value})
-    return flat
-
-
 def print_help(
     cls: type, fields: Fields, defaults: Mapping[str, Any], presets: Sequence[str], prog: str, description: str
 ) -> NoReturn:
-    """Prints each option with its help and default, under the headings of the fields' groups, and exits with 0."""
+    """Prints each option with its help and default, and exits with 0."""
     import tyro
 
     shown = {name: value if isinstance(value, bool) else _shown(value) for name, value in defaults.items()}
@@ -126,28 +118,21 @@ def print_help(
 
 
 def _shadow(fields: Fields, docs: Mapping[str, str], shown: Mapping[str, Any], presets: Sequence[str]) -> Any:
-    """Makes the dataclass that tyro sees, with one nested dataclass for each group."""
+    """Makes the dataclass that tyro sees."""
     import tyro
 
     config_help = "Preset or YAML file; the other options override it."
     config_help += f" Presets: {', '.join(presets)}." if presets else ""
-    groups: dict[str, list[Any]] = {"": [("config", _option("PRESET|FILE", config_help), shown.get("config"))]}
+    options: list[Any] = [("config", _option("PRESET|FILE", config_help), shown.get("config"))]
     for name, (kind, field) in fields.items():
-        group = groups.setdefault(field.metadata.get("group", ""), [])
         if kind is bool:
-            group.append((name, Annotated[bool, tyro.conf.arg(help=docs.get(name, ""))], shown.get(name, False)))
+            options.append((name, Annotated[bool, tyro.conf.arg(help=docs.get(name, ""))], shown.get(name, False)))
             continue
         annotation = _option(field.metadata.get("metavar") or _metavar(kind), docs.get(name, ""))
         if field.metadata.get("positional") and shown:  # when parsing, the loose words are sorted afterwards
             annotation = Annotated[annotation, tyro.conf.Positional]
-        group.append((name, annotation, shown.get(name)))
-    top = groups.pop("")
-    for title, options in groups.items():
-        identifier = title.replace(" ", "_")
-        nested = dataclasses.make_dataclass(identifier, options)
-        nested.__doc__ = None  # else tyro prints the signature under the heading
-        top.append((identifier, nested, dataclasses.field(default_factory=nested)))
-    return Annotated[dataclasses.make_dataclass("Options", top), tyro.conf.OmitArgPrefixes]
+        options.append((name, annotation, shown.get(name)))
+    return dataclasses.make_dataclass("Options", options)
 
 
 def _option(metavar: str, doc: str) -> Any:

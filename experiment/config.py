@@ -1,9 +1,8 @@
 """Strict configs: flat dataclasses that are read from YAML files and from the command line, and written back.
 
 A field is bool, int, float, str, Fraction, Literal[...], tuple[str, ...] or one of them `| None`, and has a default.
-The string under it is its help. Its metadata may hold "group" (the heading in the help), "metavar", "positional" (True:
-it may be given without its flag) and "finite" (False: infinity and NaN are allowed). In a field that may be None, the
-text "none" is None.
+The string under it is its help. Its metadata may hold "metavar" and "positional" (True: it may be given without its
+flag). In a field that may be None, the text "none" is None.
 """
 
 import contextlib
@@ -45,9 +44,9 @@ _fields: Callable[[Any], dict[str, tuple[Any, dataclasses.Field]]] = functools.c
 
 
 def _coerce_field(cls: type, key: str, value: Any, where: str) -> Any:
-    kind, field = _fields(cls)[key]
+    kind, _ = _fields(cls)[key]
     try:
-        return coerce(value, kind, field.metadata.get("finite", True))
+        return coerce(value, kind)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 

@@ -48,19 +48,19 @@ def expected(kind: Any) -> str:
     }[kind]
 
 
-def coerce(value: Any, kind: Any, finite: bool = True) -> Any:
+def coerce(value: Any, kind: Any) -> Any:
     """Converts `value` to the field type `kind`, exactly or not at all.
 
     Text is what a config file or a flag holds, so it is read by the wanted type alone: "1e-4" is a float for a float,
     "off" is a choice for a Literal, "0.1" is exactly 1/10 for a Fraction. Numbers that text cannot mean are refused:
-    NaN and infinity (unless `finite` is False) and integers of more than 64 bits.
+    NaN and infinity, and integers of more than 64 bits.
 
     Raises:
         ConfigError: one line that says what would be right.
     """
     for member in _none_first(members(kind)):
         try:
-            return _coerce_one(value, member, finite)
+            return _coerce_one(value, member)
         except (ValueError, ZeroDivisionError, OverflowError):
             continue
     hint = "".join(near(str(value), map(str, typing.get_args(k))) for k in members(kind) if _is_literal(k))
@@ -76,13 +76,11 @@ def _none_first(kinds: tuple[Any, ...]) -> list[Any]:
     return sorted(kinds, key=lambda kind: (not _is_literal(kind), kind is not types.NoneType))
 
 
-def _coerce_one(value: Any, kind: Any, finite: bool) -> Any:
+def _coerce_one(value: Any, kind: Any) -> Any:
     if _is_literal(kind):
         return _choice(value, typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
         return _names(value)
-    if kind is float:
-        return _float(value, finite)
     return _READERS[kind](value)
 
 
@@ -139,13 +137,11 @@ def _int(value: Any) -> int:
     return number.numerator
 
 
-def _float(value: Any, finite: bool) -> float:
-    if isinstance(value, str):
-        value = value.strip().lower().replace(".inf", "inf").replace(".nan", "nan")
-    elif isinstance(value, bool) or not isinstance(value, int | float):
+def _float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError
     number = float(value)
-    if finite and not math.isfinite(number):
+    if not math.isfinite(number):
         raise ValueError
     return number
 
@@ -154,6 +150,7 @@ _READERS: dict[Any, Callable[[Any], Any]] = {
     types.NoneType: _none,
     bool: _bool,
     int: _int,
+    float: _float,
     str: _str,
     Fraction: _fraction,
 }

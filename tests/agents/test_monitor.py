@@ -15,6 +15,7 @@ from agents.config import DQNConfig
 from agents.monitor import STATES
 from experiment.config import ConfigError
 from experiment.determinism import parameter_hash
+from experiment.run_dir import RunDir
 from plasticity.registry import METHODS
 from tests.agents.toys import CATCH, catch_trainer, little_network
 
@@ -194,14 +195,15 @@ def test_a_network_that_cannot_be_watched_is_a_mistake_unless_nothing_is_measure
     build_probe(dataclasses.replace(CATCH, probe_interval=0), agent, 0).measure()
 
 
-def test_names_of_runs_are_names_of_files_and_tell_the_methods():
+def test_names_of_runs_are_names_of_files_and_tell_the_methods(tmp_path):
     specs = ("redo:period=100,tau=0.1", "examples.new_method:MyMethod:scale=1e-3")
     config = DQNConfig(agent="dqn", plasticity=specs, nap=True, utd="3/7")
     name = runs.default_name(config)
     assert name.startswith(
         "dqn-Breakout-utd3_7-redo_period_100_tau_0.1-examples.new_method_MyMethod_scale_1e-3-nap-s0-"
     )
-    assert len(runs.default_name(dataclasses.replace(config, plasticity=specs * 9))) < 255
+    long = runs.default_name(dataclasses.replace(config, plasticity=specs * 9, seed=2**63 - 1))
+    assert RunDir.create(tmp_path, long, config).path.name == long
 
 
 def test_the_headline_tells_every_option_of_the_methods():

@@ -188,11 +188,25 @@ def test_a_dry_run_that_is_ended_leaves_no_process_and_no_folder(tmp_path, numbe
 
 def test_a_sweep_takes_no_less_than_its_longest_run(tmp_path, monkeypatch):
     ready = atari.Sweep(atari.Command.parse(words(tmp_path, "--arm", "a:", "--arm", "b:--utd 2", seeds=1)))
-    monkeypatch.setattr(calibration, "calibrate", lambda entry: 7200.0 if entry.arm == "a" else 0.0)
-    assert [list(calibration.cost(ready.runs, count))[-1][:16] for count in (1, 8)] == [
+    monkeypatch.setattr(calibration, "calibrate", lambda entry, _: 7200.0 if entry.arm == "a" else 0.0)
+    assert [list(calibration.cost(ready.runs, count, {}))[-1][:16] for count in (1, 8, None)] == [
         "cost: 4.00 hours",
         "cost: 2.00 hours",
+        "cost: 4.00 hours",
     ]
+
+
+def test_a_calibration_runs_where_the_sweep_will(tmp_path, monkeypatch):
+    ready, seen = atari.Sweep(atari.Command.parse(words(tmp_path, seeds=1))), []
+
+    def run(words, *, env, **_):
+        seen.append(env)
+        return subprocess.CompletedProcess(words, 1, "", "no such GPU")
+
+    monkeypatch.setattr(calibration.subprocess, "run", run)
+    lines = list(calibration.cost(ready.runs, 1, {"CUDA_VISIBLE_DEVICES": "7"}))
+    assert "could not be calibrated: no such GPU" in lines[0]
+    assert {env["CUDA_VISIBLE_DEVICES"] for env in seen} == {"7"}
 
 
 def save(tmp_path: Path, *more: str, **options) -> atari.Sweep:

@@ -1,0 +1,40 @@
+"""Every command of the project explains itself, and refuses in one line what it does not know."""
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("agents", "benchmarks", "studies")
+COMMANDS = [
+    ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    for package in PACKAGES
+    for file in sorted((ROOT / package).rglob("*.py"))
+    if '__name__ == "__main__"' in file.read_text()
+]
+
+
+def test_the_commands_are_found():
+    assert {"agents.dqn", "benchmarks.atari", "studies.warm_start.__main__", "studies.grokking.suite"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("option", "code"), [("--help", 0), ("--no-such-option", 2)])
+def test_a_command_explains_itself(command, option, code, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [command, option])
+    module = importlib.import_module(command)
+    body = ast.parse(Path(module.__file__).read_text()).body
+    [call] = [node for node in body if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)]
+    with pytest.raises(SystemExit) as stopped:
+        exec(compile(ast.Module(call.body, []), command, "exec"), vars(module))  # what `python -m` would do
+    assert stopped.value.code == code
+    printed = capsys.readouterr()
+    if code == 0:
+        assert f"usage: python -m {command.removesuffix('.__main__')}" in printed.out
+    else:
+        assert printed.out == ""
+        assert printed.err.startswith("error: unknown option '--no-such-option'")
+        assert printed.err.count("\n") == 1
