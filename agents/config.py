@@ -183,7 +183,8 @@ class DQNConfig:
 
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """When a loss or gradient is NaN or infinite. stop: end the run at the next row of metrics, the checkpoint from
-    before intact; skip: leave the update out and count it in skipped_updates."""
+    before intact; skip: leave the optimiser's step out, not what methods do after it, and count it in
+    skipped_updates."""
     log_interval: int = 1_000
     """Agent steps between rows in metrics.jsonl."""
     probe_interval: int = 10_000

@@ -236,5 +236,5 @@ def _share_changed(before: Tensor, after: Tensor) -> Tensor:
 
 def read(figures: dict[str, Tensor]) -> dict[str, float]:
     """Scalars as numbers, read from the device at once."""
-    values = torch.stack([value.detach().float() for value in figures.values()]).tolist()
+    values = torch.stack([value.detach().double() for value in figures.values()]).tolist()
     return dict(zip(figures, values, strict=True))

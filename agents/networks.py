@@ -82,7 +82,7 @@ def dopamine(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head:
     """Nature's network as Dopamine's JAX agents have it: padded, so 11×11 places for 7×7, 4.0 M weights at 84×84.
 
     flax pads so that nothing is cut off (in the second layer by 1 and 2, which is 2 and 1 here), draws plain layers
-    Xavier-uniform and starts biases at zero. Methods that draw layers anew use torch's own first values.
+    Xavier-uniform and starts biases at zero, as methods do that draw layers anew.
 
     `head`: the keyword arguments of `QNetwork`.
     """
@@ -93,10 +93,16 @@ def dopamine(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head:
     network = QNetwork(convs, 512, stack, frame_shape, num_actions, **head)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear) and not isinstance(layer, NoisyLinear):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            layer.drawn_by = xavier  # type: ignore[assignment]
+            layer.load_state_dict(xavier(layer))
     return network
+
+
+def xavier(layer: nn.Module, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    """Fresh parameters of a layer: weights Xavier-uniform, biases zero."""
+    fresh = {name: torch.zeros_like(parameter) for name, parameter in layer.named_parameters(recurse=False)}
+    nn.init.xavier_uniform_(fresh["weight"], generator=generator)
+    return fresh
 
 
 def minatar(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: Any) -> QNetwork:

@@ -157,10 +157,11 @@ class Run:
                     self.trainer.open()
                 self._train_until(interrupt)
                 saved = self._save()
+            trained = parameter_hash(self.trainer.agent.network)  # games draw the noise of noisy layers anew
             scores = [] if interrupt.requested else self._evaluate(interrupt)
             if interrupt.requested:
                 return self._stop(saved)
-        return self._finish(scores)
+        return self._finish(scores, trained)
 
     def _stop(self, saved: bool) -> int:
         self.tracker.close()
@@ -233,12 +234,12 @@ class Run:
         policy = evaluated_policy(self.config, self.trainer.agent)
         return score(self.config, policy, episodes, seed, stopped=lambda: interrupt.requested)
 
-    def _finish(self, scores: list[float]) -> int:
+    def _finish(self, scores: list[float], trained: str) -> int:
         self.tracker.close()
         if scores:
             print(verdict(self.config, scores))
         try:
-            self.directory.write_result(result(self.config, self.trainer, scores))
+            self.directory.write_result(result(self.config, self.trainer, scores, trained))
         except OSError as error:
             print(f"warning: {self.directory.result} could not be written: {error.strerror}", file=sys.stderr)
             return 1
@@ -255,8 +256,8 @@ def probed(figures: dict[str, float]) -> dict[str, str]:
     return shown | ({"churn": f"{figures['policy_churn']:.1%}"} if "policy_churn" in figures else {})
 
 
-def result(config: DQNConfig, trainer: Trainer, scores: list[float]) -> dict[str, Any]:
-    """What result.json holds: the score, and everything that it stands on."""
+def result(config: DQNConfig, trainer: Trainer, scores: list[float], trained: str) -> dict[str, Any]:
+    """What result.json holds: the score, and everything that it stands on; `trained`: the network's hash."""
     return {
         "agent": config.agent,
         "game": config.env,
@@ -269,16 +270,24 @@ def result(config: DQNConfig, trainer: Trainer, scores: list[float]) -> dict[str
         "frames": trainer.agent_step * config.rules.frame_skip,
         "updates": trainer.agent.updates,
         "training_seconds": trainer.seconds,
-        "parameter_hash": parameter_hash(trainer.agent.network),
+        "parameter_hash": trained,
         "environment": environment(),
     }
 
 
 def load_agent(config: DQNConfig, directory: RunDir) -> tuple[DQN, int]:
-    """The agent of a run as its newest good checkpoint has it, and the agent step of that."""
+    """The agent of a run as its newest good checkpoint has it, ready to act, and the agent step of that.
+
+    On another device than the run's its noise is drawn afresh: generators are not alike.
+    """
     saved = checkpoint.load_latest(directory.checkpoints, only=("trainer",))
     env = build_env(config, 1, seed=0)
     agent = build_agent(config, env.frame_shape, env.num_actions, seed=0, stack=env.stack)
     env.close()
-    agent.load_state_dict(saved.state["trainer"]["agent"])
+    state = saved.state["trainer"]["agent"]
+    agent.network.load_state_dict(state["network"])
+    agent.replica.refresh()
+    agent.updates = state["updates"]
+    if state["generator"].shape == agent.generator.get_state().shape:
+        agent.generator.set_state(state["generator"].cpu())
     return agent, saved.step

@@ -72,7 +72,7 @@ class Trainer:
         self.obs = self.stack.push(first, np.ones(self.env.num_envs, bool))
 
     def refill(self, steps: int) -> None:
-        """Play `steps` agent steps with the present policy; they count as nothing."""
+        """Play `steps` agent steps with the present policy to fill the replay: no update is earned, no row written."""
         for _ in range(-(-steps // self.env.num_envs)):
             self.play(self.epsilon)
 

@@ -37,7 +37,7 @@ def calibrate(entry: Entry, place: Mapping[str, str]) -> float:
             words,
             capture_output=True,
             text=True,
-            env=os.environ | ENVIRONMENT | place,
+            env={**os.environ, **ENVIRONMENT, **place},
             timeout=3600,
             preexec_fn=child_setup(),  # it must not outlive this process
         )

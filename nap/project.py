@@ -29,8 +29,8 @@ class Projection:
     stays learned. A norm kept for each would fix that ratio, and change what the network computes.
 
     every: project after every k-th update (`attach` counts them).
-    affine: what happens to the scale and offset of the norms: "free" leaves them; "decay" moves both the fraction
-        `decay` of the way back to their initial values at each projection; "joint" keeps sqrt(sum scale^2 +
+    affine: what happens to the scale and offset of the norms: "free" leaves them; "decay" moves those that learn the
+        fraction `decay` of the way back to their initial values at each projection; "joint" keeps sqrt(sum scale^2 +
         sum offset^2) of each norm at its initial value, sqrt(d) for d features with scale 1 and offset 0
         (arXiv 2407.01800).
     include, exclude: names of parameters or modules, or a predicate of (name, parameter). `exclude` takes matrices
@@ -40,8 +40,8 @@ class Projection:
     radius: "initial" keeps each norm as it was when this object was made, which changes nothing then; "unit" makes each
         norm 1, now and at each projection. SimbaV2 (arXiv 2502.15280) is "neuron" with "unit".
 
-    Every tensor operation is a foreach call with no host sync, so `project` may stand inside `torch.compile` or a
-    captured CUDA graph. A graph replays `project`, not the count of `every`.
+    Nothing waits for the device, and whole matrices are rescaled in foreach calls, so `project` may stand inside
+    `torch.compile` or a captured CUDA graph. A graph replays `project`, not the count of `every`.
     Raises ValueError for an unknown option or name, and for a matrix that is not finite.
     """
 
@@ -73,7 +73,7 @@ class Projection:
         if radius == "unit":
             self._targets = [(norm > 0).to(norm.dtype) for norm in self._targets]
             self._rescale_weights()
-        self._affine = [] if affine == "free" else _affine_parameters(module)
+        self._affine = [] if affine == "free" else _affine_parameters(module, frozen=affine == "joint")
         if affine == "joint":  # a pair that starts at zero would be held there
             sizes = _joint_norms(_detached(self._affine))
             self._affine = [pair for pair, size in zip(self._affine, sizes, strict=True) if size > 0]
@@ -241,12 +241,13 @@ def scales_of(norm: nn.Module) -> list[nn.Parameter]:
     return [] if weight is None else [weight]
 
 
-def _affine_parameters(module: nn.Module) -> list[list[nn.Parameter]]:
+def _affine_parameters(module: nn.Module, frozen: bool) -> list[list[nn.Parameter]]:
+    """Scale and offset of each norm. Decay leaves out what is frozen: no gradient would answer it."""
     pairs = [
         [
             parameter
             for name, parameter in part.named_parameters(recurse=False)
-            if not isinstance(part, NORMS) or name in ("weight", "bias")
+            if (not isinstance(part, NORMS) or name in ("weight", "bias")) and (frozen or parameter.requires_grad)
         ]
         for part in norm_layers(module)
     ]

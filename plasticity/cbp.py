@@ -114,8 +114,9 @@ class _Record:
         size = mean_size(h)
         columns = [slot.values.abs().flatten(1) for slot in self.layer.columns]
         out = torch.cat(columns, 1).float().mean(1)
-        self.utility.lerp_(size * out, 1 - decay)
-        self.mean.lerp_(h.float().mean([axis for axis in range(h.ndim) if axis != 1]), 1 - decay)
+        mean = h.float().mean([axis for axis in range(h.ndim) if axis != 1])
+        for average, new in ((self.utility, size * out), (self.mean, mean)):
+            average.lerp_(torch.where(new.isfinite(), new, average), 1 - decay)  # an overflow would stay for good
         self.age += 1
         self.updates += 1
 

@@ -46,7 +46,8 @@ class DASH(Method):
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         layers = trainable_layers(network)
         self._parameters = [layer.weight for layer in layers]
-        self._parameters += [layer.bias for layer in layers if layer.bias is not None]
+        biases = [layer._parameters.get("bias") for layer in layers]  # NaP may leave a buffer of that name
+        self._parameters += [bias for bias in biases if bias is not None]
         self._average = [torch.zeros_like(parameter) for parameter in self._parameters]
 
     def after_update(self, update: int, features: Features | None = None) -> None:

@@ -19,9 +19,9 @@ class ReDo(Method):
     Their incoming weights are drawn anew, biases are 0, a norm's scale and offset entries are 1 and 0, outgoing weights
     are 0, and Adam's moments of all of these are 0 (its step count stays). A channel is a unit, averaged over space.
     The mean is over the last minibatches before the recycling, as many as make `samples` inputs. The draw is the
-    layers' own (`init="layer"`: uniform, ±1/√fan_in) or the paper's ("xavier": ±√(6/(fan_in + fan_out))). The target
-    network is left alone, as in the authors' code. What a norm before the nonlinearity averages over is changed by a
-    recycled unit, so under NaP the output moves even where a unit was dead.
+    layers' own (`init="layer"`: uniform within ±1/√fan_in for torch's) or the paper's ("xavier":
+    ±√(6/(fan_in + fan_out))). The target network is left alone, as in the authors' code. What a norm before the
+    nonlinearity averages over is changed by a recycled unit, so under NaP the output moves even where a unit was dead.
 
     period: updates, inf for never. tau: 0.1 for DQN, 0.025 for DrQ(ε) in the paper; 0 recycles dead units alone.
     Source: arXiv 2302.12902, algorithm 1; 1,000 updates and 256 samples as in Dopamine's code.
@@ -81,6 +81,9 @@ class ReDo(Method):
                 moment.masked_fill_(_along(units, moment), 0.0)
 
     def _draw(self, layer: HiddenLayer) -> Tensor:
+        drawn_by = getattr(layer.incoming, "drawn_by", None)
+        if self.init == "layer" and drawn_by is not None:
+            return drawn_by(layer.incoming, self.generator)["weight"]
         weight = layer.incoming.weight
         fans = layer.fan_in + weight[:, 0].numel()
         bound = 1 / math.sqrt(layer.fan_in) if self.init == "layer" else math.sqrt(6 / fans)

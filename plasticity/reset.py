@@ -20,7 +20,7 @@ from plasticity.method import (
     make_generator,
     zero_moments,
 )
-from plasticity.structure import choose_layers, draw_network
+from plasticity.structure import choose_drawn, draw_network
 
 
 class Reset(Method):
@@ -54,7 +54,7 @@ class Reset(Method):
         self.network, self.optimizer = network, optimizer
         self.target = target if self.target_mode == "draw" else None
         self.generator = make_generator(network, self.seed)
-        self.chosen = choose_layers(network, self.layers, "reset")
+        self.chosen = choose_drawn(network, self.layers, "reset")
 
     def after_update(self, update: int, features: Features | None = None) -> None:
         if is_due(update, self.period) and update <= self.until:

@@ -20,7 +20,7 @@ from plasticity.method import (
     is_due,
     make_generator,
 )
-from plasticity.structure import choose_layers, draw_network
+from plasticity.structure import choose_drawn, draw_network
 
 
 class ShrinkPerturb(Method):
@@ -57,7 +57,7 @@ class ShrinkPerturb(Method):
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         self.networks = [network] if target is None or self.target_mode == "keep" else [network, target]
         self.generator = make_generator(network, self.seed)
-        self.chosen = choose_layers(network, self.layers, "shrink-perturb")
+        self.chosen = choose_drawn(network, self.layers, "shrink-perturb")
 
     @torch.no_grad()
     def after_update(self, update: int, features: Features | None = None) -> None:

@@ -17,7 +17,7 @@ from nap.kinds import Kind, name_of
 from nap.norms import NormalizedActivation
 from nap.project import norm_layers
 from nap.weights import near
-from plasticity.method import moments
+from plasticity.method import make_generator, moments
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -255,9 +255,12 @@ def draw_layer(layer: nn.Module, generator: torch.Generator) -> dict[str, Tensor
     """Fresh values of a layer's own parameters, as its constructor draws them: new tensors of the same layout.
 
     Linear layers and convolutions: uniform within ±1/√fan_in, torch's default (Kaiming with a = √5). Norms: scale 1,
-    offset 0. Embeddings: normal. The σ of a noisy layer: its `first_values`.
+    offset 0. Embeddings: normal, padding 0. The σ of a noisy layer: its `first_values`. A layer that a network draws
+    otherwise has the function as `drawn_by`: layer, generator -> its parameters by name.
     Raises ValueError for a module of another kind.
     """
+    if (drawn_by := getattr(layer, "drawn_by", None)) is not None:
+        return drawn_by(layer, generator)
     own = {name: p.detach() for name, p in layer._parameters.items() if p is not None}
     if isinstance(layer, (*LAYERS, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
         bound = 1 / math.sqrt(layer.weight[0].numel())
@@ -269,7 +272,10 @@ def draw_layer(layer: nn.Module, generator: torch.Generator) -> dict[str, Tensor
             for name, p in own.items()
         }
     if isinstance(layer, nn.Embedding):
-        return {name: torch.empty_like(p).normal_(generator=generator) for name, p in own.items()}
+        fresh = {name: torch.empty_like(p).normal_(generator=generator) for name, p in own.items()}
+        if layer.padding_idx is not None:
+            fresh["weight"][layer.padding_idx] = 0
+        return fresh
     if layer in norm_layers(layer):
         return {name: torch.full_like(p, float(name == "weight")) for name, p in own.items()}
     raise ValueError(f"it is not known how a {type(layer).__name__} draws its initial {', '.join(own)}")
@@ -279,6 +285,16 @@ def draw_network(network: nn.Module, layers: Sequence[str], generator: torch.Gen
     """Fresh values of the parameters of the named modules, by parameter name."""
     drawn = {name: draw_layer(network.get_submodule(name), generator) for name in layers}
     return {f"{name}.{key}" if name else key: value for name, own in drawn.items() for key, value in own.items()}
+
+
+def choose_drawn(network: nn.Module, wanted: Sequence[str], method: str) -> list[str]:
+    """`choose_layers` for a method that draws them anew: ValueError at once for one that cannot be drawn."""
+    chosen = choose_layers(network, wanted, method)
+    try:
+        draw_network(network, chosen, make_generator(network, 0))
+    except ValueError as error:
+        raise ValueError(f"{method}: {error}") from None
+    return chosen
 
 
 def choose_layers(network: nn.Module, wanted: Sequence[str], method: str = "plasticity") -> list[str]:

@@ -8,7 +8,7 @@ import torch
 TERMINATED, TRUNCATED, LIFE_LOST = 1, 2, 4
 ENDED = TERMINATED | TRUNCATED
 
-STAGED_ROWS = 256  # host rows written between two synchronisations with the device, accelerators only
+STAGED_ROWS, STAGED_BYTES = 256, 2**27  # most host rows written between two synchronisations with an accelerator
 STEP = "action, reward, terminated, truncated, life_lost"
 BOOL, BYTE = np.dtype(bool), np.dtype(np.uint8)
 FIELDS = ("action", "reward", "flags", "ending", "start_step")
@@ -86,9 +86,10 @@ class FrameRing:
         self._staged: dict[str, torch.Tensor] = {}
         self._slots, self._pinned = rows, self.device.type == "cuda"
         if self._needs_staging():
-            self._slots = STAGED_ROWS
+            row_bytes = sum(stored[0].nbytes for stored in self._rows.values())
+            self._slots = max(2, min(STAGED_ROWS, STAGED_BYTES // row_bytes))
             for name, stored in self._rows.items():
-                shape = (STAGED_ROWS, *stored.shape[1:])
+                shape = (self._slots, *stored.shape[1:])
                 self._staged[name] = torch.zeros(shape, dtype=stored.dtype, pin_memory=self._pinned)
         source = self._staged or self._rows
         self._action, self._reward, self._flags, self._ending, self._start_step = (source[k].numpy() for k in FIELDS)

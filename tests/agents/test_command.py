@@ -11,9 +11,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import torch
 
 from agents import cli, evaluate
+from agents.build import build_agent
 from experiment import checkpoint
+from experiment.determinism import parameter_hash
 from experiment.run_dir import RunDir
 
 # Pong: a random game ends after about 900 agent steps, whatever the agent does
@@ -170,6 +173,34 @@ def test_an_interrupted_evaluation_is_made_again(tmp_path, monkeypatch, capsys, 
     assert cli.main("dqn", ["--resume", str(tmp_path / "a")]) == 0
     assert result(tmp_path / "a")["score"]["episodes"] == 1
     assert result(tmp_path / "a")["updates"] == 160
+
+
+def test_the_hash_is_that_of_the_trained_network_however_many_games_are_played(tmp_path):
+    for games in (0, 1):
+        words = ["--noisy", "--eval-noise", "--name", games, "--eval-episodes", games]
+        assert dqn(*words, root=tmp_path) == 0
+    played, trained = result(tmp_path / "1"), checkpoint.load_latest(tmp_path / "1" / "checkpoints")
+    assert result(tmp_path / "0")["parameter_hash"] == played["parameter_hash"]
+    network = build_agent(cli.settings("dqn", ["--resume", str(tmp_path / "1")]), (84, 84), 6, seed=1).network
+    network.load_state_dict(trained.state["trainer"]["agent"]["network"])
+    assert parameter_hash(network) == played["parameter_hash"]
+
+
+def test_an_agent_plays_on_a_device_whose_generators_have_other_states(tmp_path, monkeypatch, capsys):
+    words = ["--noisy", "--plasticity", "redo", "--name", "a", "--eval-episodes", 0]
+    assert dqn(*words, root=tmp_path) == 0
+    load = checkpoint.load_latest
+
+    def as_on_a_gpu(*args, **kwargs):
+        saved = load(*args, **kwargs)
+        agent = saved.state["trainer"]["agent"]
+        for state in (agent, *agent["methods"]):
+            state["generator"] = torch.zeros(16, dtype=torch.uint8)
+        return saved
+
+    monkeypatch.setattr(checkpoint, "load_latest", as_on_a_gpu)
+    assert evaluate.main([str(tmp_path / "a"), "--episodes", "1"]) == 0
+    assert "Pong: mean" in capsys.readouterr().out
 
 
 def test_a_full_disk_at_the_end_still_tells_the_score(tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ from agents import run as runs
 from agents.build import build_learner, build_probe
 from agents.config import DQNConfig
 from agents.monitor import STATES
+from agents.monitor import read as runs_read
 from experiment.config import ConfigError
 from experiment.determinism import parameter_hash
 from experiment.run_dir import RunDir
@@ -215,3 +216,8 @@ def test_the_headline_tells_every_option_of_the_methods():
     assert told.endswith(", NaP (layer norm, joint scale and offset)")
     assert "seed" not in told
     assert runs.describe_methods(CATCH, ()) == "none"
+
+
+def test_counts_are_read_exactly():
+    many = 2**24 + 1
+    assert runs_read({"fine": torch.tensor(many), "loss": torch.tensor(0.5)}) == {"fine": many, "loss": 0.5}

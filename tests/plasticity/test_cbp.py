@@ -119,3 +119,17 @@ def test_the_mean_of_a_replaced_unit_stays_in_the_biases_behind_it():
     assert gone.any() or method.records[1].saved > 0
     after = loop.network[4](torch.where(gone, 0.0, features["3"]))
     torch.testing.assert_close(after, before)
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_a_feature_that_overflows_once_is_not_remembered(bad):
+    record = _Record(hidden_layers(mlp())[0], torch.device("cpu"))
+    h = torch.rand(8, 16)
+    record.observe(h, 0.9)
+    utility, mean = record.utility.clone(), record.mean.clone()
+    record.observe(h.index_fill(1, torch.tensor([3]), bad), 0.9)
+    assert record.utility.isfinite().all()
+    assert record.mean.isfinite().all()
+    assert (record.utility[3], record.mean[3]) == (utility[3], mean[3])
+    assert (record.utility[4], record.mean[4]) > (utility[4], mean[4])
+    assert record.age.tolist() == [2] * 16

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import nap
+from agents.layers import NoisyLinear
 from agents.replica import Replica
 from plasticity.dash import DASH
 from plasticity.hare_tortoise import HareTortoise
@@ -250,6 +252,17 @@ def test_dash_every_period_against_vector_by_vector(alpha, shrinkage):
             np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-6)
         if update % 3 == 0:
             average = {name: np.zeros_like(value) for name, value in average.items()}
+
+
+def test_dash_applied_to_noisy_layers_under_nap():
+    network = nn.Sequential(NoisyLinear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    nap.normalize(network)
+    assert network[0].bias is not None  # a buffer in the place of what the norm made redundant
+    method = DASH()
+    method.attach(network, None, torch.optim.Adam(network.parameters()))
+    before = network[0].weight.clone()
+    method.apply(network(torch.randn(4, 6)).square().mean() for _ in range(2))
+    assert not torch.equal(network[0].weight, before)
 
 
 def test_dash_applied_at_a_change_of_data():

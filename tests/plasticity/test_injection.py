@@ -130,6 +130,21 @@ def test_the_optimiser_never_touches_what_is_frozen_even_with_gradients_and_deca
     )
 
 
+def test_a_decay_of_norms_leaves_the_frozen_head_alone():
+    loop = Loop(mlp, PlasticityInjection(at=4), NaP(affine="decay"))
+    head = head_of(loop.network)
+    for _ in range(4):
+        loop.step()
+    frozen, learned = state(head.frozen), state(head.learned)
+    assert any("norm" in name and bool((value != value.round()).any()) for name, value in frozen.items())
+    for _ in range(3):
+        loop.step()
+    # a projection restores norms of matrices to rounding; scales and offsets it must not touch
+    for name, value in state(head.frozen).items():
+        assert torch.equal(value, frozen[name]) if value.ndim == 1 else torch.allclose(value, frozen[name])
+    assert not equal(state(head.learned), learned)
+
+
 def test_of_noisy_layers_the_copies_have_the_mean_so_that_the_noise_is_that_of_one_head():
     network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), NoisyLinear(8, 2))
     method = PlasticityInjection(at=1, head="2")

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from agents.networks import NETWORKS
 from experiment.determinism import parameter_hash
 from plasticity.redo import ReDo
 from tests.plasticity.loops import Loop, cnn, mlp
@@ -127,3 +128,13 @@ def test_the_target_network_is_left_alone():
     before = parameter_hash(loop.target)
     loop.step()
     assert parameter_hash(loop.target) == before
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_draw_is_the_networks_own(name):
+    torch.manual_seed(0)
+    network, method = NETWORKS[name](4, (84, 84), 6), ReDo()
+    method.attach(network, None, torch.optim.Adam(network.parameters()))
+    for layer in method.layers:
+        bound = layer.incoming.weight.abs().max().item()
+        assert method._draw(layer).abs().max() == pytest.approx(bound, rel=0.02)

@@ -44,6 +44,15 @@ def test_a_reset_draws_the_layers_anew_and_starts_their_optimiser_again(build, l
         assert torch.equal(loop.target.state_dict()[name], target[name])
 
 
+@pytest.mark.parametrize("method", [Reset(layers=("all",)), ShrinkPerturb()])
+def test_a_layer_that_cannot_be_drawn_is_refused_at_once(method):
+    network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.PReLU(), torch.nn.Linear(3, 2))
+    with pytest.raises(
+        ValueError, match=r"^(reset|shrink-perturb): it is not known how a PReLU draws its initial weight"
+    ):
+        method.attach(network, None, torch.optim.Adam(network.parameters()))
+
+
 def test_after_a_reset_adam_moves_as_from_its_start():
     loop = Loop(mlp, Reset(period=4, layers=("all",)))
     for _ in range(4):

@@ -4,7 +4,7 @@ from torch import nn
 
 import nap
 from agents.networks import NETWORKS
-from plasticity.structure import analyze, choose_layers, draw_layer, hidden_layers
+from plasticity.structure import analyze, choose_layers, draw_layer, draw_network, hidden_layers
 from tests.plasticity.loops import INPUTS, cnn, mlp
 
 
@@ -42,6 +42,28 @@ def test_a_units_columns_are_those_that_read_it_and_its_rows_those_that_make_it(
             )
             torch.testing.assert_close(network(inputs), output)
             handle.remove()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_fresh_draw_is_distributed_as_the_network_is_at_its_start(name, normalized):
+    torch.manual_seed(0)
+    network = NETWORKS[name](4, (84, 84), 6)
+    if normalized:
+        nap.normalize(network)
+    layers = choose_layers(network, ("all",))
+    fresh = draw_network(network, layers, torch.Generator().manual_seed(1))
+    for key, value in network.named_parameters():
+        assert fresh[key].shape == value.shape
+        if value.numel() > 500:  # of so many uniform draws the largest is close to the bound
+            assert fresh[key].abs().max() == pytest.approx(value.abs().max().item(), rel=0.02)
+        assert torch.equal(fresh[key], value) == (value.unique().numel() == 1)
+
+
+def test_a_fresh_embedding_keeps_its_padding_at_zero():
+    drawn = draw_layer(nn.Embedding(5, 3, padding_idx=-2), torch.Generator())["weight"]
+    assert drawn[3].tolist() == [0, 0, 0]
+    assert drawn.count_nonzero() == 12
 
 
 class Residual(nn.Module):

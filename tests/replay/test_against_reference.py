@@ -1,13 +1,14 @@
 import copy
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_histories import KINDS, History
 from replay_reference import ReferenceReplay
 
-from replay import FrameReplay
+from replay import FrameReplay, ring
 
 
 @st.composite
@@ -85,7 +86,9 @@ class StagedReplay(FrameReplay):
         return True
 
 
-def test_staged_rows_are_reused_without_loss():
+@pytest.mark.parametrize("staged_bytes", [1, 2**27])
+def test_staged_rows_are_reused_without_loss(staged_bytes, monkeypatch):
+    monkeypatch.setattr(ring, "STAGED_BYTES", staged_bytes)
     replays_ = [cls(700, 2, (2, 2), 4, 3) for cls in (FrameReplay, StagedReplay)]
     for replay in replays_:
         made = History(2, 3)
@@ -93,6 +96,7 @@ def test_staged_rows_are_reused_without_loss():
         for step in made.steps(900):
             replay.add(*step)
     plain, staged = replays_
+    assert staged._slots == (2 if staged_bytes == 1 else ring.STAGED_ROWS)
     for name in ("frames", "action", "reward", "flags", "ending", "start_step"):
         assert torch.equal(getattr(plain, name), getattr(staged, name)), name
 
