@@ -77,7 +77,7 @@ def environment_run(settings: Settings, backend: str, num_envs: int) -> Run:
 
 
 def loops(settings: Settings) -> list[Contestant]:
-    """The training loop on the Nature network at UTD 1 and 8, in each precision."""
+    """The training loop with the default network at UTD 1 and 8, in each precision."""
     found = []
     for utd in (1, 8):
         for precision in PRECISIONS:

@@ -1,5 +1,5 @@
 """What every run needs: config, command line, run directory, checkpoint, tracking, progress. Knows nothing of RL.
 
 `config`, `run_dir`, `tracking`, `progress` and `interrupt` import no torch, so that a command line answers quickly;
-`checkpoint` and `determinism` do.
+`checkpoint`, `determinism` and `guard` do.
 """
