@@ -29,6 +29,7 @@ PLACE = (
     "checkpoint_interval", "figure",
 )  # fmt: skip
 """Settings that decide nothing that is compared."""
+NORMS = {"space": "norms over space", "channels": "norms over channels alone", "none": "no norms"}
 NAP = ("nap", "nap_every", "nap_affine")
 BESIDE = {"cusum": ("headline", ("nap-from10", "nap-from100"))}
 """Suites that are compared with arms of another one, in the folder beside theirs."""
@@ -212,7 +213,8 @@ def described(arms: Arms) -> str:
     configs = [run.config for run in runs]
     data, protocol = _each(_result(run)["data"] for run in runs), _each(config.protocol for config in configs)
     lengths, network = _each(map(_updates, configs)), _each(map(_network, configs))
-    return f"{data}, {protocol}: {lengths}, {network}"
+    norms = _each(NORMS[config.norm_over] for config in configs)
+    return f"{data}, {protocol}: {lengths}, {network}" + (f", {norms}" if norms != NORMS["space"] else "")
 
 
 def _each(texts: Iterable[str]) -> str:
@@ -226,7 +228,6 @@ def _updates(config: WarmStartConfig) -> str:
 
 def _network(config: WarmStartConfig) -> str:
     more = f", hidden {config.hidden}, strides {' '.join(config.strides)}" if config.network == "cnn" else ""
-    more += {"space": "", "channels": ", norms over channels alone", "none": ", no norms"}[config.norm_over]
     return f"{config.network} (width {config.width}{more})" + (", augmented" if config.augment else "")
 
 

@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from studies.records import FinishedRun
-from studies.warm_start.comparisons import contrasts, gaps, in_order, markdown, missing, reference, runs_csv, shown
+from studies.warm_start.comparisons import (
+    contrasts,
+    described,
+    gaps,
+    in_order,
+    markdown,
+    missing,
+    reference,
+    runs_csv,
+    shown,
+)
 from studies.warm_start.config import WarmStartConfig
 
 
@@ -148,6 +158,15 @@ def test_every_run_has_its_line():
     assert shown([0.5], ".3f") == "0.500"
     assert shown([1, 2, 3, 4, 5], ".2f") == "3.00 [1.04, 4.96]"
     assert shown([-0.04, -0.04], ".1f") == "0.0 [0.0, 0.0]"
+
+
+def test_a_comparison_says_which_norms_the_networks_have():
+    kinds = {"plain": {}, "bare": {"norm_over": "none"}, "channels": {"norm_over": "channels"}}
+    arms = {name: arm([0.7], **settings) for name, settings in kinds.items()}
+    network = "CIFAR-10, lyle10: 2 × 14,000 updates of 250 images, cnn (width 32, hidden 256, strides 2 2 1)"
+    assert described({"plain": arms["plain"]}) == network
+    assert described({"bare": arms["bare"]}) == f"{network}, no norms"
+    assert described(arms) == f"{network}, norms over space or no norms or norms over channels alone"
 
 
 def test_the_table_says_what_its_numbers_stand_on():
