@@ -25,6 +25,8 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.3,
     "savefig.dpi": 130,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rewarm",  # the same runs give the same file
 }
 
 Config = TypeVar("Config")

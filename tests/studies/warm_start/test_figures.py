@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
 
@@ -234,3 +236,17 @@ def test_cusum_is_compared_with_the_arms_of_the_folder_beside(tmp_path):
     text = markdown("cusum", arms)
     assert "Gap of nap-cusum less that of nap-from10, paired over 1 seed: 1.0 points" in text
     assert "Alarms of nap-cusum, in updates since the data changed: seed 0: 20" in text
+
+
+def test_an_svg_is_rounded_and_the_same_each_time(tmp_path):
+    make_run(tmp_path / "mine", "plain-s0")
+    pictures = []
+    for folder in ("a", "b"):
+        assert figures.main([str(tmp_path / "mine"), "--format", "svg", "--out", str(tmp_path / folder)]) == 0
+        pictures.append((tmp_path / folder / "mine.svg").read_text())
+    assert pictures[0] == pictures[1]
+    paths = re.findall(r' d="([^"]*)"', pictures[0])
+    assert len(paths) > 20
+    assert not any(re.search(r"\.\d\d|\n", path) for path in paths)
+    texts = list(ElementTree.fromstring(pictures[0]).itertext())
+    assert "Gap to all data from the start, in points" in texts
