@@ -108,6 +108,8 @@ def test_a_schedule_is_contrasted_with_the_aligned_one_alone():
     [(one, other, paired)] = contrasts(arms)
     assert (one, other) == ("cusum", "aligned")
     assert paired == pytest.approx([1])
+    arms["cusum-full"] = arm([0.75], nap=True, fraction=1.0, schedule="cusum", cycles=2)
+    assert contrasts(arms) == [], "the gap of cusum is to another run than that of aligned"
 
 
 def test_gaps_to_unlike_references_are_not_contrasted():
