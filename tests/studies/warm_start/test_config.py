@@ -90,7 +90,7 @@ BAD = [
     (["--network", "resnet18", "--norm-over", "none"], "--norm-over none is for the cnn"),
     (["--nap-every", "3"], "--nap-every does nothing without --nap"),
     (["--nap-affine", "joint"], "--nap-affine does nothing without --nap"),
-    (["--schedule", "constant", "--lr-floor", "1e-5"], "--lr-floor does nothing without a schedule that is not constant"),
+    (["--schedule", "constant", "--lr-floor", "1e-5"], "--lr-floor does nothing without a schedule"),
     (["--network", "resnet18", "--hidden", "8"], "--hidden does nothing without --network cnn"),
     (["--network", "resnet18", "--strides", "1,1,1"], "--strides does nothing without --network cnn"),
     (["--cycle-fraction", "0.5"], "--cycle-fraction does nothing without an early-cycle schedule"),
