@@ -21,6 +21,8 @@ class SuiteConfig:
 
     suite: str = field(default="", metadata={"positional": True, "metavar": "NAME"})
     """The experiment."""
+    seeds: int | None = None
+    """Of the experiment's seeds so many, from the first on; none: all."""
     processes: int | None = None
     """Runs side by side, one thread each; none: one a core."""
     root: str = "run"
@@ -51,14 +53,18 @@ class Study:
     defaults: SuiteConfig
 
     def jobs(self, config: SuiteConfig) -> list[Job]:
-        """The runs of a suite. Raises ConfigError for an unknown one, and for a folder that is a file."""
+        """The runs of a suite. Raises ConfigError for an unknown one, too many seeds, and a folder that is a file."""
         name = config.suite
         if name not in self.suites:
             known = ", ".join(self.suites)
             raise ConfigError(f"no suite is named {name!r}; it has to be one of {known}{near(name, self.suites)}")
         folder = Path(config.root) / name
         _check_folder(folder)
-        return [self._job(arm, folder, config) for arm in self.suites[name]()]
+        arms = self.suites[name]()
+        seeds = sorted({arm.settings["seed"] for arm in arms})
+        if config.seeds is not None and config.seeds > len(seeds):
+            raise ConfigError(f"--seeds is {config.seeds}, but suite {name} has {len(seeds)}")
+        return [self._job(arm, folder, config) for arm in arms if arm.settings["seed"] in seeds[: config.seeds]]
 
     def _job(self, arm: Arm, folder: Path, config: SuiteConfig) -> Job:
         program = (sys.executable, "-m", self.program)
@@ -100,8 +106,10 @@ class Study:
             presets={},
             base=self.defaults,
         )
-        if config.processes is not None and config.processes < 1:
-            raise ConfigError(f"--processes is {config.processes}: it has to be at least 1")
+        for option in ("seeds", "processes"):
+            value = getattr(config, option)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{option} is {value}: it has to be at least 1")
         return config
 
 

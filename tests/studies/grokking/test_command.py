@@ -249,7 +249,10 @@ def test_a_suite_refuses_a_run_of_other_settings(tmp_path, capsys):
     assert "has --log-interval 7, this suite 200" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--precision", "fp8"], ["--processes", "0"], ["--log-interval", "0"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--precision", "fp8"], ["--processes", "0"], ["--log-interval", "0"], ["--seeds", "0"], ["--seeds", "9"]],
+)
 def test_a_suite_refuses_bad_settings_at_once(words, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         STUDY.main(["controls", "--root", str(tmp_path), "--plan", *words])

@@ -110,6 +110,17 @@ def test_a_suite_finds_its_data_once_and_hands_them_on(tmp_path, monkeypatch, ca
     STUDY.jobs(replace(STUDY.defaults, suite=name, root=str(tmp_path), data_dir="elsewhere"))
 
 
+@pytest.mark.parametrize("name", SUITES)
+def test_a_part_of_the_seeds_is_the_first_of_each_arm(name):
+    def names(count):
+        return [job.name for job in STUDY.jobs(replace(STUDY.defaults, suite=name, seeds=count))]
+
+    for count in range(1, len(seeds(name)) + 1):
+        part = [f"-s{seed}" for seed in sorted(seeds(name))[:count]]
+        assert names(count) == [each for each in names(None) if each.endswith(tuple(part))]
+        assert len(names(count)) == count * len(planned(name))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_methods_fit_the_network(name):
     network = make_network(WarmStartConfig(width=4, hidden=8).resolved(), (3, 8, 8), 10)
