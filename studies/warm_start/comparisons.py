@@ -237,10 +237,17 @@ def missing(suite: str, arms: Arms) -> str:
     wanted = planned(suite) or list(product(arms, sorted({seed for _, seed in there})))
     whole = [arm for arm in dict.fromkeys(arm for arm, _ in wanted) if arm not in arms]
     parts = [f"all of {', '.join(whole)}"] * bool(whole)
+    lacking: dict[tuple[str, ...], list[str]] = {}
     for arm in arms:
-        if seeds := [str(seed) for name, seed in wanted if name == arm and (arm, seed) not in there]:
-            parts.append(f"{arm} seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}")
+        if seeds := tuple(str(seed) for name, seed in wanted if name == arm and (arm, seed) not in there):
+            lacking.setdefault(seeds, []).append(arm)
+    for seeds, names in lacking.items():
+        parts.append(f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)} of {_listed(names, arms)}")
     return "; ".join(parts)
+
+
+def _listed(names: Sequence[str], arms: Arms) -> str:
+    return "each arm" if len(names) == len(arms) > 1 else ", ".join(names)
 
 
 def planned(suite: str) -> list[tuple[str, int]]:
@@ -259,7 +266,7 @@ def in_order(suite: str, arms: Arms) -> Arms:
 def _intervals_note(arms: Arms) -> str:
     single = [arm for arm, members in arms.items() if len(members) == 1]
     note = "Means with 95% Student-t intervals over seeds (test accuracy)"
-    return note + (f"; one seed, so no interval: {', '.join(single)}" if single else "")
+    return note + (f"; one seed, so no interval: {_listed(single, arms)}" if single else "")
 
 
 def _gap_note(arms: Arms) -> str:

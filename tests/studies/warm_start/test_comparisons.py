@@ -15,6 +15,7 @@ from studies.warm_start.comparisons import (
     in_order,
     markdown,
     missing,
+    planned,
     reference,
     runs_csv,
     shown,
@@ -139,10 +140,12 @@ def test_gaps_to_unlike_references_are_not_contrasted():
 
 def test_missing_runs_are_named():
     arms = {"nap-from10": arm([0.7] * 3), "nap-from100": arm([0.7] * 5), "plain-from100": arm([0.7] * 4)}
-    lost = "all of no-norms-from10, no-norms-from100, plain-from10; nap-from10 seeds 3, 4; plain-from100 seed 4"
+    lost = "all of no-norms-from10, no-norms-from100, plain-from10; seeds 3, 4 of nap-from10; seed 4 of plain-from100"
     assert missing("headline", arms) == lost
-    assert missing("mine", arms) == "nap-from10 seeds 3, 4; plain-from100 seed 4"
+    assert missing("mine", arms) == "seeds 3, 4 of nap-from10; seed 4 of plain-from100"
     assert missing("mine", {"one": arm([0.7])}) == ""
+    every = {name: arm([0.7]) for name, seed in planned("cusum") if seed == 0}
+    assert missing("cusum", every) == "seeds 1, 2, 3, 4 of each arm"
     assert missing("cusum", {"nap-cusum": arm([0.7] * 5)}) == "all of nap-from10, nap-from100"
     assert list(in_order("headline", {"z": [], **dict(reversed(arms.items()))})) == [*arms, "z"]
 
@@ -179,7 +182,7 @@ def test_the_table_says_what_its_numbers_stand_on():
     }
     lines = markdown("mine", arms).splitlines()
     assert lines[0].startswith("CIFAR-10, increments: 10 × 2,800 updates of 250 images, cnn (width 32,")
-    assert lines[0].endswith("missing: full seed 2; cusum seeds 1, 2")
+    assert lines[0].endswith("missing: seed 2 of full; seeds 1, 2 of cusum")
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     assert table[0] == ["arm", "n", "after phase 1", "mean over phases", "final", "gap (points)", "seconds", "gap to"]
     warm = dict(zip(table[0], table[3], strict=True))

@@ -202,8 +202,8 @@ def test_a_suite_becomes_a_figure_and_tables_and_says_what_is_missing(tmp_path, 
     assert text in printed
     assert "not finished, left out: plain-from10-s2" in printed
     assert text.startswith("CIFAR-10, lyle10: 2 × 100 updates of 250 images, cnn (width 32, hidden 256, strides 2 2 1)")
-    lost = "all of no-norms-from10, no-norms-from100; nap-from10 seeds 3, 4; nap-from100 seeds 3, 4"
-    assert f"missing: {lost}; plain-from10 seeds 2, 3, 4; plain" in text
+    lost = "all of no-norms-from10, no-norms-from100; seeds 3, 4 of nap-from10, nap-from100, plain-from100"
+    assert f"missing: {lost}; seeds 2, 3, 4 of plain-from10\n" in text
     assert "| plain-from10 | 2 |" in text
     assert "Gap of plain-from10 less that of nap-from10, paired over 2 seeds: 5.0 [5.0, 5.0] points" in text
     assert len((out / "headline-runs.csv").read_text().splitlines()) == 1 + 11
