@@ -53,33 +53,41 @@ class Tracker:
         self._beside = _start(track, name or path.parent.name, config or {}, path.parent)
         self._file: BinaryIO = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by close)
         self._failing = False
-        self._end = 0
+        self._end, self._waiting = 0, b""
         self.cut_to(self._file.seek(0, os.SEEK_END))
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Appends one row. A full disk loses the row and warns once; a failing tracker warns once and is left."""
-        line = (to_json(row) + "\n").encode()
-        try:
-            if self._failing:
-                self._file.truncate(self._end)
-            if self._file.write(line) != len(line):
-                raise OSError("the row was only written in part")
-            self._end += len(line)
-            self._failing = False
-        except (OSError, ValueError) as error:
-            if not self._failing:
-                warnings.warn(f"metrics are being lost, training goes on: {error}", stacklevel=2)
-            self._failing = True
+        """Appends one row. A full disk warns once, and has it later; a failing tracker warns once and is left."""
+        self._waiting += (to_json(row) + "\n").encode()
+        self._write()
         if self._beside is not None:
             self._call(self._beside.log, row)
 
+    def _write(self) -> None:
+        """Writes what waits, or keeps it until there is room."""
+        if not self._waiting:
+            return
+        try:
+            if self._failing:
+                self._file.truncate(self._end)
+            if self._file.write(self._waiting) != len(self._waiting):
+                raise OSError("rows were only written in part")
+        except (OSError, ValueError) as error:
+            if not self._failing:
+                warnings.warn(f"metrics wait until they can be written, training goes on: {error}", stacklevel=3)
+            self._failing = True
+            return
+        self._end += len(self._waiting)
+        self._waiting, self._failing = b"", False
+
     def offset(self) -> int:
         """Brings the rows to the disk and returns their size in bytes, for a checkpoint."""
+        self._write()
         with contextlib.suppress(OSError):  # a full disk was told of by `log`
             os.fsync(self._file.fileno())
         if self._beside is not None:
             self._call(self._beside.flush)
-        return self._end
+        return self._end + len(self._waiting)
 
     def cut_to(self, offset: int) -> None:
         """Removes the rows after `offset` bytes, so that a resumed run writes none twice; keeps whole lines."""
@@ -97,6 +105,10 @@ class Tracker:
 
     def close(self) -> None:
         """Ends the file and what the tracker writes."""
+        self._write()
+        if self._waiting:
+            count, self._waiting = self._waiting.count(b"\n"), b""
+            warnings.warn(f"the last {count} rows of metrics could not be written and are lost", stacklevel=2)
         with contextlib.suppress(OSError):
             self._file.close()
         if self._beside is not None:

@@ -15,7 +15,7 @@ from torch import nn
 from experiment import checkpoint
 from experiment.config import ConfigError, as_plain
 from experiment.determinism import configure, device_of, environment, parameter_hash
-from experiment.guard import NonFinite, check_finite
+from experiment.guard import NonFinite, check_finite, is_out_of_memory
 from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress
 from experiment.run_dir import RunDir
@@ -83,6 +83,7 @@ class StudyRun(ABC, Generic[Config]):
         self.build()
         self.seconds = {"training": 0.0, "measuring": 0.0, "compiling": 0.0}
         self.last: Row = {}
+        self.rows = 0
         self.saved_at: int | None = None
         if saved is not None:
             self._restore(saved)
@@ -135,6 +136,12 @@ class StudyRun(ABC, Generic[Config]):
             self.tracker.close()
             print(self._diverged(str(error)), file=sys.stderr)
             return 1
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.tracker.close()
+            print(self._out_of_memory(), file=sys.stderr)
+            return 1
 
     def _train(self) -> int:
         print(f"{self.headline()}\nrun directory: {self.directory.path}", flush=True)
@@ -161,6 +168,7 @@ class StudyRun(ABC, Generic[Config]):
             self.learner.load_state_dict(state["learner"])
             self.monitor.load_state_dict(state["probe"])
             checkpoint.set_rng_state(state["rng"])
+            self.rows = state["run"]["rows"]
         self.seconds = state["run"]["seconds"]
         self.last = state["run"]["last"]
         self.saved_at = saved.step
@@ -170,7 +178,7 @@ class StudyRun(ABC, Generic[Config]):
         check_finite(self.learner.state_dict())
         if self.learner.updates == self.saved_at:
             return True
-        run = {"settings": as_plain(self.config), "seconds": self.seconds, "last": self.last}
+        run = {"settings": as_plain(self.config), "seconds": self.seconds, "last": self.last, "rows": self.rows}
         state = {
             "learner": self.learner.state_dict(),
             "probe": self.monitor.state_dict(),
@@ -216,7 +224,7 @@ class StudyRun(ABC, Generic[Config]):
         self.seconds["measuring"] += time.perf_counter() - began
         times = {"seconds": self.seconds["training"], "measuring_seconds": self.seconds["measuring"]}
         self.tracker.log(row | times)
-        self.last = row
+        self.last, self.rows = row, self.rows + 1
         check_finite({}, {name: value for name, value in row.items() if name.endswith("loss") and value is not None})
 
     def _diverged(self, found: str) -> str:
@@ -225,14 +233,26 @@ class StudyRun(ABC, Generic[Config]):
         advice = "try a lower --lr or --precision fp32" if self.config.precision == "bf16" else "try a lower --lr"
         return f"error: stopped at update {self.learner.updates:,}: {found}; {good}; {advice}"
 
+    def _out_of_memory(self) -> str:
+        resume = f"go on, where there is more, with: {self._resume_command()}"
+        advice = resume if self.directory.newest_checkpoint() else "a smaller --batch-size helps"
+        return f"error: out of memory at update {self.learner.updates:,}: {advice}"
+
+    def _resume_command(self) -> str:
+        return f"python -m {self.program} --resume {self.directory.path}"
+
     def _stop(self, saved: bool) -> int:
         state = "all is saved" if saved else "which could not be saved"
-        command = f"python -m {self.program} --resume {self.directory.path}"
-        print(f"stopped at update {self.learner.updates:,}, {state}; go on with: {command}")
+        print(f"stopped at update {self.learner.updates:,}, {state}; go on with: {self._resume_command()}")
         return INTERRUPTED
 
     def _finish(self) -> int:
-        found = self.outcome(read_rows(self.directory))
+        rows = read_rows(self.directory)
+        if len(rows) != self.rows:
+            there = f"{self.directory.metrics} has {len(rows):,} of {self.rows:,} rows"
+            print(f"error: {there}, and from a part of them nothing is concluded: run it again", file=sys.stderr)
+            return 1
+        found = self.outcome(rows)
         print(self.sentence(found))
         try:
             self.directory.write_result(found | self._facts())
@@ -247,7 +267,7 @@ class StudyRun(ABC, Generic[Config]):
     def _draw(self) -> None:
         try:
             print(f"figure: {self.draw()}")
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             print(f"no figure: {error}", file=sys.stderr)
 
     def _facts(self) -> dict[str, Any]:

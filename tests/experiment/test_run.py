@@ -164,26 +164,56 @@ def test_a_row_is_there_when_log_returns(tmp_path):
     assert json.loads((tmp_path / "m.jsonl").read_text()) == {"loss": 0.5}
 
 
-def test_a_full_disk_loses_rows_but_tears_none(tmp_path):
-    tracker = Tracker(tmp_path / "m.jsonl")
+class Full:
+    """A file on a full disk, which takes a part of a row at most."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def write(self, data):
+        self.file.write(data[:3])
+        raise OSError(28, "No space left on device")
+
+
+def test_rows_wait_while_the_disk_is_full(tmp_path):
+    tracker, path = Tracker(tmp_path / "m.jsonl"), tmp_path / "m.jsonl"
     tracker.log({"a": 1})
     real = tracker._file
-
-    class Full:
-        def __getattr__(self, name):
-            return getattr(real, name)
-
-        def write(self, data):
-            real.write(data[:3])
-            raise OSError(28, "No space left on device")
-
-    tracker._file = Full()
-    with pytest.warns(UserWarning, match="metrics are being lost, training goes on"):
+    tracker._file = Full(real)
+    with pytest.warns(UserWarning, match="metrics wait until they can be written, training goes on: .*No space left"):
         tracker.log({"a": 2})
-    tracker.log({"a": 3})
+    tracker.log({"a": 3})  # warns no second time
+    assert tracker.offset() == 27  # what a checkpoint counts on is all that was measured
+    assert path.read_text().startswith('{"a": 1}\n')
     tracker._file = real
     tracker.log({"a": 4})
-    assert (tmp_path / "m.jsonl").read_text() == '{"a": 1}\n{"a": 4}\n'
+    rows = [{"a": i} for i in range(1, 5)]
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows
+    assert tracker.offset() == path.stat().st_size
+
+
+def test_rows_that_wait_are_written_by_the_next_checkpoint(tmp_path):
+    tracker = Tracker(tmp_path / "m.jsonl")
+    real, tracker._file = tracker._file, Full(tracker._file)
+    with pytest.warns(UserWarning, match="metrics wait"):
+        tracker.log({"a": 1})
+    tracker._file = real
+    assert tracker.offset() == 9
+    assert (tmp_path / "m.jsonl").read_text() == '{"a": 1}\n'
+
+
+def test_rows_that_could_never_be_written_are_counted_at_the_end(tmp_path):
+    tracker = Tracker(tmp_path / "m.jsonl")
+    tracker._file = Full(tracker._file)
+    with pytest.warns(UserWarning, match="metrics wait"):
+        tracker.log({"a": 1})
+    tracker.log({"a": 2})
+    with pytest.warns(UserWarning, match="the last 2 rows of metrics could not be written and are lost"):
+        tracker.close()
+    tracker.close()
 
 
 @pytest.mark.parametrize("left", ['{"a": 1}\n', '{"a": 1}\n{"a"', ""])

@@ -42,6 +42,7 @@ class Config:
 class Learner:
     def __init__(self, events):
         self.model, self.updates, self.events = torch.nn.Linear(1, 1), 0, events
+        self.loss = 0.0
 
     def prepare(self):
         raise AssertionError("nothing is compiled here")
@@ -69,8 +70,12 @@ class Monitor:
     def row(self):
         self.rows += 1
         weight = float(self.learner.model.weight.detach())
-        loss = {"test_loss": math.inf} if self.learner.updates == 8 and self.learner.events else {}
-        return {"update": self.learner.updates, "rows": self.rows, "weight": weight, **loss}
+        return {
+            "update": self.learner.updates,
+            "rows": self.rows,
+            "weight": weight,
+            "test_loss": self.learner.loss,
+        }
 
     def state_dict(self):
         return {"rows": self.rows}
@@ -229,11 +234,15 @@ def spoil(learner):
     torch.nn.init.constant_(learner.model.weight, math.nan)
 
 
+def overflow(learner):
+    learner.loss = math.inf
+
+
 @pytest.mark.parametrize(
     ("events", "config", "said"),
     [
         ({6: spoil}, {"checkpoint_interval": 3}, "stopped at update 6: not finite: model.weight; the last good"),
-        ({9: spoil}, {}, "stopped at update 8: not finite: test_loss; no checkpoint had been written"),
+        ({7: overflow}, {}, "stopped at update 8: not finite: test_loss; no checkpoint had been written"),
     ],
 )
 def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(
@@ -246,3 +255,48 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(
     kept = [path.name for path in run.directory.checkpoints.iterdir()]
     assert kept == (["000000000003"] if config else [])
     assert not run.directory.result.is_file()
+
+
+def shorten(path):
+    """Loses the last row but one of a file of metrics, as a full disk may."""
+    *rows, _, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*rows, last]))
+
+
+def test_no_result_is_made_of_a_part_of_the_rows(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "toy" / "metrics.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(Toy, "events", {9: lambda _: shorten(path)})
+        code, rows, run = train(Toy, Config(root=str(tmp_path)))
+    assert (code, [row["update"] for row in rows]) == (1, [0, 8, 10])
+    assert not run.directory.result.is_file()
+    assert f"error: {path} has 3 of 4 rows, and from a part of them nothing is" in capsys.readouterr().err
+    # nor by going on with it
+    with pytest.warns(UserWarning, match="rows were lost"):
+        code, _, run = train(Toy, Config(resume=str(run.directory.path)))
+    assert (code, run.directory.result.is_file()) == (1, False)
+
+
+def exhaust(learner):
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+
+
+@pytest.mark.parametrize("interval", [0, 3])
+def test_a_run_that_is_out_of_memory_says_so_in_one_line(tmp_path, capsys, monkeypatch, interval):
+    monkeypatch.setattr(Toy, "events", {5: exhaust})
+    code, _, run = train(Toy, Config(root=str(tmp_path), checkpoint_interval=interval))
+    advice = f"--resume {run.directory.path}" if interval else "a smaller --batch-size helps"
+    line = capsys.readouterr().err
+    assert (code, line.count("\n")) == (1, 1)
+    assert line.startswith("error: out of memory at update 5: ")
+    assert line.endswith(f"{advice}\n")
+
+
+def test_a_figure_that_cannot_be_written_spoils_nothing(tmp_path, capsys, monkeypatch):
+    def draw(_):
+        raise OSError(28, "No space left on device", "figure.png")
+
+    monkeypatch.setattr(Toy, "draw", draw)
+    code, _, run = train(Toy, Config(root=str(tmp_path)))
+    assert (code, run.directory.result.is_file()) == (0, True)
+    assert capsys.readouterr().err == "no figure: [Errno 28] No space left on device: 'figure.png'\n"
