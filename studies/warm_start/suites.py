@@ -149,7 +149,7 @@ def increments() -> list[Arm]:
             "nap-constant": CONSTANT | {"nap": True},
             "nap-cyclic-from100": {"nap": True, "fraction": 1.0},
             "nap-cyclic": {"nap": True},
-            # restarts of half a phase: it scores the loss again 490 updates after an alarm, in time for the next switch
+            # restarts of half a phase: it scores the loss again 500 updates after an alarm, in time for the next switch
             "nap-cusum": {"nap": True, "schedule": "cusum", "cycles": 20},
             # within nine updates after each switch
             "shrink-perturb": {"plasticity": f"shrink-perturb:period={TENTH + 1},strength=0.4"},
