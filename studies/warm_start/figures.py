@@ -314,7 +314,8 @@ def _gaps(axis: Any, arms: Arms, colors: dict[str, Any]) -> None:
     _intervals(axis, arms, colors, found)
     axis.tick_params(labelleft=False)
     axis.set_title("Gap to all data from the start, in points")
-    axis.set_xlabel("\n".join(f"{one} less {other}: {shown(paired, '.1f')}" for one, other, paired in contrasts(arms)))
+    notes = [f"{one} less {other}: {shown(paired, '.1f')}" for one, other, paired in contrasts(arms)]
+    axis.set_xlabel("\n".join(notes), loc="right")  # long ones reach to the left, where there is room
     if any(found.values()):
         axis.axvline(0, color="black", linewidth=0.8)
     else:
