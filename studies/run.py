@@ -133,15 +133,14 @@ class StudyRun(ABC, Generic[Config]):
         try:
             return self._train()
         except NonFinite as error:
-            self.tracker.close()
-            print(self._diverged(str(error)), file=sys.stderr)
-            return 1
+            reason = self._diverged(str(error))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            self.tracker.close()
-            print(self._out_of_memory(), file=sys.stderr)
-            return 1
+            reason = self._out_of_memory()
+        self.tracker.close()
+        print(f"error: {reason}", file=sys.stderr)
+        return 1
 
     def _train(self) -> int:
         print(f"{self.headline()}\nrun directory: {self.directory.path}", flush=True)
@@ -231,12 +230,12 @@ class StudyRun(ABC, Generic[Config]):
         last = self.directory.newest_checkpoint()
         good = f"the last good checkpoint is {last}" if last else "no checkpoint had been written"
         advice = "try a lower --lr or --precision fp32" if self.config.precision == "bf16" else "try a lower --lr"
-        return f"error: stopped at update {self.learner.updates:,}: {found}; {good}; {advice}"
+        return f"stopped at update {self.learner.updates:,}: {found}; {good}; {advice}"
 
     def _out_of_memory(self) -> str:
         resume = f"go on, where there is more, with: {self._resume_command()}"
         advice = resume if self.directory.newest_checkpoint() else "a smaller --batch-size helps"
-        return f"error: out of memory at update {self.learner.updates:,}: {advice}"
+        return f"out of memory at update {self.learner.updates:,}: {advice}"
 
     def _resume_command(self) -> str:
         return f"python -m {self.program} --resume {self.directory.path}"
@@ -247,12 +246,11 @@ class StudyRun(ABC, Generic[Config]):
         return INTERRUPTED
 
     def _finish(self) -> int:
-        rows = read_rows(self.directory)
-        if len(rows) != self.rows:
-            there = f"{self.directory.metrics} has {len(rows):,} of {self.rows:,} rows"
-            print(f"error: {there}, and from a part of them nothing is concluded: run it again", file=sys.stderr)
+        try:
+            found = self.outcome(self._all_rows())
+        except ConfigError as error:
+            print(f"error: {error}; no result without all rows: run it again", file=sys.stderr)
             return 1
-        found = self.outcome(rows)
         print(self.sentence(found))
         try:
             self.directory.write_result(found | self._facts())
@@ -263,6 +261,13 @@ class StudyRun(ABC, Generic[Config]):
         if self.config.figure:
             self._draw()
         return 0
+
+    def _all_rows(self) -> list[Row]:
+        """The rows of the whole run. Raises ConfigError if a full disk lost some, or one cannot be read."""
+        rows = read_rows(self.directory)
+        if len(rows) != self.rows:
+            raise ConfigError(f"{self.directory.metrics} has {len(rows):,} of {self.rows:,} rows")
+        return rows
 
     def _draw(self) -> None:
         try:

@@ -257,24 +257,33 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(
     assert not run.directory.result.is_file()
 
 
-def shorten(path):
-    """Loses the last row but one of a file of metrics, as a full disk may."""
-    *rows, _, last = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*rows, last]))
-
-
-def test_no_result_is_made_of_a_part_of_the_rows(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (lambda rows: [rows[0], rows[2]], "metrics.jsonl has 3 of 4 rows"),
+        (lambda rows: [rows[0], b"{}}\n", rows[2]], "metrics.jsonl line 2: not valid JSON"),
+    ],
+)
+def test_no_result_is_made_of_a_part_of_the_rows(tmp_path, capsys, monkeypatch, left, said):
     path = tmp_path / "toy" / "metrics.jsonl"
+
+    def spoil_rows(_):
+        path.write_bytes(b"".join(left(path.read_bytes().splitlines(keepends=True))))
+
     with monkeypatch.context() as patch:
-        patch.setattr(Toy, "events", {9: lambda _: shorten(path)})
-        code, rows, run = train(Toy, Config(root=str(tmp_path)))
-    assert (code, [row["update"] for row in rows]) == (1, [0, 8, 10])
+        patch.setattr(Toy, "events", {9: spoil_rows})
+        run = Toy(Config(root=str(tmp_path)))
+        assert run.train() == 1
+    run.directory.unlock()
     assert not run.directory.result.is_file()
-    assert f"error: {path} has 3 of 4 rows, and from a part of them nothing is" in capsys.readouterr().err
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert said in line
+    assert line.endswith("; no result without all rows: run it again\n")
     # nor by going on with it
     with pytest.warns(UserWarning, match="rows were lost"):
-        code, _, run = train(Toy, Config(resume=str(run.directory.path)))
-    assert (code, run.directory.result.is_file()) == (1, False)
+        again = Toy(Config(resume=str(run.directory.path)))
+    assert (again.train(), run.directory.result.is_file()) == (1, False)
 
 
 def exhaust(learner):
