@@ -48,8 +48,8 @@ COMMANDS = [
 ]
 NUMBERS = ["0", "-1", "0.5", "-0.0", "5e-324", "1e300", "1" + "0" * 30, "1" + "0" * 15, "nan", "-inf", "", "1/0", "x"]
 NEVER = {"-1", "1e300", "1" + "0" * 30, "nan", "-inf", "", "1/0", "x"}  # no number of any command may be one
-NOBODY = 65534
 SIGNED = {"v_min", "v_max"}  # but for these, which may be -1
+NOBODY = 65534  # the user id
 
 
 def fields(kind: type) -> dict[str, tuple[Any, ...]]:
