@@ -13,7 +13,7 @@ from envs.games import is_minatar
 from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.interrupt import terminal_manners
-from experiment.run_dir import RunDir
+from experiment.run_dir import RunDir, check_resumed
 from plasticity.registry import listing
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -60,9 +60,7 @@ def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
     if config.resume not in (None, "auto"):
         stored = load_yaml(DQNConfig, RunDir.open(config.resume).config)
         config = parse(base=stored)
-        if replace(config, resume=None, track=stored.track, on_nonfinite=stored.on_nonfinite) != stored:
-            allowed = "give no others (but --track, --on-nonfinite)"
-            raise ConfigError(f"--resume {config.resume} keeps the settings of that run: {allowed}")
+        check_resumed(config, stored)
     if config.agent not in (None, agent):
         raise ConfigError(f"these settings are for {command_of(config.agent)}, not {command_of(agent)}")
     check_stated(config, sys.argv[1:] if argv is None else argv)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from envs.games import CATCH, is_minatar, resolve_game
 from envs.protocol import PROTOCOLS, Protocol
 from experiment.config import ConfigError, near
 from experiment.cores import available_cores
+from experiment.setting import check_ranges, setting
 from plasticity.registry import join_options, parse_all
 
 Schedule = Literal[
@@ -39,172 +39,172 @@ def command_of(agent: str | None) -> str:
 class DQNConfig:
     """Settings of one run. Steps are agent steps: one action of one environment, 4 emulator frames."""
 
-    agent: str | None = None
+    agent: str | None = setting(None, "run")
     """Agent that these settings are for: dqn, rainbow, der, or module:Class of an own one; none: the command's."""
-    env: str = "Breakout"
+    env: str = setting("Breakout", "run", common=True)
     """Game: any ROM that ale-py ships, in the papers' or ALE's spelling, or one of MinAtar: MinAtar/Breakout."""
-    protocol: Literal["atari100k", "machado", "minatar"] = "atari100k"
+    protocol: Literal["atari100k", "machado", "minatar"] = setting("atari100k", "run")
     """Rules of play and scoring. atari100k: a lost life ends a learning episode; machado: sticky actions; minatar: what
     MinAtar's games get whatever a preset says, and no others."""
-    backend: Literal["ale", "envpool"] = "ale"
+    backend: Literal["ale", "envpool"] = setting("ale", "run")
     """Emulator backend."""
-    num_envs: int = 1
+    num_envs: int = setting(1, "run", at_least=1, at_most=4_096)
     """Environments that play side by side."""
-    steps: int | None = None
+    steps: int | None = setting(None, "run", at_least=1, common=True)
     """Budget in agent steps, over all environments; none: 100,000."""
-    frames: int | None = None
+    frames: int | None = setting(None, "run", at_least=4)
     """Budget in emulator frames, instead of --steps (1 agent step is 4 frames; 1 of MinAtar)."""
-    seed: int = 0
+    seed: int = setting(0, "run", at_least=0, common=True)
     """Decides everything: network, play, exploration and replay."""
 
-    network: Literal["nature", "dopamine", "small", "minatar"] = "small"
+    network: Literal["nature", "dopamine", "small", "minatar"] = setting("small", "network")
     """nature: 3 convolutions and 512 units (Mnih 2015); dopamine: the same, padded; small: 2 convolutions and 256 units
     (van Hasselt 2019); minatar: 1 convolution and 128 units (Young & Tian 2019), what its games get."""
-    utd: Fraction = Fraction(1)
+    utd: Fraction = setting(Fraction(1), "learning", above=0, at_most=1_000, common=True)
     """Updates per agent step, any positive rational: 8, 0.25, 3/7."""
-    batch_size: int = 32
+    batch_size: int = setting(32, "learning", at_least=1, at_most=1_000_000)
     """Transitions in a minibatch."""
-    n_step: int = 10
+    n_step: int = setting(10, "learning", at_least=1)
     """Rewards summed before bootstrapping, in agent steps."""
-    n_step_final: int | None = None
+    n_step_final: int | None = setting(None, "learning", at_least=1)
     """n that --n-step goes to, exponentially in --anneal-updates, from the start and after each reset; none: it stays.
     The methods reset and shrink-perturb reset."""
-    gamma: float = 0.99
+    gamma: float = setting(0.99, "learning", above=0, at_most=1)
     """Discount per agent step."""
-    gamma_final: float | None = None
+    gamma_final: float | None = setting(None, "learning", above=0, at_most=1)
     """Discount that --gamma goes to, in the same way (1 - gamma does so exponentially); none: it stays."""
-    anneal_updates: int = 10_000
+    anneal_updates: int = setting(10_000, "learning", at_least=1)
     """Updates that --n-step and --gamma take to their final values."""
-    double_q: bool = True
+    double_q: bool = setting(True, "learning")
     """Choose the next action with the online network (double Q-learning)."""
-    dueling: bool = False
+    dueling: bool = setting(False, "network")
     """Values as the sum of a state's value and the actions' advantages (dueling network)."""
-    streams: Literal["separate", "shared"] = "separate"
+    streams: Literal["separate", "shared"] = setting("separate", "network")
     """Dueling: a hidden layer for each of the two (Wang et al. 2016), or one for both (Dopamine)."""
-    noisy: bool = False
+    noisy: bool = setting(False, "network")
     """Explore by learned noise on the weights behind the convolutions (noisy networks), beside epsilon."""
-    noisy_sigma: float = 0.5
+    noisy_sigma: float = setting(0.5, "network", at_least=0, at_most=100)
     """Noisy: size of the noise at first, over the root of a layer's inputs."""
-    distribution: Literal["none", "c51", "quantile"] = "none"
+    distribution: Literal["none", "c51", "quantile"] = setting("none", "network")
     """Learn the distribution of returns: over fixed atoms (C51) or as quantiles (QR-DQN); none: the mean alone."""
-    atoms: int = 51
+    atoms: int = setting(51, "network", at_least=2, at_most=1_001)
     """c51: atoms, spread evenly from --v-min to --v-max."""
-    v_min: float = -10.0
+    v_min: float = setting(-10.0, "network", at_least=-1e6, at_most=1e6)
     """c51: least return that an atom stands for."""
-    v_max: float = 10.0
+    v_max: float = setting(10.0, "network", at_least=-1e6, at_most=1e6)
     """c51: largest return that an atom stands for."""
-    quantiles: int = 200
+    quantiles: int = setting(200, "network", at_least=1, at_most=1_001)
     """quantile: quantiles of each action."""
-    prioritised: bool = False
+    prioritised: bool = setting(False, "replay")
     """Replay transitions in proportion to (loss + --priority-epsilon) ** --priority-alpha, their loss of the last time
     (prioritised replay). Priorities are set after each --block, within which they are stale; --block 1: never."""
-    priority_alpha: float = 0.5
+    priority_alpha: float = setting(0.5, "replay", at_least=0, at_most=1)
     """Prioritised: 0 is uniform. Of a loss, whose root is what the paper's TD error is near 0."""
-    priority_epsilon: float = 1e-10
+    priority_epsilon: float = setting(1e-10, "replay", at_least=1e-30, at_most=1)
     """Prioritised: added to each loss."""
-    priority_beta: float = 0.4
+    priority_beta: float = setting(0.4, "replay", at_least=0, at_most=1)
     """Prioritised: exponent of the importance weights at first."""
-    priority_beta_final: float = 1.0
+    priority_beta_final: float = setting(1.0, "replay", at_least=0, at_most=1)
     """Prioritised: exponent of the importance weights at the end of the budget, reached linearly."""
-    augment: Literal["none", "drq"] = "none"
+    augment: Literal["none", "drq"] = setting("none", "learning")
     """Random shifts and intensities of the observations that are learned from (DrQ)."""
-    clip_rewards: bool = True
+    clip_rewards: bool = setting(True, "learning")
     """Learn from rewards clipped to -1..1; scores are raw in any case."""
-    replay_capacity: int = 100_000
+    replay_capacity: int = setting(100_000, "replay", at_least=1)
     """Agent steps that the replay holds (7.06 kB each)."""
-    update_start: int = 1_600
+    update_start: int = setting(1_600, "learning", at_least=0)
     """Agent steps played before updates are earned."""
-    target_period: int = 1_000
+    target_period: int = setting(1_000, "learning", at_least=1)
     """Agent steps between copies to the target network."""
-    epsilon_final: float = 0.01
+    epsilon_final: float = setting(0.01, "exploration", at_least=0, at_most=1)
     """Share of random actions at the end of the decay from 1."""
-    epsilon_steps: int = 5_000
+    epsilon_steps: int = setting(5_000, "exploration", at_least=0)
     """Length of the decay of epsilon, in agent steps."""
 
-    lr: float = 3e-4
+    lr: float = setting(3e-4, "learning rate", at_least=1e-12, at_most=10, common=True)
     """Adam's learning rate: the schedule's peak."""
-    schedule: Schedule = "auto"
+    schedule: Schedule = setting("auto", "learning rate", common=True)
     """Course of the learning rate from --update-start to the end of the budget. auto: early-cycle with NaP, constant
     without. cusum and page-hinkley restart it when the mean TD error, read every --log-interval, has risen.
     early-cycle-cusum goes on cycling while CUSUM finds shifts of the TD error of the newest transitions,
     early-cycle-plateau while returns rise."""
-    lr_floor: float = 3e-5
+    lr_floor: float = setting(3e-5, "learning rate", at_least=0, at_most=10)
     """Lowest learning rate of the schedule."""
-    cycles: int = 10
+    cycles: int = setting(10, "learning rate", at_least=1)
     """Warm restarts in the cycling part of the schedule (cyclic, early-cycle). cusum, page-hinkley: a restart takes
     the steps of the schedule divided by this."""
-    cycle_fraction: float = 0.2
+    cycle_fraction: float = setting(0.2, "learning rate", above=0, at_most=1)
     """Share of the schedule in which early-cycle cycles. early-cycle-cusum, early-cycle-plateau: only the length of a
     cycle follows from it, as there."""
-    cycle_patience: int = 3
+    cycle_patience: int = setting(3, "learning rate", at_least=1)
     """early-cycle-cusum, early-cycle-plateau: cycles without a change, one after another, that end the cycling."""
-    anneal: Literal["floor", "linear", "cosine"] = "cosine"
+    anneal: Literal["floor", "linear", "cosine"] = setting("cosine", "learning rate")
     """early-cycle and its kin after the cycling: stay at the floor, or go there from the peak linearly or as a
     cosine."""
-    lr_delay: int = 0
+    lr_delay: int = setting(0, "learning rate", at_least=0)
     """delayed-cosine: agent steps at the floor before the warm-up, from --update-start on."""
-    lr_warmup: int = 0
+    lr_warmup: int = setting(0, "learning rate", at_least=0)
     """cyclic, delayed-cosine, cusum, page-hinkley: agent steps from the floor to the peak, before the cosine."""
-    rewarm_threshold: float = 10.0
+    rewarm_threshold: float = setting(10.0, "learning rate", at_least=0, at_most=1e6)
     """cusum, page-hinkley: evidence that restarts the schedule, in standard deviations of the log of the TD error."""
-    adam_eps: float = 1.5e-4
+    adam_eps: float = setting(1.5e-4, "learning", at_least=1e-30, at_most=1)
     """Adam's epsilon."""
-    weight_decay: float = 0.0
+    weight_decay: float = setting(0.0, "learning", at_least=0, at_most=1e9)
     """Decoupled weight decay (AdamW), per update and unit of learning rate."""
-    max_grad_norm: float | None = None
+    max_grad_norm: float | None = setting(None, "learning", at_least=1e-6, at_most=1e6)
     """Norm to which the gradient of all weights together is cut; none: it is not."""
 
-    nap: bool = False
+    nap: bool = setting(False, "plasticity", common=True)
     """Normalize-and-Project; shorthand for --plasticity nap."""
-    nap_norm: Literal["layer", "rms"] = "layer"
+    nap_norm: Literal["layer", "rms"] = setting("layer", "plasticity")
     """NaP: the norm before every nonlinearity."""
-    nap_axes: Literal["channels", "channels_and_space"] = "channels"
+    nap_axes: Literal["channels", "channels_and_space"] = setting("channels", "plasticity")
     """NaP: what a convolution's norm is taken over."""
-    nap_every: int = 1
+    nap_every: int = setting(1, "plasticity", at_least=1)
     """NaP: updates between projections."""
-    nap_affine: Literal["free", "decay", "joint"] = "joint"
+    nap_affine: Literal["free", "decay", "joint"] = setting("joint", "plasticity")
     """NaP: scale and offset of norms. joint: projected as a pair; decay: drawn to their start; free: left alone."""
-    plasticity: tuple[str, ...] = ()
+    plasticity: tuple[str, ...] = setting((), "plasticity", common=True)
     """Methods against loss of plasticity, in order (listed above): name or module:Class, each with :option=value,... if
     others than the published ones are wanted, as in redo:period=100,tau=0.1. The option may be repeated."""
 
-    device: str = "cpu"
+    device: str = setting("cpu", "machine", role="machine")
     """Device of networks and replay: cpu, cuda, cuda:1 ..."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = setting("fp32", "machine")
     """bf16: passes in bfloat16, on copies of fp32 weights that Adam updates."""
-    compile: Literal["auto", "true", "false"] = "auto"
+    compile: Literal["auto", "true", "false"] = setting("auto", "machine", role="machine")
     """Compile the loss with torch.compile. auto: where a C++ compiler or CUDA is at hand."""
-    threads: int = 0
+    threads: int = setting(0, "machine", role="machine", at_least=0, at_most=1_024)
     """CPU threads of torch; 0: all cores. Part of what decides the bits of a run."""
-    overlap: bool = False
+    overlap: bool = setting(False, "machine")
     """Let the emulator play while the learner updates; the updates then miss the newest step."""
-    block: int = 8
+    block: int = setting(8, "machine", at_least=1, at_most=1_024)
     """Most updates that share one replay call and one pass of the target network."""
 
-    on_nonfinite: Literal["stop", "skip"] = "stop"
+    on_nonfinite: Literal["stop", "skip"] = setting("stop", "logging", role="observing", changeable=True)
     """When a loss or gradient is NaN or infinite. stop: end the run at the next row of metrics, the checkpoint from
     before intact; skip: leave the optimiser's step out, not what methods do after it, and count it in
     skipped_updates."""
-    log_interval: int = 1_000
+    log_interval: int = setting(1_000, "logging", at_least=1)
     """Agent steps between rows in metrics.jsonl."""
-    probe_interval: int = 10_000
+    probe_interval: int = setting(10_000, "logging", role="observing", at_least=0)
     """Agent steps between measurements on 256 states, drawn from the replay when learning starts: dormant units, ranks,
     policy churn. The first is before the first update, the last at the end; 0: none."""
-    checkpoint_interval: int = 10_000
+    checkpoint_interval: int = setting(10_000, "logging", role="observing", at_least=0)
     """Agent steps between checkpoints; 0: only at the end or when interrupted."""
-    eval_episodes: int | None = None
+    eval_episodes: int | None = setting(None, "evaluation", at_least=0, at_most=1_000_000)
     """Whole games of the final evaluation; none: the protocol's number; 0: no evaluation."""
-    eval_epsilon: float | None = None
+    eval_epsilon: float | None = setting(None, "evaluation", at_least=0, at_most=1)
     """Share of random actions in an evaluation; none: the protocol's."""
-    eval_noise: bool = False
+    eval_noise: bool = setting(False, "evaluation")
     """Noisy: evaluate with noise on the weights, as DQN Zoo does; Dopamine turns it off."""
-    track: Literal["none", "wandb", "tensorboard"] = "none"
+    track: Literal["none", "wandb", "tensorboard"] = setting("none", "logging", role="observing", changeable=True)
     """Tracker beside metrics.jsonl. tensorboard: event files in the run directory."""
-    name: str | None = None
+    name: str | None = setting(None, "run directory", role="identity", common=True)
     """Name of the run directory; none: made from the settings and the time."""
-    root: str = "run"
+    root: str = setting("run", "run directory", role="identity")
     """Folder of the run directories."""
-    resume: str | None = None
+    resume: str | None = setting(None, "run directory", role="identity", common=True)
     """A run directory to go on with, or auto: the newest unfinished run of these settings, if there is one."""
 
     @property
@@ -261,12 +261,7 @@ class DQNConfig:
         )
 
     def _check(self) -> None:
-        for field, (low, high) in _RANGES.items():
-            value = getattr(self, field)
-            if value is not None and not (low <= value <= high and (value or field not in _ABOVE_0)):
-                above = f"above {low}" if field in _ABOVE_0 else f"at least {low}"
-                allowed = above if high == math.inf else f"{above}, at most {high:g}"
-                raise ConfigError(f"--{field.replace('_', '-')} is {value}: it has to be {allowed}")
+        check_ranges(self)
         if self.steps is not None and self.frames is not None:
             raise ConfigError("--steps and --frames both set the budget: leave one out (a preset's: --steps none)")
         if self.frames is not None and self.frames % self.rules.frame_skip:
@@ -356,25 +351,6 @@ class DQNConfig:
                 f"a replay of {rows * self.num_envs} agent steps is too small for --batch-size {self.batch_size}, "
                 f"--n-step {n_step} and --num-envs {self.num_envs}"
             )
-
-
-_RANGES: dict[str, tuple[float, float]] = {
-    "num_envs": (1, 4_096), "steps": (1, math.inf), "frames": (4, math.inf), "seed": (0, math.inf), "utd": (0, 1_000),
-    "batch_size": (1, 1_000_000), "n_step": (1, math.inf), "n_step_final": (1, math.inf), "gamma": (0, 1),
-    "gamma_final": (0, 1), "anneal_updates": (1, math.inf), "noisy_sigma": (0, 100),
-    "atoms": (2, 1_001), "v_min": (-1e6, 1e6), "v_max": (-1e6, 1e6), "quantiles": (1, 1_001), "priority_alpha": (0, 1),
-    "priority_epsilon": (1e-30, 1), "priority_beta": (0, 1), "priority_beta_final": (0, 1),
-    "max_grad_norm": (1e-6, 1e6), "eval_epsilon": (0, 1), "replay_capacity": (1, math.inf),
-    "update_start": (0, math.inf), "target_period": (1, math.inf), "epsilon_final": (0, 1),
-    "epsilon_steps": (0, math.inf), "lr": (1e-12, 10), "lr_floor": (0, 10), "cycles": (1, math.inf),
-    "cycle_fraction": (0, 1), "cycle_patience": (1, math.inf),
-    "lr_delay": (0, math.inf), "lr_warmup": (0, math.inf), "rewarm_threshold": (0, 1e6),
-    "adam_eps": (1e-30, 1), "weight_decay": (0, 1e9), "nap_every": (1, math.inf), "threads": (0, 1_024),
-    "block": (1, 1_024), "log_interval": (1, math.inf), "probe_interval": (0, math.inf),
-    "checkpoint_interval": (0, math.inf), "eval_episodes": (0, 1_000_000),
-}  # fmt: skip
-_ABOVE_0 = ("utd", "gamma", "gamma_final", "cycle_fraction")
-"""Settings that may not be 0 itself."""
 
 
 def _can_compile(device: str) -> Literal["true", "false"]:

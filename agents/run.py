@@ -27,15 +27,11 @@ from experiment.guard import NonFinite, is_out_of_memory
 from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress, Rate
 from experiment.run_dir import RunDir, find_resumed
+from experiment.setting import changeable
 from experiment.tracking import Tracker, check_tracker
 from nap import effective_lr
 from plasticity.method import Method
 from plasticity.registry import parse
-
-MACHINE = {
-    "name": None, "root": "", "resume": None, "track": "none", "threads": 0, "compile": "auto", "on_nonfinite": "stop",
-}  # fmt: skip
-"""Settings that name a run or come from the machine, with one value for all: they do not tell runs apart."""
 
 
 def default_name(config: DQNConfig) -> str:
@@ -83,14 +79,14 @@ class Run:
     def __init__(self, config: DQNConfig):
         """Build every part, or load the run to go on with; ConfigError before anything is written."""
         check_tracker(config.track)
-        resumed = find_resumed(config, MACHINE)
+        resumed = find_resumed(config)
         saved = None
         if resumed is not None:
             saved = checkpoint.take_up(resumed)
             stored = load_yaml(DQNConfig, resumed.config)
-            config = dataclasses.replace(stored, track=config.track, on_nonfinite=config.on_nonfinite)
+            config = dataclasses.replace(stored, **changeable(config))
             if saved is not None:
-                checkpoint.check_settings(saved, as_plain(config), resumed.config, MACHINE)
+                checkpoint.check_settings(saved, config, resumed.config)
         elif config.resume == "auto":
             print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
         device_of(config.device)

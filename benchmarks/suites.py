@@ -21,15 +21,13 @@ from envs.games import ATARI_57, ATARI_100K, HIGH_UTD_20, is_minatar, resolve_ga
 from experiment.command_line import gather
 from experiment.config import ConfigError, as_plain, near, parse_cli
 from experiment.job import Job
+from experiment.setting import names_of
 
 SUITES = {"atari100k": ATARI_100K, "high-utd-20": HIGH_UTD_20, "atari57": ATARI_57}
 OWN = ("--agent", "--env", "--seed", "--name", "--root", "--resume", "--device")
 """Options of a run that the sweep sets; no arm may."""
-UNHASHED = (
-    "env", "seed", "name", "root", "resume", "device", "threads", "compile", "track", "on_nonfinite",
-    "checkpoint_interval",
-)  # fmt: skip
-"""Settings that tell the runs of an arm apart, or change nothing of what is learned and measured but its last bits."""
+AXES = ("env", "seed")
+"""Settings that tell the runs of an arm apart."""
 
 
 @dataclass(frozen=True)
@@ -155,17 +153,22 @@ def _refuse_own(words: Iterable[str], where: str) -> None:
             raise ConfigError(f"{where}: {option} is set by the sweep, for every run")
 
 
+def _shared() -> frozenset[str]:
+    """Settings that all runs of an arm share."""
+    return names_of(DQNConfig, "learning").difference(AXES)
+
+
 def config_hash(config: DQNConfig) -> str:
-    """Stands for all resolved settings but UNHASHED: equal for runs that may be averaged over games and seeds."""
-    plain = {name: value for name, value in as_plain(config).items() if name not in UNHASHED}
+    """Stands for what an arm learns by: equal for runs that may be averaged over games and seeds."""
+    plain = {name: value for name, value in as_plain(config).items() if name in _shared()}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def difference(old: DQNConfig, new: DQNConfig) -> str:
-    """The first setting, but for UNHASHED, in which two differ, as "--lr is 0.1 there and 0.2 here", or ""."""
+    """The first shared setting in which two differ, as "--lr is 0.1 there and 0.2 here", or ""."""
     before, after = as_plain(old), as_plain(new)
     for name, value in after.items():
-        if name not in UNHASHED and before[name] != value:
+        if name in _shared() and before[name] != value:
             return f"--{name.replace('_', '-')} is {before[name]} there and {value} here"
     return ""
 

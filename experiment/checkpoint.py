@@ -24,9 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from experiment.config import as_plain
 from experiment.files import HashingFile, sync_directory
 from experiment.run_dir import RunDir
 from experiment.segments import Segment, Segments
+from experiment.setting import names_of
 from experiment.values import ConfigError
 
 LAYOUT = 2
@@ -237,9 +239,10 @@ def must_fit(saved: Checkpoint) -> Iterator[None]:
         raise ConfigError(f"checkpoint {saved.path} does not fit this run: {reason}") from None
 
 
-def check_settings(saved: Checkpoint, now: Mapping[str, Any], source: Path, ignored: Collection[str]) -> None:
-    """Raises ConfigError if settings of the run, read from `source`, are not those that were saved with it."""
-    if changed := changes(saved.state["run"].get("settings", {}), now, ignored):
+def check_settings(saved: Checkpoint, config: Any, source: Path) -> None:
+    """Raises ConfigError if what the run learns by, read from `source`, is not what was saved with it."""
+    kept = names_of(type(config), "machine", "observing", "identity")
+    if changed := changes(saved.state["run"].get("settings", {}), as_plain(config), kept):
         raise ConfigError(f"{source} was changed since the checkpoint: {changed}")
 
 

@@ -13,6 +13,7 @@ from typing import IO, Any, ClassVar, TypeVar
 
 from experiment.config import dump_yaml, load_yaml
 from experiment.files import sync_directory, to_json, write_atomic
+from experiment.setting import changeable, learning
 from experiment.values import ConfigError, near
 
 Config = TypeVar("Config", bound=Any)
@@ -157,12 +158,11 @@ def _make_folder(root: Path) -> None:
         raise ConfigError(f"runs cannot be kept in {str(root)!r}: {error.strerror}") from None
 
 
-def find_resumed(config: Config, ignored: Mapping[str, Any]) -> RunDir | None:
+def find_resumed(config: Any) -> RunDir | None:
     """The run that `config.resume` means, or None for a new one.
 
-    "auto" is the run of the given name, if it exists, or else the newest unfinished run of the same settings; the
-    settings in `ignored`, which holds one value for each, do not tell runs apart. Raises ConfigError if the named run
-    has other settings, or if there is no run where one is named.
+    "auto" is the run of the given name, if it exists, or else the newest unfinished run of the same settings: those
+    with the role learning. Raises ConfigError if the named run has others, or if there is no run where one is named.
     """
     if config.resume is None:
         return None
@@ -171,20 +171,23 @@ def find_resumed(config: Config, ignored: Mapping[str, Any]) -> RunDir | None:
     root = Path(config.root)
     if config.name is not None:
         named = RunDir(root / config.name)
-        if named.config.is_file() and not _same(config, load_yaml(type(config), named.config), ignored):
+        if named.config.is_file() and learning(config) != learning(load_yaml(type(config), named.config)):
             raise ConfigError(f"run {str(named.path)!r} has other settings: choose another --name")
         return named if named.config.is_file() else None
     runs = [RunDir(path) for path in root.iterdir()] if root.is_dir() else []
-    runs = [run for run in runs if run.has_checkpoint() and not run.finished and _is_of(config, run, ignored)]
+    runs = [run for run in runs if run.has_checkpoint() and not run.finished and _is_of(config, run)]
     return max(runs, key=lambda run: run.checkpoints.stat().st_mtime_ns, default=None)
 
 
-def _same(a: Config, b: Config, ignored: Mapping[str, Any]) -> bool:
-    return dataclasses.replace(a, **ignored) == dataclasses.replace(b, **ignored)
-
-
-def _is_of(config: Config, run: RunDir, ignored: Mapping[str, Any]) -> bool:
+def _is_of(config: Any, run: RunDir) -> bool:
     try:
-        return _same(config, load_yaml(type(config), run.config), ignored)
+        return learning(config) == learning(load_yaml(type(config), run.config))
     except ConfigError:  # a run of another version of the settings
         return False
+
+
+def check_resumed(asked: Any, stored: Any) -> None:
+    """Raises ConfigError if a resume asks for settings that the run has otherwise, and that it may not change."""
+    if dataclasses.replace(asked, resume=None) != dataclasses.replace(stored, **changeable(asked)):
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in changeable(asked))
+        raise ConfigError(f"--resume {asked.resume} keeps the settings of that run: give no others (but {options})")

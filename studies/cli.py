@@ -9,12 +9,9 @@ from typing import Any, Protocol, TypeVar
 
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.interrupt import terminal_manners
-from experiment.run_dir import RunDir, find_resumed
+from experiment.run_dir import RunDir, check_resumed, find_resumed
+from experiment.setting import changeable
 
-MACHINE = {"name": None, "root": "", "resume": None, "figure": True, "track": "none"}
-"""Settings that name a run or change nothing of it, with one value for all: they do not tell runs apart."""
-CHANGEABLE = ("track", "data_dir")
-"""Settings that may be others after a resume, where a study has them: it checks that the data are the same."""
 Config = TypeVar("Config", bound=Any)
 """A config dataclass with `resume`, `track`, and `resolved()`, which checks it and gives itself back if it is whole."""
 
@@ -40,20 +37,16 @@ def settings(config_class: type[Config], argv: Sequence[str] | None, *, prog: st
         return _found(config_class, config.resolved())
     stored = _stored(config_class, config.resume)
     asked = parse(base=stored)
-    changed = {name: getattr(asked, name) for name in CHANGEABLE if hasattr(stored, name)}
-    if replace(asked, resume=None) != replace(stored, **changed):
-        others = " and ".join(f"--{name.replace('_', '-')}" for name in changed)
-        raise ConfigError(f"--resume {config.resume} keeps the settings of that run: give no others (but {others})")
-    return replace(stored, resume=config.resume, **changed)
+    check_resumed(asked, stored)
+    return asked
 
 
 def _found(config_class: type[Config], config: Config) -> Config:
-    run = find_resumed(config, MACHINE)
+    run = find_resumed(config)
     if run is None:
         print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
         return replace(config, resume=None)
-    changed = {name: getattr(config, name) for name in CHANGEABLE if hasattr(config, name)}
-    return replace(_stored(config_class, str(run.path)), resume=str(run.path), **changed)
+    return replace(_stored(config_class, str(run.path)), resume=str(run.path), **changeable(config))
 
 
 def _stored(config_class: type[Config], run: str) -> Config:

@@ -20,7 +20,6 @@ from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress
 from experiment.run_dir import RunDir
 from experiment.tracking import Tracker, check_tracker
-from studies.cli import MACHINE
 from studies.records import Row, read_rows
 
 Config = TypeVar("Config", bound=Any)
@@ -77,7 +76,7 @@ class StudyRun(ABC, Generic[Config]):
         saved = None if directory is None else checkpoint.take_up(directory)
         self.config: Config = dataclasses.replace(config, resume=None)
         if directory is not None and saved is not None:
-            checkpoint.check_settings(saved, as_plain(self.config), directory.config, {*MACHINE, "data_dir"})
+            checkpoint.check_settings(saved, self.config, directory.config)
         self.device = device_of(config.device)
         configure(config.threads, config.seed)
         self.build()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, near, parse_cli
 from experiment.job import Job
+from experiment.setting import learning
 from experiment.sweep import plan, sweep
 from studies.arms import Arm
-from studies.cli import CHANGEABLE
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,7 @@ def _check_settings(directory: Path, wanted: Any) -> None:
     if not path.is_file():
         return
     stored = load_yaml(type(wanted), path)
-    kept = {name: getattr(stored, name) for name in ("name", "root", *CHANGEABLE) if hasattr(stored, name)}
-    for name, value in vars(replace(wanted, **kept)).items():
+    for name, value in learning(wanted).items():
         if (there := getattr(stored, name)) != value:
             option = name.replace("_", "-")
             raise ConfigError(f"run {str(directory)!r} has --{option} {there}, this suite {value}: use another --root")

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from agents.config import DQNConfig
 from experiment.config import ConfigError
+from experiment.setting import names_of
 
 if TYPE_CHECKING:
     from benchmarks.reporting.scores import Score
 
-NOT_COMPARED = frozenset({
-    "env", "seed", "protocol", "steps", "frames", "name", "root", "resume", "track", "threads", "compile", "device",
-    "on_nonfinite", "probe_interval", "checkpoint_interval",
-})  # fmt: skip
-"""Settings that tell no arms apart: of the run, of the machine, of what is only watched, or checked by themselves."""
+NOT_COMPARED = names_of(DQNConfig, "machine", "observing", "identity") | {"env", "seed", "protocol", "steps", "frames"}
+"""Settings that tell no arms apart: they decide nothing that is learned, or they are compared by themselves."""
 OF_THE_SETTINGS = frozenset({"evaluation_epsilon", "evaluation_episodes"})
 """Rules that are settings too, which the runs of an arm share; each agent has those that it was published with."""
 IN_THE_NAME = ("agent", "nap", "plasticity")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from experiment.config import ConfigError, near
+from experiment.setting import check_ranges, setting
 
 EARLY = 0.2
 """Share of the budget in which early-cycle cycles."""
@@ -22,102 +23,102 @@ S5_ORDER = 120
 class GrokkingConfig:
     """Settings of one run; every length is in updates."""
 
-    operation: Literal["add", "sub", "mul", "div", "s5"] = "add"
+    operation: Literal["add", "sub", "mul", "div", "s5"] = setting("add", "task", common=True)
     """Binary operation modulo --modulus (div needs a prime), or s5: composition of the permutations of 5 things."""
-    modulus: int = 117
+    modulus: int = setting(117, "task", at_least=2, at_most=1_000)
     """Size of the set; s5 has 120 whatever this is."""
-    fraction: float = 0.2
+    fraction: float = setting(0.2, "task", at_least=0, at_most=1, common=True)
     """Share of the ordered pairs that are for training."""
-    model: Literal["transformer", "mlp"] = "transformer"
+    model: Literal["transformer", "mlp"] = setting("transformer", "network")
     """transformer: one block, width 128, 4 heads, 512 hidden units; mlp: embeddings of x and y, two hidden layers."""
-    norm: Literal["rms", "none"] = "rms"
+    norm: Literal["rms", "none"] = setting("rms", "network")
     """rms: RMSNorm before every nonlinearity and at --norm-positions."""
-    norm_positions: tuple[str, ...] = ("attention", "mlp", "final")
+    norm_positions: tuple[str, ...] = setting(("attention", "mlp", "final"), "network")
     """Further norms of the transformer: embedding, attention, query, key, attention-output, mlp, mlp-output, final;
     or none."""
-    seed: int = 0
+    seed: int = setting(0, "task", at_least=0, common=True)
     """Decides everything: the split, the initial weights, the batches."""
 
     schedule: Literal[
         "rewarm", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle", "cusum", "page-hinkley",
         "early-cycle-cusum", "early-cycle-plateau",
-    ] = "rewarm"  # fmt: skip
+    ] = setting("rewarm", "learning rate", common=True)  # fmt: skip
     """rewarm, nap's delayed-cosine: --low-lr for --delay, warm-up to --lr, cosine to --final-lr; constant: warm-up,
     then --lr; cusum, page-hinkley: warm-up and cosine, again when the training loss has risen; early-cycle-cusum,
     early-cycle-plateau: warm restarts until the training loss changes no more; the others over the budget."""
-    lr: float = 1e-2
+    lr: float = setting(1e-2, "learning rate", at_least=1e-12, at_most=10, common=True)
     """Learning rate: the peak of the schedule."""
-    low_lr: float = 1e-4
+    low_lr: float = setting(1e-4, "learning rate", at_least=0, at_most=10)
     """Learning rate before the re-warm."""
-    delay: int = 2_000
+    delay: int = setting(2_000, "learning rate", at_least=0, common=True)
     """Updates before the re-warm."""
-    warmup: int = 1_000
+    warmup: int = setting(1_000, "learning rate", at_least=0)
     """Updates from --low-lr up to the peak (constant: from 0)."""
-    anneal: int = 6_000
+    anneal: int = setting(6_000, "learning rate", at_least=0)
     """Updates from the peak down to --final-lr (constant: at the peak)."""
-    final_lr: float = 1e-4
+    final_lr: float = setting(1e-4, "learning rate", at_least=0, at_most=10)
     """Learning rate at the end of the cosine, and the lowest of the other schedules."""
-    cycles: int = 10
+    cycles: int = setting(10, "learning rate", at_least=1)
     """cyclic, early-cycle: warm restarts; those of early-cycle are in the first fifth, before a cosine; its kin have as
     long ones."""
-    updates: int | None = None
+    updates: int | None = setting(None, "learning rate", at_least=1, common=True)
     """Budget; none: delay + warm-up + anneal. A shorter one cuts the schedule off, a longer one stays at its end."""
-    batch_size: int = 512
+    batch_size: int = setting(512, "optimiser", at_least=0)
     """Training pairs in a batch, drawn with replacement; 0: all of them."""
 
-    optimizer: Literal["adamw", "grokfast-ema", "omnigrok"] = "adamw"
+    optimizer: Literal["adamw", "grokfast-ema", "omnigrok"] = setting("adamw", "optimiser")
     """adamw; grokfast-ema: gradients amplified by their moving average; omnigrok: AdamW at a fixed global norm."""
-    beta1: float = 0.9
+    beta1: float = setting(0.9, "optimiser", at_least=0, at_most=0.9999)
     """Adam's decay of the mean."""
-    beta2: float = 0.999
+    beta2: float = setting(0.999, "optimiser", at_least=0, at_most=0.999999)
     """Adam's decay of the second moment."""
-    weight_decay: float = 0.0
+    weight_decay: float = setting(0.0, "optimiser", at_least=0, at_most=1e3, common=True)
     """Weight decay of the weight matrices, per update and unit of learning rate."""
-    coupled_decay: bool = False
+    coupled_decay: bool = setting(False, "optimiser")
     """Add the weight decay to the gradients (Adam with L2) instead of decoupling it (AdamW)."""
-    scale_decay: float = 1.0
+    scale_decay: float = setting(1.0, "optimiser", at_least=0, at_most=1e3)
     """Weight decay of the norms' scales alone."""
-    grokfast_alpha: float = 0.98
+    grokfast_alpha: float = setting(0.98, "optimiser", at_least=0, at_most=0.9999)
     """grokfast-ema: decay of the moving average."""
-    grokfast_lambda: float = 2.0
+    grokfast_lambda: float = setting(2.0, "optimiser", at_least=0)
     """grokfast-ema: weight of the moving average that is added."""
-    omnigrok_alpha: float = 0.8
+    omnigrok_alpha: float = setting(0.8, "optimiser", at_least=1e-3, at_most=1e3)
     """omnigrok: the global norm, as a multiple of the initial one."""
 
-    projection: Literal["frobenius", "off"] = "frobenius"
+    projection: Literal["frobenius", "off"] = setting("frobenius", "projection", common=True)
     """frobenius: each weight matrix back to its initial norm."""
-    project_every: int = 1
+    project_every: int = setting(1, "projection", at_least=1)
     """Updates between projections."""
-    project_head: bool = True
+    project_head: bool = setting(True, "projection")
     """Project the output layer too; left free, it undoes the decay of the scales."""
-    norm_end: float = 1.0
+    norm_end: float = setting(1.0, "projection", at_least=1e-3, at_most=1e3)
     """Multiple of the initial norm, the head's aside, that projection moves to over the budget; their lr follows."""
-    elr_end: float = 1.0
+    elr_end: float = setting(1.0, "projection", at_least=1e-3, at_most=1e3)
     """Multiple of the schedule's lr / norm that is moved to over the budget."""
-    elr_of: Literal["all", "weights"] = "all"
+    elr_of: Literal["all", "weights"] = setting("all", "projection")
     """What --elr-end moves: every parameter, or all but the norms' scales, and so not their decay."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = setting("fp32", "machine")
     """bf16: passes in bfloat16 by autocast, on fp32 weights; what is measured is always measured in fp32."""
-    compile: bool = False
+    compile: bool = setting(False, "machine", role="machine")
     """Compile the loss with torch.compile: up to a minute at the start, then faster."""
-    device: str = "cpu"
+    device: str = setting("cpu", "machine", role="machine")
     """Device of network and data: cpu, cuda, cuda:1, ..."""
-    threads: int = 1
+    threads: int = setting(1, "machine", role="machine", at_least=1, at_most=1_024)
     """CPU threads of torch. Part of what decides the bits of a run."""
-    log_interval: int = 100
+    log_interval: int = setting(100, "logging", role="observing", at_least=1)
     """Updates between rows in metrics.jsonl."""
-    checkpoint_interval: int = 5_000
+    checkpoint_interval: int = setting(5_000, "logging", role="observing", at_least=0)
     """Updates between checkpoints; 0: only at the end or when interrupted."""
-    figure: bool = True
+    figure: bool = setting(True, "logging", role="observing")
     """Draw figure.png into the run directory at the end."""
-    track: Literal["none", "wandb", "tensorboard"] = "none"
+    track: Literal["none", "wandb", "tensorboard"] = setting("none", "logging", role="observing", changeable=True)
     """Tracker beside metrics.jsonl. tensorboard: event files in the run directory."""
-    name: str | None = None
+    name: str | None = setting(None, "run directory", role="identity", common=True)
     """Name of the run directory; none: made from the settings and the time."""
-    root: str = "run"
+    root: str = setting("run", "run directory", role="identity")
     """Folder of the run directories."""
-    resume: str | None = None
+    resume: str | None = setting(None, "run directory", role="identity", common=True)
     """A run directory to go on with, or auto: the newest unfinished run of these settings, if there is one."""
 
     @property
@@ -140,11 +141,7 @@ class GrokkingConfig:
         return replace(config, updates=config.budget, modulus=S5_ORDER if config.operation == "s5" else config.modulus)
 
     def _check(self) -> None:
-        for field, (low, high) in _RANGES.items():
-            value = getattr(self, field)
-            if value is not None and not low <= value <= high:
-                allowed = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-                raise ConfigError(f"--{field.replace('_', '-')} is {value}: it has to be {allowed}")
+        check_ranges(self)
         for position in self.norm_positions:
             if position not in NORM_POSITIONS:
                 hint = near(position, NORM_POSITIONS)
@@ -168,24 +165,14 @@ class GrokkingConfig:
     def _check_effects(self) -> None:
         """Refuses what was set and has no effect."""
         defaults = GrokkingConfig()
-        for (setting, value), idle in _NO_EFFECT.items():
-            for field in idle if getattr(self, setting) == value else ():
+        for (switch, value), idle in _NO_EFFECT.items():
+            for field in idle if getattr(self, switch) == value else ():
                 if getattr(self, field) not in (getattr(defaults, field), ()):
                     option = field.replace("_", "-")
-                    raise ConfigError(f"--{option} has no effect with --{setting} {value}: leave it out")
+                    raise ConfigError(f"--{option} has no effect with --{switch} {value}: leave it out")
         if self.operation == "s5" and self.modulus not in (defaults.modulus, S5_ORDER):
             raise ConfigError("--modulus has no effect with --operation s5: leave it out")
 
-
-_RANGES: dict[str, tuple[float, float]] = {
-    "modulus": (2, 1_000), "fraction": (0, 1), "seed": (0, math.inf), "lr": (1e-12, 10), "low_lr": (0, 10),
-    "delay": (0, math.inf), "warmup": (0, math.inf), "anneal": (0, math.inf), "final_lr": (0, 10),
-    "cycles": (1, math.inf), "updates": (1, math.inf), "batch_size": (0, math.inf), "beta1": (0, 0.9999),
-    "beta2": (0, 0.999999), "weight_decay": (0, 1e3), "scale_decay": (0, 1e3),
-    "grokfast_alpha": (0, 0.9999), "grokfast_lambda": (0, math.inf), "omnigrok_alpha": (1e-3, 1e3),
-    "project_every": (1, math.inf), "norm_end": (1e-3, 1e3), "elr_end": (1e-3, 1e3), "threads": (1, 1_024),
-    "log_interval": (1, math.inf), "checkpoint_interval": (0, math.inf),
-}  # fmt: skip
 
 _NO_EFFECT: dict[tuple[str, str], tuple[str, ...]] = {
     ("model", "mlp"): ("norm_positions",),

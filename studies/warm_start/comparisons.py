@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from itertools import permutations, product
 from statistics import fmean
 
+from experiment.setting import learning
 from experiment.statistics import t_interval
 from studies.records import FinishedRun, Row
 from studies.warm_start.config import CLOSED_LOOP, WarmStartConfig
@@ -24,11 +25,6 @@ TASK = (
     "batch_size", "precision",
 )  # fmt: skip
 """Settings that a run shares with its reference."""
-PLACE = (
-    "data_dir", "name", "root", "resume", "threads", "compile", "device", "track", "log_interval",
-    "checkpoint_interval", "figure",
-)  # fmt: skip
-"""Settings that decide nothing that is compared."""
 NORMS = {"space": "norms over space", "channels": "norms over channels alone", "none": "no norms"}
 NAP = ("nap", "nap_every", "nap_affine")
 BESIDE = {"cusum": ("headline", ("nap-from10", "nap-from100"))}
@@ -55,9 +51,9 @@ def reference(arm: str, arms: Arms) -> str | None:
 
 
 def differences(one: WarmStartConfig, other: WarmStartConfig) -> set[str]:
-    """Settings in which two runs differ, but for the seed and what decides nothing."""
-    names = [field.name for field in fields(WarmStartConfig) if field.name not in (*PLACE, "seed")]
-    return {name for name in names if getattr(one, name) != getattr(other, name)}
+    """Settings in which two runs learn otherwise, the seed aside."""
+    there = learning(other)
+    return {name for name, value in learning(one).items() if name != "seed" and there[name] != value}
 
 
 def gaps(arm: str, arms: Arms) -> dict[int, float]:

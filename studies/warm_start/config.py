@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from experiment.config import ConfigError
 from experiment.cores import available_cores
+from experiment.setting import check_ranges, setting
 from plasticity.registry import join_options, parse_all
 
 Protocol = Literal["lyle10", "ash50", "lee10noisy", "increments"]
@@ -23,104 +23,105 @@ EARLY_CYCLE = ("early-cycle", "early-cycle-cusum", "early-cycle-plateau")
 class WarmStartConfig:
     """Settings of one run; every length is in updates."""
 
-    dataset: Literal["cifar10", "fashion-mnist", "digits"] = "cifar10"
+    dataset: Literal["cifar10", "fashion-mnist", "digits"] = setting("cifar10", "task", common=True)
     """Images; cifar10 and fashion-mnist are downloaded once into --data-dir."""
-    data_dir: str | None = None
+    data_dir: str | None = setting(None, "task", role="machine", changeable=True, common=True)
     """Folder of the data; none: $REWARM_DATA, else ~/.cache/rewarm."""
-    protocol: Protocol = "lyle10"
+    protocol: Protocol = setting("lyle10", "task", common=True)
     """lyle10: a part of the data, then all; ash50: half, then all, each to 99% of training accuracy; lee10noisy: a
     tenth with half of its labels wrong, then all; increments: a tenth more in every phase."""
-    fraction: float | None = None
+    fraction: float | None = setting(None, "task", at_least=0.001, at_most=1)
     """Share of the images in the first phase; none: the protocol's. 1 is the network that has everything at once."""
-    phase_updates: int | None = None
+    phase_updates: int | None = setting(None, "task", at_least=1, common=True)
     """Updates in a phase, or the most of them (ash50); none: 14,000, and 2,800 in each of the ten of increments."""
-    augment: bool = False
+    augment: bool = setting(False, "task")
     """Random crops from a border of 4 pixels, and flips (digits and clothes are not flipped)."""
-    seed: int = 0
+    seed: int = setting(0, "task", at_least=0, common=True)
     """Decides everything: the images of the first phase, the initial weights, the batches."""
 
-    network: Literal["cnn", "resnet18"] = "cnn"
+    network: Literal["cnn", "resnet18"] = setting("cnn", "network", common=True)
     """cnn: three convolutions and a hidden layer; resnet18: bias-free, for small images."""
-    width: int | None = None
+    # a norm of one unit would be constant
+    width: int | None = setting(None, "network", at_least=2, at_most=4_096)
     """Channels of the first convolution; none: 32 (cnn), 64 (resnet18, the usual one)."""
-    hidden: int = 256
+    hidden: int = setting(256, "network", at_least=2, at_most=65_536)
     """cnn: units of the hidden layer."""
-    strides: tuple[str, ...] = ("2", "2", "1")
+    strides: tuple[str, ...] = setting(("2", "2", "1"), "network")
     """cnn: strides of the three convolutions."""
-    norm_over: Literal["space", "channels", "none"] = "space"
+    norm_over: Literal["space", "channels", "none"] = setting("space", "network")
     """cnn: the norm of a convolution is taken over channels and space, or over the channels at each position. none: no
     layer has a norm, and each has a bias instead."""
 
-    at_switch: Literal["warm", "fresh-optimizer", "cold"] = "warm"
+    at_switch: Literal["warm", "fresh-optimizer", "cold"] = setting("warm", "plasticity")
     """When the data change: go on; go on with an optimiser that remembers nothing; start again from initial weights."""
-    nap: bool = False
+    nap: bool = setting(False, "plasticity", common=True)
     """Project each weight matrix to its initial norm; the networks have their norms without it too."""
-    nap_every: int = 1
+    nap_every: int = setting(1, "plasticity", at_least=1)
     """NaP: updates between projections."""
-    nap_affine: Literal["free", "decay", "joint"] = "free"
+    nap_affine: Literal["free", "decay", "joint"] = setting("free", "plasticity")
     """NaP: scale and offset of norms. joint: projected as a pair; decay: drawn to their start; free: left alone."""
-    plasticity: tuple[str, ...] = ()
+    plasticity: tuple[str, ...] = setting((), "plasticity", common=True)
     """Methods against loss of plasticity, in order: name or module:Class, each with :option=value,... if others than
     the published ones are wanted, as in redo:period=100,tau=0.1. The option may be repeated."""
 
     schedule: Literal[
         "cyclic", "constant", "linear", "cosine", "one-cycle", "early-cycle", "delayed-cosine", "cusum", "page-hinkley",
         "early-cycle-cusum", "early-cycle-plateau",
-    ] = "cyclic"  # fmt: skip
+    ] = setting("cyclic", "learning rate", common=True)  # fmt: skip
     """cyclic: warm restarts, --cycles of them; cusum and page-hinkley: a restart when the training loss has risen,
     which nobody tells them; early-cycle-cusum and early-cycle-plateau: warm restarts until the training loss changes
     no more; the others once, over the whole budget."""
-    cycles: int | None = None
+    cycles: int | None = setting(None, "learning rate", at_least=1)
     """cyclic, early-cycle: number of cycles; none: one a phase. cusum, page-hinkley: a restart takes the budget divided
     by this."""
-    cycle_fraction: float = 0.2
+    cycle_fraction: float = setting(0.2, "learning rate", at_least=0, at_most=1)
     """Share of the budget in which early-cycle cycles; its kin have cycles as long as there."""
-    anneal: Literal["floor", "linear", "cosine"] = "cosine"
+    anneal: Literal["floor", "linear", "cosine"] = setting("cosine", "learning rate")
     """early-cycle after the cycling: stay at the floor, or go there from the peak linearly or as a cosine."""
-    lr_delay: int = 0
+    lr_delay: int = setting(0, "learning rate", at_least=0)
     """delayed-cosine: updates at the floor before the warm-up."""
-    lr: float = 3e-3
+    lr: float = setting(3e-3, "learning rate", at_least=1e-12, at_most=10, common=True)
     """Adam's learning rate: the peak of the schedule."""
-    lr_floor: float = 1e-6
+    lr_floor: float = setting(1e-6, "learning rate", at_least=0, at_most=10)
     """Lowest learning rate of the schedule."""
-    lr_warmup: int | None = None
+    lr_warmup: int | None = setting(None, "learning rate", at_least=0)
     """cyclic, cusum, page-hinkley, delayed-cosine: updates from the floor to the peak at a restart; none: 1,000, as
     long as Adam remembers, but at most a seventh of a cycle (delayed-cosine: 0)."""
-    first_warmup: int = 0
+    first_warmup: int = setting(0, "learning rate", at_least=0)
     """cyclic, cusum, page-hinkley: the same at the start of the first cycle."""
-    restart_moments: bool = True
+    restart_moments: bool = setting(True, "learning rate")
     """cyclic, cusum, page-hinkley: a restart also clears Adam's moments. After an anneal the second ones are close to
     zero, and steps at the peak would be many times too long; off: a restart is of the rate alone."""
-    later_peak: float = 1.0
+    later_peak: float = setting(1.0, "learning rate", at_least=1e-3, at_most=1e3)
     """Peak after the first phase, as a multiple of --lr."""
-    rewarm_threshold: float = 10.0
+    rewarm_threshold: float = setting(10.0, "learning rate", at_least=0, at_most=1e6)
     """cusum, page-hinkley: evidence that restarts the schedule, in standard deviations of the log of the loss."""
-    rates: Literal["constant", "fast-features", "slow-features", "even-ratio"] = "constant"
+    rates: Literal["constant", "fast-features", "slow-features", "even-ratio"] = setting("constant", "learning rate")
     """Learning rates by layer: the same; the output layer's a tenth; all others' a tenth; proportional to mean |w|."""
-    batch_size: int = 250
+    batch_size: int = setting(250, "learning rate", at_least=1, at_most=100_000)
     """Images in a batch."""
 
-    device: str = "cpu"
+    device: str = setting("cpu", "machine", role="machine")
     """Device of network and data: cpu, cuda, cuda:1 ..."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = setting("fp32", "machine")
     """bf16: passes in bfloat16 by autocast, on fp32 weights. Features are measured in fp32 in any case."""
-    compile: bool = False
+    compile: bool = setting(False, "machine", role="machine")
     """Compile the loss with torch.compile: up to a minute at the start, then faster."""
-    threads: int = 0
+    threads: int = setting(0, "machine", role="machine", at_least=0, at_most=1_024)
     """CPU threads of torch; 0: all cores. Part of what decides the bits of a run."""
-    log_interval: int = 250
+    log_interval: int = setting(250, "logging", role="observing", at_least=1)
     """Updates between rows in metrics.jsonl; a row costs about as much as 15 updates."""
-    checkpoint_interval: int = 5_000
+    checkpoint_interval: int = setting(5_000, "logging", role="observing", at_least=0)
     """Updates between checkpoints; 0: only at the end or when interrupted."""
-    figure: bool = True
+    figure: bool = setting(True, "logging", role="observing")
     """Draw figure.png into the run directory at the end."""
-    track: Literal["none", "wandb", "tensorboard"] = "none"
+    track: Literal["none", "wandb", "tensorboard"] = setting("none", "logging", role="observing", changeable=True)
     """Tracker beside metrics.jsonl. tensorboard: event files in the run directory."""
-    name: str | None = None
+    name: str | None = setting(None, "run directory", role="identity", common=True)
     """Name of the run directory; none: made from the settings and the time."""
-    root: str = "run"
+    root: str = setting("run", "run directory", role="identity")
     """Folder of the run directories."""
-    resume: str | None = None
+    resume: str | None = setting(None, "run directory", role="identity", common=True)
     """A run directory to go on with, or auto: the newest unfinished run of these settings, if there is one."""
 
     @property
@@ -161,10 +162,7 @@ class WarmStartConfig:
         return 28_000 // self.phases
 
     def _check(self) -> None:
-        for field, (low, high) in _RANGES.items():
-            if not low <= (value := getattr(self, field)) <= high:
-                allowed = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-                raise ConfigError(f"--{field.replace('_', '-')} is {value}: it has to be {allowed}")
+        check_ranges(self)
         if len(self.strides) != 3 or not all(stride in ("1", "2", "4") for stride in self.strides):
             raise ConfigError(f"--strides is {' '.join(self.strides)}: it has to be three of 1, 2 and 4")
         if self.norm_over != "space" and self.network != "cnn":
@@ -224,15 +222,3 @@ class WarmStartConfig:
             raise ConfigError("--anneal floor with --lr-floor 0 learns nothing after the cycles: give another of them")
         if self.schedule == "delayed-cosine" and self.lr_delay + self.lr_warmup > self.budget:
             raise ConfigError(f"--lr-delay and --lr-warmup are longer than the budget of {self.budget} updates")
-
-
-# a norm of one unit would make it constant
-_RANGES: dict[str, tuple[float, float]] = {
-    "fraction": (0.001, 1), "phase_updates": (1, math.inf), "seed": (0, math.inf), "width": (2, 4_096),
-    "hidden": (2, 65_536), "nap_every": (1, math.inf), "cycles": (1, math.inf), "lr": (1e-12, 10), "lr_floor": (0, 10),
-    "lr_warmup": (0, math.inf), "first_warmup": (0, math.inf),
-    "lr_delay": (0, math.inf), "cycle_fraction": (0, 1), "later_peak": (1e-3, 1e3),
-    "rewarm_threshold": (0, 1e6),
-    "batch_size": (1, 100_000), "threads": (0, 1_024), "log_interval": (1, math.inf),
-    "checkpoint_interval": (0, math.inf),
-}  # fmt: skip

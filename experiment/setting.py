@@ -1,0 +1,90 @@
+"""A field of a config that says what it is for, which values it takes and where the help shows it."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any, Literal
+
+from experiment.values import ConfigError
+
+Role = Literal["learning", "machine", "observing", "identity"]
+"""learning: decides what is learned or how it is scored, so it tells runs apart. machine: where a run is computed; it
+decides the last bits at most. observing: what is watched and kept. identity: which run it is, and where it lies."""
+
+
+def setting(
+    default: Any,
+    group: str = "",
+    *,
+    role: Role = "learning",
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    common: bool = False,
+    changeable: bool = False,
+    positional: bool = False,
+    metavar: str = "",
+) -> Any:
+    """A dataclass field for a config.
+
+    Args:
+        default: the value where none is given.
+        group: heading of the help under which the option stands.
+        role: what the setting decides.
+        at_least, above, at_most: the range of a number; `above` excludes its bound.
+        common: whether the short help shows the option.
+        changeable: whether a resume may give it another value.
+        positional: whether the value may be given without its flag.
+        metavar: what the help shows for the value; by default its type.
+    """
+    known = {
+        "group": group, "role": role, "at_least": at_least, "above": above, "at_most": at_most, "common": common,
+        "changeable": changeable, "positional": positional, "metavar": metavar,
+    }  # fmt: skip
+    return field(default=default, metadata=known)
+
+
+def names_of(config_class: Any, *roles: Role) -> frozenset[str]:
+    """The names of the fields that have one of these roles; a field that states none has the role learning."""
+    fields = dataclasses.fields(config_class)
+    return frozenset(each.name for each in fields if each.metadata.get("role", "learning") in roles)
+
+
+def changeable(config: Any) -> dict[str, Any]:
+    """The values of a config that a resume may change."""
+    fields = dataclasses.fields(config)
+    return {each.name: getattr(config, each.name) for each in fields if each.metadata.get("changeable")}
+
+
+def learning(config: Any) -> dict[str, Any]:
+    """The values that tell a run from others: those of the settings with the role learning."""
+    names = names_of(type(config), "learning")
+    return {name: value for name, value in vars(config).items() if name in names}
+
+
+def check_ranges(config: Any) -> None:
+    """Raises ConfigError for the first number outside the range that its field states."""
+    for each in dataclasses.fields(config):
+        value, allowed = getattr(config, each.name), _in_words(each.metadata)
+        if allowed and value is not None and not _lies_within(value, each.metadata):
+            raise ConfigError(f"--{each.name.replace('_', '-')} is {value}: it has to be {allowed}")
+
+
+def _lies_within(value: Any, limits: Mapping[str, Any]) -> bool:
+    low, above, high = limits["at_least"], limits["above"], limits["at_most"]
+    return (
+        (low is None or value >= low)
+        and (above is None or value > above)
+        and value <= (math.inf if high is None else high)
+    )
+
+
+def _in_words(limits: Mapping[str, Any]) -> str:
+    """The range as "at least 1, at most 64"; nothing where no bound is stated."""
+    stated = {key.replace("_", " "): limits.get(key) for key in ("at_least", "above", "at_most")}
+    return ", ".join(f"{words} {_number(bound)}" for words, bound in stated.items() if bound is not None)
+
+
+def _number(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
