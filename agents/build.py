@@ -102,11 +102,14 @@ def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.S
         options |= {"cycle_fraction": config.cycle_fraction, "anneal": config.anneal}
     if config.schedule in EARLY_CYCLE[1:]:
         options["patience"] = config.cycle_patience
+    if config.schedule == "early-cycle-cusum":  # of transitions that updates have seen least
+        options["signal"] = "fresh_td_error"
     if config.schedule == "delayed-cosine":
         options |= {"delay": config.lr_delay, "warmup": config.lr_warmup}
     if config.schedule in CLOSED_LOOP:  # one sample per --log-interval: a run has 100 or so
         options |= {"cycle_steps": max(config.learning_steps // config.cycles, 1), "warmup": config.lr_warmup}
         options |= {"threshold": config.rewarm_threshold, "min_samples": 10, "time_constant": 100}
+        options["signal"] = "td_error"
     return nap.make_schedule(config.schedule, optimizer, config.learning_steps, **options)
 
 

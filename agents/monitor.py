@@ -40,6 +40,7 @@ class Monitor:
     def _restart(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.count = 0
+        self.before: dict[str, Tensor] | None = None
         self.rotation: dict[str, Tensor] = {}
         self.watch = LossWatch()
         self.watched_from = self.agent.updates
@@ -47,19 +48,22 @@ class Monitor:
         if self.agent.skip is not None:
             self.agent.skip.count.zero_()
 
-    def update(self, batch: TensorDictBase) -> None:
-        """Let the agent make one update, and watch."""
-        before = None if self.count else nap.snapshot(self.agent.network)
-        metrics = self.agent.update(batch)
+    def before_update(self) -> None:
+        """Keep the weights if the rotation by the coming update is to be measured."""
+        self.before = None if self.count else nap.snapshot(self.agent.network)
+
+    def after_update(self, batch: TensorDictBase, metrics: Metrics) -> None:
+        """Add up what the agent's update gave."""
         self.watch.note(metrics["loss"])
         self.last = batch, metrics
         if self.agent.skip is not None:
             metrics = {name: value.masked_fill(self.agent.skip.left_out, 0) for name, value in metrics.items()}
-        if before is None:
+        if self.before is None:
             torch._foreach_add_(list(self.sums.values()), list(metrics.values()))
         else:
             self.sums = {name: value.clone() for name, value in metrics.items()}
-            self.rotation = nap.rotation(before, nap.snapshot(self.agent.network, copy=False))
+            self.rotation = nap.rotation(self.before, nap.snapshot(self.agent.network, copy=False))
+            self.before = None
         self.count += 1
 
     def report(self) -> dict[str, float]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from tensordict import TensorDictBase
 
-import nap
 from agents.acting import EpsilonGreedy, FrameStack, linear_epsilon
 from agents.annealing import Horizon
 from agents.config import DQNConfig
@@ -106,22 +106,23 @@ class Trainer:
         return self.probe.report()
 
     def _report(self) -> Row:
-        """The monitor's figures; a closed-loop schedule hears the TD error where they are read anyway."""
+        """The monitor's metrics, which the schedule may listen to, and what the schedule makes of its signal."""
         report: Row = {**self.monitor.report()}
-        schedule, error = self.agent.schedule, report.get("td_error")
         fresh = self._fresh_td_error()
         if fresh is not None:
             report["td_error_fresh"] = fresh
-        if isinstance(schedule, nap.Rewarm):
-            if error is not None:
-                schedule.observe(float(error))
-            report["rewarms"] = len(schedule.alarms)
-        if isinstance(schedule, nap.CusumStop) and fresh is not None:
-            schedule.observe(fresh)
-        if isinstance(schedule, nap.StoppingCycle):
-            stop = schedule.stopped_at
-            report["stopped_at"] = None if stop is None else stop + self.config.update_start
+        signals = {"loss": report.get("loss"), "td_error": report.get("td_error"), "fresh_td_error": fresh}
+        self._signal(signals)
+        report |= self.agent.schedule.metrics()
+        if (stop := report.get("stopped_at")) is not None:
+            report["stopped_at"] = stop + self.config.update_start
         return report
+
+    def _signal(self, signals: Mapping[str, float | None]) -> None:
+        """Let the schedule observe the one that it listens to, if it is known."""
+        schedule = self.agent.schedule
+        if schedule.signal is not None and (value := signals.get(schedule.signal)) is not None:
+            schedule.observe(value)
 
     def _fresh_td_error(self) -> float | None:
         """Mean TD error of the newest transitions, which updates have seen least.
@@ -178,10 +179,16 @@ class Trainer:
             block = self.replay.sample(config.batch_size, count, **self._returns())
             batches = self.agent.bootstrap(block)
             for batch in batches:
-                self.monitor.update(batch)
-                self.probe.after_update()
+                self.update(batch)
             self.replay.update(block["index"], torch.stack([batch["losses"] for batch in batches]))
             due -= count
+
+    def update(self, batch: TensorDictBase) -> None:
+        """Let the agent make one update, which the monitor and the probe observe."""
+        self.monitor.before_update()
+        metrics = self.agent.update(batch)
+        self.monitor.after_update(batch, metrics)
+        self.probe.after_update()
 
     def _finished_episodes(self, step: Step) -> list[Row]:
         rows: list[Row] = []
@@ -189,8 +196,8 @@ class Trainer:
             self.episodes += 1
             score, length = float(step.episode_return[i]), int(step.episode_steps[i])
             self.returns.append(score)
-            if self.agent.updates and isinstance(self.agent.schedule, nap.PlateauStop):  # before that it only plays
-                self.agent.schedule.observe(score)
+            if self.agent.updates:  # before that the schedule stands still
+                self._signal({"return": score})
             row: Row = {"agent_step": self.agent_step, "episode": self.episodes}
             rows.append(row | {"episode_return": score, "episode_steps": length})
         return rows

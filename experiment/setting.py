@@ -81,9 +81,12 @@ def _lies_within(value: Any, limits: Mapping[str, Any]) -> bool:
 
 
 def _in_words(limits: Mapping[str, Any]) -> str:
-    """The range as "at least 1, at most 64"; nothing where no bound is stated."""
-    stated = {key.replace("_", " "): limits.get(key) for key in ("at_least", "above", "at_most")}
-    return ", ".join(f"{words} {_number(bound)}" for words, bound in stated.items() if bound is not None)
+    """The range as "from 1 to 64" or "above 0, at most 1"; nothing where no bound is stated."""
+    low, above, high = (limits.get(key) for key in ("at_least", "above", "at_most"))
+    if low is not None and high is not None:
+        return f"from {_number(low)} to {_number(high)}"
+    bounds = (("at least", low), ("above", above), ("at most", high))
+    return ", ".join(f"{words} {_number(bound)}" for words, bound in bounds if bound is not None)
 
 
 def _number(bound: float) -> str:

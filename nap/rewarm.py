@@ -75,6 +75,7 @@ class Rewarm(Schedule):
     A tensor is read with `float`, which waits for its device. A NaN, an infinity, or a zero whose logarithm is asked
     for is ignored and counted in `ignored`.
 
+    signal: name of the signal, for the training loop.
     cycle_steps: length of a restart in steps; none: a tenth of `total_steps`.
     slack, threshold: of the test on the scores of `RunningScore`, in deviations. `threshold` 5 is the textbook's, but
         there it means a false alarm every 900 samples. On simulated losses of 14,000 updates (12 shapes and noises) 5
@@ -99,6 +100,7 @@ class Rewarm(Schedule):
         total_steps: int,
         *,
         floor: float = 0.0,
+        signal: str = "loss",
         cycle_steps: int | None = None,
         warmup: int = 0,
         first_warmup: int | None = None,
@@ -111,6 +113,7 @@ class Rewarm(Schedule):
         min_samples: int = 30,
         clip: float = 4.0,
     ) -> None:
+        self.signal = signal
         tenth = max(self._whole("total_steps", total_steps, 1) // 10, 1)
         self.cycle_steps = tenth if cycle_steps is None else self._whole("cycle_steps", cycle_steps, 1)
         self.warmup, self.first_warmup = self._warmups(warmup, first_warmup, self.cycle_steps)
@@ -165,6 +168,14 @@ class Rewarm(Schedule):
         self.score.restart()
         self.move_to(self.last_epoch)
         return True
+
+    def restarts(self) -> int:
+        """Alarms so far."""
+        return len(self.alarms)
+
+    def metrics(self) -> dict[str, float | None]:
+        """ "rewarms", the number of alarms so far."""
+        return {"rewarms": len(self.alarms)}
 
     def state_dict(self) -> dict[str, Any]:
         """The step count and all that was learned from the signal."""

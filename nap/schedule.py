@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, SupportsFloat
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -23,8 +23,12 @@ class Schedule(LRScheduler, ABC):
 
     `floor` is a learning rate, that of the first parameter group; another group's floor keeps the same ratio to its own
     peak. Subclasses define `shape(step)`, from 0 (floor) to 1 (peak).
+    A schedule that listens names its `signal` and overrides `observe`, `state_dict` and `load_state_dict`.
     Raises ValueError for a `total_steps` below 1 or a floor outside 0..peak.
     """
+
+    signal: str | None = None
+    """Name of the number that the training loop is to pass to `observe`; None: the schedule listens to none."""
 
     def __init__(self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0) -> None:
         self.total_steps = self._whole("total_steps", total_steps, 1)
@@ -41,6 +45,18 @@ class Schedule(LRScheduler, ABC):
     def lr_at(self, step: int) -> list[float]:
         """The lr of each parameter group at a step count."""
         return self._between(self.shape(min(step, self.total_steps)))
+
+    def observe(self, signal: SupportsFloat) -> object:
+        """Takes in one sample of the signal at the present step count. Raises ValueError where `signal` is None."""
+        raise self._error("this schedule listens to no signal")
+
+    def restarts(self) -> int:
+        """How often the lr has gone back to its peak by the present step, as far as the schedule keeps count."""
+        return 0
+
+    def metrics(self) -> dict[str, float | None]:
+        """What the signal has led to so far, by name."""
+        return {}
 
     def _between(self, shape: float) -> list[float]:
         return [floor + (peak - floor) * shape for floor, peak in zip(self.floors, self.peaks, strict=True)]
@@ -164,6 +180,10 @@ class Cyclic(Schedule):
             raise self._error(f"cycles={cycles} is more than total_steps={total_steps}")
         self.warmup, self.first_warmup = self._warmups(warmup, first_warmup, total_steps / cycles)
         super().__init__(optimizer, total_steps, floor=floor)
+
+    def restarts(self) -> int:
+        """Cycles begun by the present step, but for the first."""
+        return min(self.last_epoch * self.cycles // self.total_steps, self.cycles - 1)
 
     def shape(self, step: int) -> float:
         warmup = self.warmup if step * self.cycles >= self.total_steps else self.first_warmup

@@ -29,10 +29,14 @@ class StoppingCycle(EarlyCycle):
     read with `float`, which waits for its device. A NaN or an infinity is ignored and counted in `ignored`.
 
     `stopped_at` is the step at which cycling ended, None before.
+    signal: name of the signal, for the training loop.
     Raises ValueError for an option out of range.
     """
 
-    def __init__(self, optimizer: Optimizer, total_steps: int, *, patience: int = 3, **options: Any) -> None:
+    def __init__(
+        self, optimizer: Optimizer, total_steps: int, *, patience: int = 3, signal: str = "loss", **options: Any
+    ) -> None:
+        self.signal = signal
         self.patience = self._whole("patience", patience, 1)
         self.samples: list[Sample] = []
         self.cycle, self.still, self.ignored = 0, 0, 0
@@ -83,6 +87,10 @@ class StoppingCycle(EarlyCycle):
             self.samples.append((self.last_epoch * self.cycles % self.cycle_steps / self.cycle_steps, value))
         else:
             self.ignored += 1
+
+    def metrics(self) -> dict[str, float | None]:
+        """ "stopped_at", the step at which cycling ended."""
+        return {"stopped_at": self.stopped_at}
 
     def state_dict(self) -> dict[str, Any]:
         """The step count and all that was learned from the signal."""
@@ -210,6 +218,7 @@ class PlateauStop(StoppingCycle):
         window: int = 10,
         margin: float = 0.01,
         mode: str = "max",
+        signal: str = "return",
         **options: Any,
     ) -> None:
         if mode not in (modes := ("max", "min")):
@@ -218,7 +227,7 @@ class PlateauStop(StoppingCycle):
         self.mode = mode
         self.recent: list[float] = []
         self.best: float | None = None
-        super().__init__(optimizer, total_steps, **options)
+        super().__init__(optimizer, total_steps, signal=signal, **options)
 
     def changed(self, samples: list[Sample]) -> bool | None:
         if not samples:

@@ -8,19 +8,22 @@ import torch
 from torch import Tensor
 
 import nap
+from experiment.values import ConfigError
 
 INTERVAL = 10
 """Updates whose mean loss is one sample."""
 
 
 class LossSignal:
-    """Hands a closed-loop schedule the mean loss of every `INTERVAL` updates; for any other schedule it does nothing.
+    """Hands a schedule that listens the mean loss of every `INTERVAL` updates, and does nothing for any other.
 
-    Reads the device once for each sample.
+    Reads the device once for each sample. Raises ConfigError for a schedule that listens to another signal.
     """
 
     def __init__(self, schedule: nap.Schedule, device: torch.device) -> None:
-        self.schedule = schedule if isinstance(schedule, nap.Rewarm | nap.StoppingCycle) else None
+        if schedule.signal not in (None, "loss"):
+            raise ConfigError(f"the schedule listens to {schedule.signal!r}, and a study has the loss alone")
+        self.schedule = None if schedule.signal is None else schedule
         self.total = torch.zeros((), device=device)
 
     def note(self, update: int, loss: Tensor) -> None:

@@ -239,7 +239,7 @@ def make_schedule(config: GrokkingConfig, optimizer: torch.optim.Optimizer) -> n
         "cyclic": {"cycles": config.cycles},
         "early-cycle": early,
         "early-cycle-cusum": early,
-        "early-cycle-plateau": early | {"mode": "min"},
+        "early-cycle-plateau": early | {"mode": "min", "signal": "loss"},
         "cusum": {"cycle_steps": config.warmup + anneal, "warmup": config.warmup},
         "page-hinkley": {"cycle_steps": config.warmup + anneal, "warmup": config.warmup},
     }

@@ -159,7 +159,7 @@ class Learner:
 
     def _restart(self) -> None:
         """Where the rate has been restarted since the last update, the optimiser's memory too, if it should be."""
-        before, self.restarts = self.restarts, restarts(self.schedule)
+        before, self.restarts = self.restarts, self.schedule.restarts()
         if self.restarts > before and self.config.restart_moments:
             zero_moments(self.optimizer, self.model.parameters(), step=True)
 
@@ -220,15 +220,6 @@ def make_optimizer(config: WarmStartConfig, model: nn.Module, device: torch.devi
     return torch.optim.Adam(groups, lr=lr, fused=True)
 
 
-def restarts(schedule: nap.Schedule) -> int:
-    """How often a schedule has gone back to its peak by its present step."""
-    if isinstance(schedule, nap.Rewarm):
-        return len(schedule.alarms)
-    if isinstance(schedule, nap.Cyclic):
-        return min(schedule.last_epoch * schedule.cycles // schedule.total_steps, schedule.cycles - 1)
-    return 0
-
-
 def make_schedule(config: WarmStartConfig, optimizer: torch.optim.Optimizer) -> nap.Schedule:
     """The learning rate over the budget of updates."""
     options: dict[str, Any] = {} if config.schedule == "constant" else {"floor": config.lr_floor}
@@ -239,7 +230,7 @@ def make_schedule(config: WarmStartConfig, optimizer: torch.optim.Optimizer) -> 
     if config.schedule in EARLY_CYCLE:
         options |= {"cycle_fraction": config.cycle_fraction, "anneal": config.anneal}
     if config.schedule == "early-cycle-plateau":
-        options["mode"] = "min"  # of the loss
+        options |= {"mode": "min", "signal": "loss"}
     if config.schedule == "delayed-cosine":
         options |= {"delay": config.lr_delay, "warmup": config.lr_warmup}
     if config.schedule in CLOSED_LOOP:

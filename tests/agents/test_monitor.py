@@ -33,8 +33,7 @@ def filled_trainer(steps=300, **settings):
 def updates(trainer, count):
     """Updates of the agent, watched by the probe."""
     for batch in trainer.agent.bootstrap(trainer.replay.sample(32, count)) if count else ():
-        trainer.monitor.update(batch)
-        trainer.probe.after_update()
+        trainer.update(batch)
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])
@@ -160,7 +159,7 @@ def test_a_resumed_run_measures_the_same_states_and_goes_on_comparing(count):
     figures = []
     for one in (trainer, resumed):
         for batch in batches:
-            one.monitor.update(batch)
+            one.update(batch)
             one.probe.after_update()
         one.probe.measure()
         figures.append(one.probe.report())

@@ -13,6 +13,7 @@ import torch
 from experiment.config import ConfigError
 from experiment.interrupt import INTERRUPTED
 from experiment.run_dir import RunDir
+from experiment.setting import setting
 from studies import cli
 from studies.figures import load_finished
 from studies.records import load, read_rows
@@ -22,17 +23,17 @@ from studies.run import StudyRun
 @dataclass(frozen=True)
 class Config:
     seed: int = 0
-    threads: int = 1
-    device: str = "cpu"
-    root: str = "run"
-    name: str | None = "toy"
-    resume: str | None = None
-    track: str = "none"
-    log_interval: int = 4
-    checkpoint_interval: int = 0
+    threads: int = setting(1, role="machine")
+    device: str = setting("cpu", role="machine")
+    root: str = setting("run", role="identity")
+    name: str | None = setting("toy", role="identity")
+    resume: str | None = setting(None, role="identity")
+    track: str = setting("none", role="observing", changeable=True)
+    log_interval: int = setting(4, role="observing")
+    checkpoint_interval: int = setting(0, role="observing")
     budget: int = 10
-    figure: bool = True
-    compile: bool = False
+    figure: bool = setting(True, role="observing")
+    compile: bool = setting(False, role="machine")
     precision: str = "fp32"
 
     def resolved(self):

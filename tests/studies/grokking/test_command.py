@@ -240,13 +240,13 @@ def test_the_flop_of_an_update_are_those_that_torch_counts():
 
 def test_a_suite_refuses_a_run_of_other_settings(tmp_path, capsys):
     folder = tmp_path / "controls"
-    config = settings(["--lr", "1e-3", "--seed", "0", "--log-interval", "7", "--root", str(folder)])
+    config = settings(["--lr", "1e-3", "--seed", "0", "--beta1", "0.5", "--root", str(folder)])
     (folder / "peak0.001-s0").mkdir(parents=True)
     (folder / "peak0.001-s0" / "config.yaml").write_text(dump_yaml(config))
     with pytest.raises(SystemExit) as stopped:
         STUDY.main(["controls", "--root", str(tmp_path), "--plan"])
     assert stopped.value.code == 2
-    assert "has --log-interval 7, this suite 200" in capsys.readouterr().err
+    assert "has --beta1 0.5, this suite 0.9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
