@@ -160,7 +160,6 @@ def test_a_resumed_run_measures_the_same_states_and_goes_on_comparing(count):
     for one in (trainer, resumed):
         for batch in batches:
             one.update(batch)
-            one.probe.after_update()
         one.probe.measure()
         figures.append(one.probe.report())
     assert figures[0] == figures[1]
