@@ -42,21 +42,36 @@ ATARI_57 = (
     "WizardOfWor", "YarsRevenge", "Zaxxon",
 )  # fmt: skip
 
-_GYM_ID = re.compile(r"^(?:ALE/)?(?P<name>.+?)(?:NoFrameskip|Deterministic)?(?:-v\d+)?$", re.IGNORECASE)
+# `ALE/Breakout-v5`, `ale_py:BreakoutNoFrameskip-v4`, `Atari-Breakout-v5`, `atari_breakout`.
+_GYM_ID = re.compile(
+    r"^(?P<emulator>(?:ale_py:)?(?:(?:ALE|Atari)[/_ -])?)(?P<name>.+?)(?:NoFrameskip|Deterministic)?(?:-v\d+)?$",
+    re.IGNORECASE,
+)
+
+# Titles on the cartridge, as keys, that differ from the emulator's by more than spaces and signs.
+_TITLES = {
+    "montezumasrevenge": "montezumarevenge", "upanddown": "upndown", "robottank": "robotank",
+    "jamesbond007": "jamesbond",
+}  # fmt: skip
 
 
 def resolve_game(name: str) -> str:
     """The papers' spelling of a game that ale-py ships or of one of MinAtar's, from any usual one; or `Catch`.
 
-    `ms_pacman`, `mspacman`, `MsPacman-v5`, `ALE/MsPacman-v5` and `MsPacmanNoFrameskip-v4` all give `MsPacman`;
-    `minatar/space_invaders` and `MinAtar/SpaceInvaders-v1` give `MinAtar/SpaceInvaders`.
-    Raises ValueError for a game that is not there or has no single-player mode.
+    `ms_pacman`, `mspacman`, `Ms. Pac-Man`, `atari_ms_pacman`, `MsPacman-v5`, `Atari-MsPacman-v5`, `ALE/MsPacman-v5` and
+    `MsPacmanNoFrameskip-v4` all give `MsPacman`; `minatar/space_invaders`, `MinAtar/SpaceInvaders-v1` and
+    `SpaceInvaders-MinAtar` give `MinAtar/SpaceInvaders`.
+    Raises ValueError for a game that is not there, has no single-player mode or is played on the emulator's memory, and
+    for PettingZoo's `pong_v3`, a game of two players.
     """
-    if _key(name) == CATCH.lower():
+    if _key(name) == CATCH.lower() and not _of_the_emulator(name):
         return CATCH
     if is_minatar(name):
         return _minatar_game(name)
-    rom = _roms_by_key().get(_key(name))
+    key = _key(name)
+    rom = _roms_by_key().get(_TITLES.get(key, key))
+    if rom is None and (pixels := _roms_by_key().get(key.removesuffix("ram"))):
+        raise ValueError(f"game {name!r} plays on the emulator's memory; on pixels it is {_camel_case(pixels)}")
     if rom is None:
         playable = [CATCH] + [_camel_case(rom) for rom in _roms_by_key().values() if rom not in MULTIPLAYER_ONLY]
         raise unknown_name("game", name, playable)
@@ -67,12 +82,14 @@ def resolve_game(name: str) -> str:
 
 def is_minatar(name: str) -> bool:
     """Whether a name, in any spelling, means a game of MinAtar; there may be no such game."""
-    return _key(name).startswith("minatar")
+    key = _key(name)
+    return (key.startswith("minatar") or key.endswith("minatar")) and not _of_the_emulator(name)
 
 
 def _minatar_game(name: str) -> str:
+    key = _key(name)
     for game in MINATAR:
-        if _key(game) == _key(name):
+        if key in (_key(game), _key(game).removeprefix("minatar") + "minatar"):  # gymnax puts it behind
             return game
     raise unknown_name("game", name, MINATAR)
 
@@ -105,8 +122,14 @@ def human_normalized(game: str, score: float) -> float:
 
 
 def _key(name: str) -> str:
+    """The letters and digits of a name, without the parts of an id that say how a game is played."""
     match = _GYM_ID.match(name.strip())
-    return re.sub(r"[^a-z0-9]", "", match["name"].lower()) if match else ""
+    return "".join(filter(str.isalnum, match["name"].lower().replace("&", "and"))) if match else ""
+
+
+def _of_the_emulator(name: str) -> bool:
+    match = _GYM_ID.match(name.strip())
+    return bool(match and match["emulator"])
 
 
 def _camel_case(rom: str) -> str:

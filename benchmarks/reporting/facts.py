@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from benchmarks.curves import WINDOW
 from benchmarks.reporting.curves import Curves
-from benchmarks.reporting.published import PROTOCOL, STEPS
 from benchmarks.reporting.scores import Scores
 from benchmarks.reporting.summary import Summary
 from envs.games import reference_scores
@@ -19,9 +18,7 @@ def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
     lines.append(f"{_count(missing, 'run')} missing: see the table." if missing else "No run is known to be missing.")
     if failed := sum(item.why.startswith("failed") for item in scores.missing):
         lines.append(f"{_count(failed, 'run')} failed: the numbers of their arms are of the runs that did not.")
-    lines += [_rules(scores), *_budgets(scores, bool(summary.references))]
-    if not summary.references:
-        lines.append(f"Published references are left out: theirs are the rules of {PROTOCOL}.")
+    lines += [_rules(scores), *filter(None, (summary.caution(scores.arms), summary.why_not_published)), *scores.notes]
     if summary.left_out:
         names = ", ".join(summary.left_out)
         lines.append(f"Without human reference scores, so left out of all that is normalised: {names}.")
@@ -53,14 +50,3 @@ def _rules(scores: Scores) -> str:
     except TypeError:  # rules of another version, or a bare name
         text = str(stated.get("name", "unnamed"))
     return f"Protocol: {text}." + (f" Not stated by {', '.join(silent)}." if silent else "")
-
-
-def _budgets(scores: Scores, references: bool) -> list[str]:
-    budgets = {run.arm: run.steps for run in scores.runs if run.steps is not None}
-    lines = []
-    if len(set(budgets.values())) > 1:
-        each = ", ".join(f"{arm} {steps:,}" for arm, steps in budgets.items())
-        lines.append(f"The arms have unequal budgets in agent steps: {each}.")
-    if references and (other := [f"{steps:,}" for steps in sorted(set(budgets.values())) if steps != STEPS]):
-        lines.append(f"Published references are at {STEPS:,} agent steps; there are arms here at {', '.join(other)}.")
-    return lines

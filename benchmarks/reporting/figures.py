@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +24,8 @@ FEW = 5
 """Runs of a game that are drawn one by one instead of as an interval."""
 MANY = 12
 """Panels above which a figure has no PNG."""
+OF_SCORES = ("aggregates", "profiles", "improvement")
+"""Figures of all arms that have scores; the others are of arms that have curves."""
 LINES = ("-", "--", ":", "-.")
 AXES = {"steps": "agent steps", "hours": "hours of training"}
 
@@ -84,7 +86,9 @@ def draw_figures(summary: Summary, curves: Curves) -> list[Figure]:
     for each in found:
         _fix(each.figure)
         pyplot.close(each.figure)  # so that nothing else keeps it
-    return found
+    drawn = list(dict.fromkeys(arm for axis in curves.games.values() for arms in axis.values() for arm in arms))
+    cautions = {True: summary.caution(summary.arms), False: summary.caution(drawn)}
+    return [replace(each, note=f"{each.note} {cautions[each.name in OF_SCORES]}".rstrip()) for each in found]
 
 
 def _fix(figure: Any) -> None:
