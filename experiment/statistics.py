@@ -277,7 +277,7 @@ def _task_shares(
     """How often a run of an arm is above one of the other in each resample of a task whose scores are sorted."""
     found = {pair: np.empty(resamples) for pair in pairs}
     used = {arm for pair in pairs for arm in pair}
-    generators = {arm: np.random.default_rng([seed, *f"{arm} {task}".encode()]) for arm in used}
+    generators = {arm: np.random.default_rng([seed, *f"{arm}\0{task}".encode()]) for arm in used}
     batch = max(_BATCH // sum(len(runs[arm]) for arm in used), 1)
     for start in range(0, resamples, batch):
         count = min(batch, resamples - start)

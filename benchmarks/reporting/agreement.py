@@ -117,22 +117,26 @@ def caution(runs: Mapping[str, Score], arms: Sequence[str]) -> str:
     compared = [runs[arm] for arm in arms if arm in runs]
     if len(compared) < 2:
         return ""
-    parts = _unequal(
-        "budgets in agent steps", {run.arm: None if run.steps is None else f"{run.steps:,}" for run in compared}
-    )
-    parts += _silent("budget", [run.arm for run in compared if run.steps is None], len(compared))
-    parts += _silent("protocol", [run.arm for run in compared if run.protocol is None], len(compared))
-    for name in sorted(OF_THE_SETTINGS):
-        stated = {run.arm: (run.protocol or {}).get(name) for run in compared}
-        parts += _unequal(name, {arm: None if value is None else str(value) for arm, value in stated.items()})
+    parts = [
+        *_unequal("budgets in agent steps", {run.arm: run.steps for run in compared}),
+        *_silent("budget", [run.arm for run in compared if run.steps is None], len(compared)),
+        *_silent("protocol", [run.arm for run in compared if run.protocol is None], len(compared)),
+        *_unequal("evaluation epsilon", {run.arm: _epsilon(run) for run in compared}),
+        *_unequal("numbers of games per score", {run.arm: run.games for run in compared}),
+    ]
     return f"Compare with care: {'; '.join(parts)}." if parts else ""
 
 
-def _unequal(what: str, stated: Mapping[str, str | None]) -> list[str]:
-    values = {arm: value for arm, value in stated.items() if value is not None}
-    if len(set(values.values())) < 2:
+def _epsilon(run: Score) -> float | None:
+    """What a run directory says; the name of a protocol in a CSV file leaves it open."""
+    return run.protocol.get("evaluation_epsilon") if run.protocol and run.settings is not None else None
+
+
+def _unequal(what: str, values: Mapping[str, float | None]) -> list[str]:
+    stated = {arm: value for arm, value in values.items() if value is not None}
+    if len(set(stated.values())) < 2:
         return []
-    return [f"unequal {what} ({list_of([f'{arm} {value}' for arm, value in values.items()], sep='; ')})"]
+    return [f"unequal {what} ({list_of([f'{arm} {value:,}' for arm, value in stated.items()], sep='; ')})"]
 
 
 def _silent(what: str, arms: Sequence[str], of: int) -> list[str]:

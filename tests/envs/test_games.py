@@ -13,6 +13,7 @@ from envs.games import (
     ATARI_57,
     ATARI_100K,
     HIGH_UTD_20,
+    MINATAR,
     MULTIPLAYER_ONLY,
     human_normalized,
     reference_scores,
@@ -36,6 +37,13 @@ SPELLINGS = {
     "v4": lambda rom: f"{camel(rom)}NoFrameskip-v4",
     "deterministic": lambda rom: f"{camel(rom)}Deterministic-v0",
     "envpool": lambda rom: f"{camel(rom)}-v5",
+    "module": lambda rom: f"ale_py:ALE/{camel(rom)}-v5",
+    "module v4": lambda rom: f"ale_py:{camel(rom)}NoFrameskip-v4",
+    "benchmark": lambda rom: f"Atari-{camel(rom)}-v5",
+    "snake benchmark": lambda rom: f"atari_{rom}",
+    "folder": lambda rom: f"atari/{rom}",
+    "kebab": lambda rom: f"atari-{rom.replace('_', '-')}",
+    "words": lambda rom: f"Atari {rom.replace('_', ' ').title()}",
 }
 
 
@@ -46,6 +54,50 @@ def test_every_rom_in_every_spelling_and_case(spelling):
             name = case(spelling(rom))
             assert resolve_game(name) == camel(rom), name
             assert rom_id(name) == rom, name
+
+
+TITLES = (
+    "Alien", "Amidar", "Assault", "Asterix", "Asteroids", "Atlantis", "Bank Heist", "Battlezone", "BeamRider",
+    "Berzerk", "Bowling", "Boxing", "Breakout", "Centipede", "Chopper Command", "Crazy Climber", "Defender",
+    "Demon Attack", "Double Dunk", "Enduro", "Fishing Derby", "Freeway", "Frostbite", "Gopher", "Gravitar", "H.E.R.O.",
+    "Ice Hockey", "James Bond 007", "Kangaroo", "Krull", "Kung-Fu Master", "Montezuma's Revenge", "Ms. Pac-Man",
+    "Name This Game", "Phoenix", "Pitfall!", "Pong", "Private Eye", "Q*bert", "River Raid", "Road Runner", "Robot Tank",
+    "Seaquest", "Skiing", "Solaris", "Space Invaders", "Stargunner", "Surround", "Tennis", "Time Pilot", "Tutankham",
+    "Up 'n Down", "Venture", "Video Pinball", "Wizard of Wor", "Yars' Revenge", "Zaxxon",
+)  # fmt: skip
+"""What stands on the cartridges of ATARI_57, in its order."""
+
+
+@pytest.mark.parametrize("case", [str, str.lower, str.upper, lambda name: name.replace("'", "\u2019")])
+def test_every_title_is_its_game(case):
+    assert [resolve_game(case(title)) for title in TITLES] == list(ATARI_57)
+    others = {"Up and Down": "UpNDown", "Up & Down": "UpNDown", "Robot Tank": "Robotank", "James Bond": "Jamesbond"}
+    assert {title: resolve_game(case(title)) for title in others} == others
+
+
+@pytest.mark.parametrize("game", [game.removeprefix("MinAtar/") for game in MINATAR])
+def test_games_of_minatar_are_never_those_of_the_emulator(game):
+    for name in (f"{game}-MinAtar", f"{game.lower()}-minatar", f"MinAtar/{game}-v1", f"minatar-{game}"):
+        assert resolve_game(name) == f"MinAtar/{game}", name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Breakout-ramNoFrameskip-v4", "ALE/Breakout-ram-v5", "Breakout-ram", "breakout_v3", "pong_v3", "PongDuel-v0",
+        "Pong-misc", "ALE/Catch", "Atari-Catch-v5", "ALE/MinAtar/Breakout", "Atari-", "Atari", "ALE/", "-v5",
+        "Break\u00f6ut", "Breakout\u00df", "procgen-pong", "Breakout-MinAtar-NoFrameskip2", "Breakout-v5-v5x", "ram",
+        "Pong MinAtar",
+    ],
+)  # fmt: skip
+def test_names_of_other_tasks_are_refused(name):
+    with pytest.raises(ValueError, match="game"):
+        resolve_game(name)
+
+
+def test_a_game_on_the_memory_is_said_to_be_that():
+    with pytest.raises(ValueError, match="plays on the emulator's memory; on pixels it is Breakout"):
+        resolve_game("Breakout-ram-v0")
 
 
 @given(st.text(max_size=20))
