@@ -1,6 +1,6 @@
 """Tables and figures of any set of runs: `python -m benchmarks.report RUNS... --out FOLDER`.
 
-RUNS are run directories, folders of them, sweeps, and CSV files with the columns agent,game,run,score.
+RUNS are run directories, sweeps, CSV files with the columns agent,game,run,score (docs/csv.md), and folders of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ReportConfig:
     """What to report."""
 
     runs: tuple[str, ...] = field(default=(), metadata={"positional": True, "metavar": "RUNS"})
-    """Run directories, folders of them, sweeps (folders with a manifest), or CSV files of agent,game,run,score."""
+    """Run directories, sweeps (folders with a manifest), CSV files of agent,game,run,score, or folders of them."""
     out: str = "report"
     """Folder of the report; an older report there is replaced."""
     title: str = "Report"

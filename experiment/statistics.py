@@ -284,7 +284,7 @@ def _task_shares(
         drawn = {arm: np.ascontiguousarray(_counts(len(runs[arm]), count, generators[arm]).T) for arm in used}
         below = {arm: np.concatenate([np.zeros((1, count)), counts.cumsum(0)]) for arm, counts in drawn.items()}
         for arm, other in pairs:
-            left, right = (np.searchsorted(runs[other], runs[arm], side) for side in ("left", "right"))  # type: ignore
+            left, right = (np.searchsorted(runs[other], runs[arm], side) for side in ("left", "right"))
             beaten = below[other][left]
             beaten += below[other][right] if (left != right).any() else beaten
             total = np.einsum("ij,ij->j", drawn[arm], beaten)

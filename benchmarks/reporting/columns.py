@@ -34,6 +34,8 @@ NAMES = {
     "games": ("games", "eval_episodes", "evaluation_episodes", "num_eval_episodes", "n_eval_episodes"),
 }  # fmt: skip
 """What a column may be called, its own name first. `steps` are agent steps; a score is the mean of `games`."""
+OURS = "agent_steps"
+"""What a report's own scores.csv calls its steps."""
 REQUIRED = ("agent", "game", "run", "score")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _ROLES = {name: role for role, names in NAMES.items() for name in names}
@@ -60,7 +62,7 @@ class Columns:
 
     def notes(self) -> list[str]:
         """What a reader of the report has to know about the names."""
-        renamed = [f"{name} for {role}" for role, name in self.names.items() if _key(name) != role]
+        renamed = [f"{name} for {role}" for role, name in self.names.items() if _key(name) not in (role, OURS)]
         unread = [name + _hint(name, self.places) for name in self.unread]
         return ([f"columns taken: {', '.join(renamed)}"] if renamed else []) + (
             [f"columns not read: {', '.join(unread)}"] if unread else []

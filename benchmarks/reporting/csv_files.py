@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -61,7 +62,7 @@ def read_rows(path: Path, resolve: Callable[[str], str], notes: list[tuple[str, 
     """
     said: set[str] = set()
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with path.open("rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
             columns = find_columns(next((line for line in file if line.strip()), ""), path)
             notes += [(path.name, note) for note in columns.notes()]
             file.seek(0)
@@ -70,7 +71,7 @@ def read_rows(path: Path, resolve: Callable[[str], str], notes: list[tuple[str, 
             with LateProgress(path.stat().st_size, f"bytes of {path.name}") as progress:
                 for number, row in enumerate(reader):
                     if number % 20_000 == 0:
-                        progress.update(file.buffer.tell())
+                        progress.update(raw.tell())
                     if any(row):
                         yield _row(row, columns, f"{path} line {reader.line_num}", resolve, said)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.curves import WINDOW
+from benchmarks.reporting.agreement import list_of
 from benchmarks.reporting.curves import Curves
 from benchmarks.reporting.scores import Scores
 from benchmarks.reporting.summary import Summary
@@ -49,4 +50,4 @@ def _rules(scores: Scores) -> str:
         text = Protocol(**stated).summary()
     except TypeError:  # rules of another version, or a bare name
         text = str(stated.get("name", "unnamed"))
-    return f"Protocol: {text}." + (f" Not stated by {', '.join(silent)}." if silent else "")
+    return f"Protocol: {text}." + (f" Not stated by {list_of(silent)}." if silent else "")

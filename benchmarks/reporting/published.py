@@ -61,7 +61,7 @@ def why_not_published(runs: Iterable[Score]) -> str:
             unlike.setdefault(f"{steps_of(run)} agent steps", []).append(run.arm)
     if not unlike:
         return ""
-    reasons = "; ".join(f"{what} ({list_of(arms)})" for what, arms in unlike.items())
+    reasons = "; ".join(f"{what} ({list_of(arms, 4)})" for what, arms in unlike.items())
     return (
         f"Published scores ({', '.join(NAMES)}) are of {STEPS:,} agent steps under the rules of {PROTOCOL}; they are "
         f"left out, since here there are: {reasons}."

@@ -28,8 +28,8 @@ from experiment.statistics import (
 )
 
 AGGREGATES = {"IQM": iqm, "median": median, "mean": mean, "optimality gap": optimality_gap}
-DRAWS = 2 * 10**7
-"""Runs drawn for an interval: up to 10,000 runs get 2,000 resamples, 100,000 or more get 200."""
+DRAWS = 5 * 10**7
+"""Runs drawn for an interval: reports of up to 25,000 runs get 2,000 resamples, of 250,000 or more 200."""
 THRESHOLDS = 81
 ByGame = dict[str, list[float]]
 
@@ -121,7 +121,7 @@ def summarize(scores: Scores) -> Summary:
     why_not = why_not_published(first[arm] for arm in scores.arms if arm in first)
     references = {} if why_not else _labelled(published_scores(), scores.arms)
     resamples = int(np.clip(DRAWS // len(scores.runs), 200, 2000)) if scores.runs else 2000
-    with LateProgress(3, "statistics") as progress:
+    with LateProgress(3, "parts of the statistics") as progress:
         aggregates = [_aggregate(arm, games, resamples) for arm, games in chosen.items()]
         progress.update(1)
         profiles = {arm: performance_profile(each, thresholds, resamples=resamples) for arm, each in chosen.items()}
