@@ -71,6 +71,8 @@ def _difference(a: Score, b: Score) -> str:
     """How two runs disagree, or nothing."""
     if a.steps != b.steps:
         return f"{a.source} has a budget of {steps_of(a)} agent steps, {b.source} of {steps_of(b)}"
+    if kind_of(a) != kind_of(b):
+        return f"{a.source} is of kind {kind_of(a) or 'unknown'}, {b.source} of {kind_of(b) or 'unknown'}"
     return _disagreement("protocol", a, b) or _other_skip(a, b) or _disagreement("settings", a, b)
 
 
@@ -121,10 +123,16 @@ def caution(runs: Mapping[str, Score], arms: Sequence[str]) -> str:
         *_unequal("budgets in agent steps", {run.arm: run.steps for run in compared}),
         *_silent("budget", [run.arm for run in compared if run.steps is None], len(compared)),
         *_silent("protocol", [run.arm for run in compared if run.protocol is None], len(compared)),
+        *_unequal("kinds of games", {run.arm: kind_of(run) for run in compared}),
         *_unequal("evaluation epsilon", {run.arm: _epsilon(run) for run in compared}),
         *_unequal("numbers of games per score", {run.arm: run.games for run in compared}),
     ]
     return f"Compare with care: {'; '.join(parts)}." if parts else ""
+
+
+def kind_of(run: Score) -> str | None:
+    """Whether a score is of games in training or of an evaluation, as those of run directories are."""
+    return "evaluation" if run.directory is not None else run.kind
 
 
 def _epsilon(run: Score) -> float | None:
@@ -132,11 +140,15 @@ def _epsilon(run: Score) -> float | None:
     return run.protocol.get("evaluation_epsilon") if run.protocol and run.settings is not None else None
 
 
-def _unequal(what: str, values: Mapping[str, float | None]) -> list[str]:
+def _unequal(what: str, values: Mapping[str, float | str | None]) -> list[str]:
     stated = {arm: value for arm, value in values.items() if value is not None}
     if len(set(stated.values())) < 2:
         return []
-    return [f"unequal {what} ({list_of([f'{arm} {value:,}' for arm, value in stated.items()], sep='; ')})"]
+    return [f"unequal {what} ({list_of([f'{arm} {_text(value)}' for arm, value in stated.items()], sep='; ')})"]
+
+
+def _text(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 def _silent(what: str, arms: Sequence[str], of: int) -> list[str]:

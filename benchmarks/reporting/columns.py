@@ -32,8 +32,11 @@ NAMES = {
     "frame_skip": ("frame_skip", "frameskip", "action_repeat", "action_repeats"),
     "protocol": ("protocol", "evaluation_protocol"),
     "games": ("games", "eval_episodes", "evaluation_episodes", "num_eval_episodes", "n_eval_episodes"),
+    "kind": ("kind",),
+    "deviation": ("deviation", "standard_deviation", "score_std", "return_std"),
 }  # fmt: skip
-"""What a column may be called, its own name first. `steps` are agent steps; a score is the mean of `games`."""
+"""What a column may be called, its own name first. `steps` are agent steps; a score is the mean of `games`;
+`kind` is training or evaluation; a line with a `deviation` over runs stands for several."""
 OURS = "agent_steps"
 """What a report's own scores.csv calls its steps."""
 REQUIRED = ("agent", "game", "run", "score")

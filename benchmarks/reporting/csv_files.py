@@ -19,6 +19,8 @@ from envs.games import CATCH, MINATAR
 from envs.protocol import PROTOCOLS
 from experiment.config import ConfigError
 
+KINDS = ("training", "evaluation")
+"""Which games a score is the mean of: those that the agent learned in, or those played to score it."""
 USUAL_SKIP = 4
 """Frames a step of Atari where nothing says otherwise; MinAtar and Catch skip none."""
 _NUMBER = re.compile(r"([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE]\+?[0-9]{1,2})?")
@@ -29,7 +31,7 @@ TOLERANCE = 0.1
 
 
 class Row(NamedTuple):
-    """A line of a file. `steps`, `frame_skip`, `rules` and `games` are None where it does not state them."""
+    """A line of a file. The fields that may be None are so where it does not state them."""
 
     agent: str
     game: str
@@ -40,6 +42,7 @@ class Row(NamedTuple):
     frame_skip: int | None
     rules: dict[str, Any] | None
     games: int | None
+    kind: str | None
 
 
 class _Terms(NamedTuple):
@@ -95,9 +98,16 @@ def _row(row: Sequence[str], columns: Columns, where: str, resolve: Callable[[st
         games, score = _whole("games", words.get("games", "")), _score(words["score"])
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
+    kind = words.get("kind", "").lower()
     if terms.said:
         said.add(terms.said)
-    return Row(words["agent"], game, run_id(words["run"]), score, where, *terms[:3], games)
+    if kind and kind not in KINDS:
+        said.add(f"kind {kind!r} is not read: it is neither {' nor '.join(KINDS)}")
+    if words.get("deviation"):
+        said.add("lines with a deviation stand for several runs; here each counts as one run")
+    return Row(
+        words["agent"], game, run_id(words["run"]), score, where, *terms[:3], games, kind if kind in KINDS else None
+    )
 
 
 @lru_cache(1 << 16)

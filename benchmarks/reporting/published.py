@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.reporting.agreement import OF_THE_SETTINGS, list_of, steps_of
+from benchmarks.reporting.agreement import OF_THE_SETTINGS, kind_of, list_of, steps_of
 from envs.protocol import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def why_not_published(runs: Iterable[Score]) -> str:
             unlike.setdefault("protocol not stated", []).append(run.arm)
         elif any(rules.get(key, value) != value for key, value in stated.items() if key not in OF_THE_SETTINGS):
             unlike.setdefault(f"protocol {run.rules}", []).append(run.arm)
+        if kind_of(run) == "training":
+            unlike.setdefault("scores of games in training", []).append(run.arm)
         if run.steps is None:
             unlike.setdefault("agent steps not stated", []).append(run.arm)
         elif run.steps != STEPS:

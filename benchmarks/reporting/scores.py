@@ -35,10 +35,11 @@ class Score:
 
     Attributes:
         run: the seed, or the name that a CSV file gives it.
-        frame_skip: frames a step, where a CSV file states it.
         source: the run directory or the line it was read from.
         protocol, settings, steps: None where a CSV file does not tell.
         games: whole games that the score is the mean of.
+        frame_skip: frames a step, where a CSV file states it.
+        kind: of a CSV file: `training` or `evaluation`, where it states which games the score is of.
     """
 
     arm: str
@@ -53,6 +54,7 @@ class Score:
     games: int | None = None
     directory: RunDir | None = None
     frame_skip: int | None = None
+    kind: str | None = None
 
     @property
     def skip(self) -> int | None:
@@ -298,7 +300,7 @@ def _read_csv(path: Path, notes: Notes) -> Iterator[Score]:
         empty = False
         yield Score(
             row.agent, row.game, row.run, row.score, row.where, row.rules, row.steps,
-            frame_skip=row.frame_skip, games=row.games,
+            frame_skip=row.frame_skip, games=row.games, kind=row.kind,
         )  # fmt: skip
     if empty:
         raise ConfigError(f"{path}: it holds no scores")

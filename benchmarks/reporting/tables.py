@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.reporting.agreement import comparable, list_of
+from benchmarks.reporting.agreement import comparable, kind_of, list_of
 from benchmarks.reporting.published import STEPS, published_label
 from benchmarks.reporting.scores import Score, Scores, run_order
 from benchmarks.reporting.summary import AGGREGATES, Aggregate, Cell, Summary
@@ -305,6 +305,7 @@ def runs(scores: Scores) -> Table:
             "agent_steps": "" if run.steps is None else run.steps,
             "frame_skip": "" if run.skip is None else run.skip,
             "games": "" if run.games is None else run.games,
+            "kind": kind_of(run) or "",
         }
         for run in scores.runs
     ]

@@ -36,7 +36,10 @@ def read(path, rows, header=HEADER, separator=","):
 
 
 def values(scores):
-    return [(run.arm, run.game, run.run, run.score, run.steps, run.skip, run.rules, run.games) for run in scores.runs]
+    return [
+        (run.arm, run.game, run.run, run.score, run.steps, run.skip, run.rules, run.games, run.kind)
+        for run in scores.runs
+    ]
 
 
 def refusal(path, rows, header=HEADER, separator=","):
@@ -133,9 +136,9 @@ def test_decimal_commas_are_refused_since_they_could_be_thousands(score, said, t
 @pytest.mark.parametrize("role", NAMES)
 def test_every_name_of_a_column_is_taken_and_said(role, tmp_path):
     cells = dict(zip(HEADER, ROWS[0], strict=True)) | {"steps": "8", "frames": "32", "frame_skip": "4"}
-    cells |= {"protocol": "mine", "games": "7"}
+    cells |= {"protocol": "mine", "games": "7", "kind": "training", "deviation": ""}
     plain = values(read(tmp_path / "a.csv", [cells.values()], list(cells)))
-    assert plain == [("A", "Pong", "0", 1.0, 8, 4, "mine", 7)]
+    assert plain == [("A", "Pong", "0", 1.0, 8, 4, "mine", 7, "training")]
     for name in NAMES[role]:
         for written in (name, name.upper(), f" {name.replace('_', ' ').title()} "):
             scores = read(tmp_path / "a.csv", [cells.values()], [written if each == role else each for each in cells])
@@ -192,7 +195,7 @@ def test_a_header_that_is_not_clear_is_refused_and_shown(header, said, tmp_path)
 
 def test_blank_lines_and_empty_fields_at_an_end_mean_nothing(tmp_path):
     (tmp_path / "a.csv").write_text("\nagent;game;run;score\n\n;;;\nA;Pong;0;1;;\n")
-    assert values(read_scores([str(tmp_path / "a.csv")])) == [("A", "Pong", "0", 1.0, None, None, "", None)]
+    assert values(read_scores([str(tmp_path / "a.csv")])) == [("A", "Pong", "0", 1.0, None, None, "", None, None)]
 
 
 # --- budgets
@@ -335,6 +338,23 @@ def test_unequal_numbers_of_games_are_said(tmp_path):
     assert summarize(scores).caution(["A"]) == ""
 
 
+def test_scores_of_training_and_of_evaluations_are_told_apart(tmp_path):
+    kinds = ("training", "Training", "evaluation", "evaluation")
+    rows = [(*row, "100000", "atari100k", kind) for row, kind in zip(ROWS, kinds, strict=True)]
+    header = (*HEADER, "steps", "protocol", "kind")
+    _, text = report_of(tmp_path, write(tmp_path / "a.csv", rows, header))
+    assert "Compare with care: unequal kinds of games (A training; B evaluation)." in text
+    assert "here there are: scores of games in training (A)." in text
+    assert "line 3 is of kind unknown" in refusal(tmp_path / "b.csv", [rows[0], (*rows[1][:-1], "")], header)
+    scores = read(tmp_path / "c.csv", [(*rows[0][:-1], "atari")], header)
+    assert scores.notes == ("c.csv: kind 'atari' is not read: it is neither training nor evaluation.",)
+
+
+def test_a_line_that_stands_for_several_runs_is_said_to(tmp_path):
+    scores = read(tmp_path / "a.csv", [(*ROWS[0], "0.5"), (*ROWS[1], "")], (*HEADER, "deviation"))
+    assert scores.notes == ("a.csv: lines with a deviation stand for several runs; here each counts as one run.",)
+
+
 def test_agents_with_the_names_of_published_ones_stay_apart(tmp_path):
     names = ("DER", "SPR", "random", "human", "DER (published)")
     rows = [(name, *row[1:], "100000", "atari100k") for name in names for row in ROWS[:2]]
@@ -349,8 +369,8 @@ def test_agents_with_the_names_of_published_ones_stay_apart(tmp_path):
 
 
 def test_scores_are_read_back_with_all_that_was_stated(tmp_path):
-    header = (*HEADER, "frames", "frame_skip", "games", "protocol")
-    path = write(tmp_path / "a.csv", [(*row, "800", "8", "10", "mine") for row in ROWS], header)
+    header = (*HEADER, "frames", "frame_skip", "games", "protocol", "kind")
+    path = write(tmp_path / "a.csv", [(*row, "800", "8", "10", "mine", "evaluation") for row in ROWS], header)
     report_of(tmp_path, path)
     first, again = read_scores([path]), read_scores([str(tmp_path / "out/scores.csv")])
     assert values(first) == values(again)
