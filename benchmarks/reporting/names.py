@@ -1,0 +1,64 @@
+"""Short names for what a figure tells apart."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+LONG = 32
+"""Letters of a name that needs no shortening."""
+NEXT_WORD = re.compile(r"(?=(?<!\de)[-+ ])")
+"""Where a name is divided: before a dash, plus or space; the dash of 1e-3 divides nothing."""
+TIME = re.compile(r"-\d{8}-\d{6}(?=$|-\d+$)")
+"""When a run began, at the end of the name that it has by default."""
+
+Words = list[str]
+
+
+def short_names(names: Sequence[str], longest: int = LONG) -> list[str]:
+    """The names without their times and the words that all of them share; distinct names stay distinct.
+
+    No more is left out than makes the longest fit into `longest` letters, and nothing if they do as they are.
+    """
+    whole = list(dict.fromkeys(names))
+    timeless = [TIME.sub("", name) for name in whole]
+    shorter = [
+        shorten(found) for found in (timeless, whole) for shorten in (_without_common_ends, _without_common_words)
+    ]
+    valid = [found for found in (whole, timeless, *shorter) if all(found) and len(set(found)) == len(whole)]
+    if not valid:  # an empty name is among them
+        return list(names)
+    fits = [found for found in valid if _length(found) <= longest]
+    short = dict(zip(whole, fits[0] if fits else min(valid, key=_length), strict=True))
+    return [short[name] for name in names]
+
+
+def _length(names: Sequence[str]) -> int:
+    return max(map(len, names), default=0)
+
+
+def _without_common_words(names: Sequence[str]) -> list[str]:
+    """Leaves out each word that all names have, equally often."""
+    split = [NEXT_WORD.split(name) for name in names]
+    counts = [Counter(map(_bare, words)) for words in split]
+    common = {word for word in set().union(*counts) if len({count[word] for count in counts}) == 1}
+    return [_bare("".join(word for word in words if _bare(word) not in common)) for words in split]
+
+
+def _without_common_ends(names: Sequence[str]) -> list[str]:
+    """Leaves out the first and the last words that all names share, but of no name all words."""
+    split = [NEXT_WORD.split(name) for name in names]
+    most = min(map(len, split), default=1) - 1
+    first = _shared(split, most)
+    last = _shared([words[::-1] for words in split], most - first)
+    return [_bare("".join(words[first : len(words) - last])) for words in split]
+
+
+def _shared(names: Sequence[Words], most: int) -> int:
+    """How many words all names begin with, at most so many."""
+    return next((i for i in range(most) if len({words[i] for words in names}) > 1), most)
+
+
+def _bare(word: str) -> str:
+    return word.lstrip("-+ ")
