@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.curves import WINDOW
 from benchmarks.reporting.curves import Curves
+from benchmarks.reporting.measures import WINDOW
 from benchmarks.reporting.published import PROTOCOL, STEPS
 from benchmarks.reporting.scores import Scores
 from benchmarks.reporting.summary import Summary

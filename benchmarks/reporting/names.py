@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 LONG = 32
 """Letters of a name that needs no shortening."""
-NEXT_WORD = re.compile(r"(?=(?<!\de)[-+ ])")
-"""Where a name is divided: before a dash, plus or space; the dash of 1e-3 divides nothing."""
+PARTS = re.compile(r"(?=[+ ])")
+"""Where the name of an arm is divided."""
+WORDS = re.compile(r"(?=(?<!\de)-)")
+"""Where the name of a run is divided; the dash of 1e-3 divides nothing."""
 TIME = re.compile(r"-\d{8}-\d{6}(?=$|-\d+$)")
 """When a run began, at the end of the name that it has by default."""
 
@@ -22,6 +24,8 @@ def short_names(names: Sequence[str], longest: int = LONG) -> list[str]:
     No more is left out than makes the longest fit into `longest` letters, and nothing if they do as they are.
     """
     whole = list(dict.fromkeys(names))
+    if len(whole) < 2:
+        return list(names)
     timeless = [TIME.sub("", name) for name in whole]
     shorter = [
         shorten(found) for found in (timeless, whole) for shorten in (_without_common_ends, _without_common_words)
@@ -35,12 +39,18 @@ def short_names(names: Sequence[str], longest: int = LONG) -> list[str]:
 
 
 def _length(names: Sequence[str]) -> int:
-    return max(map(len, names), default=0)
+    return max(map(len, names))
+
+
+def _split(names: Sequence[str]) -> list[Words]:
+    """The words of names, each with what divides it from the one before; arms have dashes within their words."""
+    divider = PARTS if any(map(PARTS.search, names)) else WORDS
+    return [divider.split(name) for name in names]
 
 
 def _without_common_words(names: Sequence[str]) -> list[str]:
     """Leaves out each word that all names have, equally often."""
-    split = [NEXT_WORD.split(name) for name in names]
+    split = _split(names)
     counts = [Counter(map(_bare, words)) for words in split]
     common = {word for word in set().union(*counts) if len({count[word] for count in counts}) == 1}
     return [_bare("".join(word for word in words if _bare(word) not in common)) for words in split]
@@ -48,8 +58,8 @@ def _without_common_words(names: Sequence[str]) -> list[str]:
 
 def _without_common_ends(names: Sequence[str]) -> list[str]:
     """Leaves out the first and the last words that all names share, but of no name all words."""
-    split = [NEXT_WORD.split(name) for name in names]
-    most = min(map(len, split), default=1) - 1
+    split = _split(names)
+    most = min(map(len, split)) - 1
     first = _shared(split, most)
     last = _shared([words[::-1] for words in split], most - first)
     return [_bare("".join(words[first : len(words) - last])) for words in split]
