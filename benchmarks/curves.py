@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from experiment.interrupt import terminal_manners
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ def draw(config: CurvesConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    with exit_on_bad_input():
+    with terminal_manners(), exit_on_bad_input():
         config = parse_cli(
             CurvesConfig, argv, prog="python -m benchmarks.curves", description="Draw learning curves.", presets={}
         )
         if not config.runs:
             raise ConfigError("name at least one run directory, or a folder of them")
         draw(config)
-    print(config.out)
+        print(config.out)
     return 0
 
 

@@ -18,6 +18,7 @@ from benchmarks.reporting.panels import (
     draw_curves,
     label,
     legend,
+    legend_height,
     log_axis,
     looks,
     make_panels,
@@ -117,7 +118,8 @@ def _interval(axis: Any, place: int, each: Aggregate, key: str, color: str) -> N
 
 def profiles(pyplot: Any, summary: Summary, look: Look) -> Figure:
     """The share of runs above each score."""
-    figure, axis = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
+    height = 3.4 + legend_height([look(arm)["label"] for arm in summary.profiles], 7)
+    figure, axis = pyplot.subplots(figsize=(7, height), layout="constrained")
     for arm, (value, low, high) in summary.profiles.items():
         axis.plot(summary.thresholds, value, **look(arm))
         draw_band(axis, summary.thresholds, low, high, look(arm)["color"])
@@ -146,9 +148,10 @@ def improvements(pyplot: Any, found: Sequence[Improvement], look: Look) -> Figur
 def aggregate_curves(pyplot: Any, curves: Curves, look: Look) -> Figure:
     """The IQM of all runs over agent steps and over wall time."""
     shown = {name: arms for name, arms in curves.aggregates.items() if arms}
-    figure, axes = pyplot.subplots(
-        1, len(shown), figsize=(5 * len(shown), 3.4), sharey=True, squeeze=False, layout="constrained"
-    )
+    width = 5 * len(shown)
+    labels = dict.fromkeys(look(arm)["label"] for arms in shown.values() for arm in arms)
+    size = (width, 3.2 + legend_height(list(labels), width))
+    figure, axes = pyplot.subplots(1, len(shown), figsize=size, sharey=True, squeeze=False, layout="constrained")
     axes = axes[0]
     for axis, (name, arms) in zip(axes, shown.items(), strict=True):
         draw_curves(axis, arms, look)

@@ -143,7 +143,8 @@ def _caption(name: str, runs: Sequence[Run]) -> str:
     scores = [run.score for run in runs if run.score is not None]
     parts = [f"{len(runs)} runs"] * (len(runs) > 1)
     if len(runs) == 1 and scores:
-        parts.append(f"score of {runs[0].games} games: {raw(scores[0])}")
+        games = {None: "", 1: " of 1 game"}.get(runs[0].games, f" of {runs[0].games} games")
+        parts.append(f"score{games}: {raw(scores[0])}")
     elif scores:
         some = f" of {len(scores)}" * (len(scores) < len(runs))
         parts.append(f"score{some}: {with_bounds(t_interval(scores), raw)}")

@@ -125,7 +125,7 @@ def make_panels(pyplot: Any, count: int, labels: Sequence[str], columns: int = 4
     across = min(count, columns)
     down = math.ceil(count / across)
     width = max(2.9 * across + 0.5, 5)
-    top = 0.45 + 0.17 * _legend_lines(labels, width)
+    top = 0.45 + legend_height(labels, width)
     height = 2.0 * down + 0.4 + top
     figure, axes = pyplot.subplots(down, across, figsize=(width, height), sharex=True, squeeze=False)
     figure.subplots_adjust(
@@ -165,6 +165,7 @@ def _legend_columns(labels: Sequence[str], width: float) -> int:
     return max(int(width / (0.6 + 0.075 * longest)), 1)
 
 
-def _legend_lines(labels: Sequence[str], width: float) -> int:
-    """Lines that the legend surely has no more of."""
-    return math.ceil(len(labels) / _legend_columns(labels, width)) * max(text.count("\n") + 1 for text in labels)
+def legend_height(labels: Sequence[str], width: float) -> float:
+    """Inches that the legend of a figure of this width takes."""
+    lines = math.ceil(len(labels) / _legend_columns(labels, width)) * max(text.count("\n") + 1 for text in labels)
+    return 0.17 * lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,13 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
 
     Raises ConfigError, in one line, for what is no run or cannot be read.
     """
-    found: dict[tuple[int, int], Run] = {}
+    found: dict[Path, Run] = {}
+    arms_of = cache(_arms)
     for path in paths:
-        for place, arm in _inside(Path(path)):
-            about = place.stat()
-            found.setdefault((about.st_dev, about.st_ino), _read(RunDir.open(place), arm))
+        for directory in _inside(Path(path)):
+            place = directory.path.resolve()
+            if place not in found:
+                found[place] = _read(directory, arms_of(place.parent).get(place.name, ""))
     runs = list(found.values())
     names = iter(name_arms([run.settings for run in runs if not run.arm]))
     return [run if run.arm else replace(run, arm=next(names)) for run in runs]
@@ -74,30 +77,46 @@ def check_arms(runs: Sequence[Run]) -> None:
             )
 
 
-def _inside(path: Path) -> Iterator[tuple[Path, str]]:
-    """The run directories of a path, each with its arm if a sweep names it."""
+def _inside(path: Path) -> Iterator[RunDir]:
+    """The run directories of a path: itself, those of a sweep that have begun, or those of all in a folder."""
+    if path.is_file():
+        raise ConfigError(f"{str(path)!r} is a file: curves are of run directories, folders of them, and sweeps")
     if (path / manifest.NAME).is_file():
-        places = [(path / entry.name, entry.arm) for entry in Manifest.load(path).runs]
-        yield from (place for place in places if (place[0] / "config.yaml").is_file())  # others have not begun
+        listed = [RunDir(path / entry.name) for entry in Manifest.load(path).runs]
+        yield from (run for run in listed if run.config.is_file())
         return
-    shown = [] if (path / "config.yaml").is_file() or not path.is_dir() else sorted(path.iterdir())
-    shown = [item for item in shown if not item.name.startswith(".")]  # that is being made
+    if (path / "config.yaml").is_file() or not path.is_dir():
+        yield RunDir.open(path)
+        return
+    shown = [item for item in sorted(path.iterdir()) if not item.name.startswith(".")]  # hidden: that is being made
     inside = [item for item in shown if any((item / name).is_file() for name in (manifest.NAME, "config.yaml"))]
+    if not inside:
+        raise ConfigError(f"no run in folder {str(path)!r}: neither it nor a folder in it has config.yaml")
     for item in inside:
         yield from _inside(item)
-    if not inside:
-        folder = path.resolve().parent
-        listed = Manifest.load(folder).runs if (folder / manifest.NAME).is_file() else ()
-        yield path, next((entry.arm for entry in listed if entry.name == path.resolve().name), "")
+
+
+def _arms(folder: Path) -> dict[str, str]:
+    """The arms of a sweep by run; none without a manifest."""
+    known = (folder / manifest.NAME).is_file()
+    return {entry.name: entry.arm for entry in Manifest.load(folder).runs} if known else {}
 
 
 def _read(directory: RunDir, arm: str) -> Run:
     config = load_yaml(DQNConfig, directory.config)
-    score = (read_result(directory) or {}).get("score") or {}
-    mean, games = score.get("mean"), score.get("episodes")
-    if mean is not None and not (isinstance(mean, int | float) and math.isfinite(mean)):
+    score, games = _score(directory)
+    return Run(arm, config.env, config.seed, config.budget, _shared(config), directory, score, games)
+
+
+def _score(directory: RunDir) -> tuple[float | None, int | None]:
+    result = read_result(directory)
+    score = result.get("score") if isinstance(result, dict) else None
+    if score is None:
+        return None, None
+    mean, games = (score.get("mean"), score.get("episodes")) if isinstance(score, dict) else (score, None)
+    if not isinstance(mean, int | float) or not math.isfinite(mean):
         raise ConfigError(f"{directory.result}: its mean score is {mean!r}, not a number")
-    return Run(arm, config.env, config.seed, config.budget, _shared(config), directory, mean, games)
+    return mean, games
 
 
 def _shared(config: DQNConfig) -> dict[str, Any]:
