@@ -34,7 +34,8 @@ def short_names(names: Sequence[str], longest: int = LONG) -> list[str]:
     if not valid:  # an empty name is among them
         return list(names)
     fits = [found for found in valid if _length(found) <= longest]
-    short = dict(zip(whole, fits[0] if fits else min(valid, key=_length), strict=True))
+    chosen = fits[0] if fits else min(valid, key=_length)
+    short = dict(zip(whole, chosen, strict=True))
     return [short[name] for name in names]
 
 
