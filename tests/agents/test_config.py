@@ -59,8 +59,14 @@ def test_a_floor_matters_only_to_schedules_that_have_one():
 
 @pytest.mark.parametrize(
     ("steps", "log", "probe"),
-    [(300, 10, 100), (3_000, 20, 200), (6_000, 50, 500), (99_999, 500, 5_000), (100_000, 1_000, 10_000)]
-    + [(50_000_000, 1_000, 10_000)],
+    [
+        (300, 10, 100),
+        (3_000, 20, 200),
+        (6_000, 50, 500),
+        (99_999, 500, 5_000),
+        (100_000, 1_000, 10_000),
+        (50_000_000, 1_000, 10_000),
+    ],
 )
 def test_rows_and_probes_follow_the_budget_unless_given(tmp_path, steps, log, probe):
     config = DQNConfig(env="Catch", steps=steps, update_start=200).resolved()

@@ -81,19 +81,19 @@ def test_the_same_runs_give_the_same_figure(tmp_path):
 
 def test_seeds_of_an_arm_are_one_line_with_their_scores_in_one_entry(tmp_path, drawn):
     for seed in range(3):
-        make_run(tmp_path, f"plain-s{seed}", score=40.0 * seed, seed=seed, level=seed + 1.0)
+        make_run(tmp_path, f"plain-s{seed}", score=-40.0 * seed, seed=seed, level=-seed - 1.0)
         make_run(tmp_path, f"nap-s{seed}", score=1.0 if seed else None, seed=seed, nap=True)
     curves.main([str(tmp_path)])
     (axis,) = drawn[0].axes
-    bounds = t_interval([0.0, 40.0, 80.0])
+    bounds = t_interval([0.0, -40.0, -80.0])
     assert entries(axis) == [
         "dqn+nap, 3 runs, score of 2: 1.0 [1.0, 1.0]",
-        f"dqn, 3 runs, score: 40.0 [{bounds.low:.1f}, {bounds.high:.1f}]",
+        f"dqn, 3 runs, score: -40.0 [{bounds.low:.1f}, {bounds.high:.1f}]",
     ]
     (line,) = [line for line in axis.lines if line.get_label().startswith("dqn, ")]
-    assert line.get_ydata()[-1] == pytest.approx(2 * np.mean(range(10, 30)))  # the mean of levels 1, 2 and 3
+    assert line.get_ydata()[-1] == pytest.approx(-2 * np.mean(range(10, 30)))  # levels of -1, -2 and -3
     assert sum(line.get_linewidth() < 1 for line in axis.lines) == 6  # single runs
-    assert axis.get_ylim()[1] < bounds.high  # a wide interval does not squeeze the curves
+    assert axis.get_ylim()[0] > bounds.low  # a wide interval does not squeeze the curves
 
 
 def test_many_seeds_have_the_interval_of_the_report(tmp_path, drawn):
@@ -205,7 +205,8 @@ def test_a_panel_shows_every_return_and_its_legend_hides_none(tmp_path, drawn, l
     assert not below.overlaps(box)
     assert not below.overlaps(axis.xaxis.label.get_window_extent())
     assert box.height > 2.5 * drawn[0].dpi  # long names take room of their own, not of the panel
-    assert below.x1 <= drawn[0].bbox.x1
+    assert drawn[0].bbox.x1 >= below.x1
+    assert below.y0 >= 0
 
 
 def test_a_curve_of_one_point_is_a_marker_and_its_interval_a_bar():
