@@ -113,7 +113,7 @@ def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.S
 def build_probe(config: DQNConfig, agent: DQN, seed: int) -> StateProbe:
     """What measures the agent's network; ConfigError for a network whose features cannot be watched."""
     try:
-        return StateProbe(agent, seed, on=config.probe_interval > 0)
+        return StateProbe(agent, seed, on=config.steps_per_probe > 0)
     except ValueError as error:
         raise ConfigError(f"{error}; or do without: --probe-interval 0") from None
 

@@ -14,6 +14,7 @@ from envs.games import CATCH, is_minatar, resolve_game
 from envs.protocol import PROTOCOLS, Protocol
 from experiment.config import ConfigError, near
 from experiment.cores import available_cores
+from experiment.intervals import default_interval
 from plasticity.registry import join_options, parse_all
 
 Schedule = Literal[
@@ -185,11 +186,12 @@ class DQNConfig:
     """When a loss or gradient is NaN or infinite. stop: end the run at the next row of metrics, the checkpoint from
     before intact; skip: leave the optimiser's step out, not what methods do after it, and count it in
     skipped_updates."""
-    log_interval: int = 1_000
-    """Agent steps between rows in metrics.jsonl."""
-    probe_interval: int = 10_000
+    log_interval: int | None = None
+    """Agent steps between rows in metrics.jsonl; none: about a hundredth of the budget, from 10 to 1,000."""
+    probe_interval: int | None = None
     """Agent steps between measurements on 256 states, drawn from the replay when learning starts: dormant units, ranks,
-    policy churn. The first is before the first update, the last at the end; 0: none."""
+    policy churn. The first is before the first update, the last at the end; 0: no measurements; none: about a tenth of
+    the budget, from 100 to 10,000."""
     checkpoint_interval: int = 10_000
     """Agent steps between checkpoints; 0: only at the end or when interrupted."""
     eval_episodes: int | None = None
@@ -240,6 +242,16 @@ class DQNConfig:
             return self.schedule
         return "early-cycle" if self.projects else "constant"
 
+    @property
+    def steps_per_row(self) -> int:
+        """Agent steps between rows of metrics."""
+        return default_interval(self.budget, 100, 10, 1_000) if self.log_interval is None else self.log_interval
+
+    @property
+    def steps_per_probe(self) -> int:
+        """Agent steps between measurements of the probe; 0: there are none."""
+        return default_interval(self.budget, 10, 100, 10_000) if self.probe_interval is None else self.probe_interval
+
     def resolved(self) -> DQNConfig:
         """These settings with nothing left to the machine or to one another; a fault raises ConfigError."""
         self._check()
@@ -256,6 +268,8 @@ class DQNConfig:
             schedule=self.course,
             compile=self.compile if self.compile != "auto" else _can_compile(self.device),
             threads=self.threads or available_cores(),
+            log_interval=self.steps_per_row,
+            probe_interval=self.steps_per_probe,
             eval_episodes=self.rules.evaluation_episodes if self.eval_episodes is None else self.eval_episodes,
             eval_epsilon=self.rules.evaluation_epsilon if self.eval_epsilon is None else self.eval_epsilon,
         )
@@ -325,16 +339,16 @@ class DQNConfig:
 
     def _check_rows_of_a_cycle(self, steps: float) -> None:
         """What CUSUM hears: often enough in each cycle, and not so often that neighbours sum the same rewards."""
-        if 8 * self.log_interval > steps:
-            cycle = f"--log-interval {self.log_interval}, and a cycle has {steps:g} agent steps"
+        if 8 * self.steps_per_row > steps:
+            cycle = f"--log-interval {self.steps_per_row}, and a cycle has {steps:g} agent steps"
             raise ConfigError(f"{cycle}: early-cycle-cusum needs 8 rows of metrics in each, a smaller interval")
         if 8 * self.num_envs > steps:
             cycle = f"--num-envs {self.num_envs}, and a cycle has {steps:g} agent steps"
             raise ConfigError(f"{cycle}: early-cycle-cusum needs 8 rows of metrics in each, fewer environments")
         apart = max(self.n_step, self.n_step_final or 0) * self.num_envs
-        if self.log_interval < apart:
+        if self.steps_per_row < apart:
             rows = f"early-cycle-cusum needs rows that share no reward, --n-step times --num-envs = {apart} steps apart"
-            raise ConfigError(f"--log-interval {self.log_interval}: {rows}, a larger interval")
+            raise ConfigError(f"--log-interval {self.steps_per_row}: {rows}, a larger interval")
 
     def _check_methods(self) -> None:
         try:

@@ -92,7 +92,7 @@ class Trainer:
         self.seconds += time.perf_counter() - began
         rows = self._finished_episodes(step)
         measured = self._measured(before)
-        if self.passes(self.config.log_interval, before) or self.done:
+        if self.passes(self.config.steps_per_row, before) or self.done:
             rows.append({**self.figures(), "seconds": self.seconds, **self._report(), **measured})
         elif measured:
             rows.append({"agent_step": self.agent_step, **measured})
@@ -100,7 +100,7 @@ class Trainer:
 
     def _measured(self, before: int) -> dict[str, float]:
         """The probe's figures, if it is due or has begun in this step."""
-        interval = self.config.probe_interval
+        interval = self.config.steps_per_probe
         if interval and (self.passes(interval, before) or self.done):
             self.probe.measure()
         return self.probe.report()
@@ -130,7 +130,7 @@ class Trainer:
         the first update, or if there are too few.
         """
         replay, returns = self.replay, self._returns()
-        count = min(FRESH, max(self.config.log_interval, replay.num_envs))
+        count = min(FRESH, max(self.config.steps_per_row, replay.num_envs))
         if self.agent.updates == 0 or replay.num_legal(returns["n_step"]) < count:
             return None
         end = (replay.head - returns["n_step"] + 1) * replay.num_envs

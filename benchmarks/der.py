@@ -97,7 +97,7 @@ def ours(config: DQNConfig, block: int) -> Run:
                 if agent.updates % config.target_period == 0:
                     agent.sync_target()
             replay.update(drawn["index"], torch.stack([batch["losses"] for batch in batches]))
-            if agent.updates % config.log_interval < block:
+            if agent.updates % config.steps_per_row < block:
                 monitor.report()
 
     return run

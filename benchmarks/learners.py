@@ -93,7 +93,7 @@ def block_run(config: DQNConfig, sampled: bool = False) -> Run:
                     agent.update(batch)
                 else:
                     monitor.update(batch)
-                    if monitor.count == config.log_interval:
+                    if monitor.count == config.steps_per_row:
                         monitor.report()
                 if agent.updates % TARGET_PERIOD == 0:
                     agent.sync_target()

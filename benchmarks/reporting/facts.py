@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.curves import WINDOW
 from benchmarks.reporting.agreement import list_of
 from benchmarks.reporting.curves import Curves
+from benchmarks.reporting.measures import WINDOW
 from benchmarks.reporting.scores import Scores
 from benchmarks.reporting.summary import Summary
 from envs.games import reference_scores

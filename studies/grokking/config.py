@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from experiment.config import ConfigError, near
+from experiment.intervals import default_interval
 
 EARLY = 0.2
 """Share of the budget in which early-cycle cycles."""
@@ -105,8 +106,8 @@ class GrokkingConfig:
     """Device of network and data: cpu, cuda, cuda:1, ..."""
     threads: int = 1
     """CPU threads of torch. Part of what decides the bits of a run."""
-    log_interval: int = 100
-    """Updates between rows in metrics.jsonl."""
+    log_interval: int | None = None
+    """Updates between rows in metrics.jsonl; none: about a fiftieth of the budget, from 10 to 100."""
     checkpoint_interval: int = 5_000
     """Updates between checkpoints; 0: only at the end or when interrupted."""
     figure: bool = True
@@ -137,7 +138,12 @@ class GrokkingConfig:
         positions = () if self.norm_positions == ("none",) else self.norm_positions
         config = replace(self, norm_positions=positions)
         config._check()
-        return replace(config, updates=config.budget, modulus=S5_ORDER if config.operation == "s5" else config.modulus)
+        return replace(
+            config,
+            updates=config.budget,
+            modulus=S5_ORDER if config.operation == "s5" else config.modulus,
+            log_interval=config.log_interval or default_interval(config.budget, 50, 10, 100),
+        )
 
     def _check(self) -> None:
         for field, (low, high) in _RANGES.items():

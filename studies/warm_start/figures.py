@@ -204,7 +204,7 @@ def draw_folder(folder: Path, out: Path) -> Path:
     write_atomic(out.with_suffix(".md"), text)
     write_atomic(out.with_suffix(".csv"), table_csv(arms))
     write_atomic(out.with_name(f"{out.stem}-runs.csv"), runs_csv(arms))
-    lacking = missing(name, arms)
+    lacking = missing(name, arms, whole_arms=False)
     parts = [described(arms)] + [f"missing: {lacking}"] * bool(lacking)
     title = "\n".join(fill(part, TITLE_WIDTH, break_on_hyphens=False) for part in parts)
     return figures.save(pyplot, draw_arms(pyplot, arms, title), out)

@@ -20,7 +20,8 @@ from benchmarks.manifest import Entry, Manifest
 from benchmarks.reporting.agreement import check_arms
 from benchmarks.reporting.curves import Curve, _sampled, make_curves, read_traces, resamples
 from benchmarks.reporting.facts import facts
-from benchmarks.reporting.figures import LINES, MANY, _log_axis, _panels, _styles, draw_figures, game_curves
+from benchmarks.reporting.figures import MANY, draw_figures, game_curves
+from benchmarks.reporting.panels import LINES, arm_styles, log_axis, make_panels
 from benchmarks.reporting.published import NAMES, STEPS, published_scores
 from benchmarks.reporting.scores import Missing, Score, Scores, read_scores
 from benchmarks.reporting.summary import summarize
@@ -455,7 +456,7 @@ def test_no_two_arms_look_alike_and_partners_share_a_colour(kinds):
     arms = [
         f"{first}{name}" for name, kind in enumerate(kinds) for first in (("nap-", "") if kind == "both" else (kind,))
     ]
-    styles = _styles(arms)
+    styles = arm_styles(arms)
     assert len(set(styles.values())) == len(arms) == len(styles)
     assert all(line < len(LINES) for _, line in styles.values())
     assert all(styles[arm][0] == styles[f"nap-{arm}"][0] for arm in arms if f"nap-{arm}" in arms)
@@ -466,7 +467,7 @@ def test_no_two_arms_look_alike_and_partners_share_a_colour(kinds):
 def test_a_logarithmic_axis_has_a_few_ticks_however_wide(low, decades):
     axis = plotting().figure().subplots()
     axis.plot([0, 1], [10.0**low, 10.0 ** (low + decades)])
-    _log_axis(axis)
+    log_axis(axis)
     bottom, top = axis.get_ylim()
     assert 1 <= sum(bottom <= tick <= top for tick in axis.get_yticks()) <= 9
     plotting().close("all")
@@ -483,7 +484,7 @@ def test_ticks_of_a_logarithmic_axis_are_plain_figures(tmp_path):
 
 def test_a_run_keeps_its_last_value_and_has_none_before_its_first_game():
     class Fake:
-        returns = np.array([1.0, 2.0])
+        returns, ends = np.array([1.0, 2.0]), True
 
         def times(self, wall):
             return np.array([10.0, 20.0])
@@ -506,7 +507,7 @@ def test_the_figure_says_how_many_resamples_its_bands_stand_on(tmp_path, monkeyp
 @pytest.mark.parametrize("count", [1, 2, 5, 8])
 def test_only_the_lowest_panel_of_a_column_has_tick_labels(count):
     pyplot = plotting()
-    figure, axes = _panels(pyplot, count, ["a"])
+    figure, axes = make_panels(pyplot, count, ["a"])
     pyplot.close(figure)
     labelled = [axis.xaxis.get_tick_params()["labelbottom"] for axis in axes[:count]]
     assert labelled == [place + min(count, 4) >= count for place in range(count)]
