@@ -85,12 +85,12 @@ def check_stated(config: DQNConfig, words: Sequence[str]) -> None:
                 raise ConfigError(f"--{option.replace('_', '-')} does nothing without {switch}: give both or neither")
 
 
+@terminal_manners()
 def main(agent: str, argv: Sequence[str] | None = None) -> int:
     """Parse, prepare and train; the exit code. Bad input ends in one line and code 2."""
-    with terminal_manners():
-        with exit_on_bad_input():
-            config = settings(agent, argv)
-            from agents.run import Run
+    with exit_on_bad_input():
+        config = settings(agent, argv)
+        from agents.run import Run
 
-            run = Run(config)
-        return run.train()
+        run = Run(config)
+    return run.train()

@@ -24,6 +24,7 @@ from agents.run import build_trainer
 from experiment import checkpoint
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.determinism import configure
+from experiment.interrupt import terminal_manners
 from experiment.segments import Segments
 from replay import FrameReplay
 
@@ -152,6 +153,7 @@ def steps_per_second(threads: int, steps: int = 200) -> float:
     return steps / timed(lambda: [trainer.step() for _ in range(steps)])
 
 
+@terminal_manners()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure and print; the exit code."""
     with exit_on_bad_input():

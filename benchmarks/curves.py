@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.reporting.measures import MEASURES, Measure, series
 from envs.games import reference_scores
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from experiment.interrupt import terminal_manners
 from experiment.run_dir import RunDir
 from studies.drawing import plotting, thousands
 from studies.records import read_rows
@@ -117,6 +118,7 @@ def game_of(run: RunDir) -> str:
     return load_yaml(DQNConfig, run.config).env
 
 
+@terminal_manners()
 def main(argv: Sequence[str] | None = None) -> int:
     with exit_on_bad_input():
         config = parse_cli(

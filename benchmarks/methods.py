@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from agents.config import DQNConfig
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from experiment.interrupt import terminal_manners
 from plasticity.registry import METHODS
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def measure(config: MethodsConfig) -> list[tuple[str, str, float, float]]:
     return [(each.name, played[each.name], 1000 / each.median, ratio(none, each)) for each in series]
 
 
+@terminal_manners()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, print; the exit code."""
     with exit_on_bad_input():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, near, parse_cli
+from experiment.interrupt import terminal_manners
 from experiment.job import Job
 from experiment.sweep import plan, sweep
 from studies.arms import Arm
@@ -83,6 +84,7 @@ class Study:
     def prepare(self, config: SuiteConfig) -> None:
         """What is done once, before the first run. Raises ConfigError if nothing can be run."""
 
+    @terminal_manners()
     def main(self, argv: Sequence[str] | None = None) -> int:
         """The suite command; the exit code."""
         with exit_on_bad_input():
