@@ -111,7 +111,7 @@ def _open_missing() -> None:
 
     A file that is opened later, metrics.jsonl say, would otherwise get its number and whatever a library prints there.
     """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
+    for number in range(3):
         try:
             os.fstat(number)
         except OSError:
@@ -120,8 +120,9 @@ def _open_missing() -> None:
                 os.dup2(null, number)
                 os.close(null)
             os.set_inheritable(number, True)
+    for name in ("stdin", "stdout", "stderr"):  # a file of its own each: the number may be another file's by now
         if getattr(sys, name) is None:
-            stream = open(os.devnull, "w" if number else "r", encoding="utf-8")  # noqa: SIM115 (it is there to stay)
+            stream = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115 (it stays)
             setattr(sys, name, stream)
 
 
