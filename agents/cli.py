@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agents.config import AGENTS, DQNConfig, command_of
 from envs.games import is_minatar
-from experiment.command_line import gather
+from experiment.command_line import gather, shell
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.interrupt import terminal_manners
 from experiment.run_dir import RunDir
@@ -62,7 +62,7 @@ def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
         config = parse(base=stored)
         if replace(config, resume=None, track=stored.track, on_nonfinite=stored.on_nonfinite) != stored:
             allowed = "give no others (but --track, --on-nonfinite)"
-            raise ConfigError(f"--resume {config.resume} keeps the settings of that run: {allowed}")
+            raise ConfigError(f"{shell('--resume', config.resume)} keeps the settings of that run: {allowed}")
     if config.agent not in (None, agent):
         raise ConfigError(f"these settings are for {command_of(config.agent)}, not {command_of(agent)}")
     check_stated(config, sys.argv[1:] if argv is None else argv)

@@ -21,6 +21,7 @@ from agents.evaluation import evaluated_policy, rules_played, score, summary, ve
 from agents.saver import Saver
 from agents.trainer import Trainer
 from experiment import checkpoint
+from experiment.command_line import shell
 from experiment.config import as_plain, load_yaml
 from experiment.determinism import configure, device_of, environment, parameter_hash, seeds
 from experiment.guard import NonFinite, is_out_of_memory
@@ -174,7 +175,7 @@ class Run:
         return INTERRUPTED
 
     def _resume_command(self) -> str:
-        return f"{command_of(self.config.agent)} --resume {self.directory.path}"
+        return f"{command_of(self.config.agent)} {shell('--resume', self.directory.path)}"
 
     def _headline(self) -> str:
         config = self.config

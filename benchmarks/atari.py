@@ -23,6 +23,7 @@ from benchmarks.places import places
 from benchmarks.ray_launcher import RayTasks, check_installed
 from benchmarks.status import Board, SweepView, print_status
 from benchmarks.suites import SUITES, arms, config_hash, difference, entries, games, job, settings_of
+from experiment.command_line import shell
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.cores import available_cores
 from experiment.interrupt import terminal_manners
@@ -268,11 +269,11 @@ class Sweep:
             executor=executor,
         )
         if outcome.exit_code == 0:
-            print(f"all {len(self.runs)} runs are done: python -m benchmarks.report {self.root}")
+            print(f"all {len(self.runs)} runs are done: {shell('python', '-m', 'benchmarks.report', self.root)}")
         return outcome.exit_code
 
     def _status(self) -> str:
-        return f"python -m benchmarks.atari --status {self.root}"
+        return shell("python", "-m", "benchmarks.atari", "--status", self.root)
 
     def write_manifest(self) -> None:
         """Put these runs into the folder's list; sweeps that start at the same time wait for one another."""

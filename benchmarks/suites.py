@@ -18,7 +18,7 @@ from agents.cli import DEFAULTS, check_stated, presets, settings
 from agents.config import AGENTS, DQNConfig
 from benchmarks.manifest import Entry
 from envs.games import ATARI_57, ATARI_100K, HIGH_UTD_20, is_minatar, resolve_game
-from experiment.command_line import gather
+from experiment.command_line import gather, shell
 from experiment.config import ConfigError, as_plain, near, parse_cli
 from experiment.job import Job
 
@@ -197,7 +197,7 @@ def settings_of(entry: Entry) -> DQNConfig:
     """The settings that a run's command gives; ConfigError if this version does not understand it."""
     words = entry.command[3:]
     if "--agent" not in words[:1]:
-        raise ConfigError(f"run {entry.name!r} is of another version: its command is {shlex.join(entry.command)}")
+        raise ConfigError(f"run {entry.name!r} is of another version: its command is {shell(*entry.command)}")
     return settings(words[1], words)
 
 

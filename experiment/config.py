@@ -2,7 +2,8 @@
 
 A field is bool, int, float, str, Fraction, Literal[...], tuple[str, ...] or one of them `| None`, and has a default.
 The string under it is its help. Its metadata may hold "metavar" and "positional" (True: it may be given without its
-flag). In a field that may be None, the text "none" is None.
+flag; a list then holds paths, and no text is cut at spaces and commas). In a field that may be None, the text "none" is
+None.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 import yaml
 
 from experiment import command_line
-from experiment.values import ConfigError, coerce, near
+from experiment.values import ConfigError, coerce, near, one_line
 
 __all__ = [
     "ConfigError",
@@ -45,6 +46,8 @@ _fields: Callable[[Any], dict[str, tuple[Any, dataclasses.Field]]] = functools.c
 
 def _coerce_field(cls: type, key: str, value: Any, where: str) -> Any:
     kind, _ = _fields(cls)[key]
+    if isinstance(value, str) and command_line.holds_paths(key, _fields(cls)):
+        value = [value]
     try:
         return coerce(value, kind)
     except ConfigError as error:
@@ -196,5 +199,5 @@ def exit_on_bad_input() -> Iterator[None]:
         text = str(error)
         if isinstance(error, OSError) and error.strerror:
             text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-        print("error:", " ".join(text.split()), file=sys.stderr)
+        print("error:", one_line(text), file=sys.stderr)
         raise SystemExit(2) from None

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, TextIO
 
+from experiment.values import one_line
+
 INTERRUPTED = 130  # the shell's code for a program that SIGINT ended
 
 
@@ -142,4 +144,4 @@ def terminal_manners() -> Iterator[None]:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print("warning:", " ".join(str(message).split()), file=sys.stderr)
+    print("warning:", one_line(message), file=sys.stderr)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar, TypeVar
 
+from experiment.command_line import shell
 from experiment.config import dump_yaml, load_yaml
 from experiment.files import sync_directory, to_json, write_atomic
 from experiment.values import ConfigError, near
@@ -54,9 +55,8 @@ class RunDir:
         run, count = cls(root / name), 1
         while not run._make(dump_yaml(config)):
             if explicit:
-                raise ConfigError(
-                    f"run {str(run.path)!r} exists: continue it with --resume {run.path}, or choose another --name"
-                )
+                go_on = shell("--resume", run.path)
+                raise ConfigError(f"run {str(run.path)!r} exists: continue it with {go_on}, or choose another --name")
             count += 1
             run = cls(root / f"{name}-{count}")
         return run

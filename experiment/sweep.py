@@ -8,7 +8,6 @@ them, and a sweep that was killed can be started again at once.
 import contextlib
 import errno
 import math
-import shlex
 import signal
 import time
 from collections import Counter, deque
@@ -19,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from experiment.command_line import shell
 from experiment.interrupt import Interrupt
 from experiment.job import FAILED, Attempt, End, Executor, Job
 from experiment.processes import Processes
@@ -89,7 +89,7 @@ def plan(jobs: Iterable[Job]) -> str:
     lines = [f"{len(jobs)} runs: {count['done']} done, {count['interrupted']} to resume, {begin} to start"]
     verbs = {"done": "done", "interrupted": "resume", "leftover": "restart", "new": "start"}
     for job in jobs:
-        command = "" if states[job.name] == "done" else f": {shlex.join(job.words(states[job.name]))}"
+        command = "" if states[job.name] == "done" else f": {shell(*job.words(states[job.name]))}"
         lines.append(f"{verbs[states[job.name]]:<8}{job.name}{command}")
     return "\n".join(lines)
 
@@ -273,7 +273,7 @@ class _Sweep:
     def _give_up(self, job: Job, reason: str, more: str = "") -> None:
         self.failed[job.name] = reason + more
         with contextlib.suppress(OSError), open(job.log, "ab") as log:  # a full disk: it is named at the end anyway
-            log.write(f"{FAILED}{reason}\n".encode())
+            log.write(f"{FAILED}{reason}\n".encode(errors="backslashreplace"))
 
     def _moment(self) -> Moment:
         running = tuple(attempt.job.name for attempt in self.running)

@@ -18,6 +18,11 @@ class ConfigError(ValueError):
     """A mistake of the user, told in one line."""
 
 
+def one_line(text: object) -> str:
+    """A message on one line; the spaces inside its lines, which a path may have, stay as they are."""
+    return " ".join(line.strip() for line in str(text).splitlines())
+
+
 def near(word: str, choices: Iterable[str]) -> str:
     """Returns "; did you mean 'x'?" for the choice nearest to `word`, or "" when none is near."""
     by_lower = {choice.lower(): choice for choice in choices}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from experiment.command_line import shell
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.interrupt import terminal_manners
 from experiment.run_dir import RunDir, find_resumed
@@ -43,7 +44,9 @@ def settings(config_class: type[Config], argv: Sequence[str] | None, *, prog: st
     changed = {name: getattr(asked, name) for name in CHANGEABLE if hasattr(stored, name)}
     if replace(asked, resume=None) != replace(stored, **changed):
         others = " and ".join(f"--{name.replace('_', '-')}" for name in changed)
-        raise ConfigError(f"--resume {config.resume} keeps the settings of that run: give no others (but {others})")
+        raise ConfigError(
+            f"{shell('--resume', config.resume)} keeps the settings of that run: give no others (but {others})"
+        )
     return replace(stored, resume=config.resume, **changed)
 
 

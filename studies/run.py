@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from experiment import checkpoint
+from experiment.command_line import shell
 from experiment.config import ConfigError, as_plain
 from experiment.determinism import configure, device_of, environment, parameter_hash
 from experiment.guard import NonFinite, check_finite, is_out_of_memory
@@ -238,7 +239,7 @@ class StudyRun(ABC, Generic[Config]):
         return f"out of memory at update {self.learner.updates:,}: {advice}"
 
     def _resume_command(self) -> str:
-        return f"python -m {self.program} --resume {self.directory.path}"
+        return shell("python", "-m", self.program, "--resume", self.directory.path)
 
     def _stop(self, saved: bool) -> int:
         state = "all is saved" if saved else "which could not be saved"

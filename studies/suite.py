@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from experiment.command_line import shell
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, near, parse_cli
 from experiment.interrupt import terminal_manners
 from experiment.job import Job
@@ -96,7 +97,7 @@ class Study:
             self.prepare(config)
         outcome = sweep(planned, config.processes)
         if not outcome.failed and not outcome.left:
-            print(f"figures: python -m {self.program}.figures {Path(config.root) / config.suite}")
+            print("figures:", shell("python", "-m", f"{self.program}.figures", Path(config.root) / config.suite))
         return outcome.exit_code
 
     def _parse(self, argv: Sequence[str] | None) -> SuiteConfig:
