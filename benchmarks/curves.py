@@ -82,7 +82,7 @@ def draw(runs: list[RunDir], out: Path, plasticity: bool = False) -> None:
 def draw_game(axis: Any, game: str, members: list[tuple[RunDir, Any]]) -> None:
     for run, result in members:
         steps, returns = episodes(run)
-        (line,) = axis.plot(steps, smooth(returns), label=run.path.name, linewidth=1.3)
+        (line,) = axis.plot(steps, smooth(returns), label=run.label, linewidth=1.3)
         if result and result["score"]:
             score = result["score"]["mean"]
             label = f"score of {result['score']['episodes']} games: {score:,.1f}"

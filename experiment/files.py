@@ -5,9 +5,12 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def sync_directory(path: Path) -> None:
@@ -74,8 +77,12 @@ class HashingFile:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Writes standard JSON: NaN and infinity are null, one-element tensors and arrays are numbers, others are text."""
-    return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    """Writes standard JSON: NaN and infinity are null, one-element tensors and arrays are numbers, others are text.
+
+    A byte of a path that is no UTF-8 is written as Python's escape of it, "\\udcff", which Python reads back.
+    """
+    text = json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _plain(value: Any) -> Any:

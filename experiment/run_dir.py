@@ -130,6 +130,11 @@ class RunDir:
             file.close()
 
     @property
+    def label(self) -> str:
+        """Its name for figures and pages, which take text alone: bytes that are no UTF-8 are spelt out."""
+        return os.fsencode(self.path.name).decode(errors="backslashreplace")
+
+    @property
     def finished(self) -> bool:
         """Whether it has its result; an empty file is none."""
         return self.result.is_file() and self.result.stat().st_size > 0

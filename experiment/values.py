@@ -14,6 +14,10 @@ _BOOL = {"true": True, "yes": True, "on": True, "false": False, "no": False, "of
 _NONE = ("none", "null", "~")
 
 
+LEAST_INT = -(2**63)
+"""The least integer of 64 bits, which a setting has to fit into."""
+
+
 class ConfigError(ValueError):
     """A mistake of the user, told in one line."""
 
@@ -68,8 +72,15 @@ def coerce(value: Any, kind: Any) -> Any:
             return _coerce_one(value, member)
         except (ValueError, ZeroDivisionError, OverflowError):
             continue
+    if int in members(kind) and _is_whole(value):
+        raise ConfigError(f"an integer has to be from {LEAST_INT:,} to {-LEAST_INT - 1:,}, not {value}")
     hint = "".join(near(str(value), map(str, typing.get_args(k))) for k in members(kind) if _is_literal(k))
     raise ConfigError(f"expected {expected(kind)}, got {value!r}{hint}")
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is an integer of any size, as a number or as text."""
+    return isinstance(value, int | str) and re.fullmatch(r"[+-]?\d[\d_]*([eE]\+?\d+)?", str(value).strip()) is not None
 
 
 def _is_literal(kind: Any) -> bool:
@@ -137,7 +148,7 @@ def _int(value: Any) -> int:
     if isinstance(value, float | Fraction):
         raise ValueError
     number = _fraction(value)
-    if number.denominator != 1 or "/" in str(value) or not -(2**63) <= number < 2**63:
+    if number.denominator != 1 or "/" in str(value) or not LEAST_INT <= number < -LEAST_INT:
         raise ValueError
     return number.numerator
 
