@@ -105,11 +105,11 @@ class Run:
         self.tracker = Tracker(self.directory.metrics, config.track, config=as_plain(config))
         self.tracker.cut_to(saved.state["run"]["metrics"] if saved is not None else 0)
 
-    @staticmethod
-    def _create(config: DQNConfig) -> RunDir:
+    def _create(self, config: DQNConfig) -> RunDir:
         name = default_name(config) if config.name is None else config.name
         stored = dataclasses.replace(config, name=None, resume=None)
-        return RunDir.create(config.root, name, stored, explicit=config.name is not None)
+        room = checkpoint.tensor_bytes(self.trainer.agent.state_dict())
+        return RunDir.create(config.root, name, stored, explicit=config.name is not None, room=room)
 
     def _restore(self, saved: checkpoint.Checkpoint) -> bool:
         """Bring the run back; whether the environments go on where they were."""
@@ -162,7 +162,7 @@ class Run:
             scores = [] if interrupt.requested else self._evaluate(interrupt)
             if interrupt.requested:
                 return self._stop(saved)
-        return self._finish(scores, trained)
+        return self._finish(scores, trained, saved)
 
     def _stop(self, saved: bool) -> int:
         self.tracker.close()
@@ -171,7 +171,7 @@ class Run:
         if saved:
             print(f"stopped at agent step {step:,}, all is saved; go on with: {command}")
         else:
-            print(f"stopped at agent step {step:,}, which could not be saved; from the checkpoint before: {command}")
+            print("stopped:", self.directory.unsaved(f"agent step {step:,}", command))
         return INTERRUPTED
 
     def _resume_command(self) -> str:
@@ -235,10 +235,14 @@ class Run:
         policy = evaluated_policy(self.config, self.trainer.agent)
         return score(self.config, policy, episodes, seed, stopped=lambda: interrupt.requested)
 
-    def _finish(self, scores: list[float], trained: str) -> int:
+    def _finish(self, scores: list[float], trained: str, saved: bool) -> int:
         self.tracker.close()
         if scores:
             print(verdict(self.config, scores))
+        if not saved:  # a result would say that the run is done, and there is no agent
+            where = f"agent step {self.trainer.agent_step:,}"
+            print(f"error: no result: {self.directory.unsaved(where, self._resume_command())}", file=sys.stderr)
+            return 1
         try:
             self.directory.write_result(result(self.config, self.trainer, scores, trained))
         except OSError as error:
