@@ -29,6 +29,7 @@ from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress, Rate
 from experiment.run_dir import RunDir, find_resumed
 from experiment.tracking import Tracker, check_tracker
+from experiment.values import counted
 from nap import effective_lr
 from plasticity.method import Method
 from plasticity.registry import parse
@@ -182,7 +183,7 @@ class Run:
         lines = [
             self.trainer.env.describe(),
             f"{config.agent}: {config.network} network, utd {config.utd}, {config.schedule} lr {config.lr:g}, "
-            f"{config.precision} on {config.device}, {config.threads} threads",
+            f"{config.precision} on {config.device}, {counted(config.threads, 'thread')}",
             f"plasticity methods: {describe_methods(config, self.trainer.agent.methods)}",
             f"run directory: {self.directory.path}",
         ]

@@ -23,7 +23,7 @@ from experiment.interrupt import Interrupt
 from experiment.job import FAILED, Attempt, End, Executor, Job
 from experiment.processes import Processes
 from experiment.progress import Progress, Rate
-from experiment.values import ConfigError
+from experiment.values import ConfigError, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,7 +86,7 @@ def plan(jobs: Iterable[Job]) -> str:
     states = {job.name: job.state() for job in jobs}
     count = Counter(states.values())
     begin = count["new"] + count["leftover"]
-    lines = [f"{len(jobs)} runs: {count['done']} done, {count['interrupted']} to resume, {begin} to start"]
+    lines = [f"{counted(len(jobs), 'run')}: {count['done']} done, {count['interrupted']} to resume, {begin} to start"]
     verbs = {"done": "done", "interrupted": "resume", "leftover": "restart", "new": "start"}
     for job in jobs:
         command = "" if states[job.name] == "done" else f": {shell(*job.words(states[job.name]))}"
@@ -267,7 +267,7 @@ class _Sweep:
             if not self.stopping:
                 self._say(f"{job.name} will be tried again: {end.reason}")
         else:
-            reason = f"{end.reason}, {self.attempts[job.name] + self.lost[job.name]} attempts"
+            reason = f"{end.reason}, {counted(self.attempts[job.name] + self.lost[job.name], 'attempt')}"
             self._give_up(job, reason, f", log: {job.log}")
 
     def _give_up(self, job: Job, reason: str, more: str = "") -> None:
@@ -285,7 +285,7 @@ class _Sweep:
         for name, reason in self.failed.items():
             self._say(f"failed: {name}: {reason}")
         if left:
-            self._say(f"{len(left)} of {len(names)} runs are left; the same command goes on with them")
+            self._say(f"left: {len(left)} of {counted(len(names), 'run')}; the same command goes on")
         return Outcome(tuple(name for name in names if name in self.finished), self.failed, left)
 
     def _say(self, line: str) -> None:

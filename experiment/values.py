@@ -27,6 +27,16 @@ def one_line(text: object) -> str:
     return " ".join(line.strip() for line in str(text).splitlines())
 
 
+def counted(number: int, what: str) -> str:
+    """Returns "1 run", "2 runs", "1,000 runs"."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def every(number: int, what: str) -> str:
+    """Returns "every update", "every 2 updates"."""
+    return f"every {what}" if number == 1 else f"every {counted(number, what)}"
+
+
 def near(word: str, choices: Iterable[str]) -> str:
     """Returns "; did you mean 'x'?" for the choice nearest to `word`, or "" when none is near."""
     by_lower = {choice.lower(): choice for choice in choices}

@@ -13,6 +13,7 @@ import torch
 import nap
 from experiment.config import ConfigError
 from experiment.determinism import seeds
+from experiment.values import counted
 from plasticity.method import Method
 from plasticity.nap import NaP
 from plasticity.registry import make
@@ -77,8 +78,8 @@ class Run(StudyRun[WarmStartConfig]):
         methods = ["projection"] * config.nap + list(config.plasticity)
         return "\n".join(
             [
-                f"{learner.data.name}, {config.protocol}: {shown} images, at most {config.phase_updates:,} updates of "
-                f"{config.batch_size} in each of {config.phases} phases, {config.at_switch} start",
+                f"{learner.data.name}, {config.protocol}: {shown} images, at most "
+                f"{counted(config.phase_updates, 'update')} of {config.batch_size} in each of {counted(config.phases, 'phase')}, {config.at_switch} start",
                 f"{config.network} of {parameters:,} parameters, {', '.join(methods) or 'unconstrained'}, "
                 f"{config.schedule} lr {config.lr:g}, {config.precision}, threads {config.threads}",
             ]
