@@ -63,10 +63,11 @@ def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
         if replace(config, resume=None, track=stored.track, on_nonfinite=stored.on_nonfinite) != stored:
             allowed = "give no others (but --track, --on-nonfinite)"
             raise ConfigError(f"{shell('--resume', config.resume)} keeps the settings of that run: {allowed}")
-    if config.agent not in (None, agent):
-        raise ConfigError(f"these settings are for {command_of(config.agent)}, not {command_of(agent)}")
+    chosen = config.agent or agent  # any class of the command's module
+    if command_of(chosen) != command_of(agent):
+        raise ConfigError(f"these settings are for {command_of(chosen)}, not {command_of(agent)}")
     check_stated(config, sys.argv[1:] if argv is None else argv)
-    return replace(config, agent=agent).resolved()
+    return replace(config, agent=chosen).resolved()
 
 
 def check_stated(config: DQNConfig, words: Sequence[str]) -> None:

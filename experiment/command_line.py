@@ -52,7 +52,8 @@ def _quoted(word: str) -> str:
 
 
 def split(fields: Fields, words: Sequence[str]) -> dict[str, Any]:
-    """Sorts the words by field: text for each option that was given, a bool for each switch, and "config".
+    """Sorts the words by field: text for each option that was given, a bool for each switch, and "config", a file of
+    settings, unless a field has that name.
 
     A list that may be given without its flag holds paths: it is a list of words, each whole, with spaces and commas.
 
@@ -144,9 +145,11 @@ def _shadow(fields: Fields, docs: Mapping[str, str], shown: Mapping[str, Any], p
     """Makes the dataclass that tyro sees."""
     import tyro
 
-    config_help = "Preset or YAML file; the other options override it."
+    name, kinds = ("PRESET|FILE", "Preset or YAML file") if presets else ("FILE", "YAML file")
+    config_help = f"{kinds} of settings; the other options override it."
     config_help += f" Presets: {', '.join(presets)}." if presets else ""
-    options: list[Any] = [("config", _option("PRESET|FILE", config_help), shown.get("config"))]
+    own = "config" in fields
+    options: list[Any] = [] if own else [("config", _option(name, config_help), shown.get("config"))]
     for name, (kind, field) in fields.items():
         if kind is bool:
             options.append((name, Annotated[bool, tyro.conf.arg(help=docs.get(name, ""))], shown.get(name, False)))

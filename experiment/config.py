@@ -155,6 +155,7 @@ def parse_cli(
 ) -> C:
     """Reads a config from the command line: `--config PRESET|FILE` first, and every other option overrides it.
 
+    A config with a field `config` has no such option of its own; the field is then any other.
     `base` takes the place of the defaults (a run that is resumed, say), and then `default_preset` is not read.
 
     Raises:
@@ -163,11 +164,12 @@ def parse_cli(
     words = list(sys.argv[1:] if argv is None else argv)
     fields = _fields(cls)
     given = command_line.split(fields, words)
-    source = given.pop("config", default_preset if base is None else None)
+    default_source = default_preset if base is None else None
+    source = default_source if "config" in fields else given.pop("config", default_source)
     values = {} if source is None else _coerce_all(cls, _yaml_entries(_config_path(source, presets)))
     if command_line.asks_help(words):
         defaults = {name: _default(field, base) for name, (_, field) in fields.items()} | values
-        command_line.print_help(cls, fields, defaults | {"config": source}, list(presets), prog, description)
+        command_line.print_help(cls, fields, {"config": source} | defaults, list(presets), prog, description)
     values |= {name: _coerce_field(cls, name, value, command_line.flag(name)) for name, value in given.items()}
     return _build(cls, values, base)
 

@@ -80,8 +80,11 @@ class View(AbstractContextManager[Any], Protocol):
     def show(self, moment: Moment) -> None: ...
 
 
-def plan(jobs: Iterable[Job]) -> str:
-    """What a sweep would do: a line with the number of runs, and one for each run. Starts and changes nothing."""
+def plan(jobs: Iterable[Job], all_commands: bool = False) -> str:
+    """What a sweep would do: a line with the number of runs, and the first command, or with `all_commands` each.
+
+    Starts and changes nothing.
+    """
     jobs = _checked(jobs)
     states = {job.name: job.state() for job in jobs}
     count = Counter(states.values())
@@ -90,8 +93,10 @@ def plan(jobs: Iterable[Job]) -> str:
     verbs = {"done": "done", "interrupted": "resume", "leftover": "restart", "new": "start"}
     for job in jobs:
         command = "" if states[job.name] == "done" else f": {shell(*job.words(states[job.name]))}"
-        lines.append(f"{verbs[states[job.name]]:<8}{job.name}{command}")
-    return "\n".join(lines)
+        if all_commands or (command and len(lines) == 1):
+            lines.append(f"{verbs[states[job.name]]:<8}{job.name}{command}")
+    more = 0 if all_commands else len(jobs) - count["done"] - 1
+    return "\n".join(lines if more < 1 else [*lines, f"and {counted(more, 'more run')}: --all-commands prints each"])
 
 
 def sweep(

@@ -39,6 +39,8 @@ class SuiteConfig:
     """Updates between rows of every run."""
     plan: bool = False
     """Say what would be run, and run nothing."""
+    all_commands: bool = False
+    """--plan: print the command of every run, not the first alone."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Study:
             config = self._parse(argv)
             planned = self.jobs(config)
             if config.plan:
-                print(plan(planned))
+                print(plan(planned, config.all_commands))
                 return 0
             self.prepare(config)
         outcome = sweep(planned, config.processes)

@@ -76,10 +76,11 @@ class Run(StudyRun[WarmStartConfig]):
         shown = " -> ".join(f"{size:,}" for size in (sizes if len(sizes) < 4 else [sizes[0], sizes[1], sizes[-1]]))
         parameters = sum(parameter.numel() for parameter in learner.model.parameters())
         methods = ["projection"] * config.nap + list(config.plasticity)
+        phases, updates = counted(config.phases, "phase"), counted(config.phase_updates, "update")
         return "\n".join(
             [
-                f"{learner.data.name}, {config.protocol}: {shown} images, at most "
-                f"{counted(config.phase_updates, 'update')} of {config.batch_size} in each of {counted(config.phases, 'phase')}, {config.at_switch} start",
+                f"{learner.data.name}, {config.protocol}: {shown} images, at most {updates} of {config.batch_size} "
+                f"in each of {phases}, {config.at_switch} start",
                 f"{config.network} of {parameters:,} parameters, {', '.join(methods) or 'unconstrained'}, "
                 f"{config.schedule} lr {config.lr:g}, {config.precision}, threads {config.threads}",
             ]
