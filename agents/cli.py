@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agents.config import AGENTS, DQNConfig, command_of
 from envs.games import is_minatar
-from experiment.command_line import gather
+from experiment.command_line import gather, shell
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.interrupt import terminal_manners
 from experiment.run_dir import RunDir
@@ -62,11 +62,12 @@ def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
         config = parse(base=stored)
         if replace(config, resume=None, track=stored.track, on_nonfinite=stored.on_nonfinite) != stored:
             allowed = "give no others (but --track, --on-nonfinite)"
-            raise ConfigError(f"--resume {config.resume} keeps the settings of that run: {allowed}")
-    if config.agent not in (None, agent):
-        raise ConfigError(f"these settings are for {command_of(config.agent)}, not {command_of(agent)}")
+            raise ConfigError(f"{shell('--resume', config.resume)} keeps the settings of that run: {allowed}")
+    chosen = config.agent or agent  # any class of the command's module
+    if command_of(chosen) != command_of(agent):
+        raise ConfigError(f"these settings are for {command_of(chosen)}, not {command_of(agent)}")
     check_stated(config, sys.argv[1:] if argv is None else argv)
-    return replace(config, agent=agent).resolved()
+    return replace(config, agent=chosen).resolved()
 
 
 def check_stated(config: DQNConfig, words: Sequence[str]) -> None:
@@ -85,12 +86,12 @@ def check_stated(config: DQNConfig, words: Sequence[str]) -> None:
                 raise ConfigError(f"--{option.replace('_', '-')} does nothing without {switch}: give both or neither")
 
 
+@terminal_manners()
 def main(agent: str, argv: Sequence[str] | None = None) -> int:
     """Parse, prepare and train; the exit code. Bad input ends in one line and code 2."""
-    with terminal_manners():
-        with exit_on_bad_input():
-            config = settings(agent, argv)
-            from agents.run import Run
+    with exit_on_bad_input():
+        config = settings(agent, argv)
+        from agents.run import Run
 
-            run = Run(config)
-        return run.train()
+        run = Run(config)
+    return run.train()

@@ -21,6 +21,7 @@ from agents.evaluation import evaluated_policy, rules_played, score, summary, ve
 from agents.saver import Saver
 from agents.trainer import Trainer
 from experiment import checkpoint
+from experiment.command_line import shell
 from experiment.config import as_plain, load_yaml
 from experiment.determinism import configure, device_of, environment, parameter_hash, seeds
 from experiment.guard import NonFinite, is_out_of_memory
@@ -28,6 +29,7 @@ from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress, Rate
 from experiment.run_dir import RunDir, find_resumed
 from experiment.tracking import Tracker, check_tracker
+from experiment.values import counted
 from nap import effective_lr
 from plasticity.method import Method
 from plasticity.registry import parse
@@ -104,11 +106,11 @@ class Run:
         self.tracker = Tracker(self.directory.metrics, config.track, config=as_plain(config))
         self.tracker.cut_to(saved.state["run"]["metrics"] if saved is not None else 0)
 
-    @staticmethod
-    def _create(config: DQNConfig) -> RunDir:
+    def _create(self, config: DQNConfig) -> RunDir:
         name = default_name(config) if config.name is None else config.name
         stored = dataclasses.replace(config, name=None, resume=None)
-        return RunDir.create(config.root, name, stored, explicit=config.name is not None)
+        room = checkpoint.tensor_bytes(self.trainer.agent.state_dict())
+        return RunDir.create(config.root, name, stored, explicit=config.name is not None, room=room)
 
     def _restore(self, saved: checkpoint.Checkpoint) -> bool:
         """Bring the run back; whether the environments go on where they were."""
@@ -161,7 +163,7 @@ class Run:
             scores = [] if interrupt.requested else self._evaluate(interrupt)
             if interrupt.requested:
                 return self._stop(saved)
-        return self._finish(scores, trained)
+        return self._finish(scores, trained, saved)
 
     def _stop(self, saved: bool) -> int:
         self.tracker.close()
@@ -170,18 +172,18 @@ class Run:
         if saved:
             print(f"stopped at agent step {step:,}, all is saved; go on with: {command}")
         else:
-            print(f"stopped at agent step {step:,}, which could not be saved; from the checkpoint before: {command}")
+            print("stopped:", self.directory.unsaved(f"agent step {step:,}", command))
         return INTERRUPTED
 
     def _resume_command(self) -> str:
-        return f"{command_of(self.config.agent)} --resume {self.directory.path}"
+        return f"{command_of(self.config.agent)} {shell('--resume', self.directory.path)}"
 
     def _headline(self) -> str:
         config = self.config
         lines = [
             self.trainer.env.describe(),
             f"{config.agent}: {config.network} network, utd {config.utd}, {config.schedule} lr {config.lr:g}, "
-            f"{config.precision} on {config.device}, {config.threads} threads",
+            f"{config.precision} on {config.device}, {counted(config.threads, 'thread')}",
             f"plasticity methods: {describe_methods(config, self.trainer.agent.methods)}",
             f"run directory: {self.directory.path}",
         ]
@@ -234,10 +236,14 @@ class Run:
         policy = evaluated_policy(self.config, self.trainer.agent)
         return score(self.config, policy, episodes, seed, stopped=lambda: interrupt.requested)
 
-    def _finish(self, scores: list[float], trained: str) -> int:
+    def _finish(self, scores: list[float], trained: str, saved: bool) -> int:
         self.tracker.close()
         if scores:
             print(verdict(self.config, scores))
+        if not saved:  # a result would say that the run is done, and there is no agent
+            where = f"agent step {self.trainer.agent_step:,}"
+            print(f"error: no result: {self.directory.unsaved(where, self._resume_command())}", file=sys.stderr)
+            return 1
         try:
             self.directory.write_result(result(self.config, self.trainer, scores, trained))
         except OSError as error:

@@ -46,8 +46,9 @@ def draw(config: CurvesConfig) -> None:
         raise ConfigError(f"cannot write {config.out!r}: {error.strerror}") from None
 
 
+@terminal_manners()
 def main(argv: Sequence[str] | None = None) -> int:
-    with terminal_manners(), exit_on_bad_input():
+    with exit_on_bad_input():
         config = parse_cli(
             CurvesConfig, argv, prog="python -m benchmarks.curves", description="Draw learning curves.", presets={}
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.cores import available_cores
+from experiment.interrupt import terminal_manners
 
 if TYPE_CHECKING:
     from agents.config import DQNConfig
@@ -181,6 +182,7 @@ def lines(field: Sequence[Series]) -> list[str]:
     return rows
 
 
+@terminal_manners()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure and print; the exit code."""
     with exit_on_bad_input():

@@ -186,25 +186,24 @@ class Board:
             left.append(whole * (1 - self.fraction(entry)))
         return max(math.fsum(left) / max(processes, 1), *left)
 
-    def ends(self) -> tuple[str, str]:
-        """The best and the worst run so far by human-normalised score, in words."""
+    def ends(self) -> dict[str, str]:
+        """The best and the worst run so far by human-normalised score, in words; nothing as long as there is none."""
         scores = [
             (score, entry.name)
             for entry in self.entries
             if (score := normalized(entry.game, self.standings[entry.name].score)) is not None
         ]
         if not scores:
-            return "-", "-"
+            return {}
         (high, best), (low, worst) = max(scores), min(scores)
-        return f"{high:.3f} {best}", f"{low:.3f} {worst}"
+        return {"best": f"{high:.3f} {best}", "worst": f"{low:.3f} {worst}"}
 
     def figures(self) -> dict[str, str]:
         """The number of runs in each state, and the best and worst of them."""
         counts = {state: str(len(self.named(state))) for state in ("waiting", "running", "done", "failed")}
         if interrupted := len(self.named("interrupted")):
             counts["interrupted"] = str(interrupted)
-        best, worst = self.ends()
-        return counts | {"best": best, "worst": worst}
+        return counts | self.ends()
 
     def share(self) -> str:
         """ "12% 3.1/26 runs": running ones count by their share."""
@@ -237,10 +236,10 @@ def as_panel(board: Board, processes: int, height: int, before: str = "", failur
     bar.add_column(no_wrap=True)
     bar.add_row(ProgressBar(total=len(board.entries), completed=board.done()), board.share())
     figures = board.figures()
-    best, worst = figures.pop("best"), figures.pop("worst")
+    best, worst = figures.pop("best", ""), figures.pop("worst", "")
     counts = "   ".join(f"{label} {text}" for label, text in figures.items())
     lines = [Text(f"{before}{board.remaining(processes)}", style="dim"), Text(counts)]
-    if best != "-":
+    if best:
         lines.append(Text(f"human-normalised, best {best}   worst {worst}"))
     room = max(height - 8, 4)
     return Group(bar, *lines, _running(board, room), *(_failed(board, max(room // 3, 2)) if failures else []))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from experiment.command_line import shell
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.interrupt import terminal_manners
 from experiment.run_dir import RunDir, find_resumed
@@ -43,7 +44,9 @@ def settings(config_class: type[Config], argv: Sequence[str] | None, *, prog: st
     changed = {name: getattr(asked, name) for name in CHANGEABLE if hasattr(stored, name)}
     if replace(asked, resume=None) != replace(stored, **changed):
         others = " and ".join(f"--{name.replace('_', '-')}" for name in changed)
-        raise ConfigError(f"--resume {config.resume} keeps the settings of that run: give no others (but {others})")
+        raise ConfigError(
+            f"{shell('--resume', config.resume)} keeps the settings of that run: give no others (but {others})"
+        )
     return replace(stored, resume=config.resume, **changed)
 
 
@@ -64,6 +67,7 @@ def _stored(config_class: type[Config], run: str) -> Config:
         raise ConfigError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
+@terminal_manners()
 def main(
     settings: Callable[[Sequence[str] | None], Config],
     make_run: Callable[[Config], Trainable],
@@ -73,7 +77,6 @@ def main(
 
     `make_run` imports what it needs when it is called: torch is not loaded for a mistake or for `--help`.
     """
-    with terminal_manners():
-        with exit_on_bad_input():
-            run = make_run(settings(argv))
-        return run.train()
+    with exit_on_bad_input():
+        run = make_run(settings(argv))
+    return run.train()

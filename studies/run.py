@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from experiment import checkpoint
+from experiment.command_line import shell
 from experiment.config import ConfigError, as_plain
 from experiment.determinism import configure, device_of, environment, parameter_hash
 from experiment.guard import NonFinite, check_finite, is_out_of_memory
@@ -149,7 +150,9 @@ class StudyRun(ABC, Generic[Config]):
             self._train_until(interrupt)
             saved = self._save()
         self.tracker.close()
-        return self._finish() if self.finished() else self._stop(saved)
+        if not self.finished():
+            return self._stop(saved)
+        return self._finish() if saved else self._end_unsaved()
 
     def ms_per_update(self) -> float:
         """Milliseconds of training per update so far."""
@@ -159,7 +162,8 @@ class StudyRun(ABC, Generic[Config]):
         config = self.config
         name = self.default_name(config) if config.name is None else config.name
         stored = dataclasses.replace(config, name=None)
-        return RunDir.create(config.root, name, stored, explicit=config.name is not None)
+        room = checkpoint.tensor_bytes(self.learner.state_dict())
+        return RunDir.create(config.root, name, stored, explicit=config.name is not None, room=room)
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         state = saved.state
@@ -238,12 +242,22 @@ class StudyRun(ABC, Generic[Config]):
         return f"out of memory at update {self.learner.updates:,}: {advice}"
 
     def _resume_command(self) -> str:
-        return f"python -m {self.program} --resume {self.directory.path}"
+        return shell("python", "-m", self.program, "--resume", self.directory.path)
 
     def _stop(self, saved: bool) -> int:
-        state = "all is saved" if saved else "which could not be saved"
-        print(f"stopped at update {self.learner.updates:,}, {state}; go on with: {self._resume_command()}")
+        if saved:
+            print(f"stopped at update {self.learner.updates:,}, all is saved; go on with: {self._resume_command()}")
+        else:
+            print("stopped:", self._unsaved())
         return INTERRUPTED
+
+    def _unsaved(self) -> str:
+        return self.directory.unsaved(f"update {self.learner.updates:,}", self._resume_command())
+
+    def _end_unsaved(self) -> int:
+        """Ends a run whose model is lost: a result would say that it is done."""
+        print(f"error: no result: {self._unsaved()}", file=sys.stderr)
+        return 1
 
     def _finish(self) -> int:
         try:

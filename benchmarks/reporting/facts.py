@@ -9,16 +9,17 @@ from benchmarks.reporting.scores import Scores
 from benchmarks.reporting.summary import Summary
 from envs.games import reference_scores
 from envs.protocol import Protocol
+from experiment.values import counted
 
 
 def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
     """Sentences: what there is, under which rules, what is missing or left out."""
     runs, missing = len(scores.runs), len(scores.missing)
     played = {run.game for run in scores.runs}
-    lines = [f"{_count(runs, 'run')} of {_count(len(scores.arms), 'arm')} in {_count(len(played), 'game')}."]
-    lines.append(f"{_count(missing, 'run')} missing: see the table." if missing else "No run is known to be missing.")
+    lines = [f"{counted(runs, 'run')} of {counted(len(scores.arms), 'arm')} in {counted(len(played), 'game')}."]
+    lines.append(f"{counted(missing, 'run')} missing: see the table." if missing else "No run is known to be missing.")
     if failed := sum(item.why.startswith("failed") for item in scores.missing):
-        lines.append(f"{_count(failed, 'run')} failed: the numbers of their arms are of the runs that did not.")
+        lines.append(f"{counted(failed, 'run')} failed: the numbers of their arms are of the runs that did not.")
     lines += [_rules(scores), *filter(None, (summary.caution(scores.arms), summary.why_not_published)), *scores.notes]
     if summary.left_out:
         names = ", ".join(summary.left_out)
@@ -30,14 +31,10 @@ def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
     if single := sum(cell.runs == 1 for cell in summary.cells.values()):
         lines.append(f"Games with one run of an arm have no interval, and add no spread to its aggregates: {single:,}.")
     if curves.runs:
-        lines.append(f"Learning curves (running mean of {WINDOW} games) are of {_count(curves.runs, 'run')}.")
+        lines.append(f"Learning curves (running mean of {WINDOW} games) are of {counted(curves.runs, 'run')}.")
     else:
         lines.append("There are no learning curves: no run came with a directory that has a finished game of training.")
     return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _rules(scores: Scores) -> str:

@@ -15,6 +15,7 @@ from benchmarks.reporting.scores import Score, Scores, run_order
 from benchmarks.reporting.summary import AGGREGATES, Aggregate, Cell, Summary
 from envs.games import reference_scores
 from experiment.statistics import Interval
+from experiment.values import counted
 
 ENOUGH = 10
 """Runs of a game from which on bootstrap intervals are about as wide as they say."""
@@ -180,7 +181,7 @@ def _few(fewest: int) -> str:
     """A warning of bootstrap intervals of few runs; `experiment.statistics.stratified_interval` has the figures."""
     if fewest >= ENOUGH:
         return ""
-    runs = "1 run" if fewest == 1 else f"{fewest} runs"
+    runs = counted(fewest, "run")
     return f" With as few as {runs} of a game they are too narrow: too sure of what chance may have done."
 
 

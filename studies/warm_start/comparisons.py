@@ -11,6 +11,7 @@ from itertools import permutations, product
 from statistics import fmean
 
 from experiment.statistics import t_interval
+from experiment.values import counted
 from studies.records import FinishedRun, Row
 from studies.warm_start.config import CLOSED_LOOP, WarmStartConfig
 from studies.warm_start.suites import SUITES
@@ -223,7 +224,7 @@ def _each(texts: Iterable[str]) -> str:
 
 def _updates(config: WarmStartConfig) -> str:
     most = "at most " if config.protocol == "ash50" else ""
-    return f"{most}{config.phases} × {config.phase_updates:,} updates of {config.batch_size} images"
+    return f"{most}{config.phases} × {counted(config.phase_updates, 'update')} of {counted(config.batch_size, 'image')}"
 
 
 def _network(config: WarmStartConfig) -> str:
