@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """What to read, and what the files do not tell."""
+    """What to read, and what the files do not state."""
 
     files: tuple[str, ...] = field(default=(), metadata={"positional": True, "metavar": "FORMAT PATH..."})
     """FORMAT is sb3-monitor, sb3-evaluations, cleanrl, tianshou, dopamine, mrq, bbf, btr, openrlbenchmark, scores or
@@ -37,17 +37,17 @@ class ConvertConfig:
     """The game, where the files do not name it; of an array of scores, the games of its columns."""
     run: str = ""
     """The run, of one PATH; else it has the seed in the file or the name of its file or folder."""
-    kind: Literal["", "training", "evaluation"] = ""
+    kind: Literal["training", "evaluation"] | None = None
     """Which returns to read, where a format has both."""
     last: int | None = None
     """The score is the mean of so many last measurements of a run; by default of 100 games in training (sb3-monitor,
     cleanrl), else of the last measurement."""
     steps: int | None = None
-    """Agent steps of training behind each score, where the files do not tell."""
+    """Agent steps of training behind each score, where the files do not state them."""
     frame_skip: int | None = None
-    """Frames of an agent step, where the files do not tell."""
+    """Frames of an agent step, where the files do not state them."""
     protocol: str = ""
-    """Name of the rules that the games were played under, where the files do not tell."""
+    """Name of the rules that the games were played under, where the files do not state them."""
     monitor_frames: int | None = None
     """sb3-monitor: frames of one step of the environment that Monitor wraps, 0 where its steps are agent steps."""
 
@@ -90,7 +90,7 @@ def _form(config: ConvertConfig) -> tuple[Format, list[Path]]:
     form = FORMATS[name]
     for option in ("agent", "game", "run", "monitor_frames"):
         if getattr(config, option) not in ("", (), None) and option not in form.takes:
-            raise ConfigError(f"--{option.replace('_', '-')} has no use here: files of format {name} tell it")
+            raise ConfigError(f"--{option.replace('_', '-')} has no use here: files of format {name} state it")
     if config.kind and config.kind not in form.kinds:
         raise ConfigError(f"--kind {config.kind}: files of format {name} hold returns of {form.kinds[0]} alone")
     if config.run and len(paths) > 1:

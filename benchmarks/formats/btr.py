@@ -13,7 +13,7 @@ GAMES = 100
 
 
 def read_btr(path: Path, given: Given) -> Table:
-    """A column for each game and a line for each million frames. The file tells of no seeds: it is one run."""
+    """A column for each game and a line for each million frames. The file names no seeds: it is one run."""
     agent, run, table = given.one_agent(path, "BTR"), given.run or "1", Table()
     header, *rows = read_rows(path)
     for count, row in enumerate(rows, 1):

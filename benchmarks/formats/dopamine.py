@@ -14,10 +14,10 @@ SKIP = 4
 
 
 def read_dopamine(path: Path, given: Given) -> Table:
-    """The mean training return of each iteration, agent and run; the file's name tells the game.
+    """The mean training return of each iteration, agent and run; the file has the game's name.
 
-    Runs have no names: the n-th value of an agent and iteration is taken for its n-th run. Where runs end early it
-    cannot be told which, so iterations that lack values are left out.
+    Runs have no names: the n-th value of an agent and iteration is taken for its n-th run. Where runs end early,
+    nothing says which, so iterations that lack values are left out.
     """
     stem, _, network = path.stem.partition("_")
     game, suffix = given.one_game(path, stem), f" ({network})" if network else ""

@@ -18,7 +18,7 @@ class Point:
 
     Attributes:
         kind: `training` for returns of exploring games, `evaluation` for games played to score the agent.
-        steps: agent steps that the run had trained for; None where the file does not tell, as in all fields below it.
+        steps: agent steps that the run had trained for; None where the file does not state them, as in what follows.
         frames: emulator frames that it had trained for.
         games: games that the score is the mean of.
         deviation: standard deviation over runs, where one row stands for several.
@@ -71,7 +71,7 @@ class Given:
 
 def _needed(found: str, what: str, path: Path) -> str:
     if not found:
-        raise ConfigError(f"{path} does not tell its {what}: give --{what}")
+        raise ConfigError(f"{path} does not name its {what}: give --{what}")
     return found
 
 

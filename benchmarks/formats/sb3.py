@@ -20,7 +20,7 @@ def read_monitor(path: Path, given: Given) -> Table:
     """The games of one training run, from a file or from a folder with a file for each of its environments.
 
     Monitor counts the steps of what it wraps. `make_atari_env` puts it inside the Atari wrapper, so its steps are not
-    agent steps there: frames are what can be told.
+    agent steps there; the frames are known.
     """
     files = sorted(path.glob("*monitor.csv")) if path.is_dir() else [path]
     if not files:

@@ -122,7 +122,7 @@ def test_every_format_is_in_the_help_and_the_docs(capsys):
         (["bbf"], "name a format and a file of it"),
         (["bbf", "missing.csv"], "cannot read 'missing.csv': No such file or directory"),
         (["bbf", "x.csv", "--kind", "training"], "--kind training: files of format bbf hold returns of evaluation"),
-        (["bbf", "x.csv", "--game", "Pong"], "--game has no use here: files of format bbf tell it"),
+        (["bbf", "x.csv", "--game", "Pong"], "--game has no use here: files of format bbf state it"),
         (["bbf", "x.csv", "--last", "0"], "--last must be at least 1, got 0"),
         (["btr", "x.csv", "y.csv", "--run", "1"], "--run names the run of one path, and 2 are given"),
         (["bbf", "x.csv", "--out", "s.csv", "--curves", "s.csv"], "--out and --curves are the same file"),
@@ -134,7 +134,7 @@ def test_a_mistake_gets_one_line(argv, line, capsys):
     assert line in refused(capsys, *argv)
 
 
-def test_an_existing_file_stays_unless_told(bbf, tmp_path, capsys):
+def test_an_existing_file_is_replaced_on_demand_only(bbf, tmp_path, capsys):
     out = tmp_path / "scores.csv"
     out.write_text("mine")
     assert "scores.csv exists: choose another name, or give --overwrite" in refused(capsys, "bbf", bbf, "--out", out)

@@ -48,7 +48,7 @@ def monitor(path, env_id, lines, start=100.0):
         ("BreakoutNoFrameskip-v4", 0, [(10, None), (30, None)]),  # Monitor outside the Atari wrapper
     ],
 )
-def test_monitor_tells_frames_or_steps_by_what_it_wraps(tmp_path, env_id, monitor_frames, expected):
+def test_monitor_gives_frames_or_steps_by_what_it_wraps(tmp_path, env_id, monitor_frames, expected):
     path = monitor(tmp_path / "monitor.csv", env_id, ["1.0,10,0.5", "2.0,20,0.9"])
     table = read("sb3-monitor", path, agent="DQN", monitor_frames=monitor_frames)
     assert rows(table, "steps", "frames") == expected
@@ -62,7 +62,7 @@ def test_monitor_says_what_it_cannot_know(tmp_path):
     assert "AtariWrapper's actions are 16 frames each" in read("sb3-monitor", path, agent="DQN").notes[0]
     path = monitor(tmp_path / "monitor.csv", "None", ["1.0,10,0.5"])
     assert "give --monitor-frames" in read("sb3-monitor", path, agent="DQN", game=("Breakout",)).notes[0]
-    with pytest.raises(ConfigError, match="does not tell its game: give --game"):
+    with pytest.raises(ConfigError, match="does not name its game: give --game"):
         read("sb3-monitor", path, agent="DQN")
 
 
@@ -84,7 +84,7 @@ def test_a_damaged_monitor_file_is_refused(tmp_path):
     refused("sb3-monitor", path, header + "r,l\n1.0,2\n", "it has no column 't'", agent="A")
     refused("sb3-monitor", path, header + "r,l,t\n1.0,2,3.0\n1.0,2\n", "line 4: it has 2 fields", agent="A")
     refused("sb3-monitor", path, header + "r,l,t\n1.0,2.5,3.0\n", "line 3: '2.5' is not a whole number", agent="A")
-    refused("sb3-monitor", path, header + "r,l,t\n1.0,2,3.0\n", "does not tell its agent: give --agent")
+    refused("sb3-monitor", path, header + "r,l,t\n1.0,2,3.0\n", "does not name its agent: give --agent")
 
 
 def test_evaluations_are_means_over_their_games(tmp_path):
@@ -132,7 +132,7 @@ def log(folder, scalars):
     return folder
 
 
-def test_cleanrl_tells_training_from_evaluation(tmp_path):
+def test_cleanrl_has_training_and_evaluation(tmp_path):
     folder = log(
         tmp_path / "BreakoutNoFrameskip-v4__dqn_atari__3__1700000000",
         [("charts/episodic_return", 1.0, 50), ("losses/td_loss", 9.0, 60), ("charts/episodic_return", 2.0, 90)]
@@ -147,14 +147,14 @@ def test_cleanrl_tells_training_from_evaluation(tmp_path):
 
 def test_a_cleanrl_run_under_another_name(tmp_path):
     folder = log(tmp_path / "mine", [("charts/episodic_return", 1.0, 50)])
-    with pytest.raises(ConfigError, match="does not tell its game: give --game"):
+    with pytest.raises(ConfigError, match="does not name its game: give --game"):
         read("cleanrl", folder)
     [file] = folder.iterdir()
     table = read("cleanrl", file, game=("CartPole-v1",), agent="dqn", run="7")
     assert rows(table, "game", "agent", "run", "frames") == [("CartPole-v1", "dqn", "7", None)]
 
 
-def test_tianshou_tells_test_from_training(tmp_path):
+def test_tianshou_has_test_and_training(tmp_path):
     scalars = [("training/returns_stat/mean", 1.0, 1000), ("training/n_collected_episodes", 2, 1000)]
     scalars += [("test/returns_stat/mean", 3.0, 1500), ("test/n_collected_episodes", 10, 1500), ("train/eps", 0.1, 1)]
     table = read("tianshou", log(tmp_path / "5", scalars), agent="DQN", game=("Pong",))
@@ -309,7 +309,7 @@ def test_an_array_is_runs_by_games(tmp_path, ending):
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="run 1 has 2 scores, and --game names 1 games"):
         read("scores", path, agent="DQN", game=("Pong",))
-    with pytest.raises(ConfigError, match="does not tell its agent"):
+    with pytest.raises(ConfigError, match="does not name its agent"):
         read("scores", path, game=("Pong", "Krull"))
 
 
