@@ -6,16 +6,17 @@
 # after each lost life. 1,500 random actions in BreakoutNoFrameskip-v4 gave 6,619 of its steps, not 6,000.
 # ALE/Breakout-v5 already repeats an action for 4 frames, and AtariWrapper repeats each 4 times more: an agent's action
 # is then 16 frames, and a step that Monitor counts is 4. No warning says so. Seen:
-#   BreakoutNoFrameskip-v4: 1500 actions, 6619 steps of Monitor, 1 frame each; an action is 4 frames
+#   BreakoutNoFrameskip-v4: 1500 actions, 6619 steps of Monitor, 1 frames each; an action is 4 frames
 #   ALE/Breakout-v5: 1500 actions, 8199 steps of Monitor, 4 frames each; an action is 16 frames
-#   warnings: 0
+#   warnings about the frame skip: 0
 # The exit code is not 0 if that changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 . "$folder/venv/bin/activate"
-pip install --quiet torch==2.13.0 stable-baselines3==2.9.0 gymnasium==1.4.0 ale-py==0.12.1 opencv-python-headless==5.0.0.93
+pip install --quiet torch==2.13.0 stable-baselines3==2.9.0 gymnasium==1.4.0 ale-py==0.12.1 \
+    opencv-python-headless==5.0.0.93
 cd "$folder"
 python - <<'PYTHON'
 import warnings
@@ -44,8 +45,9 @@ def count(name):
     before, steps = frame(), monitor.get_total_steps()
     envs.envs[0].step(0)
     action, inner = frame() - before, monitor.get_total_steps() - steps
-    print(f"{name}: 1500 actions, {counted} steps of Monitor, {action // inner} frames each; an action is {action} frames")
-    return counted, action // inner, action
+    each = action // inner
+    print(f"{name}: 1500 actions, {counted} steps of Monitor, {each} frames each; an action is {action} frames")
+    return counted, each, action
 
 
 with warnings.catch_warnings(record=True) as caught:

@@ -5,9 +5,9 @@
 # or less often than its scope's env_step cannot be placed any more. restore_data, for a run that goes on, stores the
 # step of the last training record in last_log_train_step; log_training_data reads last_log_training_step, which stays
 # -1, so the first training record after a resume is written whatever training_interval is. Seen:
-#   written at 700, 1400: restored [3. 5.], type float32, without steps
+#   written at 700, 1400: restored [3. 5.], type ndarray, without steps
 #   after restore_data: last_log_train_step 1400, last_log_training_step -1
-#   a record 1 step later, with training_interval 1000, is written
+#   training records now: 3 (the third is 1 step after the second, with training_interval 1000)
 # The exit code is not 0 if that changes.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.formats.files import number, read_columns, whole
@@ -27,8 +26,9 @@ def read_curves(path: Path, given: Given) -> Table:
         kind = row.get("kind") or EVALUATION
         if kind not in (TRAINING, EVALUATION):
             raise ConfigError(f"{where}: kind {kind!r} is neither {TRAINING} nor {EVALUATION}")
-        counts = {name: whole(row[name], where) for name in WHOLE if row.get(name)}
+        steps, frames, skip, games = (whole(row[name], where) if row.get(name) else None for name in WHOLE)
         spread = number(row["deviation"], where) if row.get("deviation") else None
-        point = Point(row["agent"], row["game"], row["run"], number(row["score"], where), kind, deviation=spread)
-        table.points.append(replace(point, protocol=row.get("protocol") or None, **counts))
+        agent, game, run, score = (row[name] for name in NEEDED)
+        value, rules = number(score, where), row.get("protocol") or None
+        table.points.append(Point(agent, game, run, value, kind, steps, frames, skip, rules, games, spread))
     return table

@@ -17,7 +17,8 @@ EPISODES = 10
 def read_mrq(path: Path, given: Given) -> Table:
     """The evaluations of every environment and seed: blocks of `Env:`, a header of seeds, and a line for each time."""
     agent = given.one_agent(path, "MR.Q")
-    game, runs, table = "", [], Table()
+    game, table = "", Table()
+    runs: list[str] = []
     for line, text in enumerate(read_text(path).splitlines(), 1):
         where = f"{path} line {line}"
         cells = re.split(r"\t+", text.strip())
@@ -27,15 +28,13 @@ def read_mrq(path: Path, given: Given) -> Table:
             runs = [cell.removeprefix("Seed").strip() for cell in cells[1:]]
         elif text.strip("- "):
             if not game or len(cells) != len(runs) + 1:
-                raise ConfigError(
-                    f"{where}: expected 'Env:', 'Timestep' with seeds, or a time and a value for each seed"
-                )
-            steps, atari = whole(cells[0], where), game.startswith(ATARI)
+                raise ConfigError(f"{where}: expected 'Env:', 'Timestep' and seeds, or a time and a value a seed")
+            steps = whole(cells[0], where)
+            frames, skip, rules = (steps * SKIP, SKIP, "mrq") if game.startswith(ATARI) else (None, None, None)
+            name = game.removeprefix(ATARI)
             for run, cell in zip(runs, cells[1:], strict=True):
-                rules = (steps * SKIP, SKIP, "mrq") if atari else (None, None, None)
                 score = number(cell, where)
-                name = game.removeprefix(ATARI)
-                table.points.append(Point(agent, name, run, score, EVALUATION, steps, *rules, games=EPISODES))
+                table.points.append(Point(agent, name, run, score, EVALUATION, steps, frames, skip, rules, EPISODES))
     if not table.points:
         raise ConfigError(f"{path}: it holds no scores")
     return table
