@@ -12,6 +12,12 @@ from envs.errors import unknown_name
 # Shipped by ale-py, but with no single-player mode: the emulator ends the process when it loads them.
 MULTIPLAYER_ONLY = ("combat", "joust", "maze_craze", "warlords")
 
+# Their screens have 214 to 250 lines, all others 210. envpool 1.2.5 shows the agent the first 210 lines alone.
+TALL_SCREENS = (
+    "Adventure", "AirRaid", "Carnival", "JourneyEscape", "KeystoneKapers", "KingKong", "Klax", "LaserGates", "MrDo",
+    "Pacman", "Pooyan", "SirLancelot", "SpaceWar",
+)  # fmt: skip
+
 # A game of our own, played in minutes: see envs.catch.
 CATCH = "Catch"
 
@@ -83,6 +89,15 @@ def rom_id(name: str) -> str:
     if game == CATCH or game in MINATAR:
         raise ValueError(f"{game} is no game of the emulator")
     return _roms_by_key()[_key(game)]
+
+
+def check_envpool(name: str) -> None:
+    """Raises ValueError for a game that envpool does not have, or does not show whole."""
+    game = resolve_game(name)
+    if game == CATCH or game in MINATAR:
+        raise ValueError(f"envpool is for Atari's games, and {game} has no emulator, leave it out")
+    if game in TALL_SCREENS:
+        raise ValueError(f"envpool shows only the upper 210 lines of {game}, whose screen has more: use ale")
 
 
 @cache
