@@ -44,9 +44,9 @@ class DQNConfig:
     env: str = "Breakout"
     """Game: any ROM that ale-py ships, in the papers' or ALE's spelling, or one of MinAtar: MinAtar/Breakout."""
     protocol: Literal["atari100k", "dopamine", "machado", "minatar"] = "atari100k"
-    """Rules of play and scoring. atari100k: a lost life ends a learning episode. dopamine: sticky actions, minimal action
-    set, games of at most 108,000 frames. machado: sticky actions, all actions, 18,000 frames. minatar: what MinAtar's
-    games get whatever a preset says, and no others."""
+    """Rules of play and scoring. atari100k: a lost life ends a learning episode. dopamine: sticky actions, minimal
+    action set, games of at most 108,000 frames. machado: sticky actions, all actions, games of at most 18,000 frames.
+    minatar: what MinAtar's games get whatever a preset says, and no others."""
     backend: Literal["ale", "envpool"] = "ale"
     """Emulator backend."""
     num_envs: int = 1

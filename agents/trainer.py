@@ -175,9 +175,9 @@ class Trainer:
             points = float(step.reward[step.score_wrapped][0])
             learned = "-1, its rewards being clipped" if self.config.clips_rewards else f"{points:,.0f}"
             warnings.warn(
-                f"agent step {self.agent_step:,}: the game's score counter went past its last number and began again, a "
-                f"reward of {points:,.0f}. The score stays the raw sum; the agent learned from {learned}. The column "
-                "score_wraps counts how often",
+                f"agent step {self.agent_step:,}: the game's score counter went past its last number and began again, "
+                f"a reward of {points:,.0f}. The score stays the raw sum; the agent learned from {learned}. "
+                "score_wraps in the metrics counts how often",
                 stacklevel=2,
             )
         self.score_wraps += wraps

@@ -19,8 +19,8 @@ class Protocol:
     life_loss_ends_episode: bool
     """Whether the learner zeroes the discount at a lost life; the game itself always plays on."""
     full_action_set: bool
-    """All actions that the game's controller has instead of the game's minimal set: 18 of Atari's games, but 9 of Skiing
-    and LostLuggage, which know no button (so no FIRE), and 6 of MinAtar's."""
+    """All legal actions instead of the game's minimal set: 18 in Atari, but 9 in Skiing and LostLuggage, where the
+    emulator knows no FIRE, and 6 in MinAtar."""
     noop_max: int
     """Largest number of no-op frames drawn at the start of an episode; 0 for none."""
     evaluation_episodes: int
@@ -72,9 +72,9 @@ PROTOCOLS = {
             evaluation_episodes=100,
             evaluation_epsilon=0.001,
         ),
-        # Machado et al. 2018 (JAIR 61): games of 5 minutes, as in the first author's code (max_num_frames_per_episode
-        # 18000, sticky_prob 0.25, getLegalActionSet in github.com/mcmachado/count_based_exploration_sr, commit e4d657e).
-        # They report the games of training; the evaluation is Dopamine's.
+        # Machado et al. 2018 (arXiv 1709.06009): games of 5 minutes. The first author's later code has the same rules:
+        # max_num_frames_per_episode 18000, sticky_prob 0.25, getLegalActionSet (atari_environment.py in github.com/
+        # mcmachado/count_based_exploration_sr, commit e4d657e). They report training; the evaluation is Dopamine's.
         Protocol(
             "machado",
             sticky_actions=0.25,
@@ -85,9 +85,9 @@ PROTOCOLS = {
             evaluation_epsilon=0.001,
             max_frames=18_000,
         ),
-        # Castro et al. 2018 (arXiv 1812.06110): max_steps_per_episode 27000 and epsilon_eval 0.001 in dqn.gin; `create_
-        # atari_environment` in atari_lib.py leaves the action set minimal (commit 5873f54). Its evaluations have
-        # 125,000 steps instead of a number of games.
+        # Castro et al. 2018 (arXiv 1812.06110): max_steps_per_episode 27000 and epsilon_eval 0.001 in dqn.gin, and the
+        # minimal action set that ale-py gives create_atari_environment in atari_lib.py (github.com/google/dopamine,
+        # commit 5873f54). Its evaluations have 125,000 steps instead of a number of games.
         Protocol(
             "dopamine",
             sticky_actions=0.25,
