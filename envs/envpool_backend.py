@@ -60,7 +60,8 @@ class EnvpoolVectorEnv(AtariVectorEnv):
         self._env.close()
 
     def describe(self) -> str:
-        spare = "" if self._noop_max == self.protocol.noop_max else ", always one no-op (envpool needs one)"
+        one = "one no-op, or FIRE" if self.protocol.fire_reset else "one no-op"
+        spare = "" if self._noop_max == self.protocol.noop_max else f", always {one} (envpool needs one)"
         return self._describe(f"envpool {envpool.__version__}") + spare
 
 

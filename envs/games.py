@@ -24,6 +24,12 @@ CATCH = "Catch"
 # Young & Tian 2019 (arXiv 1903.03176): see envs.minatar.
 MINATAR = ("MinAtar/Asterix", "MinAtar/Breakout", "MinAtar/Freeway", "MinAtar/Seaquest", "MinAtar/SpaceInvaders")
 
+SCORE_NOTES = {
+    "MinAtar/Seaquest": "MinAtar/Seaquest gets easier after the first full rescue: in MinAtar 1.0.15 the count of "
+    "divers then falls below zero, and surfacing for air costs none.",
+}
+"""What a reader of scores has to know of a game."""
+
 # Kaiser et al. 2020.
 ATARI_100K = (
     "Alien", "Amidar", "Assault", "Asterix", "BankHeist", "BattleZone", "Boxing", "Breakout", "ChopperCommand",
