@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from envs.games import CATCH, is_minatar, resolve_game
+from envs.games import check_envpool, is_minatar, resolve_game
 from envs.protocol import PROTOCOLS, Protocol
 from experiment.config import ConfigError, near
 from experiment.cores import available_cores
@@ -44,9 +44,10 @@ class DQNConfig:
     """Agent that these settings are for: dqn, rainbow, der, or module:Class of an own one; none: the command's."""
     env: str = "Breakout"
     """Game: any ROM that ale-py ships, in the papers' or ALE's spelling, or one of MinAtar: MinAtar/Breakout."""
-    protocol: Literal["atari100k", "machado", "minatar"] = "atari100k"
-    """Rules of play and scoring. atari100k: a lost life ends a learning episode; machado: sticky actions; minatar: what
-    MinAtar's games get whatever a preset says, and no others."""
+    protocol: Literal["atari100k", "dopamine", "machado", "minatar"] = "atari100k"
+    """Rules of play and scoring. atari100k: a lost life ends a learning episode. dopamine: sticky actions, minimal
+    action set, games of at most 108,000 frames. machado: sticky actions, all actions, games of at most 18,000 frames.
+    minatar: what MinAtar's games get whatever a preset says, and no others."""
     backend: Literal["ale", "envpool"] = "ale"
     """Emulator backend."""
     num_envs: int = 1
@@ -109,8 +110,8 @@ class DQNConfig:
     """Prioritised: exponent of the importance weights at the end of the budget, reached linearly."""
     augment: Literal["none", "drq"] = "none"
     """Random shifts and intensities of the observations that are learned from (DrQ)."""
-    clip_rewards: bool = True
-    """Learn from rewards clipped to -1..1; scores are raw in any case."""
+    clip_rewards: bool | None = None
+    """Learn from rewards clipped to -1..1; none: clipped, but for MinAtar's games. Scores are raw in any case."""
     replay_capacity: int = 100_000
     """Agent steps that the replay holds (7.06 kB each)."""
     update_start: int = 1_600
@@ -214,6 +215,11 @@ class DQNConfig:
         return PROTOCOLS["minatar" if is_minatar(self.env) else self.protocol]
 
     @property
+    def clips_rewards(self) -> bool:
+        """Whether it is clipped rewards that the agent learns from."""
+        return self.rules.clip_rewards if self.clip_rewards is None else self.clip_rewards
+
+    @property
     def budget(self) -> int:
         """Agent steps of the whole run."""
         if self.frames is not None:
@@ -261,6 +267,7 @@ class DQNConfig:
             env=resolve_game(self.env),
             protocol="minatar" if is_minatar(self.env) else self.protocol,
             network="minatar" if is_minatar(self.env) else self.network,
+            clip_rewards=self.clips_rewards,
             steps=self.budget,
             frames=None,
             nap=self.projects,
@@ -302,8 +309,11 @@ class DQNConfig:
         self._check_agent()
 
     def _check_game(self) -> None:
-        if self.backend == "envpool" and (is_minatar(self.env) or resolve_game(self.env) == CATCH):
-            raise ConfigError(f"--backend envpool is for Atari's games: {self.env} has no emulator, leave it out")
+        if self.backend == "envpool":
+            try:
+                check_envpool(self.env)
+            except ValueError as error:
+                raise ConfigError(f"--backend envpool: {error}") from None
         if is_minatar(self.env):
             if self.augment == "drq":
                 size = "that leaves too little of MinAtar's 10 × 10"

@@ -48,7 +48,7 @@ def advice(config: DQNConfig) -> str:
         options.append("--precision fp32")
     if not config.nap:
         options.append("--nap")
-    if not config.clip_rewards:
+    if not config.clips_rewards:
         options.append("--clip-rewards")
     options.append(f"--adam-eps {min(config.adam_eps * 10, 1):.2g}")
     return ", ".join(options)

@@ -68,9 +68,9 @@ def evaluation_epsilon(config: DQNConfig) -> float:
 
 
 def rules_played(config: DQNConfig, episodes: int) -> dict[str, Any]:
-    """The protocol, with the share of random actions and the number of games (0 for no evaluation) that there were."""
+    """The protocol, with the random actions, the number of games (0 for no evaluation) and the clipping of this run."""
     played = {"evaluation_epsilon": evaluation_epsilon(config), "evaluation_episodes": episodes}
-    return asdict(config.rules) | played
+    return asdict(config.rules) | played | {"clip_rewards": config.clips_rewards}
 
 
 def score(

@@ -275,6 +275,7 @@ def result(config: DQNConfig, trainer: Trainer, scores: list[float], trained: st
         "agent_steps": trainer.agent_step,
         "frames": trainer.agent_step * config.rules.frame_skip,
         "updates": trainer.agent.updates,
+        "training_score_wraps": trainer.score_wraps,
         "training_seconds": trainer.seconds,
         "parameter_hash": trained,
         "environment": environment(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +52,7 @@ class Trainer:
         self.monitor = Monitor(agent)
         self.agent_step = 0
         self.episodes = 0
+        self.score_wraps = 0
         self.returns: deque[float] = deque(maxlen=100)
         self.seconds = 0.0
 
@@ -145,7 +147,7 @@ class Trainer:
             "n_step": n_step,
             "gamma": gamma,
             "cut_at_life_loss": config.rules.life_loss_ends_episode,
-            "clip_reward": 1.0 if config.clip_rewards else None,
+            "clip_reward": 1.0 if config.clips_rewards else None,
         }
 
     def passes(self, period: int, before: int) -> bool:
@@ -163,7 +165,22 @@ class Trainer:
             actions, step.reward, step.terminated, step.truncated, step.life_lost, step.frame, step.first_frame
         )
         self.obs = self.stack.push(step.first_frame, step.ended)
+        self._count_wraps(step)
         return step
+
+    def _count_wraps(self, step: Step) -> None:
+        """Count the score counters that wrapped, and warn of the first of the run."""
+        wraps = int(step.score_wrapped.sum())
+        if wraps and not self.score_wraps:
+            points = float(step.reward[step.score_wrapped][0])
+            learned = "-1, its rewards being clipped" if self.config.clips_rewards else f"{points:,.0f}"
+            warnings.warn(
+                f"agent step {self.agent_step:,}: the game's score counter went past its last number and began again, "
+                f"a reward of {points:,.0f}. The score stays the raw sum; the agent learned from {learned}. "
+                "score_wraps in the metrics counts how often",
+                stacklevel=2,
+            )
+        self.score_wraps += wraps
 
     def learn(self) -> None:
         """Make the updates that are due, in blocks that share a replay call and a pass of the target network."""
@@ -202,6 +219,7 @@ class Trainer:
             "frames": self.agent_step * self.config.rules.frame_skip,
             "updates": self.agent.updates,
             "episodes": self.episodes,
+            "score_wraps": self.score_wraps,
             "mean_return": float(np.mean(self.returns)) if self.returns else None,
             "epsilon": self.epsilon,
             **self.horizon.report(self.agent.updates),
@@ -219,6 +237,7 @@ class Trainer:
             "probe": self.probe.state_dict(),
             "agent_step": self.agent_step,
             "episodes": self.episodes,
+            "score_wraps": self.score_wraps,
             "returns": list(self.returns),
             "seconds": self.seconds,
         }
@@ -235,5 +254,6 @@ class Trainer:
         self.monitor.load_state_dict(state["monitor"])
         self.probe.load_state_dict(state["probe"])
         self.agent_step, self.episodes, self.seconds = state["agent_step"], state["episodes"], state["seconds"]
+        self.score_wraps = state.get("score_wraps", 0)  # earlier checkpoints do not count them
         self.returns.clear()
         self.returns.extend(state["returns"])

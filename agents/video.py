@@ -167,11 +167,16 @@ def check_same(played: Step, seen: Step) -> None:
 
 
 def colored(frame: np.ndarray) -> np.ndarray:
-    """Channels uint8 [C, H, W] as one picture [H, W, 3]: each has a hue of its own, and the last one lies on top."""
+    """Channels uint8 [C, H, W] as one picture [H, W, 3], each with a hue of its own.
+
+    Where channels overlap, the one with fewer cells lies on top, of equal ones the first: the ball over the bricks.
+    """
     picture = np.zeros((*frame.shape[1:], 3), np.uint8)
-    for i, channel in enumerate(frame):
+    cells = np.count_nonzero(frame, axis=(1, 2))
+    for i in np.lexsort((np.arange(len(frame)), cells))[::-1]:
+        lit = frame[i] > 0
         hue = np.array(colorsys.hsv_to_rgb(i / len(frame), 1, 1))
-        picture[channel > 0] = np.round(channel[channel > 0, None] * hue)
+        picture[lit] = np.round(frame[i][lit, None] * hue)
     return picture
 
 

@@ -8,14 +8,17 @@ They differ in this:
 | seeding | every episode, from run seed, environment and episode | once per environment and run |
 | `exact_resume` | yes: the current episodes are played again | no: a resume starts new episodes |
 | no-ops drawn | 0..noop_max | 1..noop_max; noop_max 0 becomes always one |
-| last frame of a game that is over within the frame skip | mostly the frame before it | mixes in its last screen |
+| no-ops drawn if FIRE is pressed | 0..noop_max, FIRE is one | 0..noop_max-1, and then FIRE |
+| last frame of a game that is over in frame 1 or 2 of a skip | the frame before it | the frame before it |
+| ... in frame 3 | the frame before it | the third screen alone |
+| ... in frame 4 | maximum of the frame before it and the third screen | of the last two, as always |
 | cost of a new episode | about 0.13 s (a seeded reset loads the ROM) | a few milliseconds |
 | install | always there | `pip install -e .[envpool]` |
 
-That last frame follows no stated rule in either; nothing is bootstrapped from it. An episode that the time limit ends
-shows a whole one. With one seed the two play different episodes. Neither starts a new episode at a lost life, clips a
-reward or counts the starting no-ops in the time limit. Their stacks at an episode's start (ale-py zeros, envpool
-repeats) are never used: stacks are the replay's matter.
+Nothing is bootstrapped from that last frame. An episode that the time limit ends shows a whole one. How each of these
+was seen: docs/environments.md. With one seed the two play different episodes. Neither starts a new episode at a lost
+life, clips a reward or counts the starting no-ops in the time limit. Their stacks at an episode's start (ale-py zeros,
+envpool repeats) are never used: stacks are the replay's matter.
 """
 
 from collections.abc import Iterator

@@ -16,6 +16,16 @@ def episode_seed(seed: int, env: int, episode: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(env, episode)).generate_state(1)[0] >> 1)
 
 
+def wrapped(score: np.ndarray, reward: np.ndarray) -> np.ndarray:
+    """bool [N]: whether a game's score counter went past its last number in a step, by the score before it.
+
+    Past 999,999 the counter of most games is 0 again, and ale-py and envpool pass the difference on as a reward. The
+    rule: at least 1,000 points, and one reward takes more than nine tenths of them. No game takes so much for a
+    mistake: Skiing's scores are below 0, Pong's and its like below 100, Enduro's and PrivateEye's fall by little.
+    """
+    return (score >= 1_000) & (reward < -0.9 * score)
+
+
 class Emulated(NamedTuple):
     """One agent step as a backend reports it: frames, int or float rewards, flags and lives, arrays [N]."""
 
@@ -84,6 +94,7 @@ class AtariVectorEnv(VectorEnv):
         terminated = new.terminated.astype(bool)
         truncated = new.truncated.astype(bool) & ~terminated
         life_lost = new.lives < self._lives
+        score_wrapped = wrapped(self._returns, new.reward)
         self._tally(new)
         returns, steps = self._returns.copy(), self._steps.copy()
         first_frame, ended = new.frame, terminated | truncated
@@ -91,7 +102,7 @@ class AtariVectorEnv(VectorEnv):
             first_frame = new.frame.copy()
             first_frame[ended] = self._start(ended)
         reward = new.reward.astype(np.float32)
-        return Step(new.frame, reward, terminated, truncated, life_lost, returns, steps, first_frame)
+        return Step(new.frame, reward, terminated, truncated, life_lost, returns, steps, first_frame, score_wrapped)
 
     def _tally(self, new: Emulated) -> None:
         self._lives = new.lives.copy()

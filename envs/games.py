@@ -12,11 +12,23 @@ from envs.errors import unknown_name
 # Shipped by ale-py, but with no single-player mode: the emulator ends the process when it loads them.
 MULTIPLAYER_ONLY = ("combat", "joust", "maze_craze", "warlords")
 
+# Their screens have 214 to 250 lines, all others 210. envpool 1.2.5 shows the agent the first 210 lines alone.
+TALL_SCREENS = (
+    "Adventure", "AirRaid", "Carnival", "JourneyEscape", "KeystoneKapers", "KingKong", "Klax", "LaserGates", "MrDo",
+    "Pacman", "Pooyan", "SirLancelot", "SpaceWar",
+)  # fmt: skip
+
 # A game of our own, played in minutes: see envs.catch.
 CATCH = "Catch"
 
 # Young & Tian 2019 (arXiv 1903.03176): see envs.minatar.
 MINATAR = ("MinAtar/Asterix", "MinAtar/Breakout", "MinAtar/Freeway", "MinAtar/Seaquest", "MinAtar/SpaceInvaders")
+
+SCORE_NOTES = {
+    "MinAtar/Seaquest": "MinAtar/Seaquest gets easier after the first full rescue: in MinAtar 1.0.15 the count of "
+    "divers then falls below zero, and surfacing for air costs none.",
+}
+"""What a reader of scores has to know of a game."""
 
 # Kaiser et al. 2020.
 ATARI_100K = (
@@ -100,6 +112,15 @@ def rom_id(name: str) -> str:
     if game == CATCH or game in MINATAR:
         raise ValueError(f"{game} is no game of the emulator")
     return _roms_by_key()[_key(game)]
+
+
+def check_envpool(name: str) -> None:
+    """Raises ValueError for a game that envpool does not have, or does not show whole."""
+    game = resolve_game(name)
+    if game == CATCH or game in MINATAR:
+        raise ValueError(f"envpool is for Atari's games, and {game} has no emulator, leave it out")
+    if game in TALL_SCREENS:
+        raise ValueError(f"envpool shows only the upper 210 lines of {game}, whose screen has more: use ale")
 
 
 @cache

@@ -79,11 +79,16 @@ def split(fields: Fields, words: Sequence[str]) -> dict[str, Any]:
     return given
 
 
+def _is_switch(kind: Any) -> bool:
+    """Whether a field is set by `--name` and `--no-name`: bool, also one that may be None."""
+    return bool in members(kind)
+
+
 def _switched(word: str, fields: Fields) -> str:
-    """The bool field that `--nap` or `--no-nap` sets, or ""."""
+    """The switch that `--nap` or `--no-nap` sets, or ""."""
     name = word.removeprefix("--").replace("-", "_")
     for candidate in (name, name.removeprefix("no_")):
-        if candidate in fields and fields[candidate][0] is bool:
+        if candidate in fields and _is_switch(fields[candidate][0]):
             return candidate
     return ""
 
@@ -120,7 +125,7 @@ def _take_positional(fields: Fields, given: Mapping[str, Any], loose: list[str])
 
 def _refuse(fields: Fields, loose: Sequence[str]) -> None:
     options = [flag(name) for name in fields] + [
-        flag(f"no_{name}") for name, (kind, _) in fields.items() if kind is bool
+        flag(f"no_{name}") for name, (kind, _) in fields.items() if _is_switch(kind)
     ]
     for word in loose:
         if word.startswith("-"):
@@ -151,8 +156,11 @@ def _shadow(fields: Fields, docs: Mapping[str, str], shown: Mapping[str, Any], p
     own = "config" in fields
     options: list[Any] = [] if own else [("config", _option(name, config_help), shown.get("config"))]
     for name, (kind, field) in fields.items():
-        if kind is bool:
-            options.append((name, Annotated[bool, tyro.conf.arg(help=docs.get(name, ""))], shown.get(name, False)))
+        if _is_switch(kind):
+            value = shown.get(name, False)
+            hint = None if isinstance(value, bool) else f"(default: {value})"  # tyro's switches have no third value
+            argument = tyro.conf.arg(help=docs.get(name, ""), help_behavior_hint=hint)
+            options.append((name, Annotated[bool, argument], value is True))
             continue
         annotation = _option(field.metadata.get("metavar") or _metavar(kind), docs.get(name, ""))
         if field.metadata.get("positional") and shown:  # when parsing, the loose words are sorted afterwards

@@ -16,7 +16,7 @@ NOT_COMPARED = frozenset({
     "on_nonfinite", "probe_interval", "checkpoint_interval",
 })  # fmt: skip
 """Settings that tell no arms apart: of the run, of the machine, of what is only watched, or checked by themselves."""
-OF_THE_SETTINGS = frozenset({"evaluation_epsilon", "evaluation_episodes"})
+OF_THE_SETTINGS = frozenset({"evaluation_epsilon", "evaluation_episodes", "clip_rewards"})
 """Rules that are settings too, which the runs of an arm share; each agent has those that it was published with."""
 IN_THE_NAME = ("agent", "nap", "plasticity")
 """Settings that a name says in words of its own."""

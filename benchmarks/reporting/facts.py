@@ -7,7 +7,7 @@ from benchmarks.reporting.curves import Curves
 from benchmarks.reporting.measures import WINDOW
 from benchmarks.reporting.scores import Scores
 from benchmarks.reporting.summary import Summary
-from envs.games import reference_scores
+from envs.games import SCORE_NOTES, reference_scores
 from envs.protocol import Protocol
 from experiment.values import counted
 
@@ -28,6 +28,7 @@ def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
     if summary.common and len(summary.common) < len(known):
         rest = [game for game in known if game not in summary.common]
         lines.append(f"Aggregates are over the games that every arm with scores has; some lack {', '.join(rest)}.")
+    lines += [note for game, note in SCORE_NOTES.items() if game in played]
     if single := sum(cell.runs == 1 for cell in summary.cells.values()):
         lines.append(f"Games with one run of an arm have no interval, and add no spread to its aggregates: {single:,}.")
     if curves.runs:

@@ -356,6 +356,14 @@ def test_published_scores_stand_next_to_runs_of_their_rules_and_budget_alone(pro
     assert [line.endswith(f"since here there are: {why}.") for line in said] == ([True] if why else [])
 
 
+def test_a_game_that_scores_otherwise_than_its_rules_say_is_named(tmp_path):
+    for folder, game in (("a", "MinAtar/Seaquest"), ("b", "Seaquest")):
+        make_run(tmp_path / folder, game.replace("/", "-"), game)
+        scores = read_scores([str(tmp_path / folder)])
+        said = " ".join(facts(scores, summarize(scores), make_curves(())))
+        assert ("count of divers then falls below zero" in said) == (folder == "a")
+
+
 def test_unequal_numbers_of_runs_are_said_and_none_is_missed_that_nobody_listed():
     runs = [Score("A", "Pong", str(run), 1.0, "here") for run in range(3)] + [Score("A", "Krull", "0", 1.0, "here")]
     summary = summarize(Scores(tuple(runs), ()))
