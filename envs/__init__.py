@@ -41,8 +41,12 @@ def make(
     seed: int = 0,
     backend: str = "ale",
     num_threads: int = 1,
+    background: bool = False,
 ) -> "VectorEnv":
     """`num_envs` environments of one game; any usual spelling of its name. Catch and MinAtar have no emulator.
+
+    Emulators play on `num_threads` cores: on ale in that many processes, this one among them. In the `background` they
+    play from `send` on while this process does something else; envpool's always do.
 
     Raises ValueError for an unknown game, protocol or backend, and ModuleNotFoundError if envpool or MinAtar, which
     are extras, would be needed and are not installed.
@@ -59,7 +63,7 @@ def make(
     if backend == "ale":
         from envs.ale import AleVectorEnv
 
-        return AleVectorEnv(game, rules, num_envs, seed, num_threads)
+        return AleVectorEnv(game, rules, num_envs, seed, num_threads, background)
     if backend == "envpool":
         with _extra("envpool", "envpool", "use ale"):
             from envs.envpool_backend import EnvpoolVectorEnv
