@@ -1,20 +1,26 @@
 """Vectorised Atari behind one contract, on ale-py or envpool.
 
-Both backends make the same frames, rewards, lives and ends from the same actions after the same number of no-ops.
+Both backends make the same frames, rewards, lives and ends from the same actions after the same number of no-ops, in
+every episode: an emulator is seeded when its ROM is loaded, once in a run, and an episode begins with a plain reset of
+the console. The reset leaves the memory as it is, so in many games an episode's start depends on the one before.
 They differ in this:
 
 | | ale | envpool |
 |---|---|---|
-| seeding | every episode, from run seed, environment and episode | once per environment and run |
-| `exact_resume` | yes: the current episodes are played again | no: a resume starts new episodes |
-| no-ops drawn | 0..noop_max | 1..noop_max; noop_max 0 becomes always one |
+| `exact_resume` | yes: the running episodes are replayed | no: a resume starts new episodes |
+| no-ops drawn | 0..noop_max, from run seed, environment and episode | 1..noop_max; noop_max 0 becomes always one |
 | last frame of a game that is over within the frame skip | mostly the frame before it | mixes in its last screen |
-| cost of a new episode | about 0.13 s (a seeded reset loads the ROM) | a few milliseconds |
+| several cores | processes | threads |
 | install | always there | `pip install -e .[envpool]` |
 
+A checkpoint of ale has a clone of each emulator from before the reset that began its running episode, and the actions
+since. A clone of the running episode would not do: ale-py's clones lack the action that sticky actions repeat, and in
+Qbert the progress of a frame; the reset clears both. All games that ale-py ships have been resumed so and compared
+frame by frame.
+
 That last frame follows no stated rule in either; nothing is bootstrapped from it. An episode that the time limit ends
-shows a whole one. With one seed the two play different episodes. Neither starts a new episode at a lost life, clips a
-reward or counts the starting no-ops in the time limit. Their stacks at an episode's start (ale-py zeros, envpool
+shows a whole one. With one seed the two draw other no-ops and other sticky actions. Neither starts a new episode at a
+lost life, clips a reward or counts the starting no-ops in the time limit. Their stacks at an episode's start (envpool
 repeats) are never used: stacks are the replay's matter.
 """
 

@@ -1,12 +1,14 @@
 """The default backend: ale-py's emulators, reset as in published set-ups, and resumed exactly all the same."""
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import ale_py
 import numpy as np
 
 from envs.atari import Emulated, SeededVectorEnv, episode_seed
-from envs.emulator import SIZE, Emulators
+from envs.emulator import Emulators
 from envs.protocol import Protocol
 from envs.vector_env import Progress
 from envs.workers import Here, Worker
@@ -36,35 +38,42 @@ class AleVectorEnv(SeededVectorEnv):
         super().__init__(game, protocol, num_envs, seed, num_threads)
         self._clones = [b""] * num_envs
         seeds = [episode_seed(seed, env, 0) for env in range(num_envs)]
-        self._shares = np.array_split(np.arange(num_envs), min(num_threads, num_envs))
+        shares = np.array_split(np.arange(num_envs), min(num_threads, num_envs))
+        self._shares: list[list[int]] = [share.tolist() for share in shares]
         self._players: list[Here | Worker] = []
         for share in self._shares:
             place = Worker if background or self._players else Here
             self._players.append(place(Emulators, self.game, protocol, [seeds[env] for env in share], color))
-        self.num_actions, self.frame_shape = self._ask("facts", [() for _ in self._shares])[0]
-
-    def _ask(self, method: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
-        for player, own in zip(self._players, arguments, strict=True):
-            player.send(method, *own)
-        return [player.recv() for player in self._players]
+        self.num_actions, self.frame_shape = self._call("facts")[0]
 
     def _begin_seeded(self, mask: np.ndarray, seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
         most = self.protocol.noop_max
         drawn = iter(int(np.random.default_rng(seed).integers(most, endpoint=True)) for seed in seeds)
-        noops = [next(drawn) if begun else None for begun in mask]
-        answers = self._ask("begin", [([noops[env] for env in share],) for share in self._shares])
-        clones, frames, lives = zip(*answers, strict=True)
-        for env, clone in zip(np.flatnonzero(mask).tolist(), sum(clones, []), strict=True):
+        clones, frames, lives = zip(
+            *self._call("begin", [next(drawn) if begins else None for begins in mask]), strict=True
+        )
+        for env, clone in zip(np.flatnonzero(mask).tolist(), chain(*clones), strict=True):
             self._clones[env] = clone
         return np.concatenate(frames), np.concatenate(lives)
 
     def _act(self, actions: np.ndarray) -> None:
-        for player, share in zip(self._players, self._shares, strict=True):
-            player.send("act", actions[share].tolist())
+        self._start_call("act", actions.tolist())
 
     def _recv(self) -> Emulated:
-        played = [player.recv() for player in self._players]
+        played = self._finish_call()
         return played[0] if len(played) == 1 else Emulated(*map(np.concatenate, zip(*played, strict=True)))
+
+    def _call(self, method: str, *columns: Sequence[Any]) -> list[Any]:
+        """What every player returns to a call with its share of each column, which has a value per environment."""
+        self._start_call(method, *columns)
+        return self._finish_call()
+
+    def _start_call(self, method: str, *columns: Sequence[Any]) -> None:
+        for player, share in zip(self._players, self._shares, strict=True):
+            player.send(method, *([column[env] for env in share] for column in columns))
+
+    def _finish_call(self) -> list[Any]:
+        return [player.recv() for player in self._players]
 
     def state_dict(self) -> dict[str, Any]:
         """That of every seeded environment, and the clones of the consoles from before these episodes."""
@@ -74,13 +83,12 @@ class AleVectorEnv(SeededVectorEnv):
         """Begins every episode on the console that it began on, and plays its actions."""
         if "clones" not in state:
             raise ValueError("its games began on a console loaded afresh each time, as no game does now: begin again")
-        self._ask("restore", [([state["clones"][env] for env in share],) for share in self._shares])
+        self._call("restore", state["clones"])
         frames = self._start(np.ones(self.num_envs, bool))
         self._clones = list(state["clones"])
         lengths = np.array([len(actions) for actions in taken])
         for begun in range(0, int(lengths.max()), STRETCH):
-            rows = [actions[begun : begun + STRETCH].tolist() for actions in taken]
-            answers = self._ask("replay", [([rows[env] for env in share],) for share in self._shares])
+            answers = self._call("replay", [actions[begun : begun + STRETCH].tolist() for actions in taken])
             rewards, frames, self._lives = map(np.concatenate, zip(*answers, strict=True))
             self._returns += rewards
             progress(min(begun + STRETCH, int(lengths.max())), int(lengths.max()))

@@ -100,8 +100,9 @@ class Emulator:
 
     def _show(self) -> None:
         """The maximum of the last two screens; where the game is over before, that of the screens there are."""
-        np.maximum(*self._screens, out=self._screens[0])
-        self.frame = self._screens[0].copy() if self._color else self._shrink(self._screens[0])
+        last, before = self._screens
+        np.maximum(last, before, out=last)
+        self.frame = last.copy() if self._color else self._shrink(last)
 
 
 class Emulators:

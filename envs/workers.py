@@ -49,12 +49,11 @@ class Worker:
         root = str(Path(__file__).parents[1])
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         command = [sys.executable, "-P", "-m", "envs.workers", str(theirs.fileno())]
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": os.environ | {"PYTHONPATH": paths}}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, QUIET)  # a child inherits what is blocked
         try:
             with theirs:
-                self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=os.environ | {"PYTHONPATH": paths}
-                )
+                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], **options)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._pipe = Connection(ours.detach())

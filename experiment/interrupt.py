@@ -93,7 +93,10 @@ def outlive_terminal() -> Iterator[None]:
 
 @contextlib.contextmanager
 def terminal_manners() -> Iterator[None]:
-    """Warnings and a Ctrl-C where nothing is there to be saved are one line; a terminal that goes away ends nothing."""
+    """Warnings, a worker that is lost and a Ctrl-C where nothing is there to be saved are one line each.
+
+    A terminal that goes away ends nothing.
+    """
     with outlive_terminal(), warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
@@ -101,6 +104,9 @@ def terminal_manners() -> Iterator[None]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
+        except ChildProcessError as error:
+            print("error:", error, file=sys.stderr)
+            raise SystemExit(1) from None
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
