@@ -36,7 +36,7 @@ def build_env(config: DQNConfig, num_envs: int, seed: int) -> VectorEnv:
     """
     threads = 1 if config.overlap else min(num_envs, config.threads)
     try:
-        return envs.make(config.env, config.rules, num_envs, seed, backend=config.backend, num_threads=threads)
+        return envs.make(config.env, config.rules, num_envs, seed, config.backend, threads, background=config.overlap)
     except ModuleNotFoundError as error:
         raise ConfigError(str(error)) from None
 

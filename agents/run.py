@@ -131,6 +131,8 @@ class Run:
             return self._train()
         except NonFinite as error:
             return self._diverged(str(error))
+        except ChildProcessError as error:  # a worker of the environments is gone, killed for memory, say
+            return self._lost_worker(str(error))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -142,6 +144,11 @@ class Run:
         print(
             f"error: out of memory at agent step {self.trainer.agent_step:,}: a smaller {less} helps", file=sys.stderr
         )
+        return 1
+
+    def _lost_worker(self, found: str) -> int:
+        self.tracker.close()
+        print(f"error: {found}; go on from the last checkpoint: {self._resume_command()}", file=sys.stderr)
         return 1
 
     def _diverged(self, found: str) -> int:

@@ -88,7 +88,7 @@ class Saver:
             raise ValueError(f"its rules were {before}, and in this version they are {now}")
 
     def _play_again(self, state: dict[str, Any]) -> None:
-        """Bring the emulators back; a long episode takes half a minute."""
+        """Bring the emulators back; a long episode takes some seconds."""
         trainer = self.trainer
         total = max(state.get("length", [0]))
         if total:

@@ -43,7 +43,7 @@ def environments(settings: Settings) -> tuple[list[Contestant], list[str]]:
 
 
 def emulator_run(game: str) -> Run:
-    """Agent steps of ALE alone: no screen, no resizing, no new ROM per episode."""
+    """Agent steps of ALE alone: no screen, no resizing."""
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)

@@ -133,9 +133,10 @@ class AtariVectorEnv(VectorEnv):
 
 
 class SeededVectorEnv(AtariVectorEnv):
-    """Games whose state is a function of their episode's seed and the actions since.
+    """Games whose state is a function of how their episode began and the actions since.
 
-    So that is what `state_dict` holds, and what `load_state_dict` plays again. A backend fills in three methods.
+    So that is what `state_dict` holds, and what `load_state_dict` replays. A backend fills in three methods, and saves
+    what else than its seed an episode began from.
     """
 
     exact_resume = True
@@ -187,9 +188,11 @@ class SeededVectorEnv(AtariVectorEnv):
                 raise ValueError(f"the saved environments have {key} {saved!r}, these have {value!r}")
         taken = np.split(np.frombuffer(state["actions"], np.uint8), np.cumsum(state["length"])[:-1])
         self._episodes = np.array(state["episode"], np.int64) - 1  # each replayed episode is begun once more
-        return self._replay(taken, progress)
+        frames = self._replay(state, taken, progress)
+        self._running = True
+        return frames
 
-    def _replay(self, taken: list[np.ndarray], progress: Progress) -> np.ndarray:
+    def _replay(self, state: dict[str, Any], taken: list[np.ndarray], progress: Progress) -> np.ndarray:
         """Begins each episode late enough for all of them to arrive at their last action together."""
         lengths = np.array([len(actions) for actions in taken])
         longest = int(lengths.max())
@@ -205,7 +208,6 @@ class SeededVectorEnv(AtariVectorEnv):
             frames = new.frame
             progress(time + 1, longest)
         frames[lengths == 0] = self._start(lengths == 0)
-        self._running = True
         return frames
 
     def _identity(self) -> dict[str, Any]:

@@ -132,7 +132,8 @@ def _open_missing() -> None:
 def terminal_manners() -> Iterator[None]:
     """Every command runs inside: `@terminal_manners()` above its `main`.
 
-    Warnings and a Ctrl-C where nothing is there to be saved are one line; a stream that is lost ends nothing.
+    Warnings, a worker that is lost and a Ctrl-C where nothing is there to be saved are one line; a stream that is lost
+    ends nothing.
     """
     with outlive_terminal(), warnings.catch_warnings():
         warnings.showwarning = _show_warning
@@ -141,6 +142,9 @@ def terminal_manners() -> Iterator[None]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
+        except ChildProcessError as error:
+            print("error:", error, file=sys.stderr)
+            raise SystemExit(1) from None
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -11,7 +11,7 @@ import agents.evaluation
 import agents.video
 from agents import cli, evaluate
 from agents.evaluation import play_episodes
-from agents.video import ColorAle, Recorder, colored
+from agents.video import Recorder, colored
 from envs.ale import AleVectorEnv
 from envs.catch import Catch
 from envs.protocol import PROTOCOLS
@@ -56,7 +56,8 @@ def test_the_screen_of_the_scored_games_is_filmed_in_colour(tmp_path):
 
 def test_another_game_than_the_scored_one_is_noticed(tmp_path, monkeypatch):
     pytest.importorskip("av")
-    monkeypatch.setattr(agents.video, "ColorAle", lambda game, rules, seed: ColorAle(game, rules, seed + 1))
+    other = lambda env: AleVectorEnv(env.game, env.protocol, seed=env.seed + 1, color=True)  # noqa: E731
+    monkeypatch.setattr(agents.video, "color_twin", other)
     with pytest.raises(RuntimeError, match="the filmed game is not the one that is scored"):
         played(AleVectorEnv("Breakout", PROTOCOLS["atari100k"], 1, seed=3), 1, Recorder(tmp_path / "a.mp4"))
 
