@@ -287,7 +287,7 @@ class SweepView(Progress):
     def __init__(self, board: Board, processes: int, console: Console):
         self._board, self._processes = board, processes
         self._moment: Moment | None = None
-        super().__init__(len(board.entries), "runs", console)
+        super().__init__(len(board.entries), "runs", console, ticking=False)
 
     def show(self, moment: Moment) -> None:
         self._moment = moment
