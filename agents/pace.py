@@ -65,6 +65,11 @@ class Pace:
             self._per_step = (now - began) / max(step - first, 1)
 
     @property
+    def learns(self) -> bool:
+        """Whether updates have been made."""
+        return self._learns_since is not None
+
+    @property
     def updates_per_second(self) -> float:
         return self._updates.value()
 
@@ -81,7 +86,7 @@ class Pace:
         left, steps = self.seconds_left(), per_second(self._steps.value())
         if left is not None:
             return f"{clock_time(left)} left, {steps}"
-        until = " until updates begin" if self._learns_since is None else ""
+        until = "" if self.learns else " until updates begin"
         return f"time left unknown{until}, {steps}"
 
     def first_estimate(self) -> str | None:

@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from experiment.guard import NonFinite, is_out_of_memory
 from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress
 from experiment.run_dir import RunDir, find_resumed
+from experiment.terminal import children_outlive_interrupt
 from experiment.tracking import Tracker, check_tracker
 from nap import effective_lr
 from plasticity.method import Method
@@ -203,25 +205,26 @@ class Run:
         return f"{text}; {made}" if trainer.agent_step else text
 
     def _train_until(self, interrupt: Interrupt) -> None:
-        trainer, began = self.trainer, time.monotonic()
-        updates, estimate = trainer.updates, None
-        pace = Pace(trainer)
+        trainer, pace, estimate, began = self.trainer, Pace(self.trainer), None, time.monotonic()
         budget, start = self.config.budget, trainer.agent_step
-        with Progress(budget, "agent steps", start=start, pace=lambda: str(pace)) as progress:
-            trainer.before_updates = lambda: self._before_updates(progress)
+        with Progress(budget, "agent steps", start=start, pace=lambda: str(pace)) as progress, ExitStack() as first:
+            trainer.before_updates = lambda: self._before_updates(first, progress, interrupt)
             while not trainer.done and not interrupt.requested:
                 self._step()
                 pace.note()
-                if self.first_update is None and trainer.updates > updates:
+                if self.first_update is None and pace.learns:
                     self.first_update = time.monotonic() - began
-                    progress.busy("")
+                    first.close()
                 if estimate is None and (estimate := pace.first_estimate()):
                     progress.say(estimate)
                 progress.update(trainer.agent_step, lambda: self._figures(pace))
 
-    def _before_updates(self, progress: Progress) -> None:
+    def _before_updates(self, first: ExitStack, progress: Progress, interrupt: Interrupt) -> None:
+        """Before the first update, which compiles: say so, and let no Ctrl-C end the compiler, until `first` closes."""
         if self.first_update is None and self.config.compile == "true":
-            progress.busy("compiling")
+            progress.busy(lambda: "compiling, then stopping" if interrupt.requested else "compiling")
+            first.callback(progress.busy, "")
+            first.enter_context(children_outlive_interrupt())
 
     def _step(self) -> None:
         before = self.trainer.agent_step

@@ -146,7 +146,8 @@ class Progress:
         self._began = self._due = self._drawn = clock()
         self._restart_rate()
         self._pace = pace or self._pace_of_units
-        self._words, self._activity = self._pace(), ""
+        self._words = self._pace()
+        self._activity: str | Callable[[], str] = ""
         self._figures: Figures = {}
         self._shown: Mapping[str, str] = {}
         self._console = console or Console()
@@ -184,7 +185,7 @@ class Progress:
         if now >= self._due:
             self._draw(now)
 
-    def busy(self, activity: str) -> None:
+    def busy(self, activity: str | Callable[[], str]) -> None:
         """Says what the caller does that moves no unit, as "compiling"; "" ends it. It does not count in the rate."""
         self._activity = activity
         if not activity:
@@ -201,6 +202,7 @@ class Progress:
         with self._restore:
             if self._ticker is not None:
                 self._ticker.join()
+            self._activity = ""
             if not self._gone:
                 self._draw(self._clock())
             if self._live:
@@ -224,7 +226,8 @@ class Progress:
                 self._redraw(now)
 
     def _status(self, now: float) -> Status:
-        return Status(self._done, self._total, self._unit, now - self._began, self._words, self._activity)
+        activity = self._activity() if callable(self._activity) else self._activity
+        return Status(self._done, self._total, self._unit, now - self._began, self._words, activity)
 
     def _draw(self, now: float) -> None:
         self._rate.add(now, self._done)

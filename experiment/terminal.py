@@ -1,9 +1,10 @@
-"""What a live view needs of the terminal that it is drawn on."""
+"""What the terminal sends and shows while a program runs on it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import termios
 from collections.abc import Iterator
 from typing import IO
@@ -41,3 +42,17 @@ def without_echo(file: IO[str]) -> Iterator[None]:
 
 def _in_foreground(descriptor: int) -> bool:
     return os.tcgetpgrp(descriptor) == os.getpgrp()
+
+
+@contextlib.contextmanager
+def children_outlive_interrupt() -> Iterator[None]:
+    """While it is entered, a Ctrl-C does not end the processes that this thread starts, a compiler say.
+
+    The terminal sends SIGINT to all of them. This thread blocks it, and they inherit that; another thread takes the
+    signal meanwhile, or it waits.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

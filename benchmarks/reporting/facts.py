@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.curves import WINDOW
 from benchmarks.reporting.curves import Curves
+from benchmarks.reporting.played import sentence
 from benchmarks.reporting.published import PROTOCOL, STEPS
 from benchmarks.reporting.scores import Scores
 from benchmarks.reporting.summary import Summary
@@ -19,7 +20,7 @@ def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
     lines.append(f"{_count(missing, 'run')} missing: see the table." if missing else "No run is known to be missing.")
     if failed := sum(item.why.startswith("failed") for item in scores.missing):
         lines.append(f"{_count(failed, 'run')} failed: the numbers of their arms are of the runs that did not.")
-    lines += [_rules(scores), *_budgets(scores, bool(summary.references))]
+    lines += [_rules(scores), sentence([run.played for run in scores.runs]), *_budgets(scores, bool(summary.references))]
     if not summary.references:
         lines.append(f"Published references are left out: theirs are the rules of {PROTOCOL}.")
     if summary.left_out:

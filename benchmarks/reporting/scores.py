@@ -17,6 +17,7 @@ from agents.config import DQNConfig
 from benchmarks import manifest
 from benchmarks.manifest import Entry, Manifest
 from benchmarks.reporting.agreement import check_arms, name_arms
+from benchmarks.reporting.played import Played, read_played
 from benchmarks.suites import job
 from envs.games import resolve_game
 from envs.protocol import PROTOCOLS
@@ -36,7 +37,8 @@ class Score:
         run: the seed, or the name that a CSV file gives it.
         source: the run directory or the line it was read from.
         protocol, settings, steps: None where a CSV file does not tell.
-        games: whole games that the score is the mean of.
+        games: games that the score is the mean of.
+        played: how many of them were cut, and how many were different; None where that is not recorded.
     """
 
     arm: str
@@ -50,6 +52,7 @@ class Score:
     versions: Mapping[str, Any] | None = None
     games: int | None = None
     directory: RunDir | None = None
+    played: Played | None = None
 
     @property
     def rules(self) -> str:
@@ -204,7 +207,7 @@ def _read_result(run: RunDir) -> Score | Missing:
         raise ConfigError(f"{run.result}: its environment is {environment!r}, not a mapping")
     return Score(
         "", game, seed, float(mean), str(run.path), result["protocol"], result["agent_steps"], settings,
-        environment, episodes, run,
+        environment, episodes, run, read_played(score, str(run.result)),
     )  # fmt: skip
 
 
