@@ -88,7 +88,7 @@ def score(
             if stopped():
                 break
             rate.add(time.monotonic(), games.time)
-            progress.update(games.done(), lambda: figures(games))
+            progress.update(len(games.ended), lambda: figures(games), begun=games.begun())
     env.close()
     return games
 

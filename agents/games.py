@@ -88,9 +88,9 @@ class Games:
             self.running[i] = 0
             self.left[i] -= 1
 
-    def done(self) -> float:
-        """Games that are done, each running one as the share of the limit that it has played."""
-        return len(self.ended) + (float(self.running.sum()) / self.limit if self.limit else 0.0)
+    def begun(self) -> float:
+        """How many games' worth has been played of those that run, each as the share of the limit; 0 without one."""
+        return float(self.running.sum()) / self.limit if self.limit else 0.0
 
     def most_left(self) -> int | None:
         """Steps of the environments together until all games have ended, at most; None without a limit."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from experiment.progress import Rate, clock_time, per_second
 
-SETTLED = 2.0
+SETTLED = 5.0
 """Seconds of updates before anything is foretold from them."""
 
 
@@ -83,11 +83,10 @@ class Pace:
         return per_step * work.steps_left + per_update * work.updates_left
 
     def __str__(self) -> str:
-        left, steps = self.seconds_left(), per_second(self._steps.value())
-        if left is not None:
-            return f"{clock_time(left)} left, {steps}"
-        until = "" if self.learns else " until updates begin"
-        return f"time left unknown{until}, {steps}"
+        left, rate = self.seconds_left(), self._steps.value()
+        unknown = "time left unknown" if self.learns else "time left unknown until updates begin"
+        words = unknown if left is None else f"{clock_time(left)} left"
+        return f"{words}, {per_second(rate)}" if rate else words
 
     def first_estimate(self) -> str | None:
         """A sentence as soon as there is an estimate; None before."""

@@ -46,12 +46,14 @@ class Status(NamedTuple):
     """One moment of a run.
 
     Attributes:
+        begun: what is done of the units that are not done yet, in units.
         elapsed: in seconds.
         pace: the time left and the rate, in words.
         activity: what is being done that moves no unit; empty if nothing is.
     """
 
-    done: float
+    done: int
+    begun: float
     total: int
     unit: str
     elapsed: float
@@ -59,9 +61,9 @@ class Status(NamedTuple):
     activity: str = ""
 
     def counts(self) -> str:
-        """Returns "12% 12,000/100,000 agent steps"; of units that are done in part, the whole ones."""
-        percent = int(100 * self.done // self.total) if self.total else 100
-        return f"{percent}% {int(self.done):,}/{self.total:,} {self.unit}"
+        """Returns "12% 12,000/100,000 agent steps"."""
+        percent = int(100 * (self.done + self.begun) // self.total) if self.total else 100
+        return f"{percent}% {self.done:,}/{self.total:,} {self.unit}"
 
     def times(self) -> str:
         """Returns what is being done, elapsed time, remaining time and rate."""
@@ -96,7 +98,8 @@ def _panel(status: Status, figures: Mapping[str, str], width: int) -> "Group":
     bar.add_column(ratio=1)
     bar.add_column(no_wrap=True)
     moving = bool(status.activity)  # nothing else would show that the program goes on
-    bar.add_row(ProgressBar(total=max(status.total, 1), completed=status.done, pulse=moving), status.counts())
+    done = status.done + status.begun
+    bar.add_row(ProgressBar(total=max(status.total, 1), completed=done, pulse=moving), status.counts())
     cell = 3 + max((len(label) + len(text) + 1 for label, text in figures.items()), default=0)
     columns = max(min(width // cell, 4), 1)
     table = Table.grid(padding=(0, 1), expand=True)
@@ -141,7 +144,7 @@ class Progress:
     ) -> None:
         from rich.console import Console
 
-        self._total, self._unit, self._done = total, unit, float(start)
+        self._total, self._unit, self._done, self._begun = total, unit, start, 0.0
         self._interval, self._clock = interval, clock
         self._began = self._due = self._drawn = clock()
         self._restart_rate()
@@ -176,9 +179,12 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def update(self, done: float, figures: Figures | None = None) -> None:
-        """Says how many units are done; `figures` are label: text, or a function that is only called to draw them."""
-        self._done = done
+    def update(self, done: int, figures: Figures | None = None, *, begun: float = 0.0) -> None:
+        """Says how many units are done, and how many's worth of those that are not.
+
+        `figures` are label: text, or a function that is only called to draw them.
+        """
+        self._done, self._begun = done, begun
         if figures is not None:
             self._figures = figures
         now = self._clock()
@@ -227,7 +233,8 @@ class Progress:
 
     def _status(self, now: float) -> Status:
         activity = self._activity() if callable(self._activity) else self._activity
-        return Status(self._done, self._total, self._unit, now - self._began, self._words, activity)
+        elapsed = now - self._began
+        return Status(self._done, self._begun, self._total, self._unit, elapsed, self._words, activity)
 
     def _draw(self, now: float) -> None:
         self._rate.add(now, self._done)

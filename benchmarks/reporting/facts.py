@@ -20,7 +20,8 @@ def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
     lines.append(f"{_count(missing, 'run')} missing: see the table." if missing else "No run is known to be missing.")
     if failed := sum(item.why.startswith("failed") for item in scores.missing):
         lines.append(f"{_count(failed, 'run')} failed: the numbers of their arms are of the runs that did not.")
-    lines += [_rules(scores), sentence([run.played for run in scores.runs]), *_budgets(scores, bool(summary.references))]
+    lines += [_rules(scores), *_budgets(scores, bool(summary.references))]
+    lines.append(sentence([run.played for run in scores.runs]))
     if not summary.references:
         lines.append(f"Published references are left out: theirs are the rules of {PROTOCOL}.")
     if summary.left_out:

@@ -121,7 +121,7 @@ def test_what_follows_the_last_counted_game_does_not_count():
     games = play(always(1), Scripted([(1, 1.0)], [(6, 1.0)]), 2)
     assert [game.steps for game in games.ended] == [1, 6]
     assert games.steps == 7
-    assert games.done() == 2.0
+    assert (len(games.ended), games.begun()) == (2, 0.0)
 
 
 def test_the_effective_number_is_between_one_and_all():
@@ -238,7 +238,10 @@ def test_the_view_moves_while_no_game_ends(terminal, monkeypatch):
     lines = drawn if terminal else console.file.getvalue().splitlines()
     assert "steps played 1, longest running 1, limit of a game 6" in lines[0] or terminal
     for step in range(1, 6):
-        for part in ("0/2 evaluation games", f"0:{step * 10 // 60:02}:{step * 10 % 60:02} elapsed"):
+        for part in (
+            f"{100 * step // 12}% 0/2 evaluation games",
+            f"0:{step * 10 // 60:02}:{step * 10 % 60:02} elapsed",
+        ):
             assert part in lines[step - 1]
         left = (12 - step) * 10
         assert f"at most 0:{left // 60:02}:{left % 60:02} left" in lines[step - 1]

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from agents.credit import UpdateCredit
-from agents.pace import Pace
+from agents.pace import SETTLED, Pace
 
 PLAY, UPDATE, COMPILE = 0.002, 0.05, 53.0
 """Seconds of a step without updates, of an update, and of compiling."""
@@ -59,9 +59,9 @@ class Simulated:
 def test_nothing_is_promised_before_updates_and_the_truth_after(utd):
     told = 0
     for learning, estimate, truth in Simulated(utd=utd).estimates():
-        if learning is None or learning < 2.0:
+        if learning is None or learning < SETTLED:
             assert estimate is None
-        elif learning > (20.0 if utd == "1/500" else 5.0):
+        elif learning > (20.0 if utd == "1/500" else SETTLED):
             assert estimate == pytest.approx(truth, rel=0.1, abs=1.0)
             told += 1
     assert told > 100
@@ -73,14 +73,12 @@ def test_it_says_why_it_promises_nothing():
         run.step()
     assert str(run.pace) == "time left unknown until updates begin, 500/s"
     assert run.pace.first_estimate() is None
-    while run.updates < 100:
+    while run.updates < 120:
         run.step()
-    left = 147_100 * 0.05 + run.steps_left * PLAY  # 2:03:12
-    assert run.pace.seconds_left() == pytest.approx(left, rel=0.02)
-    assert str(run.pace).startswith("2:0")
-    assert run.pace.first_estimate() == (
-        f"first estimate: {str(run.pace).split()[0]} for the 147,096 updates that are left, at 19.9/s"
-    )
+    assert run.pace.seconds_left() == pytest.approx(run.true_left(), rel=0.02)
+    words = str(run.pace).split()[0]
+    assert words.startswith("2:0")  # 147,080 updates of 50 ms, and a little play
+    assert run.pace.first_estimate() == f"first estimate: {words} for the 147,080 updates that are left, at 19.9/s"
 
 
 def test_a_resumed_run_needs_no_steps_without_updates():
@@ -88,7 +86,7 @@ def test_a_resumed_run_needs_no_steps_without_updates():
     run, told = Simulated(step=10_000), 0
     assert run.updates == 67_200
     for learning, estimate, truth in run.estimates():
-        if learning < 2.0:
+        if learning < SETTLED:
             assert estimate is None
         else:
             assert estimate == pytest.approx(truth, rel=0.02, abs=1.0)
@@ -99,7 +97,7 @@ def test_a_resumed_run_needs_no_steps_without_updates():
 def test_updates_that_waited_for_the_replay_are_no_rule():
     """Updates are earned from step 0 on, and made from 500 on: 4,000 in one step, which also compiles."""
     for learning, estimate, truth in Simulated(start=0, ready=500).estimates():
-        if learning is not None and learning > 5.0:
+        if learning is not None and learning > SETTLED:
             assert estimate == pytest.approx(truth, rel=0.05, abs=1.0)
 
 
