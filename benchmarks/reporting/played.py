@@ -27,14 +27,15 @@ def read_played(score: Mapping[str, Any], where: str) -> Played | None:
     Raises ConfigError for what cannot be so.
     """
     values = [score.get(key) for key in KEYS]
-    if None in values[1:] and not any(key in score for key in KEYS[1:]):
+    if not any(key in score for key in KEYS[1:]):
         return None
     for key, value in zip(KEYS, values, strict=True):
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not whole and not (key == KEYS[-1] and isinstance(value, float) and math.isfinite(value)):
             raise ConfigError(f"{where}: its score has {key} {value!r}, not a number of games")
     played = Played(*values)
-    if not (0 <= played.cut <= played.games and 1 <= played.effective <= played.different + 1e-6):
+    ordered = 1 <= played.effective <= played.different + 1e-6 and played.different <= played.games
+    if not (ordered and 0 <= played.cut <= played.games):
         raise ConfigError(f"{where}: its score counts games that cannot be: {dict(zip(KEYS, played, strict=True))}")
     return played
 
