@@ -81,8 +81,7 @@ def score(
     env = build_env(config, min(episodes, NUM_ENVS), seed)
     games = Games(env.num_envs, episodes, env.time_limit)
     epsilon, device = evaluation_epsilon(config), device_of(config.device)
-    rate = Rate()
-    rate.add(time.monotonic(), 0)
+    rate = Rate()  # from the end of the first step on, before which the emulators start
     with Progress(episodes, "evaluation games", pace=lambda: time_left(games, rate.value())) as progress:
         for _ in play_episodes(policy, env, games, epsilon, seed, device, recorder):
             if stopped():
@@ -98,10 +97,12 @@ def time_left(games: Games, rate: float) -> str:
     most, likely = games.most_left(), games.likely_left()
     if not rate or (most is None and likely is None):
         return "time left unknown"
-    parts = [] if likely is None else [f"about {clock_time(likely / rate)} left"]
-    if most is not None and most != likely:
-        parts.append(f"at most {clock_time(most / rate)}{'' if parts else ' left'}")
-    return ", ".join(parts)
+    upper = "" if most is None else f"at most {clock_time(most / rate)}"
+    if likely is None:
+        return f"{upper} left"
+    if most == likely:
+        return f"{clock_time(likely / rate)} left"
+    return ", ".join(filter(None, [f"about {clock_time(likely / rate)} left", upper]))
 
 
 def figures(games: Games) -> dict[str, str]:
