@@ -98,10 +98,8 @@ def time_left(games: Games, rate: float) -> str:
     if not rate or (most is None and likely is None):
         return "time left unknown"
     upper = "" if most is None else f"at most {clock_time(most / rate)}"
-    if likely is None:
+    if likely is None or likely == most:
         return f"{upper} left"
-    if most == likely:
-        return f"{clock_time(likely / rate)} left"
     return ", ".join(filter(None, [f"about {clock_time(likely / rate)} left", upper]))
 
 

@@ -247,7 +247,7 @@ def test_the_view_moves_while_no_game_ends(terminal, monkeypatch):
         words = "time left unknown" if step == 1 else f"at most 0:{left // 60:02}:{left % 60:02} left"
         assert words in lines[step - 1]
     assert "50% 1/2" in lines[5]
-    assert "0:01:00 elapsed, 0:01:00 left" in lines[5]
+    assert "0:01:00 elapsed, at most 0:01:00 left" in lines[5]
     if terminal:
         bars = [line.splitlines()[0].count("━") for line in lines[:5]]
         assert bars == sorted(set(bars))
