@@ -155,13 +155,15 @@ def verdict(config: DQNConfig, games: Games) -> str:
 def describe_games(found: Mapping[str, Any]) -> str:
     """The games of a summary in words: "100 games, 12 of 100 cut at the limit of 27,000 steps, 9 different games ...".
 
-    They are whole only where none was cut; how many were different is said where not all were.
+    They are whole only where none was cut.
     """
     count, cut, kinds = found["episodes"], found["cut_games"], found["different_games"]
     parts = [f"{count} {'' if cut else 'whole '}{_games(count)}"]
     if cut:
         parts.append(f"{cut} of {count} cut at the limit of {found['limit_steps']:,} steps")
-    if kinds < count:
+    if kinds == count > 1:
+        parts.append("all different")
+    elif kinds < count:
         parts.append(f"{kinds} different {_games(kinds)} (effective number {found['effective_games']:.3g})")
     return ", ".join(parts)
 

@@ -221,8 +221,9 @@ class Progress:
 
     def _pace_of_units(self) -> str:
         rate = self._rate.value()
-        left = f"{clock_time((self._total - self._done) / rate)} left" if rate else "time left unknown"
-        return f"{left}, {per_second(rate)}"
+        if not rate:
+            return "time left unknown"
+        return f"{clock_time((self._total - self._done) / rate)} left, {per_second(rate)}"
 
     def _tick(self) -> None:
         """Redraws while the caller does not, so that the clock goes on; asks the caller for nothing."""

@@ -158,10 +158,11 @@ def test_the_verdict_names_the_rules_and_says_whole_of_whole_games_only():
     config = DQNConfig(env="Pong", protocol="machado").resolved()
     line = verdict(config, games_of([-21.0, -19.0]))
     assert line == (
-        "Pong: mean -20.0, median -20.0 over 2 whole games (machado, epsilon 0.001), human-normalised 0.020"
+        "Pong: mean -20.0, median -20.0 over 2 whole games, all different (machado, epsilon 0.001), "
+        "human-normalised 0.020"
     )
     line = verdict(config, games_of([-21.0, -19.0], cut=1))
-    assert "over 2 games, 1 of 2 cut at the limit of 27,000 steps (machado" in line
+    assert "over 2 games, 1 of 2 cut at the limit of 27,000 steps, all different (machado" in line
 
 
 def test_a_result_states_the_rules_that_were_played():
