@@ -196,7 +196,7 @@ class DQNConfig:
     checkpoint_interval: int = 10_000
     """Agent steps between checkpoints; 0: only at the end or when interrupted."""
     eval_episodes: int | None = None
-    """Whole games of the final evaluation; none: the protocol's number; 0: no evaluation."""
+    """Games of the final evaluation; none: the protocol's number; 0: no evaluation."""
     eval_epsilon: float | None = None
     """Share of random actions in an evaluation; none: the protocol's."""
     eval_noise: bool = False

@@ -55,10 +55,27 @@ class Trainer:
         self.score_wraps = 0
         self.returns: deque[float] = deque(maxlen=100)
         self.seconds = 0.0
+        self.before_updates: Callable[[], object] = lambda: None
+        """Called before the updates of each step that makes some."""
 
     @property
     def done(self) -> bool:
         return self.agent_step >= self.config.budget
+
+    @property
+    def updates(self) -> int:
+        return self.agent.updates
+
+    @property
+    def steps_left(self) -> int:
+        """Agent steps until the run ends; with several environments its last step may go past the budget."""
+        lanes = self.env.num_envs
+        return -(-max(self.config.budget - self.agent_step, 0) // lanes) * lanes
+
+    @property
+    def updates_left(self) -> int:
+        """Updates until the run ends."""
+        return self.credit.due(self.agent_step + self.steps_left, self.updates)
 
     @property
     def epsilon(self) -> float:
@@ -189,6 +206,7 @@ class Trainer:
             return
         due = self.credit.due(self.agent_step, self.agent.updates)
         if due > 0:
+            self.before_updates()
             self.probe.draw(self.replay)
         while due > 0:
             count = min(due, config.block)

@@ -7,7 +7,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,19 +29,23 @@ Now = Literal["waiting", "running", "interrupted", "failed", "done"]
 UPDATE = 10
 """Agent steps that take as long as one update, about: only to foretell arms of which nothing was measured yet."""
 TAIL = 65_536
+ROWS = 10
+"""Rows of metrics over which the pace of a run is measured."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How far one run is: agent steps, return (final score, or mean of the last games) and seconds of training."""
+    """How far one run is: agent steps, return (final score, or mean of the last games), and a measured time."""
 
     state: Now = "waiting"
     step: int = 0
     score: float | None = None
     seconds: float = 0.0
+    """Of training, from agent step `start` to `measured`. Of a run that is not finished they are steps with updates:
+    those before are cheap, and the first update compiles."""
     measured: int = 0
-    """The agent step at which `seconds` was read."""
     reason: str = ""
+    start: int = 0
 
 
 def work(config: DQNConfig, step: int) -> float:
@@ -61,14 +65,21 @@ def finished(run: RunDir) -> Standing:
 
 
 def unfinished(run: RunDir) -> Standing:
-    """The last rows of a run's metrics."""
-    step, score, seconds, measured = 0, None, 0.0, 0
+    """The last rows of a run's metrics; a time only once there are two with updates."""
+    step, rows = 0, []
     for row in _rows_from_the_end(run.metrics):
         step = step or row.get("agent_step", 0)
         if "seconds" in row:
-            score, seconds, measured = row.get("mean_return"), row["seconds"], row.get("agent_step", 0)
+            rows.append(row)
+        if len(rows) == ROWS or (rows and not rows[-1].get("updates")):
             break
-    return Standing("waiting", step, score, seconds, measured)
+    score = rows[0].get("mean_return") if rows else None
+    learned = [row for row in rows if row.get("updates")]
+    if len(learned) < 2:
+        return Standing("waiting", step, score)
+    last, first = learned[0], learned[-1]
+    seconds, start = last["seconds"] - first["seconds"], first.get("agent_step", 0)
+    return Standing("waiting", step, score, seconds, last.get("agent_step", 0), start=start)
 
 
 def _rows_from_the_end(metrics: Path) -> Iterable[dict[str, Any]]:
@@ -131,8 +142,7 @@ class Board:
                 self.standings[name] = self._at(name, "waiting")
 
     def _at(self, name: str, state: Now, reason: str = "") -> Standing:
-        found = unfinished(RunDir(self.root / name))
-        return Standing(state, found.step, found.score, found.seconds, found.measured, reason)
+        return replace(unfinished(RunDir(self.root / name)), state=state, reason=reason)
 
     def _read(self, entry: Entry) -> Standing:
         run, work = RunDir(self.root / entry.name), job(entry, self.root)
@@ -165,7 +175,7 @@ class Board:
         return math.fsum(self.fraction(entry) for entry in self.entries)
 
     def seconds_left(self, processes: int) -> float | None:
-        """Until all is done but for what failed, `processes` at a time; None as long as nothing was measured.
+        """Until all is trained but for what failed, `processes` at a time; None as long as no updates were measured.
 
         Each arm at its own pace so far, and one that was not measured at that of all.
         """
@@ -175,7 +185,7 @@ class Board:
             if standing.measured:
                 for key in (entry.config_hash, ""):
                     seconds[key] += standing.seconds
-                    units[key] += work(self.config(entry), standing.measured)
+                    units[key] += work(self.config(entry), standing.measured) - work(self.config(entry), standing.start)
         if not units[""]:
             return None
         open_runs = self.named("waiting", "running", "interrupted")
@@ -261,6 +271,7 @@ def _running(board: Board, room: int) -> Table:
         score = "" if standing.score is None else f"return {standing.score:,.1f}"
         bar = ProgressBar(total=1.0, completed=board.fraction(entry))
         steps = f"{standing.step:,}/{budget:,}" if standing.step else "begins"
+        steps = "plays its evaluation" if standing.step >= budget else steps
         table.add_row(Text(entry.name), bar, steps, score)
     if len(running) > room:
         table.add_row(Text(f"and {len(running) - room} more", style="dim"))
@@ -286,7 +297,7 @@ class SweepView(Progress):
     def __init__(self, board: Board, processes: int, console: Console):
         self._board, self._processes = board, processes
         self._moment: Moment | None = None
-        super().__init__(len(board.entries), "runs", console)
+        super().__init__(len(board.entries), "runs", console, ticking=False)
 
     def show(self, moment: Moment) -> None:
         self._moment = moment

@@ -171,7 +171,7 @@ class _SweepProgress(Progress):
     """Progress of runs that take minutes or hours: the rate is that of the whole sweep."""
 
     def __init__(self, total: int, console: "Console", start: int) -> None:
-        super().__init__(total, "runs", console, start=start)
+        super().__init__(total, "runs", console, start=start, ticking=False)
         self._rate = Rate(math.inf)
         self._rate.add(self._began, start)
 

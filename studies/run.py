@@ -20,6 +20,7 @@ from experiment.guard import NonFinite, check_finite, is_out_of_memory
 from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress
 from experiment.run_dir import RunDir
+from experiment.terminal import children_outlive_interrupt
 from experiment.tracking import Tracker, check_tracker
 from studies.cli import MACHINE
 from studies.records import Row, read_rows
@@ -146,7 +147,6 @@ class StudyRun(ABC, Generic[Config]):
     def _train(self) -> int:
         print(f"{self.headline()}\nrun directory: {self.directory.path}", flush=True)
         with Interrupt() as interrupt:
-            self._prepare()
             self._train_until(interrupt)
             saved = self._save()
         self.tracker.close()
@@ -192,18 +192,24 @@ class StudyRun(ABC, Generic[Config]):
         self.saved_at = self.learner.updates if saved else self.saved_at
         return saved
 
-    def _prepare(self) -> None:
+    def _prepare(self, progress: Progress) -> None:
+        """Compiles and measures what is there before the first update."""
         if self.config.compile and not self.finished():
-            print("compiling: up to a minute once, later from a cache", flush=True)
+            progress.say("compiling: up to a minute once, later from a cache")
+            progress.busy("compiling")
             began = time.perf_counter()
-            self.learner.prepare()
+            with children_outlive_interrupt():
+                self.learner.prepare()
             self.seconds["compiling"] += time.perf_counter() - began
+        if self.learner.updates == 0 and self.saved_at is None:
+            progress.busy("measuring")
+            self._measure()
+        progress.busy("")
 
     def _train_until(self, interrupt: Interrupt) -> None:
         learner = self.learner
-        if learner.updates == 0 and self.saved_at is None:
-            self._measure()
         with Progress(self.config.budget, "updates", start=learner.updates) as progress:
+            self._prepare(progress)
             while not self.finished() and not interrupt.requested:
                 began = time.perf_counter()
                 learner.update()

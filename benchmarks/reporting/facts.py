@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.reporting.agreement import list_of
 from benchmarks.reporting.curves import Curves
 from benchmarks.reporting.measures import WINDOW
+from benchmarks.reporting.played import sentence
 from benchmarks.reporting.scores import Scores
 from benchmarks.reporting.summary import Summary
 from envs.games import SCORE_NOTES, reference_scores
@@ -21,6 +22,7 @@ def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
     if failed := sum(item.why.startswith("failed") for item in scores.missing):
         lines.append(f"{counted(failed, 'run')} failed: the numbers of their arms are of the runs that did not.")
     lines += [_rules(scores), *filter(None, (summary.caution(scores.arms), summary.why_not_published)), *scores.notes]
+    lines.append(sentence([run.played for run in scores.runs]))
     if summary.left_out:
         names = ", ".join(summary.left_out)
         lines.append(f"Without human reference scores, so left out of all that is normalised: {names}.")

@@ -16,6 +16,7 @@ from benchmarks import manifest
 from benchmarks.manifest import Entry, Manifest
 from benchmarks.reporting.agreement import check_arms, list_of, name_arms, steps_of
 from benchmarks.reporting.csv_files import read_rows
+from benchmarks.reporting.played import Played, read_played
 from benchmarks.suites import job
 from envs.games import resolve_game
 from experiment.config import ConfigError, as_plain, load_yaml, near
@@ -37,7 +38,8 @@ class Score:
         run: the seed, or the name that a CSV file gives it.
         source: the run directory or the line it was read from.
         protocol, settings, steps: None where a CSV file does not tell.
-        games: whole games that the score is the mean of.
+        games: games that the score is the mean of.
+        played: how many of them were cut, and how many were different; None where that is not recorded.
         frame_skip: frames a step, where a CSV file states it.
         kind: of a CSV file: `training` or `evaluation`, where it states which games the score is of.
     """
@@ -53,6 +55,7 @@ class Score:
     versions: Mapping[str, Any] | None = None
     games: int | None = None
     directory: RunDir | None = None
+    played: Played | None = None
     frame_skip: int | None = None
     kind: str | None = None
 
@@ -247,7 +250,7 @@ def _read_result(run: RunDir) -> Score | Missing:
         raise ConfigError(f"{run.result}: its environment is {environment!r}, not a mapping")
     return Score(
         "", game, seed, float(mean), str(run.path), result["protocol"], result["agent_steps"], settings,
-        environment, episodes, run,
+        environment, episodes, run, read_played(score, str(run.result)),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.reporting.agreement import comparable, kind_of, list_of
+from benchmarks.reporting.played import described, total
 from benchmarks.reporting.published import STEPS, published_label
 from benchmarks.reporting.scores import Score, Scores, run_order
 from benchmarks.reporting.summary import AGGREGATES, Aggregate, Cell, Summary
@@ -88,6 +89,7 @@ def all_tables(scores: Scores, summary: Summary) -> list[Table]:
         own_aggregates(summary),
         improvements(summary),
         games(summary),
+        evaluations(scores),
         arms(scores),
         differences(scores),
         missing(scores),
@@ -215,6 +217,30 @@ def _game_cell(cell: Cell | None) -> str:
         return "–"
     text = f"{with_bounds(cell.interval, raw)} n={cell.runs}" if cell.runs else "no run"
     return f"{text} †{cell.missing}" if cell.missing else text
+
+
+def evaluations(scores: Scores) -> Table:
+    """The games that the scores are means of; no rows if no run says how they ended."""
+    names = [arm for arm in scores.arms if any(run.arm == arm for run in scores.runs)]
+    grouped: dict[tuple[str, str], list[Score]] = {}
+    for run in scores.runs:
+        grouped.setdefault((run.game, run.arm), []).append(run)
+    rows, records = [], []
+    for game in sorted({run.game for run in scores.runs if run.played is not None}):
+        groups = [grouped.get((game, arm), []) for arm in names]
+        rows.append([game, *(described([run.played for run in group]) for group in groups)])
+        for arm, group in zip(names, groups, strict=True):
+            played = total([run.played for run in group])
+            if played is not None:
+                recorded = sum(run.played is not None for run in group)
+                records.append({"game": game, "arm": arm, "runs": len(group), "recorded": recorded, **played._asdict()})
+    note = (
+        "Games of the final evaluations, of all runs together: whole ones unless some were cut at the limit. With a "
+        "deterministic agent many games are the same: different counts those that differ in actions, length or return, "
+        "within each run. The effective number is n² / Σ c² of n games of which the different ones came c times each: "
+        "so many independent games tell as much. Intervals over runs do not depend on it, the score of each run does."
+    )
+    return Table("evaluations", "Evaluations", ["game", *names], rows, note, records)
 
 
 def arms(scores: Scores) -> Table:

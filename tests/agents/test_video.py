@@ -11,6 +11,7 @@ import agents.evaluation
 import agents.video
 from agents import cli, evaluate
 from agents.evaluation import play_episodes
+from agents.games import Games
 from agents.video import Recorder, colored
 from envs.ale import AleVectorEnv
 from envs.catch import Catch
@@ -33,11 +34,12 @@ def wander(obs):
 
 
 def played(env, episodes, recorder=None):
-    scores = list(play_episodes(wander, env, episodes, 0.3, 0, CPU, recorder))
+    games = Games(env.num_envs, episodes, env.time_limit)
+    list(play_episodes(wander, env, games, 0.3, 0, CPU, recorder))
     if recorder is not None:
         recorder.close()
     env.close()
-    return [score for score in scores if score is not None]
+    return [game.score for game in games.ended]
 
 
 def test_the_screen_of_the_scored_games_is_filmed_in_colour(tmp_path):

@@ -22,7 +22,7 @@ from rich.console import Console
 from agents.config import DQNConfig
 from benchmarks import atari, calibration, places
 from benchmarks.manifest import Entry, Manifest
-from benchmarks.status import UPDATE, Board, Standing, print_status, work
+from benchmarks.status import UPDATE, Board, Standing, as_panel, print_status, work
 from benchmarks.suites import SUITES, UNHASHED, Arm, arms, check_agent, config_hash, difference, entries, games
 from benchmarks.suites import settings_of as settings_of_run
 from envs.games import ATARI_57
@@ -60,7 +60,8 @@ def main():
             step += part
             seconds = 0.01 * step + 0.04 * max(step - config.update_start, 0)
             with open(run.metrics, "a") as file:
-                file.write(json.dumps({"agent_step": step, "seconds": seconds, "mean_return": 1.5}) + "\\n")
+                row = {"agent_step": step, "seconds": seconds, "mean_return": 1.5}
+                file.write(json.dumps(row | {"updates": max(step - config.update_start, 0)}) + "\\n")
             (run.checkpoints / str(step)).mkdir()
             time.sleep(config.lr)
     if step < config.steps:
@@ -493,6 +494,36 @@ def test_the_time_left_is_that_of_every_run_at_its_arms_pace(states, processes, 
             if state in ("waiting", "running")
         ]
         assert left == pytest.approx(max(sum(each) / processes, *each, 0.0), abs=1e-6)
+
+
+@pytest.mark.parametrize("compiling", [0.0, 53.0])
+def test_the_time_left_is_that_of_updates_however_quick_the_play_before_them(compiling, tmp_path):
+    """A step of play takes 2 ms, one with its update 52 ms; the first update compiles."""
+    (run,) = entries([Arm("a", "dqn", ())], ["Pong"], 1, tmp_path)
+    board = Board(tmp_path, [run])
+    config = board.config(run)
+    (tmp_path / run.name).mkdir()
+    said = {}
+    with open(tmp_path / run.name / "metrics.jsonl", "w") as file:
+        for step in range(1_000, 31_000, 1_000):
+            updates = max(step - config.update_start, 0)
+            seconds = 0.002 * step + 0.05 * updates + (compiling if updates else 0.0)
+            row = {"agent_step": step, "seconds": seconds, "updates": updates, "mean_return": 1.0}
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            board.look(Moment(0, (run.name,), (), {}, ()))
+            said[step] = board.remaining(1)
+            if step >= 3_000:
+                assert board.seconds_left(1) == pytest.approx(0.052 * (config.budget - step), rel=0.02)
+    assert said[1_000] == said[2_000] == "time left unknown"
+
+
+def test_a_run_that_plays_its_evaluation_says_so(tmp_path):
+    (run,) = entries([Arm("a", "dqn", ())], ["Pong"], 1, tmp_path)
+    board = Board(tmp_path, [run], {run.name: Standing("running", 100_000)})
+    console = Console(file=io.StringIO(), width=120)
+    console.print(as_panel(board, 1, 20))
+    assert "plays its evaluation" in console.file.getvalue()
 
 
 def test_work_counts_the_updates():
