@@ -64,7 +64,7 @@ def convert(config: ConvertConfig) -> None:
     from experiment.files import write_atomic
 
     form, paths = _form(config)
-    _check_outs(config)
+    _check_outs(config, paths)
     points, notes = _read(config, form, paths)
     last = config.last or (form.last if points[0].kind == "training" else 1)
     scores = [_with_steps(score, config.steps) for score in final_scores(points, last)]
@@ -98,11 +98,13 @@ def _form(config: ConvertConfig) -> tuple[Format, list[Path]]:
     return form, [Path(path) for path in paths]
 
 
-def _check_outs(config: ConvertConfig) -> None:
+def _check_outs(config: ConvertConfig, inputs: Sequence[Path]) -> None:
     outs = [Path(name) for name in (config.out, config.curves) if name]
     if len({out.resolve() for out in outs}) < len(outs):
         raise ConfigError("--out and --curves are the same file")
     for out in outs:
+        if out.resolve() in [path.resolve() for path in inputs]:
+            raise ConfigError(f"cannot write {str(out)!r}: it is read")
         if out.is_dir():
             raise ConfigError(f"cannot write {str(out)!r}: it is a folder")
         if not out.parent.is_dir():

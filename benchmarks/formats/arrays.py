@@ -14,8 +14,8 @@ from experiment.config import ConfigError
 def read_scores(path: Path, given: Given) -> Table:
     """Final scores of agents. The games of an array's columns, and its agent where no name stands by it, are given.
 
-    JSON may hold a list of runs, each a list of scores; an object of games, each with the scores of its runs, as
-    rliable's released scores are; or an object of agents, each with one of these.
+    JSON may hold a list of runs, each a list of scores; an object of games, each with the scores of its runs;
+    or an object of agents, each with one of these.
     """
     value = read_json(path) if path.suffix.lower() == ".json" else read_arrays(path)
     table = Table()

@@ -1,4 +1,4 @@
-"""openrlbenchmark's table of mean ± deviation (0.2, `static/*.csv` and `*.md`)."""
+"""openrlbenchmark's table of mean ± deviation (0.2.1a4, `static/*.csv` and `*.md`)."""
 
 from __future__ import annotations
 

@@ -19,11 +19,19 @@ def run_of(point: Point) -> Run:
 
 
 def final_scores(points: Iterable[Point], last: int) -> list[Point]:
-    """One point for each run: its last, with the mean of its last `last` scores."""
+    """One point for each run: its last, with the mean of its last `last` scores.
+
+    The last are those with the most steps or frames; without either, the last in the file.
+    """
     runs: dict[Run, list[Point]] = {}
     for point in points:
         runs.setdefault(run_of(point), []).append(point)
-    return [_mean(run[-last:]) for run in runs.values()]
+    return [_mean(sorted(run, key=_trained)[-last:]) for run in runs.values()]
+
+
+def _trained(point: Point) -> tuple[int, int]:
+    """How long a run had trained; 0 where that is not known."""
+    return point.steps or 0, point.frames or 0
 
 
 def _mean(points: Sequence[Point]) -> Point:

@@ -73,7 +73,7 @@ def test_a_curve_has_a_line_for_each_measurement_and_reads_back(tmp_path, capsys
 
 def test_last_counts_measurements_in_training(tmp_path, capsys):
     curves = tmp_path / "curves.csv"
-    lines = [f"A,Pong,1,{step},{step}.0,training" for step in range(1, 5)] + ["A,Pong,2,1,7.0,training"]
+    lines = [f"A,Pong,1,{step},{step}.0,training" for step in (4, 1, 3, 2)] + ["A,Pong,2,1,7.0,training"]
     curves.write_text("agent,game,run,steps,score,kind\n" + "\n".join(lines))
     convert.main(["curves", str(curves), "--last", "3"])
     printed = capsys.readouterr()
@@ -126,6 +126,7 @@ def test_every_format_is_in_the_help_and_the_docs(capsys):
         (["bbf", "x.csv", "--last", "0"], "--last must be at least 1, got 0"),
         (["btr", "x.csv", "y.csv", "--run", "1"], "--run names the run of one path, and 2 are given"),
         (["bbf", "x.csv", "--out", "s.csv", "--curves", "s.csv"], "--out and --curves are the same file"),
+        (["bbf", "x.csv", "--out", "./x.csv", "--overwrite"], "cannot write 'x.csv': it is read"),
         (["bbf", "x.csv", "--out", "none/s.csv"], "there is no folder 'none'"),
         (["cleanrl", "missing"], "missing: there is no such file or folder"),
     ],
