@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, Self
 
@@ -31,9 +31,9 @@ class Settings:
     """atari100k (26 games), high-utd-20, atari57, minatar (5), or games with commas between: Pong,Breakout."""
     agent: str = "dqn"
     """dqn, rainbow, der, or module:Class of an own one."""
-    config: str | None = None
+    config: str | None = field(default=None, metadata={"metavar": "PRESET|FILE"})
     """Preset or YAML file of the agent, for all arms; their flags override it."""
-    arm: tuple[str, ...] = ()
+    arm: tuple[str, ...] = field(default=(), metadata={"metavar": 'NAME:"FLAGS"'})
     """name:"flags", repeated for each arm; flags of the agent's command. None: one arm, the agent as it is."""
     seeds: int = 5
     """Runs of each arm on each game, with the seeds 0, 1, ..."""
@@ -60,7 +60,7 @@ class Settings:
     """Say how many runs there are, what they cost, and what is done; run nothing and write nothing in --root."""
     calibrate: bool = False
     """--dry-run: measure the cost now, by 200 updates of each arm in a temporary folder; without it the last
-    measurement of this processor with such settings holds."""
+    measurement of this processor with such settings holds, kept in ~/.cache/rewarm."""
     all_commands: bool = False
     """--dry-run: print the command of every run, not the first alone."""
     status: str | None = None
@@ -146,20 +146,16 @@ def _take_arms(words: Sequence[str]) -> tuple[list[str], list[str]]:
         if not equals and (value := left.pop(0) if left else "") == "":
             raise ConfigError("--arm needs a value")
         if left and not left[0].startswith("--"):
-            raise ConfigError(f"--arm {value} {left[0]}: {_quoted(value, left[0])}")
+            name, _, flags = value.partition(":")
+            whole = f'--arm {name}:"{flags} {left[0]}"'
+            raise ConfigError(f"--arm {value} {left[0]}: the flags of an arm stand in quotes: {whole}")
         arms.append(value)
     return rest, arms
 
 
-def _quoted(arm: str, *flags: str) -> str:
-    """How the flags of an arm have to be written."""
-    name, _, first = arm.partition(":")
-    return f'the flags of an arm stand in quotes: --arm {name}:"{" ".join([first, *flags]).strip()}"'
-
-
 def _refuse_loose_flags(words: Sequence[str], kind: type[Settings]) -> None:
     """Raises ConfigError for an option of the agent where one of the sweep is wanted."""
-    own, agents = ({field.name for field in fields(each)} for each in (kind, DQNConfig))
+    own, agents = ({each.name for each in fields(config)} for config in (kind, DQNConfig))
     for word in words:
         name = word.partition("=")[0].removeprefix("--").replace("-", "_")
         if word.startswith("--") and {name, name.removeprefix("no_")} & (agents - own):
