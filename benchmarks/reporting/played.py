@@ -26,7 +26,7 @@ def read_played(score: Mapping[str, Any], where: str) -> Played | None:
 
     Raises ConfigError for what cannot be so.
     """
-    values = [score.get(key) for key in KEYS]
+    values: list[Any] = [score.get(key) for key in KEYS]
     if not any(key in score for key in KEYS[1:]):
         return None
     for key, value in zip(KEYS, values, strict=True):
@@ -45,8 +45,12 @@ def total(runs: Iterable[Played | None]) -> Played | None:
     known = [played for played in runs if played is not None]
     if not known:
         return None
-    games, cut, different = (sum(played[i] for played in known) for i in range(3))
-    return Played(games, cut, different, math.fsum(played.effective for played in known))
+    return Played(
+        games=sum(played.games for played in known),
+        cut=sum(played.cut for played in known),
+        different=sum(played.different for played in known),
+        effective=math.fsum(played.effective for played in known),
+    )
 
 
 def described(runs: Sequence[Played | None]) -> str:
