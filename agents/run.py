@@ -14,6 +14,7 @@ import torch
 
 from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_agent, build_env, build_probe, build_replay
+from agents.compiling import settle_compile
 from agents.config import DQNConfig, command_of
 from agents.divergence import farewell
 from agents.dqn import DQN
@@ -21,6 +22,7 @@ from agents.evaluation import evaluated_policy, rules_played, score, summary, ve
 from agents.saver import Saver
 from agents.trainer import Trainer
 from experiment import checkpoint
+from experiment.compiler import ADVICE, is_toolchain_failure, one_line
 from experiment.config import as_plain, load_yaml
 from experiment.determinism import configure, device_of, environment, parameter_hash, seeds
 from experiment.guard import NonFinite, is_out_of_memory
@@ -95,6 +97,8 @@ class Run:
             print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
         device_of(config.device)
         configure(config.threads, config.seed)
+        if saved is None or saved.step < config.budget:
+            config = settle_compile(config, resumed)
         self.config = config
         self.first_update: float | None = None
         self.trainer = build_trainer(config, saved.step if saved else 0)
@@ -130,9 +134,11 @@ class Run:
         except NonFinite as error:
             return self._diverged(str(error))
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return self._out_of_memory()
+            if is_out_of_memory(error):
+                return self._out_of_memory()
+            if is_toolchain_failure(error):
+                return self._not_compiled(error)
+            raise
 
     def _out_of_memory(self) -> int:
         self.tracker.close()
@@ -140,6 +146,12 @@ class Run:
         print(
             f"error: out of memory at agent step {self.trainer.agent_step:,}: a smaller {less} helps", file=sys.stderr
         )
+        return 1
+
+    def _not_compiled(self, error: Exception) -> int:
+        self.tracker.close()
+        where, cause = f"agent step {self.trainer.agent_step:,}", one_line(error)
+        print(f"error: the loss cannot be compiled at {where}: {cause}; {ADVICE}", file=sys.stderr)
         return 1
 
     def _diverged(self, found: str) -> int:
