@@ -23,6 +23,7 @@ from envs.vector_env import VectorEnv
 from experiment.config import ConfigError, near
 from experiment.determinism import device_of, seeds
 from experiment.guard import SkipNonFinite
+from experiment.layout import memory_format
 from plasticity.method import Method
 from plasticity.nap import NaP
 from plasticity.registry import make
@@ -170,7 +171,8 @@ def _build_learner(config: DQNConfig, network: nn.Module) -> DQN:
     for method in methods:
         method.prepare(network)
     device = device_of(config.device)
-    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(device)
+    network.to(memory_format=memory_format(network))  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=torch.tensor(config.lr, device=device),

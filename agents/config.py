@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import shutil
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -175,7 +173,7 @@ class DQNConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: passes in bfloat16, on copies of fp32 weights that Adam updates."""
     compile: Literal["auto", "true", "false"] = "auto"
-    """Compile the loss with torch.compile. auto: where a C++ compiler or CUDA is at hand."""
+    """Compile the loss with torch.compile. auto: where that works, which is tried before training."""
     threads: int = 0
     """CPU threads of torch; 0: all cores. Part of what decides the bits of a run."""
     overlap: bool = False
@@ -259,7 +257,10 @@ class DQNConfig:
         return default_interval(self.budget, 10, 100, 10_000) if self.probe_interval is None else self.probe_interval
 
     def resolved(self) -> DQNConfig:
-        """These settings with nothing left to the machine or to one another; a fault raises ConfigError."""
+        """These settings with nothing left to one another or to the machine; a fault raises ConfigError.
+
+        Only `compile` may still be "auto": it costs time to try, and `agents.compiling` does.
+        """
         self._check()
         return replace(
             self,
@@ -273,7 +274,6 @@ class DQNConfig:
             nap=self.projects,
             plasticity=tuple(method for method in self.methods if method != "nap"),
             schedule=self.course,
-            compile=self.compile if self.compile != "auto" else _can_compile(self.device),
             threads=self.threads or available_cores(),
             log_interval=self.steps_per_row,
             probe_interval=self.steps_per_probe,
@@ -399,8 +399,3 @@ _RANGES: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 _ABOVE_0 = ("utd", "gamma", "gamma_final", "cycle_fraction")
 """Settings that may not be 0 itself."""
-
-
-def _can_compile(device: str) -> Literal["true", "false"]:
-    compiler = any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
-    return "true" if device.startswith("cuda") or compiler else "false"

@@ -15,6 +15,7 @@ import torch
 
 from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_agent, build_env, build_probe, build_replay
+from agents.compiling import settle_compile
 from agents.config import DQNConfig, command_of
 from agents.divergence import farewell
 from agents.dqn import DQN
@@ -25,6 +26,7 @@ from agents.saver import Saver
 from agents.trainer import Trainer
 from experiment import checkpoint
 from experiment.command_line import shell
+from experiment.compiler import ADVICE, is_toolchain_failure, one_line
 from experiment.config import as_plain, load_yaml
 from experiment.determinism import configure, device_of, environment, parameter_hash, seeds
 from experiment.guard import NonFinite, is_out_of_memory
@@ -101,6 +103,8 @@ class Run:
             print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
         device_of(config.device)
         configure(config.threads, config.seed)
+        if saved is None or saved.step < config.budget:
+            config = settle_compile(config, resumed)
         self.config = config
         self.first_update: float | None = None
         self.trainer = build_trainer(config, saved.step if saved else 0)
@@ -138,9 +142,11 @@ class Run:
         except ChildProcessError as error:  # a worker of the environments is gone, killed for memory, say
             return self._lost_worker(str(error))
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return self._out_of_memory()
+            if is_out_of_memory(error):
+                return self._out_of_memory()
+            if is_toolchain_failure(error):
+                return self._not_compiled(error)
+            raise
 
     def _out_of_memory(self) -> int:
         self.tracker.close()
@@ -153,6 +159,12 @@ class Run:
     def _lost_worker(self, found: str) -> int:
         self.tracker.close()
         print(f"error: {found}; go on from the last checkpoint: {self._resume_command()}", file=sys.stderr)
+        return 1
+
+    def _not_compiled(self, error: Exception) -> int:
+        self.tracker.close()
+        where, cause = f"agent step {self.trainer.agent_step:,}", one_line(error)
+        print(f"error: the loss cannot be compiled at {where}: {cause}; {ADVICE}", file=sys.stderr)
         return 1
 
     def _diverged(self, found: str) -> int:

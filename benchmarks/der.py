@@ -189,6 +189,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = parse_cli(
             Settings, argv, prog="python -m benchmarks.der", description="Measure DER's update.", presets={}
         ).resolved()
+        if settings.compile:
+            from experiment.compiler import check_compiler
+
+            check_compiler("cpu")
     import torch
 
     from benchmarks.alternate import alternate

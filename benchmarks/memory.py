@@ -66,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             Settings, argv, prog="python -m benchmarks.memory", description="Measure memory.", presets={}
         )
         settings.check()
+        if settings.compile:
+            from experiment.compiler import check_compiler
+
+            check_compiler("cpu")
     for run in settings.runs:
         agent, _, preset = run.partition(":")
         arguments = f"{agent!r}, {preset!r}, {settings.compile}"

@@ -150,6 +150,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             description="A short run in a real game and the cost of an update, for every plasticity method.",
             presets={},
         ).resolved()
+        if config.compile:
+            from experiment.compiler import check_compiler
+
+            check_compiler("cpu")
         rows = measure(config)
     how = f"{config.network}, {config.precision}, {'compiled' if config.compile else 'eager'}"
     how += f", {counted(config.threads, 'thread')}"

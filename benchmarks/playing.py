@@ -87,7 +87,7 @@ def loops(settings: Settings) -> list[Contestant]:
                 protocol=PROTOCOL,
                 utd=Fraction(utd),
                 precision=precision,
-                compile="auto" if settings.compile else "false",
+                compile="true" if settings.compile else "false",
                 device=settings.device,
                 threads=settings.threads,
                 update_start=100,

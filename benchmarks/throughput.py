@@ -77,9 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             presets={},
         ).resolved()
         from benchmarks.measure import measure
+        from experiment.compiler import check_compiler
         from experiment.determinism import device_of
 
-        device_of(settings.device)
+        device = device_of(settings.device)
+        if settings.compile:
+            check_compiler(device)
     from benchmarks.measured import show, write
 
     results = measure(settings)

@@ -14,6 +14,7 @@ from torch import nn
 
 from experiment import checkpoint
 from experiment.command_line import shell
+from experiment.compiler import ADVICE, check_compiler, is_toolchain_failure, one_line
 from experiment.config import ConfigError, as_plain
 from experiment.determinism import configure, device_of, environment, parameter_hash
 from experiment.guard import NonFinite, check_finite, is_out_of_memory
@@ -89,6 +90,8 @@ class StudyRun(ABC, Generic[Config]):
         self.saved_at: int | None = None
         if saved is not None:
             self._restore(saved)
+        if config.compile and not self.finished():
+            check_compiler(self.device)
         self.directory = directory or self._create()
         self.tracker = Tracker(self.directory.metrics, config.track, config=as_plain(self.config))
         self.tracker.cut_to(saved.state["run"]["offset"] if saved is not None else 0)
@@ -137,9 +140,12 @@ class StudyRun(ABC, Generic[Config]):
         except NonFinite as error:
             reason = self._diverged(str(error))
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
+            if is_out_of_memory(error):
+                reason = self._out_of_memory()
+            elif is_toolchain_failure(error):
+                reason = f"the loss cannot be compiled: {one_line(error)}; {ADVICE}"
+            else:
                 raise
-            reason = self._out_of_memory()
         self.tracker.close()
         print(f"error: {reason}", file=sys.stderr)
         return 1

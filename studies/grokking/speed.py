@@ -78,9 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             SpeedConfig, argv, prog="python -m studies.grokking.speed", description="Time one update.", presets={}
         ).resolved()
 
+        from experiment.compiler import check_compiler
         from experiment.determinism import configure, device_of
 
         device = device_of(speed.device)
+        if speed.compile:
+            check_compiler(device)
     configure(speed.threads, seed=0)
     variants = make_variants(speed, device)
     best = {precision: matmul_rate(precision, device) for precision in ("fp32", "bf16")}

@@ -168,6 +168,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             description="Time a training step, and matrix products of as many FLOP.",
             presets={},
         ).resolved()
+        if speed.compile:
+            from experiment.compiler import check_compiler
+
+            check_compiler("cpu")
     from experiment.determinism import configure
 
     configure(speed.threads, seed=0)

@@ -40,7 +40,6 @@ def test_resolved_settings_come_back_from_yaml(tmp_path):
 def test_nothing_is_left_to_the_machine():
     config = DQNConfig().resolved()
     assert config.threads > 0
-    assert config.compile in ("true", "false")
     assert config.schedule == "constant"
     assert config.eval_episodes == 100
 
