@@ -208,10 +208,10 @@ def test_nothing_depends_on_when_a_state_is_taken():
 
 
 def test_a_resume_goes_on_in_a_fresh_process():
-    states, seen = uninterrupted("Qbert")
+    states, seen = uninterrupted("Assault")
     code = (
         "import sys, pickle; sys.path[:0] = [sys.argv[1], sys.argv[2]]; import test_emulator as here;"
-        "env = here.AleVectorEnv('Qbert', here.STICKY, 2, seed=9);"
+        "env = here.AleVectorEnv('Assault', here.STICKY, 2, seed=9);"
         "env.load_state_dict(pickle.load(sys.stdin.buffer));"
         "sys.stdout.buffer.write(pickle.dumps(here.trace(env, here.moves(50, 3)[31:])))"
     )
