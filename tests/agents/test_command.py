@@ -173,6 +173,28 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_again(tmp_path):
     assert (result(tmp_path / "a")["parameter_hash"], len(rows(tmp_path / "a"))) == expected
 
 
+def test_the_screen_says_that_the_first_update_compiles_and_how_much_is_done(tmp_path, monkeypatch, capsys, stop_at):
+    import agents.run
+
+    said, runs = [], stop_at(150)
+
+    class Spy(agents.run.Progress):
+        def busy(self, activity):
+            said.append((activity() if callable(activity) else activity, runs[-1].trainer.updates))
+            super().busy(activity)
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(agents.run, "Progress", Spy)
+    assert dqn("--name", "a", "--eval-episodes", 0, "--compile", "true", root=tmp_path) == 130
+    assert said == [("compiling", 0), ("", 1)]
+    stop_at(float("inf"))
+    assert cli.main("dqn", ["--resume", str(tmp_path / "a")]) == 0
+    assert said[2:] == [("compiling", 50), ("", 51)]
+    shown = capsys.readouterr().out
+    assert "budget: 260 agent steps (1,040 frames), 160 updates\n" in shown
+    assert "budget: 260 agent steps (1,040 frames), 160 updates; 150 steps and 50 updates are made\n" in shown
+
+
 def test_an_interrupted_evaluation_is_made_again(tmp_path, monkeypatch, capsys, stop_at):
     import agents.run
 
