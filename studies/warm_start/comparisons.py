@@ -224,7 +224,8 @@ def _each(texts: Iterable[str]) -> str:
 
 def _updates(config: WarmStartConfig) -> str:
     most = "at most " if config.protocol == "ash50" else ""
-    return f"{most}{config.phases} × {counted(config.phase_updates, 'update')} of {counted(config.batch_size, 'image')}"
+    updates, images = counted(config.phase_updates or 0, "update"), counted(config.batch_size, "image")
+    return f"{most}{config.phases} × {updates} of {images}"
 
 
 def _network(config: WarmStartConfig) -> str:

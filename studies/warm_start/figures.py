@@ -98,7 +98,7 @@ def _title(run: Run) -> str:
     rate = f"{config.schedule} lr {config.lr:g}" + f", rates {config.rates}" * (config.rates != "constant")
     unfinished = "" if run.result else f"; not finished: {run.rows[-1]['update']:,} of {config.budget:,} updates"
     return (
-        f"{data}, {config.protocol}: {start}; {config.phases} × {counted(config.phase_updates, 'update')}, "
+        f"{data}, {config.protocol}: {start}; {config.phases} × {counted(config.phase_updates or 0, 'update')}, "
         f"{config.at_switch} start, seed {config.seed}{unfinished}\n"
         f"{config.network} of width {config.width}, {rate}, {', '.join(methods) or 'unconstrained'}"
     )

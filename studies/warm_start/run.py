@@ -76,7 +76,7 @@ class Run(StudyRun[WarmStartConfig]):
         shown = " -> ".join(f"{size:,}" for size in (sizes if len(sizes) < 4 else [sizes[0], sizes[1], sizes[-1]]))
         parameters = sum(parameter.numel() for parameter in learner.model.parameters())
         methods = ["projection"] * config.nap + list(config.plasticity)
-        phases, updates = counted(config.phases, "phase"), counted(config.phase_updates, "update")
+        phases, updates = counted(config.phases, "phase"), counted(config.phase_updates or 0, "update")
         return "\n".join(
             [
                 f"{learner.data.name}, {config.protocol}: {shown} images, at most {updates} of {config.batch_size} "
