@@ -90,6 +90,6 @@ def _events(file: Path, tags: tuple[str, ...] | list[str]) -> Iterator[tuple[str
         for event in EventFileLoader(str(file)).Load():
             for value in event.summary.value:
                 wanted = value.tag in tags and value.HasField("tensor")
-                yield value.tag, event.step, make_ndarray(value.tensor).reshape(-1)[0] if wanted else None
-    except DecodeError:
+                yield value.tag, event.step, make_ndarray(value.tensor).item() if wanted else None
+    except (DecodeError, TypeError, ValueError):  # the latter two: a tensor that is no scalar
         raise ConfigError(f"{file}: it is damaged, or no event file of TensorBoard") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -88,14 +89,16 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     refuse_pickle(path)
     try:
         loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        with loaded:
-            return dict(loaded)
+        with contextlib.nullcontext() if isinstance(loaded, np.ndarray) else loaded:
+            arrays = {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     except OSError as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error.strerror or 'it is no npy or npz file'}") from None
     except Exception:  # numpy, zipfile and zlib each have errors of their own for damaged files
         raise ConfigError(f"{path}: it is no npy or npz file of numbers; pickled objects are not read") from None
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise ConfigError(f"{path}: {f'array {name!r}' if name else 'it'} is of {array.dtype}, not of numbers")
+    return arrays
 
 
 def number(word: object, where: str) -> float:

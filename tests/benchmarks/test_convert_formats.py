@@ -98,6 +98,9 @@ def test_evaluations_are_means_over_their_games(tmp_path):
     np.savez(path, timesteps=[100], results=[[1.0, 3.0], [4.0, 6.0]])
     with pytest.raises(ConfigError, match="are not evaluations x games"):
         read("sb3-evaluations", path, agent="DQN", game=("Pong",))
+    np.savez(path, timesteps=[100], results=[["1.0"]])
+    with pytest.raises(ConfigError, match="array 'results' is of <U3, not of numbers"):
+        read("sb3-evaluations", path, agent="DQN", game=("Pong",))
     np.savez(path, timesteps=[100])
     with pytest.raises(ConfigError, match="it has no array 'results'"):
         read("sb3-evaluations", path, agent="DQN", game=("Pong",))
