@@ -85,12 +85,16 @@ def _norms(axis: Any, run: Run) -> None:
 
 def _pattern_change(axis: Any, run: Run) -> None:
     _change(axis, run, "pattern_change/")
-    axis.set(title=f"Δ_A in {counted(run.config.log_interval, 'update')}: share of ReLUs that switched", ylim=(0, None))
+    axis.set(
+        title=f"Δ_A in {counted(run.config.log_interval or 0, 'update')}: share of ReLUs that switched", ylim=(0, None)
+    )
 
 
 def _covariance_change(axis: Any, run: Run) -> None:
     _change(axis, run, "covariance_change/")
-    axis.set(title=f"Δ_C in {counted(run.config.log_interval, 'update')}: change of the Gram matrix", ylim=(0, None))
+    axis.set(
+        title=f"Δ_C in {counted(run.config.log_interval or 0, 'update')}: change of the Gram matrix", ylim=(0, None)
+    )
 
 
 def _change(axis: Any, run: Run, metric: str) -> None:
