@@ -23,6 +23,7 @@ from envs.vector_env import VectorEnv
 from experiment.config import ConfigError, near
 from experiment.determinism import device_of, seeds
 from experiment.guard import SkipNonFinite
+from experiment.layout import memory_format
 from plasticity.method import Method
 from plasticity.nap import NaP
 from plasticity.registry import make
@@ -36,7 +37,7 @@ def build_env(config: DQNConfig, num_envs: int, seed: int) -> VectorEnv:
     """
     threads = 1 if config.overlap else min(num_envs, config.threads)
     try:
-        return envs.make(config.env, config.rules, num_envs, seed, backend=config.backend, num_threads=threads)
+        return envs.make(config.env, config.rules, num_envs, seed, config.backend, threads, background=config.overlap)
     except ModuleNotFoundError as error:
         raise ConfigError(str(error)) from None
 
@@ -116,7 +117,7 @@ def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.S
 def build_probe(config: DQNConfig, agent: DQN, seed: int) -> StateProbe:
     """What measures the agent's network; ConfigError for a network whose features cannot be watched."""
     try:
-        return StateProbe(agent, seed, on=config.probe_interval > 0)
+        return StateProbe(agent, seed, on=config.steps_per_probe > 0)
     except ValueError as error:
         raise ConfigError(f"{error}; or do without: --probe-interval 0") from None
 
@@ -173,7 +174,8 @@ def _build_learner(config: DQNConfig, network: nn.Module) -> DQN:
     for method in methods:
         method.prepare(network)
     device = device_of(config.device)
-    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(device)
+    network.to(memory_format=memory_format(network))  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=torch.tensor(config.lr, device=device),

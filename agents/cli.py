@@ -61,10 +61,11 @@ def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
         stored = load_yaml(DQNConfig, RunDir.open(config.resume).config)
         config = parse(base=stored)
         check_resumed(config, stored)
-    if config.agent not in (None, agent):
-        raise ConfigError(f"these settings are for {command_of(config.agent)}, not {command_of(agent)}")
+    chosen = config.agent or agent  # any class of the command's module
+    if command_of(chosen) != command_of(agent):
+        raise ConfigError(f"these settings are for {command_of(chosen)}, not {command_of(agent)}")
     check_stated(config, sys.argv[1:] if argv is None else argv)
-    return replace(config, agent=agent).resolved()
+    return replace(config, agent=chosen).resolved()
 
 
 def check_stated(config: DQNConfig, words: Sequence[str]) -> None:
@@ -83,12 +84,12 @@ def check_stated(config: DQNConfig, words: Sequence[str]) -> None:
                 raise ConfigError(f"--{option.replace('_', '-')} does nothing without {switch}: give both or neither")
 
 
+@terminal_manners()
 def main(agent: str, argv: Sequence[str] | None = None) -> int:
     """Parse, prepare and train; the exit code. Bad input ends in one line and code 2."""
-    with terminal_manners():
-        with exit_on_bad_input():
-            config = settings(agent, argv)
-            from agents.run import Run
+    with exit_on_bad_input():
+        config = settings(agent, argv)
+        from agents.run import Run
 
-            run = Run(config)
-        return run.train()
+        run = Run(config)
+    return run.train()

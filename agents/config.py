@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from envs.games import CATCH, is_minatar, resolve_game
+from envs.games import check_envpool, is_minatar, resolve_game
 from envs.protocol import PROTOCOLS, Protocol
 from experiment.config import ConfigError, near
 from experiment.cores import available_cores
+from experiment.intervals import default_interval
 from experiment.setting import check_ranges, setting
 from plasticity.registry import join_options, parse_all
 
@@ -43,9 +42,10 @@ class DQNConfig:
     """Agent that these settings are for: dqn, rainbow, der, or module:Class of an own one; none: the command's."""
     env: str = setting("Breakout", "run", common=True)
     """Game: any ROM that ale-py ships, in the papers' or ALE's spelling, or one of MinAtar: MinAtar/Breakout."""
-    protocol: Literal["atari100k", "machado", "minatar"] = setting("atari100k", "run")
-    """Rules of play and scoring. atari100k: a lost life ends a learning episode; machado: sticky actions; minatar: what
-    MinAtar's games get whatever a preset says, and no others."""
+    protocol: Literal["atari100k", "dopamine", "machado", "minatar"] = setting("atari100k", "run")
+    """Rules of play and scoring. atari100k: a lost life ends a learning episode. dopamine: sticky actions, minimal
+    action set, games of at most 108,000 frames. machado: sticky actions, all actions, games of at most 18,000 frames.
+    minatar: what MinAtar's games get whatever a preset says, and no others."""
     backend: Literal["ale", "envpool"] = setting("ale", "run")
     """Emulator backend."""
     num_envs: int = setting(1, "run", at_least=1, at_most=4_096)
@@ -108,8 +108,8 @@ class DQNConfig:
     """Prioritised: exponent of the importance weights at the end of the budget, reached linearly."""
     augment: Literal["none", "drq"] = setting("none", "learning")
     """Random shifts and intensities of the observations that are learned from (DrQ)."""
-    clip_rewards: bool = setting(True, "learning")
-    """Learn from rewards clipped to -1..1; scores are raw in any case."""
+    clip_rewards: bool | None = setting(None, "learning")
+    """Learn from rewards clipped to -1..1; none: clipped, but for MinAtar's games. Scores are raw in any case."""
     replay_capacity: int = setting(100_000, "replay", at_least=1)
     """Agent steps that the replay holds (7.06 kB each)."""
     update_start: int = setting(1_600, "learning", at_least=0)
@@ -173,7 +173,7 @@ class DQNConfig:
     precision: Literal["fp32", "bf16"] = setting("fp32", "machine")
     """bf16: passes in bfloat16, on copies of fp32 weights that Adam updates."""
     compile: Literal["auto", "true", "false"] = setting("auto", "machine", role="machine")
-    """Compile the loss with torch.compile. auto: where a C++ compiler or CUDA is at hand."""
+    """Compile the loss with torch.compile. auto: where that works, which is tried before training."""
     threads: int = setting(0, "machine", role="machine", at_least=0, at_most=1_024)
     """CPU threads of torch; 0: all cores. Part of what decides the bits of a run."""
     overlap: bool = setting(False, "machine")
@@ -185,15 +185,16 @@ class DQNConfig:
     """When a loss or gradient is NaN or infinite. stop: end the run at the next row of metrics, the checkpoint from
     before intact; skip: leave the optimiser's step out, not what methods do after it, and count it in
     skipped_updates."""
-    log_interval: int = setting(1_000, "logging", at_least=1)
-    """Agent steps between rows in metrics.jsonl."""
-    probe_interval: int = setting(10_000, "logging", role="observing", at_least=0)
+    log_interval: int | None = setting(None, "logging", at_least=1)
+    """Agent steps between rows in metrics.jsonl; none: about a hundredth of the budget, from 10 to 1,000."""
+    probe_interval: int | None = setting(None, "logging", role="observing", at_least=0)
     """Agent steps between measurements on 256 states, drawn from the replay when learning starts: dormant units, ranks,
-    policy churn. The first is before the first update, the last at the end; 0: none."""
+    policy churn. The first is before the first update, the last at the end; 0: no measurements; none: about a tenth of
+    the budget, from 100 to 10,000."""
     checkpoint_interval: int = setting(10_000, "logging", role="observing", at_least=0)
     """Agent steps between checkpoints; 0: only at the end or when interrupted."""
     eval_episodes: int | None = setting(None, "evaluation", at_least=0, at_most=1_000_000)
-    """Whole games of the final evaluation; none: the protocol's number; 0: no evaluation."""
+    """Games of the final evaluation; none: the protocol's number; 0: no evaluation."""
     eval_epsilon: float | None = setting(None, "evaluation", at_least=0, at_most=1)
     """Share of random actions in an evaluation; none: the protocol's."""
     eval_noise: bool = setting(False, "evaluation")
@@ -210,6 +211,11 @@ class DQNConfig:
     @property
     def rules(self) -> Protocol:
         return PROTOCOLS["minatar" if is_minatar(self.env) else self.protocol]
+
+    @property
+    def clips_rewards(self) -> bool:
+        """Whether it is clipped rewards that the agent learns from."""
+        return self.rules.clip_rewards if self.clip_rewards is None else self.clip_rewards
 
     @property
     def budget(self) -> int:
@@ -240,8 +246,21 @@ class DQNConfig:
             return self.schedule
         return "early-cycle" if self.projects else "constant"
 
+    @property
+    def steps_per_row(self) -> int:
+        """Agent steps between rows of metrics."""
+        return default_interval(self.budget, 100, 10, 1_000) if self.log_interval is None else self.log_interval
+
+    @property
+    def steps_per_probe(self) -> int:
+        """Agent steps between measurements of the probe; 0: there are none."""
+        return default_interval(self.budget, 10, 100, 10_000) if self.probe_interval is None else self.probe_interval
+
     def resolved(self) -> DQNConfig:
-        """These settings with nothing left to the machine or to one another; a fault raises ConfigError."""
+        """These settings with nothing left to one another or to the machine; a fault raises ConfigError.
+
+        Only `compile` may still be "auto": it costs time to try, and `agents.compiling` does.
+        """
         self._check()
         return replace(
             self,
@@ -249,13 +268,15 @@ class DQNConfig:
             env=resolve_game(self.env),
             protocol="minatar" if is_minatar(self.env) else self.protocol,
             network="minatar" if is_minatar(self.env) else self.network,
+            clip_rewards=self.clips_rewards,
             steps=self.budget,
             frames=None,
             nap=self.projects,
             plasticity=tuple(method for method in self.methods if method != "nap"),
             schedule=self.course,
-            compile=self.compile if self.compile != "auto" else _can_compile(self.device),
             threads=self.threads or available_cores(),
+            log_interval=self.steps_per_row,
+            probe_interval=self.steps_per_probe,
             eval_episodes=self.rules.evaluation_episodes if self.eval_episodes is None else self.eval_episodes,
             eval_epsilon=self.rules.evaluation_epsilon if self.eval_epsilon is None else self.eval_epsilon,
         )
@@ -283,8 +304,11 @@ class DQNConfig:
         self._check_agent()
 
     def _check_game(self) -> None:
-        if self.backend == "envpool" and (is_minatar(self.env) or resolve_game(self.env) == CATCH):
-            raise ConfigError(f"--backend envpool is for Atari's games: {self.env} has no emulator, leave it out")
+        if self.backend == "envpool":
+            try:
+                check_envpool(self.env)
+            except ValueError as error:
+                raise ConfigError(f"--backend envpool: {error}") from None
         if is_minatar(self.env):
             if self.augment == "drq":
                 size = "that leaves too little of MinAtar's 10 × 10"
@@ -320,16 +344,16 @@ class DQNConfig:
 
     def _check_rows_of_a_cycle(self, steps: float) -> None:
         """What CUSUM hears: often enough in each cycle, and not so often that neighbours sum the same rewards."""
-        if 8 * self.log_interval > steps:
-            cycle = f"--log-interval {self.log_interval}, and a cycle has {steps:g} agent steps"
+        if 8 * self.steps_per_row > steps:
+            cycle = f"--log-interval {self.steps_per_row}, and a cycle has {steps:g} agent steps"
             raise ConfigError(f"{cycle}: early-cycle-cusum needs 8 rows of metrics in each, a smaller interval")
         if 8 * self.num_envs > steps:
             cycle = f"--num-envs {self.num_envs}, and a cycle has {steps:g} agent steps"
             raise ConfigError(f"{cycle}: early-cycle-cusum needs 8 rows of metrics in each, fewer environments")
         apart = max(self.n_step, self.n_step_final or 0) * self.num_envs
-        if self.log_interval < apart:
+        if self.steps_per_row < apart:
             rows = f"early-cycle-cusum needs rows that share no reward, --n-step times --num-envs = {apart} steps apart"
-            raise ConfigError(f"--log-interval {self.log_interval}: {rows}, a larger interval")
+            raise ConfigError(f"--log-interval {self.steps_per_row}: {rows}, a larger interval")
 
     def _check_methods(self) -> None:
         try:
@@ -351,8 +375,3 @@ class DQNConfig:
                 f"a replay of {rows * self.num_envs} agent steps is too small for --batch-size {self.batch_size}, "
                 f"--n-step {n_step} and --num-envs {self.num_envs}"
             )
-
-
-def _can_compile(device: str) -> Literal["true", "false"]:
-    compiler = any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
-    return "true" if device.startswith("cuda") or compiler else "false"

@@ -30,11 +30,14 @@ class PixelConv2d(Conv2d):
     """A convolution over uint8 pixels: [B, C, H, W] in 0..255 -> [B, out, H', W'] in the weight's dtype.
 
     1/255 is applied to the weight where it is used. The stored weight keeps its scale, on which the effective
-    learning rate, ‖W₀‖ and Adam's step depend, and no scaled copy of the pixels is made.
+    learning rate, ‖W₀‖ and Adam's step depend, and no scaled copy of the pixels is made. The pixels take the weight's
+    memory format.
     """
 
     def _conv_forward(self, pixels: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return super()._conv_forward(channels_last(pixels, weight.dtype), weight / 255, bias)
+        if weight.is_contiguous(memory_format=torch.channels_last):
+            pixels = channels_last(pixels, weight.dtype)
+        return super()._conv_forward(pixels.to(weight.dtype), weight / 255, bias)
 
 
 def channels_last(pixels: Tensor, dtype: torch.dtype) -> Tensor:

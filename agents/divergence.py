@@ -48,7 +48,7 @@ def advice(config: DQNConfig) -> str:
         options.append("--precision fp32")
     if not config.nap:
         options.append("--nap")
-    if not config.clip_rewards:
+    if not config.clips_rewards:
         options.append("--clip-rewards")
     options.append(f"--adam-eps {min(config.adam_eps * 10, 1):.2g}")
     return ", ".join(options)
@@ -61,7 +61,7 @@ def farewell(config: DQNConfig, step: int, found: str, checkpoint: Path | None, 
     else:
         kept = f"The last good checkpoint stands: {checkpoint}. "
         if config.on_nonfinite == "stop":
-            kept += f"To go on from it without the updates that spoil: {resume} --on-nonfinite skip."
+            kept += f"To go on from it without the updates that spoil: {resume} --on-nonfinite skip"
         else:
-            kept += f"To go on from it: {resume}."
-    return f"error: stopped at agent step {step:,}: {found}. {kept} What may help a new run: {advice(config)}."
+            kept += f"To go on from it: {resume}"
+    return f"error: stopped at agent step {step:,}: {found}. What may help a new run: {advice(config)}. {kept}"

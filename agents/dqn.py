@@ -21,6 +21,7 @@ from agents.layers import Noise
 from agents.replica import Replica
 from agents.values import Scalar, Values, chosen
 from experiment.guard import SkipNonFinite
+from experiment.layout import compiled
 from nap.probe import untouched
 from plasticity.features import FeatureTap
 from plasticity.method import Method
@@ -68,8 +69,8 @@ class DQN:
         self.noise = Noise(network, self.online, self.target, generator=self.generator)
         self.tap = FeatureTap(self.online, self.methods)
         self.updates = 0
-        self._loss = torch.compile(self.loss, fullgraph=True, dynamic=False) if compile else self.loss
-        self._forward = torch.compile(self.target, fullgraph=True, dynamic=False) if compile else self.target
+        self._loss = compiled(self.loss, network) if compile else self.loss
+        self._forward = compiled(self.target, network) if compile else self.target
 
     @torch.no_grad()
     def act(self, obs: Tensor) -> Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from agents.config import DQNConfig
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
+from experiment.files import to_json, write_atomic
 from experiment.interrupt import terminal_manners
 from experiment.run_dir import RunDir
 
@@ -23,7 +27,7 @@ class EvaluateConfig:
     run: str = field(default="", metadata={"positional": True, "metavar": "RUN"})
     """Run directory; its newest good checkpoint is played."""
     episodes: int | None = None
-    """Whole games to play; none: the protocol's number."""
+    """Games to play; none: the protocol's number."""
     seed: int | None = None
     """Seed of the games; none: that of the run's own evaluation."""
     device: str | None = None
@@ -33,6 +37,9 @@ class EvaluateConfig:
     is there is replaced."""
     video_episodes: int = 1
     """Games in the video, one after another: of those that the first of the 10 environments plays."""
+    out: str | None = None
+    """File .json for the score, its rules and each game: return, length, whether it was cut. A file that is there is
+    replaced."""
 
     def check(self) -> None:
         """Raise ConfigError for what cannot be played."""
@@ -46,6 +53,20 @@ class EvaluateConfig:
             raise ConfigError(f"--video-episodes {self.video_episodes} needs --video: a file .mp4, or a folder")
         if self.seed is not None and self.seed < 0:
             raise ConfigError(f"--seed is {self.seed}: it has to be at least 0")
+        if self.out is not None:
+            check_out(Path(self.out))
+
+
+def check_out(path: Path) -> None:
+    """ConfigError for a file of scores that could not be written in the end, or would replace a run's result."""
+    if path.suffix != ".json" or path.is_dir():
+        raise ConfigError(f"--out {str(path)!r}: name a file that ends in .json")
+    if path.name == "result.json":
+        raise ConfigError(f"--out {str(path)!r}: that is the name of a run's own result, choose another")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--out {str(path)!r}: there is no folder {str(path.parent)!r}")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--out {str(path)!r}: nothing can be written in folder {str(path.parent)!r}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,16 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 EvaluateConfig,
                 argv,
                 prog="python -m agents.evaluate",
-                description="Play whole games with a saved agent, under the rules of its protocol.",
+                description="Play games with a saved agent, under the rules of its protocol.",
                 presets={},
             )
             options.check()
             directory = RunDir.open(options.run)
             config = load_yaml(DQNConfig, directory.config)
             config = replace(config, device=options.device or config.device).resolved()
-            from agents.evaluation import evaluated_policy, score, verdict
+            from agents.evaluation import evaluated_policy, rules_played, score, summary, verdict
             from agents.run import load_agent
-            from experiment.determinism import configure, seeds
+            from experiment.determinism import configure, environment, seeds
 
             configure(config.threads, config.seed)
             agent, step = load_agent(config, directory)
@@ -74,10 +95,34 @@ def main(argv: Sequence[str] | None = None) -> int:
             recorder = _recorder(options, episodes, f"{config.env.replace('/', '-')}-{step}")
         print(f"{config.env}, agent step {step:,}: {config.rules.summary()}")
         with nullcontext() if recorder is None else closing(recorder):
-            scores = score(config, evaluated_policy(config, agent), episodes, seed, recorder=recorder)
-        print(verdict(config, scores))
+            games = score(config, evaluated_policy(config, agent), episodes, seed, recorder=recorder)
+        print(verdict(config, games))
         if recorder is not None:
             print(recorder.summary())
+        if options.out is None:
+            return 0
+        outcome = {
+            "run": str(directory.path),
+            "agent_steps": step,
+            "agent": config.agent,
+            "game": config.env,
+            "score": summary(config.env, games),
+            "protocol": rules_played(config, episodes),
+            "backend": config.backend,
+            "seed": seed,
+            "environment": environment(),
+        }
+        return _write(Path(options.out), outcome)
+
+
+def _write(path: Path, outcome: dict[str, Any]) -> int:
+    """The exit code: 1 if the file could not be written."""
+    try:
+        write_atomic(path, to_json(outcome, indent=2) + "\n")
+    except OSError as error:
+        print(f"warning: {path} could not be written: {error.strerror}", file=sys.stderr)
+        return 1
+    print(f"scores: {path}")
     return 0
 
 

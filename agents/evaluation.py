@@ -1,8 +1,9 @@
-"""Scoring an agent: whole games under the protocol's rules, raw returns."""
+"""Scoring an agent: games under the protocol's rules, raw returns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,11 @@ from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_env
 from agents.config import DQNConfig
 from agents.dqn import DQN
+from agents.games import Games, different, effective_number
 from envs.games import human_normalized, reference_scores
 from envs.vector_env import VectorEnv
 from experiment.determinism import device_of
-from experiment.progress import Progress
+from experiment.progress import Progress, Rate, clock_time
 
 if TYPE_CHECKING:
     from agents.video import Recorder
@@ -28,32 +30,26 @@ NUM_ENVS = 10
 def play_episodes(
     policy: Callable[[Tensor], Tensor],
     env: VectorEnv,
-    episodes: int,
+    games: Games,
     epsilon: float,
     seed: int,
     device: torch.device,
     recorder: Recorder | None = None,
-) -> Iterator[float | None]:
-    """Raw returns of `episodes` whole games as they end, and None after every step in which none ended.
-
-    Every environment plays a number of games that is fixed beforehand: to take the first games that end, of several
-    played side by side, would favour short ones.
-    """
+) -> Iterator[None]:
+    """Play `games`, which take in every step before it is yielded."""
     act = EpsilonGreedy(policy, env.num_actions, seed)
     stack = FrameStack(env.num_envs, env.stack, env.frame_shape, device)
-    left = episodes // env.num_envs + (np.arange(env.num_envs) < episodes % env.num_envs)
     first = env.reset()
     if recorder is not None:
         recorder.begin(env, first)
     obs = stack.push(first, np.ones(env.num_envs, bool))
-    while left.any():
+    while games.playing:
         actions = act(obs, epsilon)
         step = env.step(actions)
         if recorder is not None:
             recorder.follow(actions, step)
-        counted = np.flatnonzero(step.ended & (left > 0))
-        left[counted] -= 1
-        yield from step.episode_return[counted].tolist() or [None]
+        games.follow(actions, step)
+        yield
         obs = stack.push(step.first_frame, step.ended)
 
 
@@ -68,9 +64,9 @@ def evaluation_epsilon(config: DQNConfig) -> float:
 
 
 def rules_played(config: DQNConfig, episodes: int) -> dict[str, Any]:
-    """The protocol, with the share of random actions and the number of games (0 for no evaluation) that there were."""
+    """The protocol, with the random actions, the number of games (0 for no evaluation) and the clipping of this run."""
     played = {"evaluation_epsilon": evaluation_epsilon(config), "evaluation_episodes": episodes}
-    return asdict(config.rules) | played
+    return asdict(config.rules) | played | {"clip_rewards": config.clips_rewards}
 
 
 def score(
@@ -80,20 +76,44 @@ def score(
     seed: int,
     stopped: Callable[[], bool] = lambda: False,
     recorder: Recorder | None = None,
-) -> list[float]:
-    """Returns of that many games, with progress; fewer if `stopped`. The first are filmed by a `recorder`."""
+) -> Games:
+    """That many games, with progress; fewer if `stopped`. The first are filmed by a `recorder`."""
     env = build_env(config, min(episodes, NUM_ENVS), seed)
-    scores: list[float] = []
+    games = Games(env.num_envs, episodes, env.time_limit)
     epsilon, device = evaluation_epsilon(config), device_of(config.device)
-    with Progress(episodes, "evaluation games") as progress:
-        for ended in play_episodes(policy, env, episodes, epsilon, seed, device, recorder):
+    rate = Rate()  # from the end of the first step on, before which the emulators start
+    with Progress(episodes, "evaluation games", pace=lambda: time_left(games, rate.value())) as progress:
+        for _ in play_episodes(policy, env, games, epsilon, seed, device, recorder):
             if stopped():
                 break
-            if ended is not None:
-                scores.append(ended)
-            progress.update(len(scores), lambda: {"mean score": f"{np.mean(scores):.1f}" if scores else "-"})
+            rate.add(time.monotonic(), games.time)
+            progress.update(len(games.ended), lambda: figures(games), begun=games.begun())
     env.close()
-    return scores
+    return games
+
+
+def time_left(games: Games, rate: float) -> str:
+    """How long the games still take, in words, at so many steps of the environments a second: at most, and likely."""
+    most, likely = games.most_left(), games.likely_left()
+    if not rate or (most is None and likely is None):
+        return "time left unknown"
+    upper = "" if most is None else f"at most {clock_time(most / rate)}"
+    if likely is None or likely == most:
+        return f"{upper} left"
+    return ", ".join(filter(None, [f"about {clock_time(likely / rate)} left", upper]))
+
+
+def figures(games: Games) -> dict[str, str]:
+    """What the live view shows of an evaluation."""
+    limit = "no limit" if games.limit is None else f"{games.limit:,}"
+    scores = [game.score for game in games.ended]
+    return {
+        "steps played": f"{games.steps:,}",
+        "longest running": f"{games.running.max():,}",
+        "limit of a game": limit,
+        "cut at the limit": f"{games.cut:,}",
+        "mean score": f"{np.mean(scores):.1f}" if scores else "-",
+    }
 
 
 def most_filmed(episodes: int) -> int:
@@ -101,8 +121,9 @@ def most_filmed(episodes: int) -> int:
     return -(-episodes // NUM_ENVS)
 
 
-def summary(game: str, scores: list[float]) -> dict[str, Any]:
-    """Mean, median, deviation and all scores; the mean also as human-normalised score where a reference is known."""
+def summary(game: str, games: Games) -> dict[str, Any]:
+    """Mean, median and deviation, what they stand on, and each game; human-normalised where a reference is known."""
+    scores = [each.score for each in games.ended]
     mean = float(np.mean(scores))
     return {
         "episodes": len(scores),
@@ -110,16 +131,42 @@ def summary(game: str, scores: list[float]) -> dict[str, Any]:
         "median": float(np.median(scores)),
         "std": float(np.std(scores)),
         "human_normalized": human_normalized(game, mean) if game in reference_scores() else None,
+        "limit_steps": games.limit,
+        "cut_games": games.cut,
+        "different_games": len(different(games.ended)),
+        "effective_games": effective_number(games.ended),
         "scores": scores,
+        "steps": [each.steps for each in games.ended],
+        "cut": [each.cut for each in games.ended],
     }
 
 
-def verdict(config: DQNConfig, scores: list[float]) -> str:
-    """The score in one line, with the rules that it was obtained under."""
-    figures = summary(config.env, scores)
-    normalized = figures["human_normalized"]
+def verdict(config: DQNConfig, games: Games) -> str:
+    """The score in one line, with the games that it is of and the rules that they were played under."""
+    found = summary(config.env, games)
+    normalized = found["human_normalized"]
     human = "" if normalized is None else f", human-normalised {normalized:.3f}"
     return (
-        f"{config.env}: mean {figures['mean']:.1f}, median {figures['median']:.1f} over {len(scores)} whole games"
+        f"{config.env}: mean {found['mean']:.1f}, median {found['median']:.1f} over {describe_games(found)}"
         f" ({config.protocol}, epsilon {evaluation_epsilon(config):g}){human}"
     )
+
+
+def describe_games(found: Mapping[str, Any]) -> str:
+    """The games of a summary in words: "100 games, 12 of 100 cut at the limit of 27,000 steps, 9 different games ...".
+
+    They are whole only where none was cut.
+    """
+    count, cut, kinds = found["episodes"], found["cut_games"], found["different_games"]
+    parts = [f"{count} {'' if cut else 'whole '}{_games(count)}"]
+    if cut:
+        parts.append(f"{cut} of {count} cut at the limit of {found['limit_steps']:,} steps")
+    if kinds == count > 1:
+        parts.append("all different")
+    elif kinds < count:
+        parts.append(f"{kinds} different {_games(kinds)} (effective number {found['effective_games']:.3g})")
+    return ", ".join(parts)
+
+
+def _games(count: int) -> str:
+    return "game" if count == 1 else "games"

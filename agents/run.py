@@ -8,27 +8,35 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 
 from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_agent, build_env, build_probe, build_replay
+from agents.compiling import settle_compile
 from agents.config import DQNConfig, command_of
 from agents.divergence import farewell
 from agents.dqn import DQN
 from agents.evaluation import evaluated_policy, rules_played, score, summary, verdict
+from agents.games import Games
+from agents.pace import Pace
 from agents.saver import Saver
 from agents.trainer import Trainer
 from experiment import checkpoint
+from experiment.command_line import shell
+from experiment.compiler import ADVICE, is_toolchain_failure, one_line
 from experiment.config import as_plain, load_yaml
 from experiment.determinism import configure, device_of, environment, parameter_hash, seeds
 from experiment.guard import NonFinite, is_out_of_memory
 from experiment.interrupt import INTERRUPTED, Interrupt
-from experiment.progress import Progress, Rate
+from experiment.progress import Progress
 from experiment.run_dir import RunDir, find_resumed
 from experiment.setting import changeable
+from experiment.terminal import children_outlive_interrupt
 from experiment.tracking import Tracker, check_tracker
+from experiment.values import counted
 from nap import effective_lr
 from plasticity.method import Method
 from plasticity.registry import parse
@@ -91,6 +99,8 @@ class Run:
             print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
         device_of(config.device)
         configure(config.threads, config.seed)
+        if saved is None or saved.step < config.budget:
+            config = settle_compile(config, resumed)
         self.config = config
         self.first_update: float | None = None
         self.trainer = build_trainer(config, saved.step if saved else 0)
@@ -100,11 +110,11 @@ class Run:
         self.tracker = Tracker(self.directory.metrics, config.track, config=as_plain(config))
         self.tracker.cut_to(saved.state["run"]["metrics"] if saved is not None else 0)
 
-    @staticmethod
-    def _create(config: DQNConfig) -> RunDir:
+    def _create(self, config: DQNConfig) -> RunDir:
         name = default_name(config) if config.name is None else config.name
         stored = dataclasses.replace(config, name=None, resume=None)
-        return RunDir.create(config.root, name, stored, explicit=config.name is not None)
+        room = checkpoint.tensor_bytes(self.trainer.agent.state_dict())
+        return RunDir.create(config.root, name, stored, explicit=config.name is not None, room=room)
 
     def _restore(self, saved: checkpoint.Checkpoint) -> bool:
         """Bring the run back; whether the environments go on where they were."""
@@ -125,10 +135,14 @@ class Run:
             return self._train()
         except NonFinite as error:
             return self._diverged(str(error))
+        except ChildProcessError as error:  # a worker of the environments is gone, killed for memory, say
+            return self._lost_worker(str(error))
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return self._out_of_memory()
+            if is_out_of_memory(error):
+                return self._out_of_memory()
+            if is_toolchain_failure(error):
+                return self._not_compiled(error)
+            raise
 
     def _out_of_memory(self) -> int:
         self.tracker.close()
@@ -136,6 +150,17 @@ class Run:
         print(
             f"error: out of memory at agent step {self.trainer.agent_step:,}: a smaller {less} helps", file=sys.stderr
         )
+        return 1
+
+    def _lost_worker(self, found: str) -> int:
+        self.tracker.close()
+        print(f"error: {found}; go on from the last checkpoint: {self._resume_command()}", file=sys.stderr)
+        return 1
+
+    def _not_compiled(self, error: Exception) -> int:
+        self.tracker.close()
+        where, cause = f"agent step {self.trainer.agent_step:,}", one_line(error)
+        print(f"error: the loss cannot be compiled at {where}: {cause}; {ADVICE}", file=sys.stderr)
         return 1
 
     def _diverged(self, found: str) -> int:
@@ -154,10 +179,10 @@ class Run:
                 self._train_until(interrupt)
                 saved = self._save()
             trained = parameter_hash(self.trainer.agent.network)  # games draw the noise of noisy layers anew
-            scores = [] if interrupt.requested else self._evaluate(interrupt)
+            games = None if interrupt.requested else self._evaluate(interrupt)
             if interrupt.requested:
                 return self._stop(saved)
-        return self._finish(scores, trained)
+        return self._finish(games, trained, saved)
 
     def _stop(self, saved: bool) -> int:
         self.tracker.close()
@@ -166,19 +191,20 @@ class Run:
         if saved:
             print(f"stopped at agent step {step:,}, all is saved; go on with: {command}")
         else:
-            print(f"stopped at agent step {step:,}, which could not be saved; from the checkpoint before: {command}")
+            print("stopped:", self.directory.unsaved(f"agent step {step:,}", command))
         return INTERRUPTED
 
     def _resume_command(self) -> str:
-        return f"{command_of(self.config.agent)} --resume {self.directory.path}"
+        return f"{command_of(self.config.agent)} {shell('--resume', self.directory.path)}"
 
     def _headline(self) -> str:
         config = self.config
         lines = [
             self.trainer.env.describe(),
             f"{config.agent}: {config.network} network, utd {config.utd}, {config.schedule} lr {config.lr:g}, "
-            f"{config.precision} on {config.device}, {config.threads} threads",
+            f"{config.precision} on {config.device}, {counted(config.threads, 'thread')}",
             f"plasticity methods: {describe_methods(config, self.trainer.agent.methods)}",
+            f"budget: {self._budget()}",
             f"run directory: {self.directory.path}",
         ]
         if not self.trainer.env.exact_resume:
@@ -187,15 +213,35 @@ class Run:
             lines.append("the loss is compiled at the first update: once for a minute or so, later from a cache")
         return "\n".join(lines)
 
+    def _budget(self) -> str:
+        """The work of the run: steps, and updates, which take most of the time."""
+        steps, trainer = self.config.budget, self.trainer
+        frames = steps * self.config.rules.frame_skip
+        text = f"{steps:,} agent steps ({frames:,} frames), {trainer.updates + trainer.updates_left:,} updates"
+        made = f"{trainer.agent_step:,} steps and {trainer.updates:,} updates are made"
+        return f"{text}; {made}" if trainer.agent_step else text
+
     def _train_until(self, interrupt: Interrupt) -> None:
-        trainer, rate, began = self.trainer, Rate(), time.monotonic()
-        updates = trainer.agent.updates
-        with Progress(self.config.budget, "agent steps", start=trainer.agent_step) as progress:
+        trainer, pace, estimate, began = self.trainer, Pace(self.trainer), None, time.monotonic()
+        budget, start = self.config.budget, trainer.agent_step
+        with Progress(budget, "agent steps", start=start, pace=lambda: str(pace)) as progress, ExitStack() as first:
+            trainer.before_updates = lambda: self._before_updates(first, progress, interrupt)
             while not trainer.done and not interrupt.requested:
                 self._step()
-                progress.update(trainer.agent_step, lambda: self._figures(rate))
-                if self.first_update is None and trainer.agent.updates > updates:
+                pace.note()
+                if self.first_update is None and pace.learns:
                     self.first_update = time.monotonic() - began
+                    first.close()
+                if estimate is None and (estimate := pace.first_estimate()):
+                    progress.say(estimate)
+                progress.update(trainer.agent_step, lambda: self._figures(pace))
+
+    def _before_updates(self, first: ExitStack, progress: Progress, interrupt: Interrupt) -> None:
+        """Before the first update, which compiles: say so, and let no Ctrl-C end the compiler, until `first` closes."""
+        if self.first_update is None and self.config.compile == "true":
+            progress.busy(lambda: "compiling, then stopping" if interrupt.requested else "compiling")
+            first.callback(progress.busy, "")
+            first.enter_context(children_outlive_interrupt())
 
     def _step(self) -> None:
         before = self.trainer.agent_step
@@ -205,15 +251,14 @@ class Run:
         if interval and self.trainer.passes(interval, before):
             self._save()
 
-    def _figures(self, rate: Rate) -> dict[str, str]:
+    def _figures(self, pace: Pace) -> dict[str, str]:
         trainer, agent = self.trainer, self.trainer.agent
-        rate.add(time.monotonic(), agent.updates)
         elr = torch.stack(list(effective_lr(agent.network, agent.optimizer).values())).log().mean().exp()
         mean = f"{sum(trainer.returns) / len(trainer.returns):.1f}" if trainer.returns else "-"
         return {
             "frames": f"{trainer.agent_step * self.config.rules.frame_skip:,}",
             "updates": f"{agent.updates:,}",
-            "updates/s": f"{rate.value():.1f}",
+            "updates/s": f"{pace.updates_per_second:.1f}",
             f"return (last {len(trainer.returns)})": mean,
             "first update": "-" if self.first_update is None else f"{self.first_update:.1f} s",
             "epsilon": f"{trainer.epsilon:.3f}",
@@ -222,20 +267,24 @@ class Run:
             **probed(trainer.probe.figures),
         }
 
-    def _evaluate(self, interrupt: Interrupt) -> list[float]:
+    def _evaluate(self, interrupt: Interrupt) -> Games | None:
         episodes = self.config.eval_episodes
         if not episodes:
-            return []
+            return None
         seed = seeds(self.config.seed, "evaluation")["evaluation"]
         policy = evaluated_policy(self.config, self.trainer.agent)
         return score(self.config, policy, episodes, seed, stopped=lambda: interrupt.requested)
 
-    def _finish(self, scores: list[float], trained: str) -> int:
+    def _finish(self, games: Games | None, trained: str, saved: bool) -> int:
         self.tracker.close()
-        if scores:
-            print(verdict(self.config, scores))
+        if games is not None:
+            print(verdict(self.config, games))
+        if not saved:  # a result would say that the run is done, and there is no agent
+            where = f"agent step {self.trainer.agent_step:,}"
+            print(f"error: no result: {self.directory.unsaved(where, self._resume_command())}", file=sys.stderr)
+            return 1
         try:
-            self.directory.write_result(result(self.config, self.trainer, scores, trained))
+            self.directory.write_result(result(self.config, self.trainer, games, trained))
         except OSError as error:
             print(f"warning: {self.directory.result} could not be written: {error.strerror}", file=sys.stderr)
             return 1
@@ -252,19 +301,20 @@ def probed(figures: dict[str, float]) -> dict[str, str]:
     return shown | ({"churn": f"{figures['policy_churn']:.1%}"} if "policy_churn" in figures else {})
 
 
-def result(config: DQNConfig, trainer: Trainer, scores: list[float], trained: str) -> dict[str, Any]:
+def result(config: DQNConfig, trainer: Trainer, games: Games | None, trained: str) -> dict[str, Any]:
     """What result.json holds: the score, and everything that it stands on; `trained`: the network's hash."""
     return {
         "agent": config.agent,
         "game": config.env,
-        "score": summary(config.env, scores) if scores else None,
-        "protocol": rules_played(config, len(scores)),
+        "score": None if games is None else summary(config.env, games),
+        "protocol": rules_played(config, 0 if games is None else len(games.ended)),
         "settings": as_plain(config),
         "backend": trainer.env.describe(),
         "seed": config.seed,
         "agent_steps": trainer.agent_step,
         "frames": trainer.agent_step * config.rules.frame_skip,
         "updates": trainer.agent.updates,
+        "training_score_wraps": trainer.score_wraps,
         "training_seconds": trainer.seconds,
         "parameter_hash": trained,
         "environment": environment(),

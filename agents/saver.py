@@ -18,6 +18,9 @@ from experiment.segments import Segments
 DECIDE_BITS = ("rewarm", "commit", "torch", "numpy", "cpu", "gpu", "threads")
 """What a run's bits depend on beside its settings."""
 
+LIMIT_BEFORE = 108_000
+"""Frames that every protocol allowed an episode before checkpoints stated the rules."""
+
 
 class Saver:
     """Saves all of a run: settings, trainer, replay, environments, random numbers, length of the metrics.
@@ -41,6 +44,7 @@ class Saver:
             return True
         run = {
             "settings": as_plain(self.config),
+            "protocol": self.config.rules.summary(),
             "made_by": self.made_by,
             "metrics": metrics,
             "env": trainer.env.state_dict() if trainer.env.exact_resume else None,
@@ -61,6 +65,7 @@ class Saver:
 
     def _restore(self, saved: checkpoint.Checkpoint) -> bool:
         trainer, run = self.trainer, saved.state["run"]
+        self._check_rules(run)
         trainer.load_state_dict(saved.state["trainer"])
         exact = run["env"] is not None
         trainer.replay.load_state_dict(saved.state["replay"], spare=0 if exact else 1)
@@ -73,8 +78,17 @@ class Saver:
         self.saved_at = saved.step
         return exact
 
+    def _check_rules(self, run: dict[str, Any]) -> None:
+        """Raises ValueError if the run's protocol has other rules in this version than in the one that saved it."""
+        rules = self.config.rules
+        now = rules.summary()
+        unlike = run["protocol"] != now if "protocol" in run else rules.max_frames != LIMIT_BEFORE
+        if unlike:
+            before = run.get("protocol", f"{rules.name}, limit {LIMIT_BEFORE} frames")
+            raise ValueError(f"its rules were {before}, and in this version they are {now}")
+
     def _play_again(self, state: dict[str, Any]) -> None:
-        """Bring the emulators back; a long episode takes half a minute."""
+        """Bring the emulators back; a long episode takes some seconds."""
         trainer = self.trainer
         total = max(state.get("length", [0]))
         if total:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -51,12 +52,30 @@ class Trainer:
         self.monitor = Monitor(agent)
         self.agent_step = 0
         self.episodes = 0
+        self.score_wraps = 0
         self.returns: deque[float] = deque(maxlen=100)
         self.seconds = 0.0
+        self.before_updates: Callable[[], object] = lambda: None
+        """Called before the updates of each step that makes some."""
 
     @property
     def done(self) -> bool:
         return self.agent_step >= self.config.budget
+
+    @property
+    def updates(self) -> int:
+        return self.agent.updates
+
+    @property
+    def steps_left(self) -> int:
+        """Agent steps until the run ends; with several environments its last step may go past the budget."""
+        lanes = self.env.num_envs
+        return -(-max(self.config.budget - self.agent_step, 0) // lanes) * lanes
+
+    @property
+    def updates_left(self) -> int:
+        """Updates until the run ends."""
+        return self.credit.due(self.agent_step + self.steps_left, self.updates)
 
     @property
     def epsilon(self) -> float:
@@ -92,7 +111,7 @@ class Trainer:
         self.seconds += time.perf_counter() - began
         rows = self._finished_episodes(step)
         measured = self._measured(before)
-        if self.passes(self.config.log_interval, before) or self.done:
+        if self.passes(self.config.steps_per_row, before) or self.done:
             rows.append({**self.figures(), "seconds": self.seconds, **self._report(), **measured})
         elif measured:
             rows.append({"agent_step": self.agent_step, **measured})
@@ -100,7 +119,7 @@ class Trainer:
 
     def _measured(self, before: int) -> dict[str, float]:
         """The probe's figures, if it is due or has begun in this step."""
-        interval = self.config.probe_interval
+        interval = self.config.steps_per_probe
         if interval and (self.passes(interval, before) or self.done):
             self.probe.measure()
         return self.probe.report()
@@ -113,10 +132,10 @@ class Trainer:
             report["td_error_fresh"] = fresh
         signals = {"loss": report.get("loss"), "td_error": report.get("td_error"), "fresh_td_error": fresh}
         self._signal(signals)
-        report |= self.agent.schedule.metrics()
-        if (stop := report.get("stopped_at")) is not None:
-            report["stopped_at"] = stop + self.config.update_start
-        return report
+        found = self.agent.schedule.metrics()
+        if (stop := found.get("stopped_at")) is not None:
+            found["stopped_at"] = stop + self.config.update_start
+        return report | found
 
     def _signal(self, signals: Mapping[str, float | None]) -> None:
         """Let the schedule observe the one that it listens to, if it is known."""
@@ -131,7 +150,7 @@ class Trainer:
         the first update, or if there are too few.
         """
         replay, returns = self.replay, self._returns()
-        count = min(FRESH, max(self.config.log_interval, replay.num_envs))
+        count = min(FRESH, max(self.config.steps_per_row, replay.num_envs))
         if self.agent.updates == 0 or replay.num_legal(returns["n_step"]) < count:
             return None
         end = (replay.head - returns["n_step"] + 1) * replay.num_envs
@@ -146,7 +165,7 @@ class Trainer:
             "n_step": n_step,
             "gamma": gamma,
             "cut_at_life_loss": config.rules.life_loss_ends_episode,
-            "clip_reward": 1.0 if config.clip_rewards else None,
+            "clip_reward": 1.0 if config.clips_rewards else None,
         }
 
     def passes(self, period: int, before: int) -> bool:
@@ -164,7 +183,22 @@ class Trainer:
             actions, step.reward, step.terminated, step.truncated, step.life_lost, step.frame, step.first_frame
         )
         self.obs = self.stack.push(step.first_frame, step.ended)
+        self._count_wraps(step)
         return step
+
+    def _count_wraps(self, step: Step) -> None:
+        """Count the score counters that wrapped, and warn of the first of the run."""
+        wraps = int(step.score_wrapped.sum())
+        if wraps and not self.score_wraps:
+            points = float(step.reward[step.score_wrapped][0])
+            learned = "-1, its rewards being clipped" if self.config.clips_rewards else f"{points:,.0f}"
+            warnings.warn(
+                f"agent step {self.agent_step:,}: the game's score counter went past its last number and began again, "
+                f"a reward of {points:,.0f}. The score stays the raw sum; the agent learned from {learned}. "
+                "score_wraps in the metrics counts how often",
+                stacklevel=2,
+            )
+        self.score_wraps += wraps
 
     def learn(self) -> None:
         """Make the updates that are due, in blocks that share a replay call and a pass of the target network."""
@@ -173,6 +207,7 @@ class Trainer:
             return
         due = self.credit.due(self.agent_step, self.agent.updates)
         if due > 0:
+            self.before_updates()
             self.probe.draw(self.replay)
         while due > 0:
             count = min(due, config.block)
@@ -209,6 +244,7 @@ class Trainer:
             "frames": self.agent_step * self.config.rules.frame_skip,
             "updates": self.agent.updates,
             "episodes": self.episodes,
+            "score_wraps": self.score_wraps,
             "mean_return": float(np.mean(self.returns)) if self.returns else None,
             "epsilon": self.epsilon,
             **self.horizon.report(self.agent.updates),
@@ -226,6 +262,7 @@ class Trainer:
             "probe": self.probe.state_dict(),
             "agent_step": self.agent_step,
             "episodes": self.episodes,
+            "score_wraps": self.score_wraps,
             "returns": list(self.returns),
             "seconds": self.seconds,
         }
@@ -242,5 +279,6 @@ class Trainer:
         self.monitor.load_state_dict(state["monitor"])
         self.probe.load_state_dict(state["probe"])
         self.agent_step, self.episodes, self.seconds = state["agent_step"], state["episodes"], state["seconds"]
+        self.score_wraps = state.get("score_wraps", 0)  # earlier checkpoints do not count them
         self.returns.clear()
         self.returns.extend(state["returns"])

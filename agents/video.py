@@ -10,12 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ale_py import ALEInterface, roms
-from ale_py.vector_env import AtariVectorEnv as AleVector
 
 from envs.ale import AleVectorEnv
-from envs.games import rom_id
-from envs.protocol import Protocol
 from envs.vector_env import Step, VectorEnv
 from experiment.config import ConfigError
 
@@ -25,40 +21,9 @@ STEPS_PER_SECOND = 15
 """Of games that have no emulator: as many as Atari's with a frame skip of 4."""
 
 
-class ColorAle(AleVectorEnv):
-    """One emulator that shows its screen: colours, at its own resolution, uint8 [1, H, W, 3].
-
-    With the same seed and actions it plays the games of environment 0 of an `AleVectorEnv` of any size.
-    """
-
-    def __init__(self, game: str, protocol: Protocol, seed: int) -> None:
-        super().__init__(game, protocol, num_envs=1, seed=seed)
-        height, width = screen_size(game)
-        self.frame_shape = (height, width, 3)
-        self._env = AleVector(
-            rom_id(game),
-            1,
-            num_threads=1,
-            grayscale=False,
-            img_height=height,
-            img_width=width,
-            stack_num=1,
-            max_num_frames_per_episode=protocol.max_frames,
-            repeat_action_probability=protocol.sticky_actions,
-            full_action_space=protocol.full_action_set,
-            frameskip=protocol.frame_skip,
-            noop_max=protocol.noop_max + 1,
-            reward_clipping=False,
-            use_fire_reset=protocol.fire_reset,
-        )
-
-
-def screen_size(game: str) -> tuple[int, int]:
-    """Lines and columns of the game's own screen: 210 × 160, a few have more lines."""
-    emulator, rom = ALEInterface(), roms.get_rom_path(rom_id(game))
-    assert rom is not None
-    emulator.loadROM(rom)
-    return emulator.getScreenDims()
+def color_twin(env: AleVectorEnv) -> AleVectorEnv:
+    """An emulator that plays the games of environment 0, given its actions, and shows its screen in colour."""
+    return AleVectorEnv(env.game, env.protocol, seed=env.seed, color=True)
 
 
 class Film:
@@ -113,7 +78,7 @@ class Recorder:
         """The first frames [N, ...] of the environments that will be played."""
         self._twin, self._rate = None, Fraction(STEPS_PER_SECOND)
         if isinstance(env, AleVectorEnv):
-            self._twin = ColorAle(env.game, env.protocol, env.seed)
+            self._twin = color_twin(env)
             self._rate = Fraction(FRAMES_PER_SECOND, env.protocol.frame_skip)
             frames = self._twin.reset()
         self._show(frames[0])
@@ -167,11 +132,16 @@ def check_same(played: Step, seen: Step) -> None:
 
 
 def colored(frame: np.ndarray) -> np.ndarray:
-    """Channels uint8 [C, H, W] as one picture [H, W, 3]: each has a hue of its own, and the last one lies on top."""
+    """Channels uint8 [C, H, W] as one picture [H, W, 3], each with a hue of its own.
+
+    Where channels overlap, the one with fewer cells lies on top, of equal ones the first: the ball over the bricks.
+    """
     picture = np.zeros((*frame.shape[1:], 3), np.uint8)
-    for i, channel in enumerate(frame):
+    cells = np.count_nonzero(frame, axis=(1, 2))
+    for i in np.lexsort((np.arange(len(frame)), cells))[::-1]:
+        lit = frame[i] > 0
         hue = np.array(colorsys.hsv_to_rgb(i / len(frame), 1, 1))
-        picture[channel > 0] = np.round(channel[channel > 0, None] * hue)
+        picture[lit] = np.round(frame[i][lit, None] * hue)
     return picture
 
 

@@ -24,7 +24,9 @@ from agents.run import build_trainer
 from experiment import checkpoint
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.determinism import configure
+from experiment.interrupt import terminal_manners
 from experiment.segments import Segments
+from experiment.values import every
 from replay import FrameReplay
 
 SAVES = 10
@@ -152,6 +154,7 @@ def steps_per_second(threads: int, steps: int = 200) -> float:
     return steps / timed(lambda: [trainer.step() for _ in range(steps)])
 
 
+@terminal_manners()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure and print; the exit code."""
     with exit_on_bad_input():
@@ -169,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     save_peak, load_peak = (max(found[name]) / 1e6 for name in ("save_peak", "load_peak"))
     print(f"load: {found['load_seconds'][0]:.2f} s")
     print(f"memory beyond the replay's own: {save_peak:.0f} MB in a save, {load_peak:.0f} MB in a load")
-    print(f"a save every {settings.interval:,} agent steps takes {share:.2%} of the time at {rate:.0f} steps a second")
+    print(f"a save {every(settings.interval, 'agent step')} takes {share:.2%} of the time at {rate:.0f} steps a second")
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     return 0
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.cores import available_cores
+from experiment.interrupt import terminal_manners
 
 if TYPE_CHECKING:
     from agents.config import DQNConfig
@@ -93,11 +94,12 @@ def ours(config: DQNConfig, block: int) -> Run:
             drawn = replay.sample(config.batch_size, block, n_step=config.n_step, gamma=config.gamma, clip_reward=1.0)
             batches = agent.bootstrap(drawn)
             for batch in batches:
-                monitor.update(batch)
+                monitor.before_update()
+                monitor.after_update(batch, agent.update(batch))
                 if agent.updates % config.target_period == 0:
                     agent.sync_target()
             replay.update(drawn["index"], torch.stack([batch["losses"] for batch in batches]))
-            if agent.updates % config.log_interval < block:
+            if agent.updates % config.steps_per_row < block:
                 monitor.report()
 
     return run
@@ -181,12 +183,17 @@ def lines(field: Sequence[Series]) -> list[str]:
     return rows
 
 
+@terminal_manners()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure and print; the exit code."""
     with exit_on_bad_input():
         settings = parse_cli(
             Settings, argv, prog="python -m benchmarks.der", description="Measure DER's update.", presets={}
         ).resolved()
+        if settings.compile:
+            from experiment.compiler import check_compiler
+
+            check_compiler("cpu")
     import torch
 
     from benchmarks.alternate import alternate

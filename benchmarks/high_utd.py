@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from agents.config import DQNConfig
-from benchmarks.atari import Command, Settings, carry_out
+from benchmarks.atari import carry_out
 from benchmarks.report import ReportConfig, replace_report
 from benchmarks.suites import arms, games
+from benchmarks.sweep_command import Command, Settings
 from experiment.config import ConfigError, exit_on_bad_input
 from experiment.interrupt import terminal_manners
 
@@ -49,7 +50,8 @@ class StudySettings(Settings):
     """Which experiment to run, on what, and where."""
 
     suite: str = "high-utd-20"
-    """high-utd-20, atari100k (26 games), atari57, or games with commas between: Pong,Krull; MinAtar's by themselves."""
+    """high-utd-20, atari100k (26 games), atari57, minatar (5), or games with commas between: Pong,Krull; MinAtar's by
+    themselves."""
     experiment: Literal["schedules", "stops", "automatic"] = "schedules"
     """The arms, as above; those of --arm come on top."""
     figure: str | None = None
@@ -96,9 +98,10 @@ def report(folder: str) -> str:
     return config.out
 
 
+@terminal_manners()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run an experiment, or report on one; the exit code. Bad input ends in one line and code 2."""
-    with terminal_manners(), exit_on_bad_input():
+    with exit_on_bad_input():
         command = Command.parse(argv, StudySettings, PROG, DESCRIPTION)
         assert isinstance(command.settings, StudySettings)
         if command.settings.figure is not None:

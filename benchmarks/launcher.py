@@ -17,6 +17,8 @@ from statistics import median
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.cores import available_cores
+from experiment.interrupt import terminal_manners
+from experiment.values import counted
 
 START = 200
 """Agent steps before the first update."""
@@ -88,6 +90,7 @@ def rate(metrics: str) -> float:
     return (last["updates"] - first["updates"]) / (last["seconds"] - first["seconds"])
 
 
+@terminal_manners()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure and print; the exit code."""
     with exit_on_bad_input():
@@ -98,8 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             description="Measure runs side by side against runs one after another.",
             presets={},
         ).resolved()
-    print(f"DER, preset {settings.preset}, {settings.precision}: updates/s of {settings.cores} runs, play included")
-    print(f"{'':8}{'side by side, 1 thread each':>30}{f'in turn, {settings.cores} threads':>24}{'ratio':>8}")
+    runs = counted(settings.cores, "run")
+    print(f"DER, preset {settings.preset}, {settings.precision}: updates/s of {runs}, play included")
+    alone = f"in turn, {counted(settings.cores, 'thread')}"
+    print(f"{'':8}{'side by side, 1 thread each':>30}{alone:>24}{'ratio':>8}")
     ratios = []
     for number in range(1, settings.rounds + 1):
         try:

@@ -92,8 +92,9 @@ def block_run(config: DQNConfig, sampled: bool = False) -> Run:
                 if monitor is None:
                     agent.update(batch)
                 else:
-                    monitor.update(batch)
-                    if monitor.count == config.log_interval:
+                    monitor.before_update()
+                    monitor.after_update(batch, agent.update(batch))
+                    if monitor.count == config.steps_per_row:
                         monitor.report()
                 if agent.updates % TARGET_PERIOD == 0:
                     agent.sync_target()

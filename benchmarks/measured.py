@@ -14,6 +14,7 @@ from rich.table import Table
 
 from benchmarks.alternate import Series, best_peer, limit_of, ratio
 from benchmarks.measure import Results
+from experiment.values import counted
 
 LIBRARIES = ("ale-py", "envpool", "gymnasium", "stable-baselines3", "tensordict", "tianshou")
 
@@ -53,8 +54,8 @@ def show(results: Results, console: Console | None = None) -> None:
     machine, settings = results.environment, results.settings
     console.print(f"{results.processor}, torch {machine['torch']}")
     console.print(
-        f"{settings.threads} threads, {settings.rounds} rounds in alternation, {results.seconds:.0f} s in all; "
-        "medians, and ratios as medians of the rounds' own ratios"
+        f"{counted(settings.threads, 'thread')}, {counted(settings.rounds, 'round')} in alternation, "
+        f"{results.seconds:.0f} s in all; medians, and ratios as medians of the rounds' own ratios"
     )
     for task, members in by_task(results.series).items():
         console.print()

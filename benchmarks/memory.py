@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from experiment.interrupt import terminal_manners
 
 RUNS = ("der:der", "der:small", "dqn:atari100k", "dqn:200m")
 UPDATES = 64
@@ -57,6 +58,7 @@ def peak_gigabytes(agent: str, preset: str, compile: bool) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
+@terminal_manners()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure in fresh processes and print; the exit code."""
     with exit_on_bad_input():
@@ -64,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             Settings, argv, prog="python -m benchmarks.memory", description="Measure memory.", presets={}
         )
         settings.check()
+        if settings.compile:
+            from experiment.compiler import check_compiler
+
+            check_compiler("cpu")
     for run in settings.runs:
         agent, _, preset = run.partition(":")
         arguments = f"{agent!r}, {preset!r}, {settings.compile}"

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from agents.config import DQNConfig
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from experiment.interrupt import terminal_manners
+from experiment.values import counted
 from plasticity.registry import METHODS
 
 if TYPE_CHECKING:
@@ -127,7 +129,7 @@ def measure(config: MethodsConfig) -> list[tuple[str, str, float, float]]:
     for name in names:
         print(f"playing {config.env}: {name}", file=sys.stderr, flush=True)
         trainer = play(agent_config(config, ACTING.get(name, name)))
-        played[name] = f"{trainer.agent.updates} updates, finite"
+        played[name] = f"{counted(trainer.agent.updates, 'update')}, finite"
     contestants = [
         Contestant("update", name, "updates/s", lambda name=name: update_run(agent_config(config, name)), work=8)  # type: ignore[misc]
         for name in names
@@ -137,6 +139,7 @@ def measure(config: MethodsConfig) -> list[tuple[str, str, float, float]]:
     return [(each.name, played[each.name], 1000 / each.median, ratio(none, each)) for each in series]
 
 
+@terminal_manners()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, print; the exit code."""
     with exit_on_bad_input():
@@ -147,9 +150,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             description="A short run in a real game and the cost of an update, for every plasticity method.",
             presets={},
         ).resolved()
+        if config.compile:
+            from experiment.compiler import check_compiler
+
+            check_compiler("cpu")
         rows = measure(config)
-    how = f"{config.network}, {config.precision}, {'compiled' if config.compile else 'eager'}, {config.threads} threads"
-    print(f"{config.env}, {how}; medians of {config.rounds} rounds in alternation\n")
+    how = f"{config.network}, {config.precision}, {'compiled' if config.compile else 'eager'}"
+    how += f", {counted(config.threads, 'thread')}"
+    print(f"{config.env}, {how}; medians of {counted(config.rounds, 'round')} in alternation\n")
     print("| method | in the game | ms an update | ratio to none |\n|---|---|---|---|")
     for name, played, milliseconds, times in rows:
         print(f"| {name} | {played} | {milliseconds:.2f} | {times:.2f} |")

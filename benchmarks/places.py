@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from agents.config import DQNConfig
 from experiment.config import ConfigError
 from experiment.cores import available_cores
+from experiment.values import counted
 
 GIB = 2**30
 FRAME = 84 * 84
@@ -80,5 +81,5 @@ def places(
             raise ConfigError(f"--device {device}: {said}: a smaller --replay-capacity helps, or say --per-gpu 1")
         per_gpu = max(1, min(fit, -(-cores // len(memory))))
         said += f" and there are {cores} cores"
-    line = f"{len(memory)} GPU{'s' if len(memory) > 1 else ''}, {per_gpu} runs on each: {said}"
+    line = f"{counted(len(memory), 'GPU')}, {counted(per_gpu, 'run')} on each: {said}"
     return [{"CUDA_VISIBLE_DEVICES": name} for _ in range(per_gpu) for name in memory], line

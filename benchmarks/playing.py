@@ -20,6 +20,7 @@ from benchmarks.alternate import Contestant, Run
 from benchmarks.learners import PRECISIONS
 from benchmarks.throughput import Settings
 from envs.games import rom_id
+from experiment.values import counted
 
 PROTOCOL: Literal["atari100k"] = "atari100k"
 STRETCH = 300  # updates of a loop in a round of one second
@@ -31,7 +32,7 @@ def environments(settings: Settings) -> tuple[list[Contestant], list[str]]:
     found = []
     for num_envs in (1, 8):
         task, threads = f"environment, {num_envs} at once", min(num_envs, settings.threads)
-        name = f"bare emulator, 4 frames a step, × {threads} threads"
+        name = f"bare emulator, 4 frames a step, × {counted(threads, 'thread')}"
         raw = lambda: emulator_run(settings.game)  # noqa: E731
         found.append(Contestant(task, name, "steps/s", raw, "limit", work=threads))
         for backend in backends:
@@ -42,7 +43,7 @@ def environments(settings: Settings) -> tuple[list[Contestant], list[str]]:
 
 
 def emulator_run(game: str) -> Run:
-    """Agent steps of ALE alone: no screen, no resizing, no new ROM per episode."""
+    """Agent steps of ALE alone: no screen, no resizing."""
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)
@@ -86,7 +87,7 @@ def loops(settings: Settings) -> list[Contestant]:
                 protocol=PROTOCOL,
                 utd=Fraction(utd),
                 precision=precision,
-                compile="auto" if settings.compile else "false",
+                compile="true" if settings.compile else "false",
                 device=settings.device,
                 threads=settings.threads,
                 update_start=100,

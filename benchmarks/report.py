@@ -1,6 +1,6 @@
 """Tables and figures of any set of runs: `python -m benchmarks.report RUNS... --out FOLDER`.
 
-RUNS are run directories, folders of them, sweeps, and CSV files with the columns agent,game,run,score.
+RUNS are run directories, sweeps, CSV files with the columns agent,game,run,score (docs/csv.md), and folders of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ReportConfig:
     """What to report."""
 
     runs: tuple[str, ...] = field(default=(), metadata={"positional": True, "metavar": "RUNS"})
-    """Run directories, folders of them, sweeps (folders with a manifest), or CSV files of agent,game,run,score."""
+    """Run directories, sweeps (folders with a manifest), CSV files of agent,game,run,score, or folders of them."""
     out: str = "report"
     """Folder of the report; an older report there is replaced."""
     title: str = "Report"
@@ -58,6 +58,7 @@ def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = 
     tables = [*(first(scores, traces) if first else ()), *tables]
     lines = facts(scores, summary, curves)
     shown = [table for table in tables if table.rows]
+    odd = "backslashreplace"  # names of folders that are no UTF-8
     (folder / "figures").mkdir(parents=True)
     for figure in figures:
         (folder / "figures" / f"{figure.name}.svg").write_text(figure.svg, encoding="utf-8")
@@ -65,11 +66,11 @@ def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = 
             (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png())
     for table in tables:
         if table.records:
-            (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
-    (folder / PAGE).write_text(html(config.title, lines, shown, figures), encoding="utf-8")
+            (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8", errors=odd)
+    (folder / PAGE).write_text(html(config.title, lines, shown, figures), encoding="utf-8", errors=odd)
     said = "".join(f"- {escaped(line)}\n" for line in lines)
     parts = [f"# {escaped(config.title)}\n", said, *(table.markdown() for table in shown)]
-    (folder / "report.md").write_text("\n".join(parts), encoding="utf-8")
+    (folder / "report.md").write_text("\n".join(parts), encoding="utf-8", errors=odd)
 
 
 def replace_report(config: ReportConfig, first: MoreTables | None = None) -> None:

@@ -17,6 +17,7 @@ from benchmarks.learners import BATCH, NUM_ACTIONS, PRECISIONS
 from benchmarks.limits import PEAK, Shape, matmul_name, shapes, update_costs
 from benchmarks.measure import Results
 from benchmarks.replays import FRAME_SHAPE
+from experiment.values import counted
 
 BYTES = {"fp32": 4, "bf16": 2}
 COLOURS = {"fp32": "tab:blue", "bf16": "tab:orange"}
@@ -58,7 +59,7 @@ def draw(results: Results, path: Path) -> None:
             axes.annotate(label, at, fontsize=7, xytext=(4, 3), textcoords="offset points")
     _learners(results, axes)
     axes.set(xscale="log", yscale="log", xlabel="FLOP per byte", ylabel="GFLOP/s")
-    axes.set_title(f"{results.processor}, {results.settings.threads} threads", fontsize=9)
+    axes.set_title(f"{results.processor}, {counted(results.settings.threads, 'thread')}", fontsize=9)
     axes.legend(loc="lower right", fontsize=8)
     axes.grid(alpha=0.3, which="both")
     figure.tight_layout()

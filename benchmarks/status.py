@@ -7,7 +7,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,19 +29,23 @@ Now = Literal["waiting", "running", "interrupted", "failed", "done"]
 UPDATE = 10
 """Agent steps that take as long as one update, about: only to foretell arms of which nothing was measured yet."""
 TAIL = 65_536
+ROWS = 10
+"""Rows of metrics over which the pace of a run is measured."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How far one run is: agent steps, return (final score, or mean of the last games) and seconds of training."""
+    """How far one run is: agent steps, return (final score, or mean of the last games), and a measured time."""
 
     state: Now = "waiting"
     step: int = 0
     score: float | None = None
     seconds: float = 0.0
+    """Of training, from agent step `start` to `measured`. Of a run that is not finished they are steps with updates:
+    those before are cheap, and the first update compiles."""
     measured: int = 0
-    """The agent step at which `seconds` was read."""
     reason: str = ""
+    start: int = 0
 
 
 def work(config: DQNConfig, step: int) -> float:
@@ -61,14 +65,21 @@ def finished(run: RunDir) -> Standing:
 
 
 def unfinished(run: RunDir) -> Standing:
-    """The last rows of a run's metrics."""
-    step, score, seconds, measured = 0, None, 0.0, 0
+    """The last rows of a run's metrics; a time only once there are two with updates."""
+    step, rows = 0, []
     for row in _rows_from_the_end(run.metrics):
         step = step or row.get("agent_step", 0)
         if "seconds" in row:
-            score, seconds, measured = row.get("mean_return"), row["seconds"], row.get("agent_step", 0)
+            rows.append(row)
+        if len(rows) == ROWS or (rows and not rows[-1].get("updates")):
             break
-    return Standing("waiting", step, score, seconds, measured)
+    score = rows[0].get("mean_return") if rows else None
+    learned = [row for row in rows if row.get("updates")]
+    if len(learned) < 2:
+        return Standing("waiting", step, score)
+    last, first = learned[0], learned[-1]
+    seconds, start = last["seconds"] - first["seconds"], first.get("agent_step", 0)
+    return Standing("waiting", step, score, seconds, last.get("agent_step", 0), start=start)
 
 
 def _rows_from_the_end(metrics: Path) -> Iterable[dict[str, Any]]:
@@ -131,8 +142,7 @@ class Board:
                 self.standings[name] = self._at(name, "waiting")
 
     def _at(self, name: str, state: Now, reason: str = "") -> Standing:
-        found = unfinished(RunDir(self.root / name))
-        return Standing(state, found.step, found.score, found.seconds, found.measured, reason)
+        return replace(unfinished(RunDir(self.root / name)), state=state, reason=reason)
 
     def _read(self, entry: Entry) -> Standing:
         run, work = RunDir(self.root / entry.name), job(entry, self.root)
@@ -165,7 +175,7 @@ class Board:
         return math.fsum(self.fraction(entry) for entry in self.entries)
 
     def seconds_left(self, processes: int) -> float | None:
-        """Until all is done but for what failed, `processes` at a time; None as long as nothing was measured.
+        """Until all is trained but for what failed, `processes` at a time; None as long as no updates were measured.
 
         Each arm at its own pace so far, and one that was not measured at that of all.
         """
@@ -175,7 +185,7 @@ class Board:
             if standing.measured:
                 for key in (entry.config_hash, ""):
                     seconds[key] += standing.seconds
-                    units[key] += work(self.config(entry), standing.measured)
+                    units[key] += work(self.config(entry), standing.measured) - work(self.config(entry), standing.start)
         if not units[""]:
             return None
         open_runs = self.named("waiting", "running", "interrupted")
@@ -186,25 +196,24 @@ class Board:
             left.append(whole * (1 - self.fraction(entry)))
         return max(math.fsum(left) / max(processes, 1), *left)
 
-    def ends(self) -> tuple[str, str]:
-        """The best and the worst run so far by human-normalised score, in words."""
+    def ends(self) -> dict[str, str]:
+        """The best and the worst run so far by human-normalised score, in words; nothing as long as there is none."""
         scores = [
             (score, entry.name)
             for entry in self.entries
             if (score := normalized(entry.game, self.standings[entry.name].score)) is not None
         ]
         if not scores:
-            return "-", "-"
+            return {}
         (high, best), (low, worst) = max(scores), min(scores)
-        return f"{high:.3f} {best}", f"{low:.3f} {worst}"
+        return {"best": f"{high:.3f} {best}", "worst": f"{low:.3f} {worst}"}
 
     def figures(self) -> dict[str, str]:
         """The number of runs in each state, and the best and worst of them."""
         counts = {state: str(len(self.named(state))) for state in ("waiting", "running", "done", "failed")}
         if interrupted := len(self.named("interrupted")):
             counts["interrupted"] = str(interrupted)
-        best, worst = self.ends()
-        return counts | {"best": best, "worst": worst}
+        return counts | self.ends()
 
     def share(self) -> str:
         """ "12% 3.1/26 runs": running ones count by their share."""
@@ -237,10 +246,10 @@ def as_panel(board: Board, processes: int, height: int, before: str = "", failur
     bar.add_column(no_wrap=True)
     bar.add_row(ProgressBar(total=len(board.entries), completed=board.done()), board.share())
     figures = board.figures()
-    best, worst = figures.pop("best"), figures.pop("worst")
+    best, worst = figures.pop("best", ""), figures.pop("worst", "")
     counts = "   ".join(f"{label} {text}" for label, text in figures.items())
     lines = [Text(f"{before}{board.remaining(processes)}", style="dim"), Text(counts)]
-    if best != "-":
+    if best:
         lines.append(Text(f"human-normalised, best {best}   worst {worst}"))
     room = max(height - 8, 4)
     return Group(bar, *lines, _running(board, room), *(_failed(board, max(room // 3, 2)) if failures else []))
@@ -262,6 +271,7 @@ def _running(board: Board, room: int) -> Table:
         score = "" if standing.score is None else f"return {standing.score:,.1f}"
         bar = ProgressBar(total=1.0, completed=board.fraction(entry))
         steps = f"{standing.step:,}/{budget:,}" if standing.step else "begins"
+        steps = "plays its evaluation" if standing.step >= budget else steps
         table.add_row(Text(entry.name), bar, steps, score)
     if len(running) > room:
         table.add_row(Text(f"and {len(running) - room} more", style="dim"))
@@ -287,7 +297,7 @@ class SweepView(Progress):
     def __init__(self, board: Board, processes: int, console: Console):
         self._board, self._processes = board, processes
         self._moment: Moment | None = None
-        super().__init__(len(board.entries), "runs", console)
+        super().__init__(len(board.entries), "runs", console, ticking=False)
 
     def show(self, moment: Moment) -> None:
         self._moment = moment

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +18,14 @@ from pathlib import Path
 from agents.cli import DEFAULTS, check_stated, presets, settings
 from agents.config import AGENTS, DQNConfig
 from benchmarks.manifest import Entry
-from envs.games import ATARI_57, ATARI_100K, HIGH_UTD_20, is_minatar, resolve_game
-from experiment.command_line import gather
+from envs.games import ATARI_57, ATARI_100K, HIGH_UTD_20, MINATAR, is_minatar, resolve_game
+from experiment.command_line import gather, shell
 from experiment.config import ConfigError, as_plain, near, parse_cli
 from experiment.job import Job
 from experiment.setting import names_of
+from experiment.values import one_line
 
-SUITES = {"atari100k": ATARI_100K, "high-utd-20": HIGH_UTD_20, "atari57": ATARI_57}
+SUITES = {"atari100k": ATARI_100K, "high-utd-20": HIGH_UTD_20, "atari57": ATARI_57, "minatar": MINATAR}
 OWN = ("--agent", "--env", "--seed", "--name", "--root", "--resume", "--device")
 """Options of a run that the sweep sets; no arm may."""
 AXES = ("env", "seed")
@@ -99,11 +101,29 @@ def check_agent(agent: str) -> None:
         spec = None
     if spec is None or spec.origin is None:
         raise ConfigError(f"--agent {agent!r}: there is no module {module!r}")
-    classes = [
-        node.name for node in ast.walk(ast.parse(Path(spec.origin).read_text())) if isinstance(node, ast.ClassDef)
-    ]
+    try:
+        tree = ast.parse(Path(spec.origin).read_bytes())
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ConfigError(f"--agent {agent!r}: {spec.origin} cannot be read: {one_line(error)}") from None
+    classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     if name not in classes:
         raise ConfigError(f"--agent {agent!r}: the module has no class {name!r}{near(name, classes)}")
+    if reason := _cannot_run(agent):
+        wanted = f"the module has to end with a __main__ part that calls agents.cli.main({agent!r})"
+        raise ConfigError(f"--agent {agent!r}: python -m {module}: {reason}: {wanted}")
+
+
+@lru_cache
+def _cannot_run(agent: str) -> str:
+    """Why the command of an own agent would fail for it, or "": the command is asked for its help."""
+    try:
+        words = (*_program(agent), "--agent", agent, "--help")
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        return one_line(error)
+    if done.returncode == 0 and "--agent" in done.stdout:
+        return ""
+    return (done.stderr.strip().splitlines() or ["it is not the command of an agent"])[-1]
 
 
 def arms(agent: str, preset: str | None, given: Sequence[str], common: Sequence[str]) -> list[Arm]:
@@ -200,7 +220,7 @@ def settings_of(entry: Entry) -> DQNConfig:
     """The settings that a run's command gives; ConfigError if this version does not understand it."""
     words = entry.command[3:]
     if "--agent" not in words[:1]:
-        raise ConfigError(f"run {entry.name!r} is of another version: its command is {shlex.join(entry.command)}")
+        raise ConfigError(f"run {entry.name!r} is of another version: its command is {shell(*entry.command)}")
     return settings(words[1], words)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from envs.games import resolve_game
 from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
 from experiment.cores import available_cores
+from experiment.interrupt import terminal_manners
 
 GROUPS = ("learner", "replay", "environment", "loop", "limits")
 NETWORKS = ("nature", "small")
@@ -64,6 +65,7 @@ def _check_names(field: str, names: Sequence[str], known: Sequence[str]) -> None
             raise ConfigError(f"--{field}: {name!r} is none of {', '.join(known)}{near(name, known)}")
 
 
+@terminal_manners()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure, print and write; the exit code."""
     with exit_on_bad_input():
@@ -75,9 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             presets={},
         ).resolved()
         from benchmarks.measure import measure
+        from experiment.compiler import check_compiler
         from experiment.determinism import device_of
 
-        device_of(settings.device)
+        device = device_of(settings.device)
+        if settings.compile:
+            check_compiler(device)
     from benchmarks.measured import show, write
 
     results = measure(settings)

@@ -16,6 +16,16 @@ def episode_seed(seed: int, env: int, episode: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(env, episode)).generate_state(1)[0] >> 1)
 
 
+def wrapped(score: np.ndarray, reward: np.ndarray) -> np.ndarray:
+    """bool [N]: whether a game's score counter went past its last number in a step, by the score before it.
+
+    Past 999,999 the counter of most games is 0 again, and ale-py and envpool pass the difference on as a reward. The
+    rule: at least 1,000 points, and one reward takes more than nine tenths of them. No game takes so much for a
+    mistake: Skiing's scores are below 0, Pong's and its like below 100, Enduro's and PrivateEye's fall by little.
+    """
+    return (score >= 1_000) & (reward < -0.9 * score)
+
+
 class Emulated(NamedTuple):
     """One agent step as a backend reports it: frames, int or float rewards, flags and lives, arrays [N]."""
 
@@ -84,6 +94,7 @@ class AtariVectorEnv(VectorEnv):
         terminated = new.terminated.astype(bool)
         truncated = new.truncated.astype(bool) & ~terminated
         life_lost = new.lives < self._lives
+        score_wrapped = wrapped(self._returns, new.reward)
         self._tally(new)
         returns, steps = self._returns.copy(), self._steps.copy()
         first_frame, ended = new.frame, terminated | truncated
@@ -91,7 +102,7 @@ class AtariVectorEnv(VectorEnv):
             first_frame = new.frame.copy()
             first_frame[ended] = self._start(ended)
         reward = new.reward.astype(np.float32)
-        return Step(new.frame, reward, terminated, truncated, life_lost, returns, steps, first_frame)
+        return Step(new.frame, reward, terminated, truncated, life_lost, returns, steps, first_frame, score_wrapped)
 
     def _tally(self, new: Emulated) -> None:
         self._lives = new.lives.copy()
@@ -122,9 +133,10 @@ class AtariVectorEnv(VectorEnv):
 
 
 class SeededVectorEnv(AtariVectorEnv):
-    """Games whose state is a function of their episode's seed and the actions since.
+    """Games whose state is a function of how their episode began and the actions since.
 
-    So that is what `state_dict` holds, and what `load_state_dict` plays again. A backend fills in three methods.
+    So that is what `state_dict` holds, and what `load_state_dict` replays. A backend fills in three methods, and saves
+    what else than its seed an episode began from.
     """
 
     exact_resume = True
@@ -176,9 +188,11 @@ class SeededVectorEnv(AtariVectorEnv):
                 raise ValueError(f"the saved environments have {key} {saved!r}, these have {value!r}")
         taken = np.split(np.frombuffer(state["actions"], np.uint8), np.cumsum(state["length"])[:-1])
         self._episodes = np.array(state["episode"], np.int64) - 1  # each replayed episode is begun once more
-        return self._replay(taken, progress)
+        frames = self._replay(state, taken, progress)
+        self._running = True
+        return frames
 
-    def _replay(self, taken: list[np.ndarray], progress: Progress) -> np.ndarray:
+    def _replay(self, state: dict[str, Any], taken: list[np.ndarray], progress: Progress) -> np.ndarray:
         """Begins each episode late enough for all of them to arrive at their last action together."""
         lengths = np.array([len(actions) for actions in taken])
         longest = int(lengths.max())
@@ -194,7 +208,6 @@ class SeededVectorEnv(AtariVectorEnv):
             frames = new.frame
             progress(time + 1, longest)
         frames[lengths == 0] = self._start(lengths == 0)
-        self._running = True
         return frames
 
     def _identity(self) -> dict[str, Any]:

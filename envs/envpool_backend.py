@@ -4,6 +4,7 @@ import envpool
 import numpy as np
 
 from envs.atari import AtariVectorEnv, Emulated, episode_seed
+from envs.games import check_envpool, rom_id
 from envs.protocol import Protocol
 
 
@@ -18,9 +19,10 @@ class EnvpoolVectorEnv(AtariVectorEnv):
 
     def __init__(self, game: str, protocol: Protocol, num_envs: int = 1, seed: int = 0, num_threads: int = 1) -> None:
         super().__init__(game, protocol, num_envs, seed, num_threads)
+        check_envpool(game)
         self._noop_max = max(protocol.noop_max, 1)  # 0 ends the process; 1 is always one no-op
         self._env = envpool.make_gymnasium(
-            f"{self.game}-v5",
+            envpool_id(game),
             num_envs=num_envs,
             num_threads=min(num_threads, num_envs),
             seed=[episode_seed(seed, env, 0) for env in range(num_envs)],
@@ -58,5 +60,11 @@ class EnvpoolVectorEnv(AtariVectorEnv):
         self._env.close()
 
     def describe(self) -> str:
-        spare = "" if self._noop_max == self.protocol.noop_max else ", always one no-op (envpool needs one)"
+        one = "one no-op, or FIRE" if self.protocol.fire_reset else "one no-op"
+        spare = "" if self._noop_max == self.protocol.noop_max else f", always {one} (envpool needs one)"
         return self._describe(f"envpool {envpool.__version__}") + spare
+
+
+def envpool_id(game: str) -> str:
+    """envpool's name of a game: ALE's, each word capitalised by itself, so that 3D is 3d."""
+    return "".join(word.capitalize() for word in rom_id(game).split("_")) + "-v5"

@@ -14,3 +14,7 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> ValueError:
         else f"known are {', '.join(list(by_key.values())[:6])}{' ...' if len(by_key) > 6 else ''}"
     )
     return ValueError(f"unknown {kind} {given!r}; {hint}")
+
+
+class WorkerLost(ChildProcessError):
+    """A process that plays the games has ended before its owner did."""

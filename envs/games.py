@@ -12,11 +12,23 @@ from envs.errors import unknown_name
 # Shipped by ale-py, but with no single-player mode: the emulator ends the process when it loads them.
 MULTIPLAYER_ONLY = ("combat", "joust", "maze_craze", "warlords")
 
+# Their screens have 214 to 250 lines, all others 210. envpool 1.2.5 shows the agent the first 210 lines alone.
+TALL_SCREENS = (
+    "Adventure", "AirRaid", "Carnival", "JourneyEscape", "KeystoneKapers", "KingKong", "Klax", "LaserGates", "MrDo",
+    "Pacman", "Pooyan", "SirLancelot", "SpaceWar",
+)  # fmt: skip
+
 # A game of our own, played in minutes: see envs.catch.
 CATCH = "Catch"
 
 # Young & Tian 2019 (arXiv 1903.03176): see envs.minatar.
 MINATAR = ("MinAtar/Asterix", "MinAtar/Breakout", "MinAtar/Freeway", "MinAtar/Seaquest", "MinAtar/SpaceInvaders")
+
+SCORE_NOTES = {
+    "MinAtar/Seaquest": "MinAtar/Seaquest gets easier after the first full rescue: in MinAtar 1.0.15 the count of "
+    "divers then falls below zero, and surfacing for air costs none.",
+}
+"""What a reader of scores has to know of a game."""
 
 # Kaiser et al. 2020.
 ATARI_100K = (
@@ -42,21 +54,36 @@ ATARI_57 = (
     "WizardOfWor", "YarsRevenge", "Zaxxon",
 )  # fmt: skip
 
-_GYM_ID = re.compile(r"^(?:ALE/)?(?P<name>.+?)(?:NoFrameskip|Deterministic)?(?:-v\d+)?$", re.IGNORECASE)
+# `ALE/Breakout-v5`, `ale_py:BreakoutNoFrameskip-v4`, `Atari-Breakout-v5`, `atari_breakout`.
+_GYM_ID = re.compile(
+    r"^(?P<emulator>(?:ale_py:)?(?:(?:ALE|Atari)[/_ -])?)(?P<name>.+?)(?:NoFrameskip|Deterministic)?(?:-v\d+)?$",
+    re.IGNORECASE,
+)
+
+# Titles on the cartridge, as keys, that differ from the emulator's by more than spaces and signs.
+_TITLES = {
+    "montezumasrevenge": "montezumarevenge", "upanddown": "upndown", "robottank": "robotank",
+    "jamesbond007": "jamesbond",
+}  # fmt: skip
 
 
 def resolve_game(name: str) -> str:
     """The papers' spelling of a game that ale-py ships or of one of MinAtar's, from any usual one; or `Catch`.
 
-    `ms_pacman`, `mspacman`, `MsPacman-v5`, `ALE/MsPacman-v5` and `MsPacmanNoFrameskip-v4` all give `MsPacman`;
-    `minatar/space_invaders` and `MinAtar/SpaceInvaders-v1` give `MinAtar/SpaceInvaders`.
-    Raises ValueError for a game that is not there or has no single-player mode.
+    `ms_pacman`, `mspacman`, `Ms. Pac-Man`, `atari_ms_pacman`, `MsPacman-v5`, `Atari-MsPacman-v5`, `ALE/MsPacman-v5` and
+    `MsPacmanNoFrameskip-v4` all give `MsPacman`; `minatar/space_invaders`, `MinAtar/SpaceInvaders-v1` and
+    `SpaceInvaders-MinAtar` give `MinAtar/SpaceInvaders`.
+    Raises ValueError for a game that is not there, has no single-player mode or is played on the emulator's memory, and
+    for PettingZoo's `pong_v3`, a game of two players.
     """
-    if _key(name) == CATCH.lower():
+    if _key(name) == CATCH.lower() and not _of_the_emulator(name):
         return CATCH
     if is_minatar(name):
         return _minatar_game(name)
-    rom = _roms_by_key().get(_key(name))
+    key = _key(name)
+    rom = _roms_by_key().get(_TITLES.get(key, key))
+    if rom is None and (pixels := _roms_by_key().get(key.removesuffix("ram"))):
+        raise ValueError(f"game {name!r} plays on the emulator's memory; on pixels it is {_camel_case(pixels)}")
     if rom is None:
         playable = [CATCH] + [_camel_case(rom) for rom in _roms_by_key().values() if rom not in MULTIPLAYER_ONLY]
         raise unknown_name("game", name, playable)
@@ -67,12 +94,14 @@ def resolve_game(name: str) -> str:
 
 def is_minatar(name: str) -> bool:
     """Whether a name, in any spelling, means a game of MinAtar; there may be no such game."""
-    return _key(name).startswith("minatar")
+    key = _key(name)
+    return (key.startswith("minatar") or key.endswith("minatar")) and not _of_the_emulator(name)
 
 
 def _minatar_game(name: str) -> str:
+    key = _key(name)
     for game in MINATAR:
-        if _key(game) == _key(name):
+        if key in (_key(game), _key(game).removeprefix("minatar") + "minatar"):  # gymnax puts it behind
             return game
     raise unknown_name("game", name, MINATAR)
 
@@ -83,6 +112,15 @@ def rom_id(name: str) -> str:
     if game == CATCH or game in MINATAR:
         raise ValueError(f"{game} is no game of the emulator")
     return _roms_by_key()[_key(game)]
+
+
+def check_envpool(name: str) -> None:
+    """Raises ValueError for a game that envpool does not have, or does not show whole."""
+    game = resolve_game(name)
+    if game == CATCH or game in MINATAR:
+        raise ValueError(f"envpool is for Atari's games, and {game} has no emulator, leave it out")
+    if game in TALL_SCREENS:
+        raise ValueError(f"envpool shows only the upper 210 lines of {game}, whose screen has more: use ale")
 
 
 @cache
@@ -105,8 +143,14 @@ def human_normalized(game: str, score: float) -> float:
 
 
 def _key(name: str) -> str:
+    """The letters and digits of a name, without the parts of an id that say how a game is played."""
     match = _GYM_ID.match(name.strip())
-    return re.sub(r"[^a-z0-9]", "", match["name"].lower()) if match else ""
+    return "".join(filter(str.isalnum, match["name"].lower().replace("&", "and"))) if match else ""
+
+
+def _of_the_emulator(name: str) -> bool:
+    match = _GYM_ID.match(name.strip())
+    return bool(match and match["emulator"])
 
 
 def _camel_case(rom: str) -> str:

@@ -22,7 +22,8 @@ class MinAtarVectorEnv(SeededVectorEnv):
 
     The difficulty rises within an episode, as in the paper; Freeway's end after 2,501 steps is a termination. Every
     episode is played on a game of its own: in the package the last action of one, which sticky actions repeat, would
-    reach into the next. There are no lives, no-ops and skipped frames: ValueError for a protocol that has some.
+    reach into the next. There are no lives, no-ops and skipped frames: ValueError for a protocol that has some. The
+    games are the package's with their faults: see envs.games.SCORE_NOTES.
     """
 
     stack = 1

@@ -9,7 +9,7 @@ from envs.errors import unknown_name
 class Protocol:
     """The rules under which a game is played, learned and scored.
 
-    Neither preset presses FIRE for the agent after a reset, as in Dopamine and DQN Zoo: Gymnasium's and envpool's
+    None of the presets presses FIRE for the agent after a reset, as in Dopamine and DQN Zoo: Gymnasium's and envpool's
     fire reset is another game for Breakout, where an agent must then learn to launch the ball.
     """
 
@@ -19,7 +19,8 @@ class Protocol:
     life_loss_ends_episode: bool
     """Whether the learner zeroes the discount at a lost life; the game itself always plays on."""
     full_action_set: bool
-    """All joystick actions (18 of Atari, 6 of MinAtar) instead of the game's minimal set."""
+    """All legal actions instead of the game's minimal set: 18 in Atari, but 9 in Skiing and LostLuggage, where the
+    emulator knows no FIRE, and 6 in MinAtar."""
     noop_max: int
     """Largest number of no-op frames drawn at the start of an episode; 0 for none."""
     evaluation_episodes: int
@@ -27,8 +28,10 @@ class Protocol:
     frame_skip: int = 4
     """Frames per agent step; the picture is the pixelwise maximum of the last two."""
     max_frames: int = 108_000
-    """Frames after which an episode is truncated, starting no-ops not counted (30 minutes of Atari at 60 Hz)."""
+    """Frames after which an episode is truncated, starting no-ops not counted: 108,000 are 30 minutes at 60 Hz."""
     fire_reset: bool = False
+    clip_rewards: bool = True
+    """Whether an agent learns from rewards clipped to -1..1 unless its settings say otherwise; scores are raw."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.sticky_actions < 1:
@@ -69,7 +72,9 @@ PROTOCOLS = {
             evaluation_episodes=100,
             evaluation_epsilon=0.001,
         ),
-        # Machado et al. 2018.
+        # Machado et al. 2018 (arXiv 1709.06009): games of 5 minutes. The first author's later code has the same rules:
+        # max_num_frames_per_episode 18000, sticky_prob 0.25, getLegalActionSet (atari_environment.py in github.com/
+        # mcmachado/count_based_exploration_sr, commit e4d657e). They report training; the evaluation is Dopamine's.
         Protocol(
             "machado",
             sticky_actions=0.25,
@@ -78,9 +83,22 @@ PROTOCOLS = {
             noop_max=0,
             evaluation_episodes=100,
             evaluation_epsilon=0.001,
+            max_frames=18_000,
+        ),
+        # Castro et al. 2018 (arXiv 1812.06110): max_steps_per_episode 27000 and epsilon_eval 0.001 in dqn.gin, and the
+        # minimal action set that ale-py gives create_atari_environment in atari_lib.py (github.com/google/dopamine,
+        # commit 5873f54). Its evaluations have 125,000 steps instead of a number of games.
+        Protocol(
+            "dopamine",
+            sticky_actions=0.25,
+            life_loss_ends_episode=False,
+            full_action_set=False,
+            noop_max=0,
+            evaluation_episodes=100,
+            evaluation_epsilon=0.001,
         ),
         # Young & Tian 2019 (arXiv 1903.03176). They have neither a time limit, which is here so that every game ends,
-        # nor an evaluation apart from training.
+        # nor an evaluation apart from training. Their agents do not clip rewards (examples/dqn.py, AC_lambda.py).
         Protocol(
             "minatar",
             sticky_actions=0.1,
@@ -90,6 +108,7 @@ PROTOCOLS = {
             evaluation_episodes=100,
             evaluation_epsilon=0.001,
             frame_skip=1,
+            clip_rewards=False,
         ),
     )
 }

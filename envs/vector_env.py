@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Progress = Callable[[int, int], object]
+NEVER = np.zeros((), bool)
 
 
 class Step(NamedTuple):
@@ -31,6 +32,9 @@ class Step(NamedTuple):
     """int64 [N]: agent steps of the episode so far, this one included."""
     first_frame: np.ndarray
     """uint8 [N, *frame_shape]: the next episode's first frame where ended, `frame` elsewhere."""
+    score_wrapped: np.ndarray = NEVER
+    """bool [N]: the score counter went past its last number, and `reward` took the score away (envs.atari.wrapped).
+    One False for all where no counter can."""
 
     @property
     def ended(self) -> np.ndarray:

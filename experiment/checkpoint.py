@@ -92,6 +92,14 @@ def save(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2, ro
     return final
 
 
+def tensor_bytes(state: Any) -> int:
+    """The size of all tensors in a state of nested dicts, lists and tuples: the least that its checkpoint takes."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return sum(map(tensor_bytes, parts))
+
+
 def save_or_warn(
     directory: Path, step: int, state: Mapping[str, Any], keep: int = 2, rows: Segments | None = None
 ) -> bool:

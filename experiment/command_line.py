@@ -8,6 +8,8 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import os
+import shlex
 import textwrap
 import typing
 from collections.abc import Mapping, Sequence
@@ -34,8 +36,26 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def shell(*words: object) -> str:
+    """The words as a POSIX shell reads them back: what is printed to be pasted is made with this."""
+    return " ".join(map(_quoted, map(str, words)))
+
+
+def _quoted(word: str) -> str:
+    """A name of bytes that are no UTF-8 is written byte by byte, as bash and zsh read it: $'run/\\xff'."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        spelt = (f"\\x{byte:02x}" if byte > 126 or byte in b"\\'" else chr(byte) for byte in os.fsencode(word))
+        return f"$'{''.join(spelt)}'"
+    return shlex.quote(word)
+
+
 def split(fields: Fields, words: Sequence[str]) -> dict[str, Any]:
-    """Sorts the words by field: text for each option that was given, a bool for each switch, and "config".
+    """Sorts the words by field: text for each option that was given, a bool for each switch, and "config", a file of
+    settings, unless a field has that name.
+
+    A list that may be given without its flag holds paths: it is a list of words, each whole, with spaces and commas.
 
     Raises:
         ConfigError: an unknown option (with the near match), an option without its value, or a word too many.
@@ -59,44 +79,53 @@ def split(fields: Fields, words: Sequence[str]) -> dict[str, Any]:
     return given
 
 
+def _is_switch(kind: Any) -> bool:
+    """Whether a field is set by `--name` and `--no-name`: bool, also one that may be None."""
+    return bool in members(kind)
+
+
 def _switched(word: str, fields: Fields) -> str:
-    """The bool field that `--nap` or `--no-nap` sets, or ""."""
+    """The switch that `--nap` or `--no-nap` sets, or ""."""
     name = word.removeprefix("--").replace("-", "_")
     for candidate in (name, name.removeprefix("no_")):
-        if candidate in fields and fields[candidate][0] is bool:
+        if candidate in fields and _is_switch(fields[candidate][0]):
             return candidate
     return ""
 
 
-def _take(name: str, words: Sequence[str], loose: list[str], fields: Fields) -> str:
+def _take(name: str, words: Sequence[str], loose: list[str], fields: Fields) -> str | list[str]:
     """Takes the value out of the words that followed an option and leaves the others loose."""
     end = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
     if end == 0:
         raise ConfigError(f"{flag(name)} needs a value")
     used = end if _takes_many(name, fields) else 1
     loose.extend(words[used:])
-    return ",".join(words[:used])
+    return list(words[:used]) if holds_paths(name, fields) else ",".join(words[:used])
+
+
+def holds_paths(name: str, fields: Fields) -> bool:
+    """Whether a field is a list that may be given without its flag, whose entries are never cut."""
+    return _takes_many(name, fields) and bool(fields[name][1].metadata.get("positional"))
 
 
 def _takes_many(name: str, fields: Fields) -> bool:
     return name in fields and any(typing.get_origin(kind) is tuple for kind in members(fields[name][0]))
 
 
-def _take_positional(fields: Fields, given: Mapping[str, Any], loose: list[str]) -> dict[str, str]:
-    taken = {}
+def _take_positional(fields: Fields, given: Mapping[str, Any], loose: list[str]) -> dict[str, Any]:
+    taken: dict[str, Any] = {}
     for name, (_, field) in fields.items():
         plain = [word for word in loose if not word.startswith("-")]
         if field.metadata.get("positional") and name not in given and plain:
-            words = plain if _takes_many(name, fields) else plain[:1]
-            taken[name] = ",".join(words)
-            for word in words:
+            taken[name] = plain if _takes_many(name, fields) else plain[0]
+            for word in plain if _takes_many(name, fields) else plain[:1]:
                 loose.remove(word)
     return taken
 
 
 def _refuse(fields: Fields, loose: Sequence[str]) -> None:
     options = [flag(name) for name in fields] + [
-        flag(f"no_{name}") for name, (kind, _) in fields.items() if kind is bool
+        flag(f"no_{name}") for name, (kind, _) in fields.items() if _is_switch(kind)
     ]
     for word in loose:
         if word.startswith("-"):
@@ -121,12 +150,17 @@ def _shadow(fields: Fields, docs: Mapping[str, str], shown: Mapping[str, Any], p
     """Makes the dataclass that tyro sees."""
     import tyro
 
-    config_help = "Preset or YAML file; the other options override it."
+    name, kinds = ("PRESET|FILE", "Preset or YAML file") if presets else ("FILE", "YAML file")
+    config_help = f"{kinds} of settings; the other options override it."
     config_help += f" Presets: {', '.join(presets)}." if presets else ""
-    options: list[Any] = [("config", _option("PRESET|FILE", config_help), shown.get("config"))]
+    own = "config" in fields
+    options: list[Any] = [] if own else [("config", _option(name, config_help), shown.get("config"))]
     for name, (kind, field) in fields.items():
-        if kind is bool:
-            options.append((name, Annotated[bool, tyro.conf.arg(help=docs.get(name, ""))], shown.get(name, False)))
+        if _is_switch(kind):
+            value = shown.get(name, False)
+            hint = None if isinstance(value, bool) else f"(default: {value})"  # tyro's switches have no third value
+            argument = tyro.conf.arg(help=docs.get(name, ""), help_behavior_hint=hint)
+            options.append((name, Annotated[bool, argument], value is True))
             continue
         annotation = _option(field.metadata.get("metavar") or _metavar(kind), docs.get(name, ""))
         if field.metadata.get("positional") and shown:  # when parsing, the loose words are sorted afterwards

@@ -2,7 +2,8 @@
 
 A field is bool, int, float, str, Fraction, Literal[...], tuple[str, ...] or one of them `| None`, and has a default.
 The string under it is its help. Its metadata may hold "metavar" and "positional" (True: it may be given without its
-flag). In a field that may be None, the text "none" is None.
+flag; a list then holds paths, and no text is cut at spaces and commas). In a field that may be None, the text "none" is
+None.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 import yaml
 
 from experiment import command_line
-from experiment.values import ConfigError, coerce, near
+from experiment.values import ConfigError, coerce, near, one_line
 
 __all__ = [
     "ConfigError",
@@ -45,6 +46,8 @@ _fields: Callable[[Any], dict[str, tuple[Any, dataclasses.Field]]] = functools.c
 
 def _coerce_field(cls: type, key: str, value: Any, where: str) -> Any:
     kind, _ = _fields(cls)[key]
+    if isinstance(value, str) and command_line.holds_paths(key, _fields(cls)):
+        value = [value]
     try:
         return coerce(value, kind)
     except ConfigError as error:
@@ -152,6 +155,7 @@ def parse_cli(
 ) -> C:
     """Reads a config from the command line: `--config PRESET|FILE` first, and every other option overrides it.
 
+    A config with a field `config` has no such option of its own; the field is then any other.
     `base` takes the place of the defaults (a run that is resumed, say), and then `default_preset` is not read.
 
     Raises:
@@ -160,11 +164,12 @@ def parse_cli(
     words = list(sys.argv[1:] if argv is None else argv)
     fields = _fields(cls)
     given = command_line.split(fields, words)
-    source = given.pop("config", default_preset if base is None else None)
+    default_source = default_preset if base is None else None
+    source = default_source if "config" in fields else given.pop("config", default_source)
     values = {} if source is None else _coerce_all(cls, _yaml_entries(_config_path(source, presets)))
     if command_line.asks_help(words):
         defaults = {name: _default(field, base) for name, (_, field) in fields.items()} | values
-        command_line.print_help(cls, fields, defaults | {"config": source}, list(presets), prog, description)
+        command_line.print_help(cls, fields, {"config": source} | defaults, list(presets), prog, description)
     values |= {name: _coerce_field(cls, name, value, command_line.flag(name)) for name, value in given.items()}
     return _build(cls, values, base)
 
@@ -196,5 +201,5 @@ def exit_on_bad_input() -> Iterator[None]:
         text = str(error)
         if isinstance(error, OSError) and error.strerror:
             text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-        print("error:", " ".join(text.split()), file=sys.stderr)
+        print("error:", one_line(text), file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,13 +1,18 @@
 """Writing files so that a crash leaves the old content or the new, hashing, and JSON that any reader accepts."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
+import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def sync_directory(path: Path) -> None:
@@ -32,6 +37,19 @@ def write_atomic(path: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raises OSError if the disk, a quota or a limit has no room for a file of `size` bytes; leaves none."""
+    if not size or not hasattr(os, "posix_fallocate"):
+        return
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # others: a file system that cannot say
+                reason = f"{error.strerror}, and a checkpoint takes {size / 1e6:,.1f} MB or more"
+                raise OSError(error.errno, reason) from None
 
 
 class HashingFile:
@@ -74,8 +92,12 @@ class HashingFile:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Writes standard JSON: NaN and infinity are null, one-element tensors and arrays are numbers, others are text."""
-    return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    """Writes standard JSON: NaN and infinity are null, one-element tensors and arrays are numbers, others are text.
+
+    A byte of a path that is no UTF-8 is written as Python's escape of it, "\\udcff", which Python reads back.
+    """
+    text = json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _plain(value: Any) -> Any:

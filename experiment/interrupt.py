@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, TextIO
 
+from experiment.values import one_line
+
 INTERRUPTED = 130  # the shell's code for a program that SIGINT ended
 
 
@@ -55,9 +57,13 @@ class _Lasting:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Writes, or does not."""
+        """Writes, or does not; letters that the stream cannot show are spelt out."""
         try:
-            return self._stream.write(text)
+            try:
+                return self._stream.write(text)
+            except UnicodeEncodeError:  # an ASCII terminal, or a folder whose name is not UTF-8
+                encoding = self._stream.encoding
+                return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except (OSError, ValueError) as error:
             self._lost(error)
             return len(text)
@@ -69,11 +75,21 @@ class _Lasting:
         except (OSError, ValueError) as error:
             self._lost(error)
 
+    def close_quietly(self) -> None:
+        """Flushes for the last time: what a full disk still refuses would make Python fail when it ends."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._redirect()
+
     def _lost(self, error: Exception) -> None:
-        """Sends the rest nowhere, what is still buffered too: Python would fail on it when it ends."""
+        """Sends the rest nowhere, what is still buffered too; on a full disk there may be room again later."""
         if getattr(error, "errno", None) != errno.ENOSPC:
-            with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), self._stream.fileno())
+            self._redirect()
+
+    def _redirect(self) -> None:
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -81,19 +97,44 @@ class _Lasting:
 
 @contextlib.contextmanager
 def outlive_terminal() -> Iterator[None]:
-    """While it is entered, printing never fails: terminals and readers of pipes may go away, disks may fill."""
+    """While it is entered, printing never fails: streams may be closed, readers of pipes go away, disks fill."""
+    _open_missing()
     out, err = _Lasting(sys.stdout), _Lasting(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             yield
         finally:
-            out.flush()
-            err.flush()
+            out.close_quietly()
+            err.close_quietly()
+
+
+def _open_missing() -> None:
+    """Opens the null device for each standard stream that was closed before Python began.
+
+    A file that is opened later, metrics.jsonl say, would otherwise get its number and whatever a library prints there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+    for name in ("stdin", "stdout", "stderr"):  # a file of its own each: the number may be another file's by now
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115 (it stays)
+            setattr(sys, name, stream)
 
 
 @contextlib.contextmanager
 def terminal_manners() -> Iterator[None]:
-    """Warnings and a Ctrl-C where nothing is there to be saved are one line; a terminal that goes away ends nothing."""
+    """Every command runs inside: `@terminal_manners()` above its `main`.
+
+    Warnings, a worker that is lost and a Ctrl-C where nothing is there to be saved are one line; a stream that is lost
+    ends nothing.
+    """
     with outlive_terminal(), warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
@@ -101,7 +142,10 @@ def terminal_manners() -> Iterator[None]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
+        except ChildProcessError as error:
+            print("error:", error, file=sys.stderr)
+            raise SystemExit(1) from None
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print("warning:", " ".join(str(message).split()), file=sys.stderr)
+    print("warning:", one_line(message), file=sys.stderr)

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import fcntl
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from experiment.command_line import shell
 from experiment.job import End, Job, last_line
 from experiment.run_dir import RunDir
 from experiment.values import ConfigError
@@ -102,8 +102,8 @@ class Processes:
     def _launch(self, job: Job, number: int, log: IO[bytes], notes: tuple[str, ...]) -> _Child:
         words, slot = job.words(), self._free[0]
         when = time.strftime("%Y-%m-%d %H:%M:%S")
-        lines = (*notes, f"{when}, attempt {number}: {shlex.join(words)}")
-        log.write("".join(f"--- {line}\n" for line in lines).encode())
+        lines = (*notes, f"{when}, attempt {number}: {shell(*words)}")
+        log.write("".join(f"--- {line}\n" for line in lines).encode(errors="backslashreplace"))
         offset = log.tell()  # the child's first words move it
         process = subprocess.Popen(
             words,

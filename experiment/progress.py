@@ -2,16 +2,21 @@
 
 import contextlib
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
+
+from experiment.terminal import without_echo
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.live import Live
 
 Figures = Mapping[str, str] | Callable[[], Mapping[str, str]]
+REDRAW = 0.5
+"""Seconds between drawings of the live view."""
 
 
 class Rate:
@@ -38,23 +43,36 @@ class Rate:
 
 
 class Status(NamedTuple):
-    """One moment of a run; times in seconds."""
+    """One moment of a run.
+
+    Attributes:
+        begun: what is done of the units that are not done yet, in units.
+        elapsed: in seconds.
+        pace: the time left and the rate, in words.
+        activity: what is being done that moves no unit; empty if nothing is.
+    """
 
     done: int
+    begun: float
     total: int
     unit: str
     elapsed: float
-    rate: float
+    pace: str
+    activity: str = ""
 
     def counts(self) -> str:
         """Returns "12% 12,000/100,000 agent steps"."""
-        percent = 100 * self.done // self.total if self.total else 100
+        percent = int(100 * (self.done + self.begun) // self.total) if self.total else 100
         return f"{percent}% {self.done:,}/{self.total:,} {self.unit}"
 
     def times(self) -> str:
-        """Returns elapsed time, remaining time and rate."""
-        left = f"{clock_time((self.total - self.done) / self.rate)} left" if self.rate else "time left unknown"
-        return f"{clock_time(self.elapsed)} elapsed, {left}, {self.rate:,.{0 if self.rate >= 100 else 1}f}/s"
+        """Returns what is being done, elapsed time, remaining time and rate."""
+        return ", ".join(filter(None, [self.activity, f"{clock_time(self.elapsed)} elapsed", self.pace]))
+
+
+def per_second(rate: float) -> str:
+    """A rate as "1,234/s" or "3.1/s"."""
+    return f"{rate:,.{0 if rate >= 100 else 1}f}/s"
 
 
 def clock_time(seconds: float) -> str:
@@ -79,7 +97,9 @@ def _panel(status: Status, figures: Mapping[str, str], width: int) -> "Group":
     bar = Table.grid(padding=(0, 1), expand=True)
     bar.add_column(ratio=1)
     bar.add_column(no_wrap=True)
-    bar.add_row(ProgressBar(total=max(status.total, 1), completed=status.done), status.counts())
+    moving = bool(status.activity)  # nothing else would show that the program goes on
+    done = status.done + status.begun
+    bar.add_row(ProgressBar(total=max(status.total, 1), completed=done, pulse=moving), status.counts())
     cell = 3 + max((len(label) + len(text) + 1 for label, text in figures.items()), default=0)
     columns = max(min(width // cell, 4), 1)
     table = Table.grid(padding=(0, 1), expand=True)
@@ -90,14 +110,15 @@ def _panel(status: Status, figures: Mapping[str, str], width: int) -> "Group":
     for row in range(-(-len(items) // columns)):
         pairs = items[row * columns : (row + 1) * columns]
         table.add_row(*(Text(text) for pair in pairs for text in pair))
-    return Group(bar, Text(status.times(), style="dim", no_wrap=True), table)
+    return Group(bar, Text(status.times(), style="dim"), table)
 
 
 class Progress:
     """Shows done / total, elapsed and remaining time, rate, and the caller's figures. A context manager.
 
-    On a terminal it redraws a few lines twice a second; elsewhere it prints one line soon after the start and then
-    every `interval` seconds. A terminal that goes away silences it; drawing never raises.
+    On a terminal it redraws a few lines twice a second; a thread does so while the caller is busy, from the figures of
+    the last time. Elsewhere it prints one line soon after the start and then every `interval` seconds. A terminal that
+    goes away silences it; drawing never raises.
 
     Args:
         total: how many units the run takes.
@@ -105,6 +126,8 @@ class Progress:
         console: a rich Console in place of one on stdout.
         start: how many were done before, in a run that is resumed.
         interval: seconds between lines where there is no terminal.
+        pace: gives the time left and the rate in words, where they do not follow from the units done in the last time.
+        ticking: whether there is a thread; a caller that updates often enough, or forks, wants none.
     """
 
     def __init__(
@@ -115,26 +138,38 @@ class Progress:
         *,
         start: int = 0,
         interval: float = 30.0,
+        pace: Callable[[], str] | None = None,
+        ticking: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         from rich.console import Console
 
-        self._total, self._unit, self._done = total, unit, start
+        self._total, self._unit, self._done, self._begun = total, unit, start, 0.0
         self._interval, self._clock = interval, clock
-        self._began = self._due = clock()
-        self._rate = Rate()
-        self._rate.add(self._began, start)
+        self._began = self._due = self._drawn = clock()
+        self._restart_rate()
+        self._pace = pace or self._pace_of_units
+        self._words = self._pace()
+        self._activity: str | Callable[[], str] = ""
         self._figures: Figures = {}
+        self._shown: Mapping[str, str] = {}
         self._console = console or Console()
         self._live: Live | None = None
         self._lines = 0
         self._gone = False
+        self._closed = threading.Event()
+        self._ticker: threading.Thread | None = None
+        self._restore = contextlib.ExitStack()
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._guard(self._start_live)
+            if ticking and not self._gone:
+                self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
+                self._ticker.start()
 
     def _start_live(self) -> None:
         from rich.live import Live
 
+        self._restore.enter_context(without_echo(self._console.file))
         self._live = Live(console=self._console, auto_refresh=False)
         self._live.start()
 
@@ -144,37 +179,84 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def update(self, done: int, figures: Figures | None = None) -> None:
-        """Says how many units are done; `figures` are label: text, or a function that is only called to draw them."""
-        self._done = done
+    def update(self, done: int, figures: Figures | None = None, *, begun: float = 0.0) -> None:
+        """Says how many units are done, and how many's worth of those that are not.
+
+        `figures` are label: text, or a function that is only called to draw them.
+        """
+        self._done, self._begun = done, begun
         if figures is not None:
             self._figures = figures
         now = self._clock()
         if now >= self._due:
             self._draw(now)
 
+    def busy(self, activity: str | Callable[[], str]) -> None:
+        """Says what the caller does that moves no unit, as "compiling"; "" ends it. It does not count in the rate."""
+        self._activity = activity
+        if not activity:
+            self._restart_rate()
+
+    def say(self, line: str) -> None:
+        """Prints a line that stays, above the view."""
+        if not self._gone:
+            self._guard(lambda: self._console.print(line, markup=False, highlight=False, soft_wrap=True))
+
     def close(self) -> None:
         """Draws the last state and gives the terminal back."""
-        if not self._gone:
-            self._draw(self._clock())
-        if self._live:
-            self._guard(self._live.stop)
+        self._closed.set()
+        with self._restore:
+            if self._ticker is not None:
+                self._ticker.join()
+            self._activity = ""
+            if not self._gone:
+                self._draw(self._clock())
+            if self._live:
+                self._guard(self._live.stop)
         self._gone, self._due = True, float("inf")
+
+    def _restart_rate(self) -> None:
+        self._rate = Rate()
+        self._rate.add(self._clock(), self._done)
+
+    def _pace_of_units(self) -> str:
+        rate = self._rate.value()
+        if not rate:
+            return "time left unknown"
+        return f"{clock_time((self._total - self._done) / rate)} left, {per_second(rate)}"
+
+    def _tick(self) -> None:
+        """Redraws while the caller does not, so that the clock goes on; asks the caller for nothing."""
+        while not self._closed.wait(REDRAW):
+            now = self._clock()
+            if now - self._drawn >= REDRAW and not self._gone:
+                self._redraw(now)
+
+    def _status(self, now: float) -> Status:
+        activity = self._activity() if callable(self._activity) else self._activity
+        elapsed = now - self._began
+        return Status(self._done, self._begun, self._total, self._unit, elapsed, self._words, activity)
 
     def _draw(self, now: float) -> None:
         self._rate.add(now, self._done)
-        figures = self._figures() if callable(self._figures) else self._figures
-        status = Status(self._done, self._total, self._unit, now - self._began, self._rate.value())
+        self._shown = self._figures() if callable(self._figures) else self._figures
+        self._words = self._pace()
         if self._live:
-            live = self._live
-            self._due = now + 0.5
-            self._guard(lambda: live.update(_panel(status, figures, self._console.width), refresh=True))
+            self._due = now + REDRAW
+            self._redraw(now)
         else:
             self._due = now + (min(2.0, self._interval) if self._lines == 0 else self._interval)
             self._lines += 1
-            self._guard(lambda: print(_line(status, figures), file=self._console.file, flush=True))
+            line = _line(self._status(now), self._shown)
+            self._guard(lambda: print(line, file=self._console.file, flush=True))
         if self._gone:
             self._due = float("inf")
+
+    def _redraw(self, now: float) -> None:
+        live, self._drawn = self._live, now
+        if live is not None:
+            panel = _panel(self._status(now), self._shown, self._console.width)
+            self._guard(lambda: live.update(panel, refresh=True))
 
     def _guard(self, draw: Callable[[], object]) -> None:
         """Draws, and notices the terminal that went away: rich raises SystemExit then, a closed stream ValueError."""

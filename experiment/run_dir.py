@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar, TypeVar
 
+from experiment.command_line import shell
 from experiment.config import dump_yaml, load_yaml
-from experiment.files import sync_directory, to_json, write_atomic
+from experiment.files import check_room, sync_directory, to_json, write_atomic
 from experiment.setting import changeable, learning
 from experiment.values import ConfigError, near
 
@@ -38,13 +39,14 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
 
     @classmethod
-    def create(cls, root: Path | str, name: str, config: Any, explicit: bool = False) -> "RunDir":
+    def create(cls, root: Path | str, name: str, config: Any, explicit: bool = False, room: int = 0) -> "RunDir":
         """Makes a new locked run directory under `root` with its config, whole or, if killed amid it, not at all.
 
         A name that is taken gets a counter, `name-2`; when the user chose it (`explicit`), it is refused instead.
+        `room` is the least that a checkpoint takes, in bytes.
 
         Raises:
-            ConfigError: the name is taken or is no name of a directory, or `root` cannot be written.
+            ConfigError: the name is taken or is no name of a directory, or `root` cannot be written, or is full.
         """
         if not name or Path(name).name != name or name.startswith(".") or len(os.fsencode(name)) > 200:
             raise ConfigError(f"the name of a run is one directory name of at most 200 bytes, not {name!r}")
@@ -53,16 +55,15 @@ class RunDir:
         root = Path(root)
         _make_folder(root)
         run, count = cls(root / name), 1
-        while not run._make(dump_yaml(config)):
+        while not run._make(dump_yaml(config), room):
             if explicit:
-                raise ConfigError(
-                    f"run {str(run.path)!r} exists: continue it with --resume {run.path}, or choose another --name"
-                )
+                go_on = shell("--resume", run.path)
+                raise ConfigError(f"run {str(run.path)!r} exists: continue it with {go_on}, or choose another --name")
             count += 1
             run = cls(root / f"{name}-{count}")
         return run
 
-    def _make(self, config: str) -> bool:
+    def _make(self, config: str, room: int) -> bool:
         """Builds the directory beside and renames it, locked; returns whether the name was free."""
         if os.path.lexists(self.path):
             return False
@@ -72,6 +73,7 @@ class RunDir:
             beside.lock()
             beside.checkpoints.mkdir()
             write_atomic(beside.config, config)
+            check_room(beside.checkpoints, room)
             os.rename(beside.path, self.path)
         except BaseException as error:  # a full disk, say: nothing half-made is left
             beside.unlock()
@@ -131,6 +133,11 @@ class RunDir:
             file.close()
 
     @property
+    def label(self) -> str:
+        """Its name for figures and pages, which take text alone: bytes that are no UTF-8 are spelt out."""
+        return os.fsencode(self.path.name).decode(errors="backslashreplace")
+
+    @property
     def finished(self) -> bool:
         """Whether it has its result; an empty file is none."""
         return self.result.is_file() and self.result.stat().st_size > 0
@@ -143,6 +150,13 @@ class RunDir:
         """The directory of the newest checkpoint, whether or not it can be read."""
         items = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
         return max((item for item in items if item.name.isdecimal()), key=lambda item: int(item.name), default=None)
+
+    def unsaved(self, where: str, resume: str) -> str:
+        """What to say of a run that ends without its last state; `where` is "agent step 300", `resume` a command."""
+        last = self.newest_checkpoint()
+        kept = "there is no checkpoint from before" if last is None else f"the last checkpoint is of {int(last.name):,}"
+        begin = "begin again" if last is None else "go on from there"
+        return f"{where} could not be saved, and {kept}; make room, then {begin} with: {resume}"
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json, whole or not at all."""
@@ -190,4 +204,6 @@ def check_resumed(asked: Any, stored: Any) -> None:
     """Raises ConfigError if a resume asks for settings that the run has otherwise, and that it may not change."""
     if dataclasses.replace(asked, resume=None) != dataclasses.replace(stored, **changeable(asked)):
         options = " and ".join(f"--{name.replace('_', '-')}" for name in changeable(asked))
-        raise ConfigError(f"--resume {asked.resume} keeps the settings of that run: give no others (but {options})")
+        raise ConfigError(
+            f"{shell('--resume', asked.resume)} keeps the settings of that run: give no others (but {options})"
+        )

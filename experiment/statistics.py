@@ -6,7 +6,7 @@ batch of shape (..., runs). Agarwal et al. 2021, arXiv 2108.13264.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -164,13 +164,29 @@ def performance_profile(
     """
     _check(resamples, confidence)
     levels = np.asarray(thresholds, dtype=float)
-    above = [(runs[:, None] > levels).astype(float) for runs in _tasks(scores)]
-    value = np.stack([task.mean(0) for task in above]).mean(0)
-    if max(map(len, above)) < 2:
+    tasks = _tasks(scores)
+    order = levels.argsort()
+    between = [np.bincount(np.searchsorted(levels[order], runs), minlength=len(levels) + 1) for runs in tasks]
+    value = _shares_above(between, order)
+    if max(map(len, tasks)) < 2:
         return np.stack([value, np.full_like(value, math.nan), np.full_like(value, math.nan)])
     generator = np.random.default_rng(seed)
-    drawn = np.mean([_counts(len(task), resamples, generator) @ task / len(task) for task in above], axis=0)
+    # How many of n draws with replacement lie between two thresholds is multinomial, however many runs there are.
+    counts = [generator.multinomial(each.sum(), each / each.sum(), size=resamples) for each in between]
+    drawn = _shares_above(counts, order)
     return np.stack([value, *np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)])
+
+
+def _shares_above(between: Sequence[np.ndarray], order: np.ndarray) -> np.ndarray:
+    """The mean over tasks of the share of runs above each threshold, (..., thresholds).
+
+    between: for each task the number of runs below the lowest threshold, up to the next, ... (..., thresholds + 1).
+    order: the places of the thresholds from the lowest to the highest.
+    """
+    shares = [1 - each[..., :-1].cumsum(-1) / each.sum(-1, keepdims=True) for each in between]
+    found = np.empty_like(shares[0])
+    found[..., order] = np.mean(shares, axis=0)
+    return found
 
 
 def iqm_curve(
@@ -205,34 +221,75 @@ def _counted_iqm(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return total / (runs - 2 * cut)
 
 
-def improvement_interval(
-    a: Mapping[str, ArrayLike],
-    b: Mapping[str, ArrayLike],
-    *,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Interval:
+def improvement_interval(a: Mapping[str, ArrayLike], b: Mapping[str, ArrayLike], **settings: Any) -> Interval:
     """`stratified_interval(probability_of_improvement, a, b)` in linear time: it counts how often each run is drawn.
 
     Distributed alike, drawn otherwise. Raises ValueError if the tasks differ, and as `stratified_interval` does.
     """
+    if a.keys() != b.keys():
+        probability_of_improvement(a, b)  # names the tasks
+    return improvement_intervals({"a": a, "b": b}, [("a", "b")], **settings)["a", "b"]
+
+
+def improvement_intervals(
+    arms: Mapping[str, Mapping[str, ArrayLike]],
+    pairs: Iterable[tuple[str, str]],
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[tuple[str, str], Interval]:
+    """The probability that the first arm of each pair improves on the second over the tasks of both, and its interval.
+
+    The pairs of an arm share its resamples. An arm's resamples depend on its own name and scores alone, so that other
+    arms change no interval. Raises ValueError for a pair without a common task, and as `stratified_interval` does.
+    """
     _check(resamples, confidence)
-    value = float(probability_of_improvement(a, b))
-    pairs = list(zip(_tasks(a), _tasks({task: b[task] for task in a}), strict=True))
-    if max(max(len(x), len(y)) for x, y in pairs) < 2:
-        return Interval(value, math.nan, math.nan)
-    generator = np.random.default_rng(seed)
-    shares = [_drawn_shares(x, np.sort(y), resamples, generator) for x, y in pairs]
-    return _percentiles(value, np.mean(shares, axis=0), confidence)
+    scores = {arm: dict(zip(tasks, map(np.sort, _tasks(tasks)), strict=True)) for arm, tasks in arms.items()}
+    common = {(arm, other): scores[arm].keys() & scores[other].keys() for arm, other in pairs}
+    drawn: dict[tuple[str, str], list[np.ndarray]] = {pair: [] for pair in common}
+    for task in sorted({task for tasks in common.values() for task in tasks}):
+        runs = {arm: tasks[task] for arm, tasks in scores.items() if task in tasks}
+        inside = [pair for pair in common if task in common[pair]]
+        for pair, shares in _task_shares(task, runs, inside, resamples, seed).items():
+            drawn[pair].append(shares)
+    found = {}
+    for (arm, other), tasks in common.items():
+        if not tasks:
+            raise ValueError(f"{arm!r} and {other!r} have no task in common")
+        one, two = ({task: scores[each][task] for task in sorted(tasks)} for each in (arm, other))
+        value = float(np.mean([_sorted_share_above(one[task], two[task]) for task in one]))
+        alone = max(map(len, [*one.values(), *two.values()])) < 2
+        means = np.mean(drawn[arm, other], axis=0)
+        found[arm, other] = Interval(value, math.nan, math.nan) if alone else _percentiles(value, means, confidence)
+    return found
 
 
-def _drawn_shares(x: np.ndarray, y: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """How often a run of x is above one of y, which is sorted, in each resample; a tie counts one half."""
-    of_x, of_y = _counts(len(x), resamples, generator), _counts(len(y), resamples, generator)
-    below = np.concatenate([np.zeros((resamples, 1)), of_y.cumsum(1)], axis=1)  # how many of y come before each place
-    beaten = below[:, np.searchsorted(y, x, "left")] + below[:, np.searchsorted(y, x, "right")]
-    return (of_x * beaten).sum(1) / (2 * len(x) * len(y))
+def _sorted_share_above(x: np.ndarray, y: np.ndarray) -> float:
+    """How often a value of x is above one of y, both sorted; a tie counts one half."""
+    beaten = np.searchsorted(y, x, "left") + np.searchsorted(y, x, "right")
+    return float(beaten.sum() / (2 * len(x) * len(y)))
+
+
+def _task_shares(
+    task: str, runs: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], resamples: int, seed: int
+) -> dict[tuple[str, str], np.ndarray]:
+    """How often a run of an arm is above one of the other in each resample of a task whose scores are sorted."""
+    found = {pair: np.empty(resamples) for pair in pairs}
+    used = {arm for pair in pairs for arm in pair}
+    generators = {arm: np.random.default_rng([seed, *f"{arm}\0{task}".encode()]) for arm in used}
+    batch = max(_BATCH // sum(len(runs[arm]) for arm in used), 1)
+    for start in range(0, resamples, batch):
+        count = min(batch, resamples - start)
+        drawn = {arm: np.ascontiguousarray(_counts(len(runs[arm]), count, generators[arm]).T) for arm in used}
+        below = {arm: np.concatenate([np.zeros((1, count)), counts.cumsum(0)]) for arm, counts in drawn.items()}
+        for arm, other in pairs:
+            left, right = (np.searchsorted(runs[other], runs[arm], side) for side in ("left", "right"))
+            beaten = below[other][left]
+            beaten += below[other][right] if (left != right).any() else beaten
+            total = np.einsum("ij,ij->j", drawn[arm], beaten)
+            found[arm, other][start : start + count] = total / (2 * len(runs[arm]) * len(runs[other]))
+    return found
 
 
 def _counts(runs: int, resamples: int, generator: np.random.Generator) -> np.ndarray:

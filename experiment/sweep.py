@@ -8,7 +8,6 @@ them, and a sweep that was killed can be started again at once.
 import contextlib
 import errno
 import math
-import shlex
 import signal
 import time
 from collections import Counter, deque
@@ -19,11 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from experiment.command_line import shell
 from experiment.interrupt import Interrupt
 from experiment.job import FAILED, Attempt, End, Executor, Job
 from experiment.processes import Processes
 from experiment.progress import Progress, Rate
-from experiment.values import ConfigError
+from experiment.values import ConfigError, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,18 +80,23 @@ class View(AbstractContextManager[Any], Protocol):
     def show(self, moment: Moment) -> None: ...
 
 
-def plan(jobs: Iterable[Job]) -> str:
-    """What a sweep would do: a line with the number of runs, and one for each run. Starts and changes nothing."""
+def plan(jobs: Iterable[Job], all_commands: bool = False) -> str:
+    """What a sweep would do: a line with the number of runs, and the first command, or with `all_commands` each.
+
+    Starts and changes nothing.
+    """
     jobs = _checked(jobs)
     states = {job.name: job.state() for job in jobs}
     count = Counter(states.values())
     begin = count["new"] + count["leftover"]
-    lines = [f"{len(jobs)} runs: {count['done']} done, {count['interrupted']} to resume, {begin} to start"]
+    lines = [f"{counted(len(jobs), 'run')}: {count['done']} done, {count['interrupted']} to resume, {begin} to start"]
     verbs = {"done": "done", "interrupted": "resume", "leftover": "restart", "new": "start"}
     for job in jobs:
-        command = "" if states[job.name] == "done" else f": {shlex.join(job.words(states[job.name]))}"
-        lines.append(f"{verbs[states[job.name]]:<8}{job.name}{command}")
-    return "\n".join(lines)
+        command = "" if states[job.name] == "done" else f": {shell(*job.words(states[job.name]))}"
+        if all_commands or (command and len(lines) == 1):
+            lines.append(f"{verbs[states[job.name]]:<8}{job.name}{command}")
+    more = 0 if all_commands else len(jobs) - count["done"] - 1
+    return "\n".join(lines if more < 1 else [*lines, f"and {counted(more, 'more run')}: --all-commands prints each"])
 
 
 def sweep(
@@ -166,7 +171,7 @@ class _SweepProgress(Progress):
     """Progress of runs that take minutes or hours: the rate is that of the whole sweep."""
 
     def __init__(self, total: int, console: "Console", start: int) -> None:
-        super().__init__(total, "runs", console, start=start)
+        super().__init__(total, "runs", console, start=start, ticking=False)
         self._rate = Rate(math.inf)
         self._rate.add(self._began, start)
 
@@ -267,13 +272,13 @@ class _Sweep:
             if not self.stopping:
                 self._say(f"{job.name} will be tried again: {end.reason}")
         else:
-            reason = f"{end.reason}, {self.attempts[job.name] + self.lost[job.name]} attempts"
+            reason = f"{end.reason}, {counted(self.attempts[job.name] + self.lost[job.name], 'attempt')}"
             self._give_up(job, reason, f", log: {job.log}")
 
     def _give_up(self, job: Job, reason: str, more: str = "") -> None:
         self.failed[job.name] = reason + more
         with contextlib.suppress(OSError), open(job.log, "ab") as log:  # a full disk: it is named at the end anyway
-            log.write(f"{FAILED}{reason}\n".encode())
+            log.write(f"{FAILED}{reason}\n".encode(errors="backslashreplace"))
 
     def _moment(self) -> Moment:
         running = tuple(attempt.job.name for attempt in self.running)
@@ -285,7 +290,7 @@ class _Sweep:
         for name, reason in self.failed.items():
             self._say(f"failed: {name}: {reason}")
         if left:
-            self._say(f"{len(left)} of {len(names)} runs are left; the same command goes on with them")
+            self._say(f"left: {len(left)} of {counted(len(names), 'run')}; the same command goes on")
         return Outcome(tuple(name for name in names if name in self.finished), self.failed, left)
 
     def _say(self, line: str) -> None:

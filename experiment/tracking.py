@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from experiment.files import to_json
-from experiment.values import ConfigError
+from experiment.values import ConfigError, counted
 
 MODULES = {"wandb": "wandb", "tensorboard": "torch.utils.tensorboard"}
 """What each tracker is imported from; torch's own part of it needs the package tensorboard."""
@@ -94,7 +94,8 @@ class Tracker:
         size = self._file.seek(0, os.SEEK_END)
         if offset > size:
             warnings.warn(
-                f"metrics.jsonl ends {offset - size} bytes before the checkpoint: rows were lost", stacklevel=2
+                f"metrics.jsonl ends {counted(offset - size, 'byte')} before the checkpoint: rows were lost",
+                stacklevel=2,
             )
         self._file.seek(0)
         kept = self._file.read(min(offset, size))
@@ -108,7 +109,9 @@ class Tracker:
         self._write()
         if self._waiting:
             count, self._waiting = self._waiting.count(b"\n"), b""
-            warnings.warn(f"the last {count} rows of metrics could not be written and are lost", stacklevel=2)
+            warnings.warn(
+                f"the end of the metrics could not be written and is lost: {counted(count, 'row')}", stacklevel=2
+            )
         with contextlib.suppress(OSError):
             self._file.close()
         if self._beside is not None:

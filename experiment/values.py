@@ -14,8 +14,27 @@ _BOOL = {"true": True, "yes": True, "on": True, "false": False, "no": False, "of
 _NONE = ("none", "null", "~")
 
 
+LEAST_INT = -(2**63)
+"""The least integer of 64 bits, which a setting has to fit into."""
+
+
 class ConfigError(ValueError):
     """A mistake of the user, told in one line."""
+
+
+def one_line(text: object) -> str:
+    """A message on one line; the spaces inside its lines, which a path may have, stay as they are."""
+    return " ".join(line.strip() for line in str(text).splitlines())
+
+
+def counted(number: int, what: str) -> str:
+    """Returns "1 run", "2 runs", "1,000 runs"."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def every(number: int, what: str) -> str:
+    """Returns "every update", "every 2 updates"."""
+    return f"every {what}" if number == 1 else f"every {counted(number, what)}"
 
 
 def near(word: str, choices: Iterable[str]) -> str:
@@ -63,8 +82,15 @@ def coerce(value: Any, kind: Any) -> Any:
             return _coerce_one(value, member)
         except (ValueError, ZeroDivisionError, OverflowError):
             continue
+    if int in members(kind) and _is_whole(value):
+        raise ConfigError(f"an integer has to be from {LEAST_INT:,} to {-LEAST_INT - 1:,}, not {value}")
     hint = "".join(near(str(value), map(str, typing.get_args(k))) for k in members(kind) if _is_literal(k))
     raise ConfigError(f"expected {expected(kind)}, got {value!r}{hint}")
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is an integer of any size, as a number or as text."""
+    return isinstance(value, int | str) and re.fullmatch(r"[+-]?\d[\d_]*([eE]\+?\d+)?", str(value).strip()) is not None
 
 
 def _is_literal(kind: Any) -> bool:
@@ -132,7 +158,7 @@ def _int(value: Any) -> int:
     if isinstance(value, float | Fraction):
         raise ValueError
     number = _fraction(value)
-    if number.denominator != 1 or "/" in str(value) or not -(2**63) <= number < 2**63:
+    if number.denominator != 1 or "/" in str(value) or not LEAST_INT <= number < -LEAST_INT:
         raise ValueError
     return number.numerator
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import operator
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
+from textwrap import shorten
 from typing import Any
 
 from torch import Tensor, fx, jit, nn
@@ -248,10 +250,15 @@ def _why_untraced(module: nn.Module, error: Exception) -> str:
     elif "cannot be iterated" in text:
         why = "unpacks or iterates over its input"
     else:
-        why = f"fails on stand-in values, {type(error).__name__}: {text[:60]}"
+        why = f"fails on stand-in values, {type(error).__name__}: {_first_sentence(text)}"
     called = sorted(_called_functions(module))
     functions = f"; it seems to call {', '.join(called)}, which got no norm" if called else ""
     return f"cannot be traced (its forward {why}), so its parts are treated one by one{functions}"
+
+
+def _first_sentence(text: str) -> str:
+    """The first sentence, whole unless it is very long: some of torch's messages are pages."""
+    return shorten(re.split(r"(?<=[.!?]) ", text)[0].removesuffix("."), 300, placeholder=" ...")
 
 
 def _called_functions(module: nn.Module) -> set[str]:

@@ -26,6 +26,10 @@ class DASH(Method):
     At a change of data call `apply` with the losses of its minibatches: that is the paper's use. In a loop with no such
     moment it happens every `period` updates, with the gradients of training since the last time (those of penalties
     included; of them the ones that weigh more than 1e-8 are gathered).
+
+    An average shorter than 1e-8 has no direction to follow: its cosine is divided by 1e-8 in place of its length (the
+    bound of torch's cosine_similarity) and goes to 0 with it. So a vector that gets no gradient any more is multiplied
+    by `shrinkage`, and with alpha next to 1, where only the last gradients weigh, at once.
     Source: arXiv 2410.23495, as its authors' code has it, with alpha and shrinkage (its λ) 0.3 for CIFAR-10. It is
     supervised: nothing is published for Atari, and the default period is of this project.
     """

@@ -57,6 +57,7 @@ def _stored(config_class: type[Config], run: str) -> Config:
         raise ConfigError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
+@terminal_manners()
 def main(
     settings: Callable[[Sequence[str] | None], Config],
     make_run: Callable[[Config], Trainable],
@@ -66,7 +67,6 @@ def main(
 
     `make_run` imports what it needs when it is called: torch is not loaded for a mistake or for `--help`.
     """
-    with terminal_manners():
-        with exit_on_bad_input():
-            run = make_run(settings(argv))
-        return run.train()
+    with exit_on_bad_input():
+        run = make_run(settings(argv))
+    return run.train()

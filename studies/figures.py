@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from experiment.interrupt import terminal_manners
 from experiment.run_dir import RunDir
 from studies.drawing import plotting
 from studies.records import FinishedRun, load
@@ -29,6 +30,7 @@ class FiguresConfig:
     """Format of the figures."""
 
 
+@terminal_manners()
 def main(
     argv: Sequence[str] | None,
     *,

@@ -64,4 +64,4 @@ def _json(text: str, where: str) -> Row:
 def load(config_class: type[Config], directory: RunDir) -> FinishedRun[Config]:
     """Reads a run. Raises ConfigError if it has no rows, or a file that cannot be read."""
     config = load_yaml(config_class, directory.config)
-    return FinishedRun(directory.path.name, config, read_rows(directory), read_result(directory))
+    return FinishedRun(directory.label, config, read_rows(directory), read_result(directory))

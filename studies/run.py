@@ -13,12 +13,15 @@ import torch
 from torch import nn
 
 from experiment import checkpoint
+from experiment.command_line import shell
+from experiment.compiler import ADVICE, check_compiler, is_toolchain_failure, one_line
 from experiment.config import ConfigError, as_plain
 from experiment.determinism import configure, device_of, environment, parameter_hash
 from experiment.guard import NonFinite, check_finite, is_out_of_memory
 from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress
 from experiment.run_dir import RunDir
+from experiment.terminal import children_outlive_interrupt
 from experiment.tracking import Tracker, check_tracker
 from studies.records import Row, read_rows
 
@@ -86,6 +89,8 @@ class StudyRun(ABC, Generic[Config]):
         self.saved_at: int | None = None
         if saved is not None:
             self._restore(saved)
+        if config.compile and not self.finished():
+            check_compiler(self.device)
         self.directory = directory or self._create()
         self.tracker = Tracker(self.directory.metrics, config.track, config=as_plain(self.config))
         self.tracker.cut_to(saved.state["run"]["offset"] if saved is not None else 0)
@@ -134,9 +139,12 @@ class StudyRun(ABC, Generic[Config]):
         except NonFinite as error:
             reason = self._diverged(str(error))
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
+            if is_out_of_memory(error):
+                reason = self._out_of_memory()
+            elif is_toolchain_failure(error):
+                reason = f"the loss cannot be compiled: {one_line(error)}; {ADVICE}"
+            else:
                 raise
-            reason = self._out_of_memory()
         self.tracker.close()
         print(f"error: {reason}", file=sys.stderr)
         return 1
@@ -144,11 +152,12 @@ class StudyRun(ABC, Generic[Config]):
     def _train(self) -> int:
         print(f"{self.headline()}\nrun directory: {self.directory.path}", flush=True)
         with Interrupt() as interrupt:
-            self._prepare()
             self._train_until(interrupt)
             saved = self._save()
         self.tracker.close()
-        return self._finish() if self.finished() else self._stop(saved)
+        if not self.finished():
+            return self._stop(saved)
+        return self._finish() if saved else self._end_unsaved()
 
     def ms_per_update(self) -> float:
         """Milliseconds of training per update so far."""
@@ -158,7 +167,8 @@ class StudyRun(ABC, Generic[Config]):
         config = self.config
         name = self.default_name(config) if config.name is None else config.name
         stored = dataclasses.replace(config, name=None)
-        return RunDir.create(config.root, name, stored, explicit=config.name is not None)
+        room = checkpoint.tensor_bytes(self.learner.state_dict())
+        return RunDir.create(config.root, name, stored, explicit=config.name is not None, room=room)
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         state = saved.state
@@ -187,18 +197,24 @@ class StudyRun(ABC, Generic[Config]):
         self.saved_at = self.learner.updates if saved else self.saved_at
         return saved
 
-    def _prepare(self) -> None:
+    def _prepare(self, progress: Progress) -> None:
+        """Compiles and measures what is there before the first update."""
         if self.config.compile and not self.finished():
-            print("compiling: up to a minute once, later from a cache", flush=True)
+            progress.say("compiling: up to a minute once, later from a cache")
+            progress.busy("compiling")
             began = time.perf_counter()
-            self.learner.prepare()
+            with children_outlive_interrupt():
+                self.learner.prepare()
             self.seconds["compiling"] += time.perf_counter() - began
+        if self.learner.updates == 0 and self.saved_at is None:
+            progress.busy("measuring")
+            self._measure()
+        progress.busy("")
 
     def _train_until(self, interrupt: Interrupt) -> None:
         learner = self.learner
-        if learner.updates == 0 and self.saved_at is None:
-            self._measure()
         with Progress(self.config.budget, "updates", start=learner.updates) as progress:
+            self._prepare(progress)
             while not self.finished() and not interrupt.requested:
                 began = time.perf_counter()
                 learner.update()
@@ -237,12 +253,22 @@ class StudyRun(ABC, Generic[Config]):
         return f"out of memory at update {self.learner.updates:,}: {advice}"
 
     def _resume_command(self) -> str:
-        return f"python -m {self.program} --resume {self.directory.path}"
+        return shell("python", "-m", self.program, "--resume", self.directory.path)
 
     def _stop(self, saved: bool) -> int:
-        state = "all is saved" if saved else "which could not be saved"
-        print(f"stopped at update {self.learner.updates:,}, {state}; go on with: {self._resume_command()}")
+        if saved:
+            print(f"stopped at update {self.learner.updates:,}, all is saved; go on with: {self._resume_command()}")
+        else:
+            print("stopped:", self._unsaved())
         return INTERRUPTED
+
+    def _unsaved(self) -> str:
+        return self.directory.unsaved(f"update {self.learner.updates:,}", self._resume_command())
+
+    def _end_unsaved(self) -> int:
+        """Ends a run whose model is lost: a result would say that it is done."""
+        print(f"error: no result: {self._unsaved()}", file=sys.stderr)
+        return 1
 
     def _finish(self) -> int:
         try:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from experiment.command_line import shell
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, near, parse_cli
+from experiment.interrupt import terminal_manners
 from experiment.job import Job
 from experiment.setting import learning
 from experiment.sweep import plan, sweep
@@ -37,6 +39,8 @@ class SuiteConfig:
     """Updates between rows of every run."""
     plan: bool = False
     """Say what would be run, and run nothing."""
+    all_commands: bool = False
+    """--plan: print the command of every run, not the first alone."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +87,19 @@ class Study:
     def prepare(self, config: SuiteConfig) -> None:
         """What is done once, before the first run. Raises ConfigError if nothing can be run."""
 
+    @terminal_manners()
     def main(self, argv: Sequence[str] | None = None) -> int:
         """The suite command; the exit code."""
         with exit_on_bad_input():
             config = self._parse(argv)
             planned = self.jobs(config)
             if config.plan:
-                print(plan(planned))
+                print(plan(planned, config.all_commands))
                 return 0
             self.prepare(config)
         outcome = sweep(planned, config.processes)
         if not outcome.failed and not outcome.left:
-            print(f"figures: python -m {self.program}.figures {Path(config.root) / config.suite}")
+            print("figures:", shell("python", "-m", f"{self.program}.figures", Path(config.root) / config.suite))
         return outcome.exit_code
 
     def _parse(self, argv: Sequence[str] | None) -> SuiteConfig:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.curves import returns, smooth
-from benchmarks.reporting.measures import MEASURES, Row, series
+from benchmarks.reporting.measures import MEASURES, Row, returns, series, smooth
 from benchmarks.reporting.scores import Score
 from benchmarks.reporting.summary import common_games, normalized
 from envs.games import reference_scores
 from experiment.config import ConfigError
+from experiment.run_dir import RunDir
 from experiment.statistics import iqm_curve, t_quantile
 from studies.records import read_rows
 
@@ -27,6 +27,7 @@ class Trace:
 
     `seconds` and `steps` are those of the rows of metrics, from 0 on; they turn agent steps into wall time.
     `stopped` is the agent step at which cycling stopped by itself, the last one if it never did; None where it cannot.
+    `ends`: the run has come to its end and keeps its last value; one that goes on has none after its last row.
     """
 
     arm: str
@@ -37,6 +38,7 @@ class Trace:
     returns: np.ndarray
     measures: Mapping[str, tuple[np.ndarray, np.ndarray]]
     stopped: float | None = None
+    ends: bool = True
 
     def times(self, wall: bool) -> np.ndarray:
         """Where its games ended, in agent steps or in hours."""
@@ -49,15 +51,16 @@ class Trace:
 
 def read_traces(runs: Sequence[Score]) -> list[Trace]:
     """The traces of all runs that have one."""
-    return [trace for run in runs if (trace := read_trace(run)) is not None]
+    found = [read_trace(run.arm, run.game, run.directory) for run in runs if run.directory is not None]
+    return [trace for trace in found if trace is not None]
 
 
-def read_trace(run: Score) -> Trace | None:
-    """The trace of a run; None of a score without a run directory, or where no whole game was played."""
-    if run.directory is None or not run.directory.metrics.is_file() or not run.directory.metrics.stat().st_size:
+def read_trace(arm: str, game: str, directory: RunDir) -> Trace | None:
+    """The trace of a run; None where no whole game was played."""
+    if not directory.metrics.is_file() or not directory.metrics.stat().st_size:
         return None
     try:
-        rows = read_rows(run.directory)
+        rows = read_rows(directory)
         ended, scores = returns(rows)
         if not ended:
             return None
@@ -65,13 +68,13 @@ def read_trace(run: Score) -> Trace | None:
         times = [(row["agent_step"], row["seconds"]) for row in logged if row.get("seconds") is not None]
         steps, seconds = np.array([(0.0, 0.0), *(times or [(ended[-1], 0.0)])], float).T
         return Trace(
-            run.arm, run.game, steps, seconds, np.array(ended, float), np.array(smooth(scores)), series(logged),
-            _stopped(rows),
+            arm, game, steps, seconds, np.array(ended, float), np.array(smooth(scores)), series(logged),
+            _stopped(rows), directory.finished,
         )  # fmt: skip
     except ConfigError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
-        raise ConfigError(f"{run.directory.metrics} is damaged: it does not hold rows of metrics") from None
+        raise ConfigError(f"{directory.metrics} is damaged: it does not hold rows of metrics") from None
 
 
 def _stopped(rows: Sequence[Row]) -> float | None:
@@ -115,27 +118,33 @@ class Curves:
         return sum(curve.runs for arms in self.games["steps"].values() for curve in arms.values())
 
 
-def make_curves(traces: Sequence[Trace]) -> Curves:
-    """The curves of all runs that have a directory."""
-    groups: dict[str, dict[str, list[Trace]]] = {}
-    for trace in traces:
-        groups.setdefault(trace.arm, {}).setdefault(trace.game, []).append(trace)
-    known = [{game for game in games if game in reference_scores()} for games in groups.values()]
-    common = common_games([games for games in known if games])
-    axes = {"steps": False, "hours": True}
-    return Curves(
-        games={axis: _game_curves(groups, wall) for axis, wall in axes.items()},
-        aggregates={axis: _aggregate_curves(groups, common, wall) for axis, wall in axes.items()},
-        common=common,
-        measures={measure.name: dict(_measure_curves(groups, measure.name)) for measure in MEASURES},
-    )
-
-
 Groups = Mapping[str, Mapping[str, Sequence[Trace]]]
 
 
-def _grid(traces: Sequence[Trace], wall: bool) -> np.ndarray:
-    return np.linspace(0, max(trace.length(wall) for trace in traces), POINTS + 1)[1:]
+def make_curves(traces: Sequence[Trace]) -> Curves:
+    """The curves of all runs that have a directory."""
+    axes = {"steps": group(traces), "hours": group([trace for trace in traces if trace.length(wall=True)])}
+    groups = axes["steps"]
+    known = [{game for game in games if game in reference_scores()} for games in groups.values()]
+    common = common_games([games for games in known if games])
+    return Curves(
+        games={axis: game_curves(members, axis == "hours") for axis, members in axes.items()},
+        aggregates={axis: _aggregate_curves(members, common, axis == "hours") for axis, members in axes.items()},
+        common=common,
+        measures={measure.name: measure_curves(groups, measure.name) for measure in MEASURES},
+    )
+
+
+def group(traces: Sequence[Trace]) -> Groups:
+    """The traces by arm and game."""
+    groups: dict[str, dict[str, list[Trace]]] = {}
+    for trace in traces:
+        groups.setdefault(trace.arm, {}).setdefault(trace.game, []).append(trace)
+    return groups
+
+
+def _grid(traces: Sequence[Trace], wall: bool, points: int = POINTS) -> np.ndarray:
+    return np.linspace(0, max(trace.length(wall) for trace in traces), points + 1)[1:]
 
 
 def _sampled(trace: Trace, grid: np.ndarray, wall: bool) -> np.ndarray:
@@ -144,14 +153,16 @@ def _sampled(trace: Trace, grid: np.ndarray, wall: bool) -> np.ndarray:
     A run that has ended keeps its last value.
     """
     count = np.searchsorted(trace.times(wall), grid, "right")
-    return np.where(count > 0, trace.returns[count - 1], np.nan)
+    unknown = (count == 0) | (grid > (np.inf if trace.ends else trace.length(wall)))
+    return np.where(unknown, np.nan, trace.returns[count - 1])
 
 
-def _game_curves(groups: Groups, wall: bool) -> dict[str, dict[str, Curve]]:
+def game_curves(groups: Groups, wall: bool = False, points: int = POINTS) -> dict[str, dict[str, Curve]]:
+    """By game and arm: the mean of the runs' running mean returns at so many places."""
     found: dict[str, dict[str, Curve]] = {}
     for arm, games in groups.items():
         for game, traces in games.items():
-            grid = _grid(traces, wall)
+            grid = _grid(traces, wall, points)
             values = np.stack([_sampled(trace, grid, wall) for trace in traces])
             found.setdefault(game, {})[arm] = _mean_curve(grid, values)
     return {game: found[game] for game in sorted(found)}
@@ -197,11 +208,32 @@ def _aggregate_curve(games: Mapping[str, Sequence[Trace]], wall: bool) -> Curve:
     return Curve(grid, value, low, high, len(traces), np.empty((0, len(grid))))
 
 
-def _measure_curves(groups: Groups, name: str) -> Iterator[tuple[str, Curve]]:
+def measure_curves(groups: Groups, name: str) -> dict[str, Curve]:
+    """By arm: the median run of all games, and the middle half; arms without a known value are left out."""
+    found = {}
     for arm, games in groups.items():
         traces = [trace for group in games.values() for trace in group if len(trace.measures[name][0])]
         if traces:
-            grid = _grid(traces, False)
-            values = np.stack([np.interp(grid, *trace.measures[name], left=np.nan) for trace in traces])
+            grid = _measured_at(traces, name)
+            values = np.stack([_measured(trace, grid, name) for trace in traces])
             low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0)
-            yield arm, Curve(grid, middle, low, high, len(traces), np.empty((0, len(grid))))
+            if np.isfinite(middle).any():
+                found[arm] = Curve(grid, middle, low, high, len(traces), np.empty((0, len(grid))))
+    return found
+
+
+def _measured_at(traces: Sequence[Trace], name: str) -> np.ndarray:
+    """Where a measure is drawn: at the steps at which it was measured if they are few, or else on a grid."""
+    steps = np.unique(np.concatenate([trace.measures[name][0] for trace in traces]))
+    first = max(trace.measures[name][0][0] for trace in traces)
+    return steps[steps >= first] if len(steps) <= POINTS else _grid(traces, False)
+
+
+def _measured(trace: Trace, grid: np.ndarray, name: str) -> np.ndarray:
+    """A measure at each place, as a line between its points; NaN before the first, and of a run that goes on after
+    the last: but for the first place, which may be all that runs have in common.
+    """
+    steps, values = trace.measures[name]
+    found = np.interp(grid, steps, values, left=np.nan)
+    unknown = (grid > max(steps[-1], grid[0])) & (not trace.ends)
+    return np.where(unknown, np.nan, found)

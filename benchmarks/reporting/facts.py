@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from benchmarks.curves import WINDOW
+from benchmarks.reporting.agreement import list_of
 from benchmarks.reporting.curves import Curves
-from benchmarks.reporting.published import PROTOCOL, STEPS
+from benchmarks.reporting.measures import WINDOW
+from benchmarks.reporting.played import sentence
 from benchmarks.reporting.scores import Scores
 from benchmarks.reporting.summary import Summary
-from envs.games import reference_scores
+from envs.games import SCORE_NOTES, reference_scores
 from envs.protocol import Protocol
+from experiment.values import counted
 
 
 def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
     """Sentences: what there is, under which rules, what is missing or left out."""
     runs, missing = len(scores.runs), len(scores.missing)
     played = {run.game for run in scores.runs}
-    lines = [f"{_count(runs, 'run')} of {_count(len(scores.arms), 'arm')} in {_count(len(played), 'game')}."]
-    lines.append(f"{_count(missing, 'run')} missing: see the table." if missing else "No run is known to be missing.")
+    lines = [f"{counted(runs, 'run')} of {counted(len(scores.arms), 'arm')} in {counted(len(played), 'game')}."]
+    lines.append(f"{counted(missing, 'run')} missing: see the table." if missing else "No run is known to be missing.")
     if failed := sum(item.why.startswith("failed") for item in scores.missing):
-        lines.append(f"{_count(failed, 'run')} failed: the numbers of their arms are of the runs that did not.")
-    lines += [_rules(scores), *_budgets(scores, bool(summary.references))]
-    if not summary.references:
-        lines.append(f"Published references are left out: theirs are the rules of {PROTOCOL}.")
+        lines.append(f"{counted(failed, 'run')} failed: the numbers of their arms are of the runs that did not.")
+    lines += [_rules(scores), *filter(None, (summary.caution(scores.arms), summary.why_not_published)), *scores.notes]
+    lines.append(sentence([run.played for run in scores.runs]))
     if summary.left_out:
         names = ", ".join(summary.left_out)
         lines.append(f"Without human reference scores, so left out of all that is normalised: {names}.")
@@ -29,17 +30,14 @@ def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
     if summary.common and len(summary.common) < len(known):
         rest = [game for game in known if game not in summary.common]
         lines.append(f"Aggregates are over the games that every arm with scores has; some lack {', '.join(rest)}.")
+    lines += [note for game, note in SCORE_NOTES.items() if game in played]
     if single := sum(cell.runs == 1 for cell in summary.cells.values()):
         lines.append(f"Games with one run of an arm have no interval, and add no spread to its aggregates: {single:,}.")
     if curves.runs:
-        lines.append(f"Learning curves (running mean of {WINDOW} games) are of {_count(curves.runs, 'run')}.")
+        lines.append(f"Learning curves (running mean of {WINDOW} games) are of {counted(curves.runs, 'run')}.")
     else:
         lines.append("There are no learning curves: no run came with a directory that has a finished game of training.")
     return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _rules(scores: Scores) -> str:
@@ -52,15 +50,4 @@ def _rules(scores: Scores) -> str:
         text = Protocol(**stated).summary()
     except TypeError:  # rules of another version, or a bare name
         text = str(stated.get("name", "unnamed"))
-    return f"Protocol: {text}." + (f" Not stated by {', '.join(silent)}." if silent else "")
-
-
-def _budgets(scores: Scores, references: bool) -> list[str]:
-    budgets = {run.arm: run.steps for run in scores.runs if run.steps is not None}
-    lines = []
-    if len(set(budgets.values())) > 1:
-        each = ", ".join(f"{arm} {steps:,}" for arm, steps in budgets.items())
-        lines.append(f"The arms have unequal budgets in agent steps: {each}.")
-    if references and (other := [f"{steps:,}" for steps in sorted(set(budgets.values())) if steps != STEPS]):
-        lines.append(f"Published references are at {STEPS:,} agent steps; there are arms here at {', '.join(other)}.")
-    return lines
+    return f"Protocol: {text}." + (f" Not stated by {list_of(silent)}." if silent else "")

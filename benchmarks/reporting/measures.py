@@ -1,16 +1,31 @@
-"""Measures of plasticity that runs write down, each as one number of all layers."""
+"""What is read from rows of metrics: returns of whole games, and measures of plasticity as one number of all layers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 Row = Mapping[str, Any]
+WINDOW = 20
+"""Games in a running mean of returns."""
+
+
+def returns(rows: Iterable[Row]) -> tuple[list[int], list[float]]:
+    """Agent steps at which whole games ended, and their raw returns."""
+    ended = [row for row in rows if "episode_return" in row]
+    return [row["agent_step"] for row in ended], [row["episode_return"] for row in ended]
+
+
+def smooth(values: Sequence[float], window: int = WINDOW) -> list[float]:
+    """Mean of each value and those before it, at most `window` in all."""
+    sums = [0.0, *accumulate(values)]
+    return [(sums[end] - sums[max(0, end - window)]) / min(end, window) for end in range(1, len(sums))]
 
 
 def _geometric(values: list[float]) -> float:

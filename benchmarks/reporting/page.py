@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from benchmarks.reporting.figures import INK, Figure
+from benchmarks.reporting.figures import Figure
+from benchmarks.reporting.panels import INK
 from benchmarks.reporting.tables import Table
 from studies.drawing import COLORS
 

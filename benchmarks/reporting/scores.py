@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
@@ -16,19 +14,23 @@ from typing import Any, TypeGuard
 from agents.config import DQNConfig
 from benchmarks import manifest
 from benchmarks.manifest import Entry, Manifest
-from benchmarks.reporting.agreement import check_arms, name_arms
+from benchmarks.reporting.agreement import check_arms, list_of, name_arms, steps_of
+from benchmarks.reporting.csv_files import read_rows
+from benchmarks.reporting.played import Played, read_played
 from benchmarks.suites import job
 from envs.games import resolve_game
-from envs.protocol import PROTOCOLS
 from experiment.config import ConfigError, as_plain, load_yaml, near
 from experiment.run_dir import RunDir
 
-COLUMNS = ("agent", "game", "run", "score")
 UNSCORED = "finished without an evaluation"
 RESULT = {"agent": str, "game": str, "seed": int, "agent_steps": int, "protocol": dict, "settings": dict}
 
 
-@dataclass(frozen=True)
+Notes = list[tuple[str, str]]
+"""Names of files, each with a fact that a reader of the report has to know."""
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """The final score of one run, a mean raw return, and what it stands on.
 
@@ -36,7 +38,10 @@ class Score:
         run: the seed, or the name that a CSV file gives it.
         source: the run directory or the line it was read from.
         protocol, settings, steps: None where a CSV file does not tell.
-        games: whole games that the score is the mean of.
+        games: games that the score is the mean of.
+        played: how many of them were cut, and how many were different; None where that is not recorded.
+        frame_skip: frames a step, where a CSV file states it.
+        kind: of a CSV file: `training` or `evaluation`, where it states which games the score is of.
     """
 
     arm: str
@@ -50,6 +55,14 @@ class Score:
     versions: Mapping[str, Any] | None = None
     games: int | None = None
     directory: RunDir | None = None
+    played: Played | None = None
+    frame_skip: int | None = None
+    kind: str | None = None
+
+    @property
+    def skip(self) -> int | None:
+        """Frames a step; None if neither the protocol nor a CSV file states it."""
+        return (self.protocol or {}).get("frame_skip", self.frame_skip)
 
     @property
     def rules(self) -> str:
@@ -71,10 +84,11 @@ class Missing:
 
 @dataclass(frozen=True)
 class Scores:
-    """Every run of a report, and those that are missing."""
+    """Every run of a report, those that are missing, and what a reader has to know about the files read."""
 
     runs: tuple[Score, ...]
     missing: tuple[Missing, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def arms(self) -> list[str]:
@@ -83,7 +97,7 @@ class Scores:
 
 
 def read_scores(paths: Sequence[str]) -> Scores:
-    """The scores of run directories, folders of them, sweeps with a manifest, and CSV files of agent,game,run,score.
+    """The scores of run directories, sweeps with a manifest, CSV files of agent,game,run,score, and folders of any.
 
     A run has the arm that the manifest beside it gives; others are named after their agent, methods and the settings in
     which they differ. A run that is given twice counts once.
@@ -91,12 +105,13 @@ def read_scores(paths: Sequence[str]) -> Scores:
     whose runs have other rules, budgets or settings, and arms that were scored under other rules.
     """
     found: dict[tuple[str | int, int], Score | Missing] = {}
+    notes: Notes = []
     for path in paths:
-        for number, item in enumerate(_read(Path(path))):
+        for number, item in enumerate(_read(Path(path), notes)):
             directory = item.directory.path.stat() if isinstance(item, Score) and item.directory else None
             found.setdefault((directory.st_dev, directory.st_ino) if directory else (path, number), item)
     named = _named(list(found.values()))
-    runs = _unique(item for item in named if isinstance(item, Score))
+    runs = _unique([item for item in named if isinstance(item, Score)], notes)
     if not runs:
         unscored = sum(isinstance(item, Missing) and item.why == UNSCORED for item in named)
         more = f": {unscored} {UNSCORED}" if unscored else ""
@@ -104,37 +119,51 @@ def read_scores(paths: Sequence[str]) -> Scores:
     check_arms(runs)
     present = {(run.arm, run.game, run.run) for run in runs}
     missing = {(item.arm, item.game, item.run): item for item in named if isinstance(item, Missing)}
-    return Scores(tuple(runs), tuple(item for key, item in missing.items() if key not in present))
+    return Scores(tuple(runs), tuple(item for key, item in missing.items() if key not in present), _by_fact(notes))
 
 
-def _read(path: Path) -> Iterator[Score | Missing]:
+def _by_fact(notes: Notes) -> tuple[str, ...]:
+    """One sentence for each fact, with the files that it holds for."""
+    files: dict[str, list[str]] = {}
+    for name, fact in dict.fromkeys(notes):
+        files.setdefault(fact, []).append(name)
+    return tuple(f"{list_of(names, 3)}: {fact}." for fact, names in files.items())
+
+
+def _read(path: Path, notes: Notes) -> Iterator[Score | Missing]:
     if path.is_file():
-        return _read_csv(path)
+        return _read_csv(path, notes)
     if not path.is_dir():
         siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
         raise ConfigError(f"no runs {str(path)!r}: there is no such file or folder{near(path.name, siblings)}")
-    inside = [path] if _holds_runs(path) else [item for item in sorted(path.iterdir()) if _holds_runs(item)]
-    inside = [item for item in inside if item == path or not item.name.startswith(".")]  # that is being made
-    if not inside:
-        raise ConfigError(f"no run in folder {str(path)!r}: neither it nor a folder in it has config.yaml")
-    listed = cache(_listed)
-    return chain.from_iterable(_read_folder(item, listed) for item in inside)
+    shown = [item for item in sorted(path.iterdir()) if not item.name.startswith(".")]  # hidden: that is being made
+    tables = [item for item in shown if item.suffix.lower() in (".csv", ".tsv") and item.is_file()]
+    inside = [path] if _holds_runs(path) else [item for item in shown if _holds_runs(item)]
+    if inside:
+        notes += [(item.name, "not read, since its folder has runs; name it to add it") for item in tables]
+        entries = cache(_entries)
+        return chain.from_iterable(_read_folder(item, entries) for item in inside)
+    if not tables:
+        raise ConfigError(
+            f"no run in folder {str(path)!r}: neither it nor a folder in it has config.yaml, nor a CSV file"
+        )
+    return chain.from_iterable(_read_csv(item, notes) for item in tables)
 
 
 def _holds_runs(path: Path) -> bool:
     return any((path / name).is_file() for name in (manifest.NAME, "config.yaml", "result.json"))
 
 
-def _read_folder(path: Path, listed: Callable[[Path], Mapping[str, Entry]]) -> Iterator[Score | Missing]:
+def _read_folder(path: Path, entries: Callable[[Path], Mapping[str, Entry]]) -> Iterator[Score | Missing]:
     """A sweep, or one run: of the sweep in whose folder it lies, if there is one."""
     if (path / manifest.NAME).is_file():
         return (_read_entry(entry, path / entry.name) for entry in Manifest.load(path).runs)
     real = path.resolve()
-    entry = listed(real.parent).get(real.name)
+    entry = entries(real.parent).get(real.name)
     return iter([_read_entry(entry, path) if entry else _read_run(path)])
 
 
-def _listed(folder: Path) -> dict[str, Entry]:
+def _entries(folder: Path) -> dict[str, Entry]:
     """The runs of a sweep by name; none without a manifest."""
     known = (folder / manifest.NAME).is_file()
     return {entry.name: entry for entry in Manifest.load(folder).runs} if known else {}
@@ -147,17 +176,34 @@ def _named(items: list[Score | Missing]) -> list[Score | Missing]:
     return [item if item.arm else replace(item, arm=next(arms)) for item in items]
 
 
-def _unique(runs: Iterable[Score]) -> list[Score]:
+def _unique(runs: Sequence[Score], notes: Notes) -> list[Score]:
     """One run for each arm, game and seed."""
     kept: dict[tuple[str, str, str], Score] = {}
     for run in runs:
         other = kept.setdefault((run.arm, run.game, run.run), run)
+        if other is run:
+            continue
+        what = f"arm {run.arm!r}, game {run.game}, run {run.run}"
+        if other.steps != run.steps and other.directory is None:
+            raise ConfigError(
+                f"{other.source} and {run.source} have {what} at {steps_of(other)} and {steps_of(run)} agent steps; "
+                "a report compares final scores: keep one line for each run"
+            )
         if other.score != run.score:
             raise ConfigError(
-                f"two runs of arm {run.arm!r}, game {run.game}, seed {run.run} disagree: {other.source} scored "
-                f"{other.score:g}, {run.source} {run.score:g}; leave one out"
+                f"two runs of {what} disagree: {other.source} scored {other.score:g}, {run.source} {run.score:g}; "
+                "leave one out"
             )
-    return list(kept.values())
+    if len(kept) < len(runs):
+        count = len(runs) - len(kept)
+        notes.append(("Runs", f"{count:,} given more than once, with the same score; each counts once"))
+    places = {arm: place for place, arm in enumerate(dict.fromkeys(run.arm for run in runs))}
+    return sorted(kept.values(), key=lambda run: (places[run.arm], run.game, run_order(run.run)))
+
+
+def run_order(name: str) -> tuple[bool, int, str]:
+    """A key that puts runs in the order of their numbers, and named ones after them."""
+    return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
 
 
 # --- run directories
@@ -204,7 +250,7 @@ def _read_result(run: RunDir) -> Score | Missing:
         raise ConfigError(f"{run.result}: its environment is {environment!r}, not a mapping")
     return Score(
         "", game, seed, float(mean), str(run.path), result["protocol"], result["agent_steps"], settings,
-        environment, episodes, run,
+        environment, episodes, run, read_played(score, str(run.result)),
     )  # fmt: skip
 
 
@@ -250,58 +296,14 @@ def _game(name: str, where: str) -> str:
 # --- other people's scores
 
 
-def _read_csv(path: Path) -> Iterator[Score]:
-    """The rows of a CSV file; columns protocol and agent_steps are read if there are any, and others passed over."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-            for column in COLUMNS:
-                if column not in reader.fieldnames:
-                    raise ConfigError(f"{path}: it has no column {column!r}; a table of scores has {','.join(COLUMNS)}")
-            rows = [_csv_score(row, f"{path} line {reader.line_num}") for row in reader]
-    except OSError as error:
-        raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error):
-        raise ConfigError(f"{path}: it is no CSV table in UTF-8") from None
-    if not rows:
+def _read_csv(path: Path, notes: Notes) -> Iterator[Score]:
+    """The scores of a CSV file."""
+    empty = True
+    for row in read_rows(path, _resolved, notes):
+        empty = False
+        yield Score(
+            row.agent, row.game, row.run, row.score, row.where, row.rules, row.steps,
+            frame_skip=row.frame_skip, games=row.games, kind=row.kind,
+        )  # fmt: skip
+    if empty:
         raise ConfigError(f"{path}: it holds no scores")
-    return iter(rows)
-
-
-def _csv_score(row: Mapping[str | None, Any], where: str) -> Score:
-    if None in row:
-        raise ConfigError(f"{where}: it has more fields than the first line has columns; quote those with commas")
-    words = {column: " ".join((row[column] or "").split()) for column in COLUMNS}
-    for column, word in words.items():
-        if not word:
-            raise ConfigError(f"{where}: it has no {column}")
-    protocol, steps = (row.get("protocol") or "").strip(), (row.get("agent_steps") or "").strip()
-    if steps and not steps.isdecimal():
-        raise ConfigError(f"{where}: agent_steps {steps!r} is not a whole number")
-    return Score(
-        words["agent"],
-        _game(words["game"], where),
-        words["run"],
-        _number(words["score"], where),
-        where,
-        _rules(protocol) if protocol else None,
-        int(steps) if steps else None,
-    )
-
-
-def _number(word: str, where: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ConfigError(f"{where}: score {word!r} is not a number")
-    return value
-
-
-@cache
-def _rules(protocol: str) -> dict[str, Any]:
-    """What a protocol's name stands for."""
-    known = PROTOCOLS.get(protocol)
-    return {"name": protocol} if known is None else dataclasses.asdict(known)

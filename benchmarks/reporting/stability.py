@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.curves import WINDOW
 from benchmarks.reporting.curves import Trace
+from benchmarks.reporting.measures import WINDOW
 from benchmarks.reporting.scores import Scores
 from benchmarks.reporting.tables import Table, raw, with_bounds
 from experiment.statistics import Interval, t_interval

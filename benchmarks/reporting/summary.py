@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.reporting.agreement import OF_THE_SETTINGS
-from benchmarks.reporting.published import PROTOCOL, published_scores
-from benchmarks.reporting.scores import Missing, Scores
+from benchmarks.reporting.agreement import caution
+from benchmarks.reporting.late_progress import LateProgress
+from benchmarks.reporting.published import published_label, published_scores, why_not_published
+from benchmarks.reporting.scores import Missing, Score, Scores
 from envs.games import human_normalized, reference_scores
-from envs.protocol import PROTOCOLS
 from experiment.statistics import (
     Interval,
-    improvement_interval,
+    improvement_intervals,
     iqm,
     mean,
     median,
@@ -28,7 +28,8 @@ from experiment.statistics import (
 )
 
 AGGREGATES = {"IQM": iqm, "median": median, "mean": mean, "optimality gap": optimality_gap}
-RESAMPLES = 2000
+DRAWS = 5 * 10**7
+"""Runs drawn for an interval: reports of up to 25,000 runs get 2,000 resamples, of 250,000 or more 200."""
 THRESHOLDS = 81
 ByGame = dict[str, list[float]]
 
@@ -77,9 +78,12 @@ class Summary:
         aggregates: over the common games, or over each arm's own if there are none in common.
         own: over each arm's own games, of arms that have more than the common ones.
         thresholds, profiles: value, low and high (3, thresholds) of each arm over the games of its aggregate.
-        references: published means by method and game; none if the runs were scored under other rules.
-        published: name, mean and median over the common games, of methods that have them all.
+        references: published means by label and game; none unless every arm has their rules and budget.
+        published: label, mean and median over the common games, of methods that have them all.
+        why_not_published: a sentence; empty if they are shown.
         left_out: games without a human reference.
+        resamples: of each bootstrap interval.
+        first: a run of each arm that has one, for what the arms stand on.
     """
 
     arms: list[str]
@@ -94,6 +98,13 @@ class Summary:
     thresholds: np.ndarray
     profiles: dict[str, np.ndarray]
     left_out: list[str]
+    why_not_published: str
+    resamples: int
+    first: Mapping[str, Score]
+
+    def caution(self, arms: Sequence[str]) -> str:
+        """What is unequal, or may be, in a comparison of these arms; empty for nothing."""
+        return caution(self.first, arms)
 
 
 def summarize(scores: Scores) -> Summary:
@@ -104,22 +115,39 @@ def summarize(scores: Scores) -> Summary:
     scored = [arm for arm in scores.arms if normalized[arm]]
     common = common_games([normalized[arm] for arm in scored])
     chosen = {arm: _only(normalized[arm], common) if common else normalized[arm] for arm in scored}
+    own = {arm: normalized[arm] for arm in scored if len(normalized[arm]) > len(chosen[arm])}
     thresholds = _thresholds(chosen.values())
-    references = published_scores() if _has_published_rules(scores) else {}
+    first = {run.arm: run for run in reversed(scores.runs)}
+    why_not = why_not_published(first[arm] for arm in scores.arms if arm in first)
+    references = {} if why_not else _labelled(published_scores(), scores.arms)
+    resamples = int(np.clip(DRAWS // len(scores.runs), 200, 2000)) if scores.runs else 2000
+    with LateProgress(3, "parts of the statistics") as progress:
+        aggregates = [_aggregate(arm, games, resamples) for arm, games in chosen.items()]
+        progress.update(1)
+        profiles = {arm: performance_profile(each, thresholds, resamples=resamples) for arm, each in chosen.items()}
+        progress.update(2)
+        improvements = _improvements(raw, resamples)
     return Summary(
         arms=scores.arms,
         games=games,
         cells=_cells(raw, scores.missing),
         common=common,
-        aggregates=[_aggregate(arm, games) for arm, games in chosen.items()],
-        own=[_aggregate(arm, normalized[arm]) for arm in scored if len(normalized[arm]) > len(chosen[arm])],
+        aggregates=aggregates,
+        own=[_aggregate(arm, games, resamples) for arm, games in own.items()],
         references=references,
         published=_published(references, common),
-        improvements=_improvements(raw),
+        improvements=improvements,
         thresholds=thresholds,
-        profiles={arm: performance_profile(games, thresholds, resamples=RESAMPLES) for arm, games in chosen.items()},
+        profiles=profiles,
         left_out=[game for game in games if game not in reference_scores()],
+        why_not_published=why_not,
+        resamples=resamples,
+        first=first,
     )
+
+
+def _labelled(scores: Mapping[str, dict[str, float]], arms: Sequence[str]) -> dict[str, dict[str, float]]:
+    return {published_label(name, arms): games for name, games in scores.items()}
 
 
 def by_game(scores: Iterable[tuple[str, str, float]]) -> dict[str, ByGame]:
@@ -158,8 +186,8 @@ def _cells(raw: Mapping[str, ByGame], missing: Sequence[Missing]) -> dict[tuple[
     return cells | {key: Cell(nothing, 0, count) for key, count in lost.items() if key not in found}
 
 
-def _aggregate(arm: str, games: ByGame) -> Aggregate:
-    values = stratified_intervals(AGGREGATES, games, resamples=RESAMPLES)
+def _aggregate(arm: str, games: ByGame, resamples: int) -> Aggregate:
+    values = stratified_intervals(AGGREGATES, games, resamples=resamples)
     sizes = [len(runs) for runs in games.values()]
     return Aggregate(arm, tuple(games), sum(sizes), min(sizes), len(set(sizes)) > 1, values)
 
@@ -173,24 +201,16 @@ def _published(references: Mapping[str, Mapping[str, float]], games: Sequence[st
     return found
 
 
-def _has_published_rules(scores: Scores) -> bool:
-    """Whether no run states other rules than those of the published scores; agents are evaluated as each was there."""
-    rules = asdict(PROTOCOLS[PROTOCOL])
-    stated = next((run.protocol for run in scores.runs if run.protocol is not None), rules)  # the same in all that do
-    return all(rules.get(name, value) == value for name, value in stated.items() if name not in OF_THE_SETTINGS)
-
-
-def _improvements(arms: Mapping[str, ByGame]) -> list[Improvement]:
+def _improvements(arms: Mapping[str, ByGame], resamples: int) -> list[Improvement]:
     """Of raw scores: what counts is their order within a game, so that games without references count too."""
+    pairs = {(arm, other): common_games([arms[arm], arms[other]]) for other, arm in combinations(arms, 2)}
+    pairs = {pair: games for pair, games in pairs.items() if games}
+    intervals = improvement_intervals(arms, pairs, resamples=resamples)
     found = []
-    for other, arm in combinations(arms, 2):
-        games = common_games([arms[arm], arms[other]])
-        if games:
-            one, two = _only(arms[arm], games), _only(arms[other], games)
-            runs = sum(map(len, one.values())), sum(map(len, two.values()))
-            fewest = min(map(len, [*one.values(), *two.values()]))
-            interval = improvement_interval(one, two, resamples=RESAMPLES)
-            found.append(Improvement(arm, other, games, runs, fewest, interval))
+    for (arm, other), games in pairs.items():
+        sizes = [[len(arms[each][game]) for game in games] for each in (arm, other)]
+        runs = sum(sizes[0]), sum(sizes[1])
+        found.append(Improvement(arm, other, games, runs, min(map(min, sizes)), intervals[arm, other]))
     return found
 
 

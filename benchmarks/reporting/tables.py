@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.reporting.agreement import comparable
-from benchmarks.reporting.published import STEPS
-from benchmarks.reporting.scores import Score, Scores
+from benchmarks.reporting.agreement import comparable, kind_of, list_of
+from benchmarks.reporting.played import described, total
+from benchmarks.reporting.published import STEPS, published_label
+from benchmarks.reporting.scores import Score, Scores, run_order
 from benchmarks.reporting.summary import AGGREGATES, Aggregate, Cell, Summary
 from envs.games import reference_scores
 from experiment.statistics import Interval
+from experiment.values import counted
 
 ENOUGH = 10
 """Runs of a game from which on bootstrap intervals are about as wide as they say."""
@@ -87,6 +89,7 @@ def all_tables(scores: Scores, summary: Summary) -> list[Table]:
         own_aggregates(summary),
         improvements(summary),
         games(summary),
+        evaluations(scores),
         arms(scores),
         differences(scores),
         missing(scores),
@@ -98,16 +101,14 @@ def all_tables(scores: Scores, summary: Summary) -> list[Table]:
 
 def aggregates(summary: Summary) -> Table:
     """Human-normalised aggregates of the arms and, as far as their means tell, of published methods."""
-    published = [
-        [f"{name} (published)", "", fine(median), fine(mean), "", "", ""] for name, mean, median in summary.published
-    ]
+    published = [[label, "", fine(median), fine(mean), "", "", ""] for label, mean, median in summary.published]
     count = f"the {len(summary.common)} games" if len(summary.common) > 1 else "the one game"
     without = [arm for arm in summary.arms if arm not in {found.arm for found in summary.aggregates}]
     every = "every arm with scores has" if without else "every arm has"
     some = f"{count} that {every}" if summary.common else "each arm's own games"
     note = (
-        f"Over {some}; 95% intervals of 2,000 stratified bootstrap resamples of the runs. For the optimality gap less "
-        "is better."
+        f"Over {some}; 95% intervals of {summary.resamples:,} stratified bootstrap resamples of the runs. For the "
+        "optimality gap less is better."
     ) + _few(min((each.fewest for each in summary.aggregates), default=ENOUGH))
     if without:
         note += f" Without a normalised score so far: {', '.join(without)}."
@@ -120,6 +121,7 @@ def aggregates(summary: Summary) -> Table:
         )
     if not summary.common:
         note += " The arms have no game in common: these rows do not compare."
+    note += _after(summary.caution([each.arm for each in summary.aggregates]))
     return _aggregate_table("aggregates", "Human-normalised score", summary.aggregates, published, note)
 
 
@@ -166,26 +168,32 @@ def improvements(summary: Summary) -> Table:
     ]
     note = (
         "That a run of the first arm scores above one of the second in a random game of both; a tie counts one half. "
-        "95% intervals of 2,000 stratified bootstrap resamples of the runs."
+        f"95% intervals of {summary.resamples:,} stratified bootstrap resamples of the runs."
     ) + _few(min((each.fewest for each in found), default=ENOUGH))
+    note += _after(summary.caution(list(dict.fromkeys(arm for each in found for arm in (each.other, each.arm)))))
     header = ["arms", "probability", "games", "runs of each"]
     return Table("improvement", "Probability of improvement", header, rows, note, records)
+
+
+def _after(sentence: str) -> str:
+    return f" {sentence}" if sentence else ""
 
 
 def _few(fewest: int) -> str:
     """A warning of bootstrap intervals of few runs; `experiment.statistics.stratified_interval` has the figures."""
     if fewest >= ENOUGH:
         return ""
-    runs = "1 run" if fewest == 1 else f"{fewest} runs"
+    runs = counted(fewest, "run")
     return f" With as few as {runs} of a game they are too narrow: too sure of what chance may have done."
 
 
 def games(summary: Summary) -> Table:
     """Every game: random play, the human tester, published means, and each arm."""
-    header = ["game", "random", "human", *summary.references, *summary.arms]
+    random, human = (published_label(name, summary.arms) for name in ("random", "human"))
+    header = ["game", random, human, *summary.references, *summary.arms]
     rows, records = [], []
     for game in summary.games:
-        references = dict(zip(("random", "human"), reference_scores().get(game, (None, None)), strict=True))
+        references = dict(zip((random, human), reference_scores().get(game, (None, None)), strict=True))
         references |= {name: scores.get(game) for name, scores in summary.references.items()}
         cells = [summary.cells.get((arm, game)) for arm in summary.arms]
         known = ["–" if value is None else raw(value) for value in references.values()]
@@ -199,7 +207,8 @@ def games(summary: Summary) -> Table:
         "missing."
     )
     if summary.references:
-        note += f" {', '.join(summary.references)}: published means at {STEPS:,} agent steps."
+        note += f" {', '.join(summary.references)}: means at {STEPS:,} agent steps."
+    note += _after(summary.caution(summary.arms))
     return Table("games", "Every game", header, rows, note, records)
 
 
@@ -210,12 +219,38 @@ def _game_cell(cell: Cell | None) -> str:
     return f"{text} †{cell.missing}" if cell.missing else text
 
 
+def evaluations(scores: Scores) -> Table:
+    """The games that the scores are means of; no rows if no run says how they ended."""
+    names = [arm for arm in scores.arms if any(run.arm == arm for run in scores.runs)]
+    grouped: dict[tuple[str, str], list[Score]] = {}
+    for run in scores.runs:
+        grouped.setdefault((run.game, run.arm), []).append(run)
+    rows, records = [], []
+    for game in sorted({run.game for run in scores.runs if run.played is not None}):
+        groups = [grouped.get((game, arm), []) for arm in names]
+        rows.append([game, *(described([run.played for run in group]) for group in groups)])
+        for arm, group in zip(names, groups, strict=True):
+            played = total([run.played for run in group])
+            if played is not None:
+                recorded = sum(run.played is not None for run in group)
+                records.append({"game": game, "arm": arm, "runs": len(group), "recorded": recorded, **played._asdict()})
+    note = (
+        "Games of the final evaluations, of all runs together: whole ones unless some were cut at the limit. With a "
+        "deterministic agent many games are the same: different counts those that differ in actions, length or return, "
+        "within each run. The effective number is n² / Σ c² of n games of which the different ones came c times each: "
+        "so many independent games tell as much. Intervals over runs do not depend on it, the score of each run does."
+    )
+    return Table("evaluations", "Evaluations", ["game", *names], rows, note, records)
+
+
 def arms(scores: Scores) -> Table:
     """What each arm stands on."""
-    header = ["arm", "runs", "missing", "games", "seeds", "protocol", "agent steps", "games per score"]
+    header = ["arm", "runs", "missing", "games", "seeds", "protocol", "agent steps", "frame skip", "games per score"]
     rows = []
-    for arm in scores.arms:
-        own = [run for run in scores.runs if run.arm == arm]
+    by_arm: dict[str, list[Score]] = {arm: [] for arm in scores.arms}
+    for run in scores.runs:
+        by_arm[run.arm].append(run)
+    for arm, own in by_arm.items():
         gone = sum(item.arm == arm for item in scores.missing)
         rows.append([
             arm,
@@ -223,20 +258,23 @@ def arms(scores: Scores) -> Table:
             f"{gone:,}",
             str(len({run.game for run in own})),
             _seeds([run.run for run in own]),
-            _span([run.rules or "not stated" for run in own]),
-            _span(["not stated" if run.steps is None else f"{run.steps:,}" for run in own]),
-            _span(["not stated" if run.games is None else f"{run.games:,}" for run in own]),
+            _span(run.rules or None for run in own),
+            _span(run.steps for run in own),
+            _span(run.skip for run in own),
+            _span(run.games for run in own),
         ])  # fmt: skip
     return Table("arms", "Arms", header, rows)
 
 
-def _span(values: Sequence[str]) -> str:
-    return ", ".join(dict.fromkeys(values)) or "–"
+def _span(values: Iterable[str | int | None]) -> str:
+    distinct = dict.fromkeys(values)
+    texts = ["not stated" if value is None else value if isinstance(value, str) else f"{value:,}" for value in distinct]
+    return list_of(texts) or "–"
 
 
 def _seeds(names: Sequence[str]) -> str:
     """Seeds in order, long lists as their ends."""
-    distinct = sorted(set(names), key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+    distinct = sorted(set(names), key=run_order)
     if len(distinct) <= 6:
         return ", ".join(distinct) or "–"
     return f"{distinct[0]} to {distinct[-1]} ({len(distinct)})"
@@ -292,6 +330,9 @@ def runs(scores: Scores) -> Table:
             "score": run.score,
             "protocol": run.rules,
             "agent_steps": "" if run.steps is None else run.steps,
+            "frame_skip": "" if run.skip is None else run.skip,
+            "games": "" if run.games is None else run.games,
+            "kind": kind_of(run) or "",
         }
         for run in scores.runs
     ]

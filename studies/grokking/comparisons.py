@@ -9,6 +9,7 @@ from statistics import median, median_low
 from typing import Any
 
 from experiment.statistics import Interval, concordance
+from experiment.values import counted, every
 from studies.drawing import COLORS, accuracy_axis, by_arm, draw_seeds, median_and_range
 from studies.grokking.config import GrokkingConfig
 from studies.grokking.outcome import outcome
@@ -34,7 +35,7 @@ def draw_delays(pyplot: Any, runs: Sequence[Run]) -> Any:
     groups = dict(sorted(by_arm(runs).items(), key=lambda item: item[1][0].config.rewarm_at))
     for members, color in zip(groups.values(), cycle(COLORS), strict=False):
         delay = members[0].config.rewarm_at
-        draw_seeds(whole, members, color, f"{delay:,} updates")
+        draw_seeds(whole, members, color, counted(delay, "update"))
         draw_seeds(since, members, color, None, shift=delay)
         if delay:
             whole.axvline(delay, color=color, linestyle=":", linewidth=1)
@@ -64,8 +65,8 @@ def draw_grid(pyplot: Any, runs: Sequence[Run]) -> Any:
         label = f"lr {config.lr:g}, decay {config.weight_decay:g}" if config.seed == 0 else None
         style = {"color": colors[config.lr], "linestyle": styles[config.weight_decay]}
         axis.plot(run.column("update"), run.column("test_accuracy"), label=label, **style)
-    every = max(run.config.project_every for run in runs)
-    for axis, title in zip(axes, ("free weights", f"projected every {every} updates"), strict=True):
+    period = max(run.config.project_every for run in runs)
+    for axis, title in zip(axes, ("free weights", f"projected {every(period, 'update')}"), strict=True):
         accuracy_axis(axis, "updates (logarithmic)", log=True)
         _floor(axis, runs)
         axis.set_title(f"Test accuracy, {title}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment.run_dir import RunDir
+from experiment.values import counted
 from studies import figures
 from studies.drawing import BLUE, GREEN, GREY, ORANGE, RED, plotting, thousands
 from studies.grokking.comparisons import DRAWINGS, draw_curves
@@ -37,7 +38,7 @@ def draw_run(directory: RunDir, out: Path) -> Path:
 def _title(run: Run) -> str:
     config = run.config
     task = "composition in S5" if config.operation == "s5" else f"x {config.operation} y mod {config.modulus}"
-    rewarm = f"re-warmed after {config.delay:,} updates" if config.rewarm_at else "warm from the start"
+    rewarm = f"re-warmed after {counted(config.delay, 'update')}" if config.rewarm_at else "warm from the start"
     return f"Grokking: {task}, {config.model}, {rewarm}"
 
 
@@ -84,12 +85,16 @@ def _norms(axis: Any, run: Run) -> None:
 
 def _pattern_change(axis: Any, run: Run) -> None:
     _change(axis, run, "pattern_change/")
-    axis.set(title=f"Δ_A in {run.config.log_interval} updates: share of ReLUs that switched", ylim=(0, None))
+    axis.set(
+        title=f"Δ_A in {counted(run.config.log_interval or 0, 'update')}: share of ReLUs that switched", ylim=(0, None)
+    )
 
 
 def _covariance_change(axis: Any, run: Run) -> None:
     _change(axis, run, "covariance_change/")
-    axis.set(title=f"Δ_C in {run.config.log_interval} updates: change of the Gram matrix", ylim=(0, None))
+    axis.set(
+        title=f"Δ_C in {counted(run.config.log_interval or 0, 'update')}: change of the Gram matrix", ylim=(0, None)
+    )
 
 
 def _change(axis: Any, run: Run, metric: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from experiment.values import counted
 from studies.grokking.config import GrokkingConfig
 from studies.records import Row
 
@@ -55,6 +56,6 @@ def sentence(found: Row, config: GrokkingConfig) -> str:
     for level in (95, 99):
         updates = found[f"updates_from_rewarm_to_test_{level}"]
         early = "never" if found[f"updates_to_test_{level}"] is None else "before it"
-        parts.append(f"0.{level} " + (early if updates is None else f"within {updates:,} updates{after}"))
+        parts.append(f"0.{level} " + (early if updates is None else f"within {counted(updates, 'update')}{after}"))
     parts.append(f"{found['final_test_accuracy']:.3f} at the end, no less than {found['steady']:.3f} in the last tenth")
     return ", ".join(parts)

@@ -9,6 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from experiment.interrupt import terminal_manners
 from studies.grokking.config import GrokkingConfig
 
 if TYPE_CHECKING:
@@ -70,15 +71,19 @@ def matmul_rate(precision: str, device: torch.device) -> float:
     return 2 * 512 * 128 * 512 / min(times)
 
 
+@terminal_manners()
 def main(argv: Sequence[str] | None = None) -> int:
     with exit_on_bad_input():
         speed = parse_cli(
             SpeedConfig, argv, prog="python -m studies.grokking.speed", description="Time one update.", presets={}
         ).resolved()
 
+        from experiment.compiler import check_compiler
         from experiment.determinism import configure, device_of
 
         device = device_of(speed.device)
+        if speed.compile:
+            check_compiler(device)
     configure(speed.threads, seed=0)
     variants = make_variants(speed, device)
     best = {precision: matmul_rate(precision, device) for precision in ("fp32", "bf16")}

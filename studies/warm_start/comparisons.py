@@ -12,6 +12,7 @@ from statistics import fmean
 
 from experiment.setting import learning
 from experiment.statistics import t_interval
+from experiment.values import counted
 from studies.records import FinishedRun, Row
 from studies.warm_start.config import CLOSED_LOOP, WarmStartConfig
 from studies.warm_start.suites import SUITES
@@ -219,7 +220,8 @@ def _each(texts: Iterable[str]) -> str:
 
 def _updates(config: WarmStartConfig) -> str:
     most = "at most " if config.protocol == "ash50" else ""
-    return f"{most}{config.phases} × {config.phase_updates:,} updates of {config.batch_size} images"
+    updates, images = counted(config.phase_updates or 0, "update"), counted(config.batch_size, "image")
+    return f"{most}{config.phases} × {updates} of {images}"
 
 
 def _network(config: WarmStartConfig) -> str:
@@ -227,12 +229,15 @@ def _network(config: WarmStartConfig) -> str:
     return f"{config.network} (width {config.width}{more})" + (", augmented" if config.augment else "")
 
 
-def missing(suite: str, arms: Arms) -> str:
-    """Runs that are not finished: those of the suite, or of one not known here the seeds that other arms have."""
+def missing(suite: str, arms: Arms, whole_arms: bool = True) -> str:
+    """Runs that are not finished: those of the suite, or of one not known here the seeds that other arms have.
+
+    whole_arms: arms without a run count too; a figure shows nothing of them, and does not name them.
+    """
     there = [(arm, run.config.seed) for arm, members in arms.items() for run in members]
     wanted = planned(suite) or list(product(arms, sorted({seed for _, seed in there})))
     whole = [arm for arm in dict.fromkeys(arm for arm, _ in wanted) if arm not in arms]
-    parts = [f"all of {', '.join(whole)}"] * bool(whole)
+    parts = [f"all of {', '.join(whole)}"] * bool(whole and whole_arms)
     lacking: dict[tuple[str, ...], list[str]] = {}
     for arm in arms:
         if seeds := tuple(str(seed) for name, seed in wanted if name == arm and (arm, seed) not in there):

@@ -7,6 +7,7 @@ from typing import Literal
 
 from experiment.config import ConfigError
 from experiment.cores import available_cores
+from experiment.intervals import default_interval
 from experiment.setting import check_ranges, setting
 from plasticity.registry import join_options, parse_all
 
@@ -109,8 +110,9 @@ class WarmStartConfig:
     """Compile the loss with torch.compile: up to a minute at the start, then faster."""
     threads: int = setting(0, "machine", role="machine", at_least=0, at_most=1_024)
     """CPU threads of torch; 0: all cores. Part of what decides the bits of a run."""
-    log_interval: int = setting(250, "logging", role="observing", at_least=1)
-    """Updates between rows in metrics.jsonl; a row costs about as much as 15 updates."""
+    log_interval: int | None = setting(None, "logging", role="observing", at_least=1)
+    """Updates between rows in metrics.jsonl; none: about a twentieth of the budget, from 20 to 250. A row costs about
+    as much as 15 updates."""
     checkpoint_interval: int = setting(5_000, "logging", role="observing", at_least=0)
     """Updates between checkpoints; 0: only at the end or when interrupted."""
     figure: bool = setting(True, "logging", role="observing")
@@ -147,6 +149,8 @@ class WarmStartConfig:
             plasticity=plasticity,
             threads=self.threads or available_cores(),
         )
+        if chosen.log_interval is None:
+            chosen = replace(chosen, log_interval=default_interval(chosen.budget, 20, 20, 250))
         if chosen.lr_warmup is None:
             chosen = replace(chosen, lr_warmup=min(1_000, chosen.restart // 7) if chosen.schedule in RESTARTING else 0)
         chosen._check()

@@ -14,6 +14,7 @@ from experiment.config import ConfigError
 from experiment.files import write_atomic
 from experiment.run_dir import RunDir
 from experiment.statistics import t_interval
+from experiment.values import counted, every
 from studies import figures
 from studies.drawing import BLUE, COLORS, GREY, RED, by_arm, draw_seeds, plotting, thousands, updates_axis
 from studies.records import FinishedRun, Row, load
@@ -93,11 +94,11 @@ def _title(run: Run) -> str:
     data = run.result["data"] if run.result else config.dataset
     then = "then all" if config.phases == 2 else "a tenth more in each phase"
     start = "all images from the start" if config.fraction == 1 else f"{config.fraction:.0%} of the images, {then}"
-    methods = [f"projected every {config.nap_every} updates"] * config.nap + list(config.plasticity)
+    methods = [f"projected {every(config.nap_every, 'update')}"] * config.nap + list(config.plasticity)
     rate = f"{config.schedule} lr {config.lr:g}" + f", rates {config.rates}" * (config.rates != "constant")
     unfinished = "" if run.result else f"; not finished: {run.rows[-1]['update']:,} of {config.budget:,} updates"
     return (
-        f"{data}, {config.protocol}: {start}; {config.phases} × {config.phase_updates:,} updates, "
+        f"{data}, {config.protocol}: {start}; {config.phases} × {counted(config.phase_updates or 0, 'update')}, "
         f"{config.at_switch} start, seed {config.seed}{unfinished}\n"
         f"{config.network} of width {config.width}, {rate}, {', '.join(methods) or 'unconstrained'}"
     )
@@ -204,7 +205,7 @@ def draw_folder(folder: Path, out: Path) -> Path:
     write_atomic(out.with_suffix(".md"), text)
     write_atomic(out.with_suffix(".csv"), table_csv(arms))
     write_atomic(out.with_name(f"{out.stem}-runs.csv"), runs_csv(arms))
-    lacking = missing(name, arms)
+    lacking = missing(name, arms, whole_arms=False)
     parts = [described(arms)] + [f"missing: {lacking}"] * bool(lacking)
     title = "\n".join(fill(part, TITLE_WIDTH, break_on_hyphens=False) for part in parts)
     return figures.save(pyplot, draw_arms(pyplot, arms, title), out)

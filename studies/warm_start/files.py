@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import shlex
 import tarfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiment.command_line import shell
 from experiment.config import ConfigError, near
 
 
@@ -140,7 +140,7 @@ class _Fault(Exception):
 
 def remedy(name: str, data_dir: str | None) -> str:
     """What to do about missing or damaged files."""
-    where = f" --data-dir {shlex.quote(data_dir)}" if data_dir else ""
+    where = f" --data-dir {shell(data_dir)}" if data_dir else ""
     return (
         f"`python -m studies.warm_start.download {name}{where}` fetches the data from {SOURCES[name].remotes[0].url}, "
         "or name a folder that has them with --data-dir"

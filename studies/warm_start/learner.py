@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import nap
 from experiment.config import ConfigError
+from experiment.layout import compiled, memory_format
 from plasticity.features import FeatureTap
 from plasticity.method import Method, zero_moments
 from studies.signal import LossSignal
@@ -42,7 +43,8 @@ class Learner:
         seed: int,
     ) -> None:
         self.config, self.data, self.protocol, self.methods = config, data, protocol, tuple(methods)
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.memory_format = memory_format(model)
+        self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         device = data.train_images.device
         self.statistics = channel_statistics(data.train_images)
         self.optimizer = make_optimizer(config, model, device)
@@ -60,12 +62,12 @@ class Learner:
         self._pass = (0, 0)
         self.phase_over = False
         self.sampler = self._sampler()
-        self._loss = torch.compile(self.loss, fullgraph=True, dynamic=False) if config.compile else self.loss
-        self._logits = torch.compile(self.logits, fullgraph=True, dynamic=False) if config.compile else self.logits
+        self._loss = compiled(self.loss, model) if config.compile else self.loss
+        self._logits = compiled(self.logits, model) if config.compile else self.logits
 
     def logits(self, images: Tensor) -> Tensor:
         """Images uint8 [B, C, H, W] to logits [B, classes], float32."""
-        x = prepare(images, *self.statistics).contiguous(memory_format=torch.channels_last)
+        x = prepare(images, *self.statistics).contiguous(memory_format=self.memory_format)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             return self.model(x).float()
 

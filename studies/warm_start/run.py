@@ -13,6 +13,7 @@ import torch
 import nap
 from experiment.config import ConfigError
 from experiment.determinism import seeds
+from experiment.values import counted
 from plasticity.method import Method
 from plasticity.nap import NaP
 from plasticity.registry import make
@@ -75,10 +76,11 @@ class Run(StudyRun[WarmStartConfig]):
         shown = " -> ".join(f"{size:,}" for size in (sizes if len(sizes) < 4 else [sizes[0], sizes[1], sizes[-1]]))
         parameters = sum(parameter.numel() for parameter in learner.model.parameters())
         methods = ["projection"] * config.nap + list(config.plasticity)
+        phases, updates = counted(config.phases, "phase"), counted(config.phase_updates or 0, "update")
         return "\n".join(
             [
-                f"{learner.data.name}, {config.protocol}: {shown} images, at most {config.phase_updates:,} updates of "
-                f"{config.batch_size} in each of {config.phases} phases, {config.at_switch} start",
+                f"{learner.data.name}, {config.protocol}: {shown} images, at most {updates} of {config.batch_size} "
+                f"in each of {phases}, {config.at_switch} start",
                 f"{config.network} of {parameters:,} parameters, {', '.join(methods) or 'unconstrained'}, "
                 f"{config.schedule} lr {config.lr:g}, {config.precision}, threads {config.threads}",
             ]

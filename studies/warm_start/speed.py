@@ -13,6 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from experiment.interrupt import terminal_manners
 from studies.warm_start.config import WarmStartConfig
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def line(variant: Variant, times: Sequence[tuple[float, float]]) -> str:
     return f"{shown}{seconds / limit:>8.2f}{rate / 1e9:>11.0f}"
 
 
+@terminal_manners()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, time and print; the exit code."""
     with exit_on_bad_input():
@@ -166,6 +168,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             description="Time a training step, and matrix products of as many FLOP.",
             presets={},
         ).resolved()
+        if speed.compile:
+            from experiment.compiler import check_compiler
+
+            check_compiler("cpu")
     from experiment.determinism import configure
 
     configure(speed.threads, seed=0)

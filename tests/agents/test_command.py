@@ -46,6 +46,10 @@ def test_a_run_ends_with_a_score_its_protocol_and_settings_that_repeat_it(tmp_pa
     assert outcome["updates"] == 160
     assert outcome["score"]["episodes"] == 1
     assert -21 <= outcome["score"]["mean"] <= 21
+    (length,), cut = outcome["score"]["steps"], outcome["score"]["cut"]
+    assert 500 < length < 27_000
+    assert (cut, outcome["score"]["limit_steps"], outcome["score"]["cut_games"]) == ([False], 27_000, 0)
+    assert (outcome["score"]["different_games"], outcome["score"]["effective_games"]) == (1, 1.0)
     assert outcome["protocol"]["name"] == "atari100k"
     learner_rows = [row for row in rows(tmp_path / "a") if "loss" in row]
     assert [row["agent_step"] for row in learner_rows] == [150, 200, 250, 260]
@@ -55,6 +59,8 @@ def test_a_run_ends_with_a_score_its_protocol_and_settings_that_repeat_it(tmp_pa
     shown = capsys.readouterr().out
     assert "Pong: mean" in shown
     assert "plasticity methods: NaP (layer norm, joint scale and offset)\n" in shown
+    assert "budget: 260 agent steps (1,040 frames), 160 updates\n" in shown
+    assert "over 1 whole game (atari100k, epsilon 0.001)" in shown
 
     config = str(tmp_path / "a" / "config.yaml")
     assert cli.main("dqn", ["--config", config, "--name", "b", "--eval-episodes", "0"]) == 0
@@ -62,8 +68,14 @@ def test_a_run_ends_with_a_score_its_protocol_and_settings_that_repeat_it(tmp_pa
     again, other = result(tmp_path / "b"), result(tmp_path / "c")
     assert again["parameter_hash"] == outcome["parameter_hash"] != other["parameter_hash"]
 
-    assert evaluate.main([str(tmp_path / "a"), "--episodes", "1"]) == 0
-    assert f"mean {outcome['score']['mean']:.1f}" in capsys.readouterr().out
+    out = tmp_path / "scores.json"
+    assert evaluate.main([str(tmp_path / "a"), "--episodes", "1", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert f"mean {outcome['score']['mean']:.1f}" in shown
+    assert f"scores: {out}\n" in shown
+    written = json.loads(out.read_text())
+    assert (written["score"], written["agent_steps"]) == (outcome["score"], 260)
+    assert written["protocol"] == outcome["protocol"] | {"evaluation_episodes": 1}
 
 
 def wait_for(condition, process, seconds=120):
@@ -159,6 +171,28 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_again(tmp_path):
     (tmp_path / "a" / "checkpoints").mkdir()
     assert dqn(*plain, "--resume", "auto", root=tmp_path) == 0
     assert (result(tmp_path / "a")["parameter_hash"], len(rows(tmp_path / "a"))) == expected
+
+
+def test_the_screen_says_that_the_first_update_compiles_and_how_much_is_done(tmp_path, monkeypatch, capsys, stop_at):
+    import agents.run
+
+    said, runs = [], stop_at(150)
+
+    class Spy(agents.run.Progress):
+        def busy(self, activity):
+            said.append((activity() if callable(activity) else activity, runs[-1].trainer.updates))
+            super().busy(activity)
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(agents.run, "Progress", Spy)
+    assert dqn("--name", "a", "--eval-episodes", 0, "--compile", "true", root=tmp_path) == 130
+    assert said == [("compiling", 0), ("", 1)]
+    stop_at(float("inf"))
+    assert cli.main("dqn", ["--resume", str(tmp_path / "a")]) == 0
+    assert said[2:] == [("compiling", 50), ("", 51)]
+    shown = capsys.readouterr().out
+    assert "budget: 260 agent steps (1,040 frames), 160 updates\n" in shown
+    assert "budget: 260 agent steps (1,040 frames), 160 updates; 150 steps and 50 updates are made\n" in shown
 
 
 def test_an_interrupted_evaluation_is_made_again(tmp_path, monkeypatch, capsys, stop_at):
@@ -287,7 +321,19 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(words, said, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("words", [[], ["nowhere"], ["RUN", "--episodes", "0"], ["RUN", "--seed", "-1"], ["RUN", "-x"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["nowhere"],
+        ["RUN", "--episodes", "0"],
+        ["RUN", "--seed", "-1"],
+        ["RUN", "-x"],
+        ["RUN", "--out", "scores.txt"],
+        ["RUN", "--out", "nowhere/scores.json"],
+        ["RUN", "--out", "result.json"],
+    ],
+)
 def test_evaluate_answers_bad_input_in_one_line(words, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         evaluate.main(words)

@@ -40,7 +40,6 @@ def test_resolved_settings_come_back_from_yaml(tmp_path):
 def test_nothing_is_left_to_the_machine():
     config = DQNConfig().resolved()
     assert config.threads > 0
-    assert config.compile in ("true", "false")
     assert config.schedule == "constant"
     assert config.eval_episodes == 100
 
@@ -55,3 +54,31 @@ def test_a_floor_matters_only_to_schedules_that_have_one():
     assert DQNConfig(lr=1e-4, lr_floor=1e-4, nap=True).resolved()
     with pytest.raises(ConfigError, match="--lr-floor"):
         replace(DQNConfig(), lr=1e-7, nap=True).resolved()
+
+
+@pytest.mark.parametrize(
+    ("steps", "log", "probe"),
+    [
+        (300, 10, 100),
+        (3_000, 20, 200),
+        (6_000, 50, 500),
+        (99_999, 500, 5_000),
+        (100_000, 1_000, 10_000),
+        (50_000_000, 1_000, 10_000),
+    ],
+)
+def test_rows_and_probes_follow_the_budget_unless_given(tmp_path, steps, log, probe):
+    config = DQNConfig(env="Catch", steps=steps, update_start=200).resolved()
+    assert (config.log_interval, config.probe_interval) == (log, probe)
+    frames = replace(DQNConfig(env="Catch", update_start=200), frames=4 * steps).resolved()
+    assert frames == config
+    given = DQNConfig(env="Catch", steps=steps, update_start=200, log_interval=7, probe_interval=0).resolved()
+    assert (given.log_interval, given.probe_interval) == (7, 0)
+    (tmp_path / "config.yaml").write_text(dump_yaml(config))
+    assert f"log_interval: {log}\n" in (tmp_path / "config.yaml").read_text()  # what a resume goes by
+
+
+@pytest.mark.parametrize("name", [name for name in presets("dqn") if name not in ("200m", "high-utd")])
+def test_runs_of_100k_steps_keep_the_intervals_that_their_bits_stand_on(name):
+    config = load_yaml(DQNConfig, presets("dqn")[name]).resolved()
+    assert (config.budget, config.log_interval, config.probe_interval) == (100_000, 1_000, 10_000)

@@ -490,6 +490,25 @@ def test_what_does_not_fit_is_refused_by_what_holds_it(options, killed_run):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("protocol", "refused"), [("machado", True), ("dopamine", False), ("atari100k", False)])
+def test_a_protocol_that_had_other_rules_when_the_run_was_saved_is_refused(protocol, refused, killed_run):
+    """Checkpoints that state no rules are of versions in which every protocol's limit was 108,000 frames."""
+    config = dataclasses.replace(load_yaml(DQNConfig, killed_run / "config.yaml"), protocol=protocol)
+    earlier = dataclasses.replace(PROTOCOLS[protocol], max_frames=108_000).summary()
+    for rules in (None, earlier):
+        saved = checkpoint.load_latest(killed_run / "checkpoints")
+        saved.state["run"]["protocol"] = rules
+        if rules is None:
+            del saved.state["run"]["protocol"]
+        saver = Saver(config, build_toy(config))
+        if refused:
+            with pytest.raises(ConfigError, match=r"its rules were machado.* 108000 frames.*they are.* 18000") as error:
+                saver.restore(saved)
+            assert "\n" not in str(error.value)
+        else:
+            assert saver.restore(saved)
+
+
 def test_evaluation_needs_no_replay(killed_run, tmp_path):
     run = Path(shutil.copytree(killed_run, tmp_path / "a"))
     for path in run.glob("checkpoints/*/*"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from agents.run import result
 from experiment.determinism import parameter_hash
 from tests.agents.toys import catch_trainer, run
 
@@ -162,3 +163,37 @@ def test_the_state_of_another_schedule_is_refused():
     state["agent"]["schedule"]["step"] = 110  # as when schedules began with the run
     with pytest.raises(ValueError, match="follows another schedule"):
         trainer.load_state_dict(state)
+
+
+@pytest.mark.parametrize(("clips", "learned"), [(True, "-1, its rewards being clipped"), (False, "-199,900")])
+def test_score_counters_that_wrap_are_counted_and_told_once(clips, learned, monkeypatch):
+    trainer = catch_trainer(num_envs=2, steps=40, update_start=30, batch_size=8, log_interval=10, clip_rewards=clips)
+    receive = trainer.env.recv
+
+    def wraps():
+        """In agent steps 12 and 24 of 40, first in one environment, then in both."""
+        step, at = receive(), trainer.agent_step
+        flags = np.array([at in (12, 24), at == 24])
+        return step._replace(reward=np.where(flags, np.float32(-199_900), step.reward), score_wrapped=flags)
+
+    monkeypatch.setattr(trainer.env, "recv", wraps)
+    with pytest.warns(UserWarning, match="score counter") as told:
+        rows = [row for row in run(trainer) if "score_wraps" in row]
+    assert [row["score_wraps"] for row in rows] == [0, 1, 3, 3]
+    (line,) = (str(warning.message) for warning in told)
+    assert line.startswith("agent step 12: ")
+    assert f"a reward of -199,900. The score stays the raw sum; the agent learned from {learned}." in line
+    assert result(trainer.config, trainer, [], "")["training_score_wraps"] == 3
+
+
+def test_wraps_are_counted_across_a_resume_and_told_in_the_first_part_alone(monkeypatch, recwarn):
+    trainer, fresh = (catch_trainer(steps=40, update_start=30, batch_size=8) for _ in range(2))
+    trainer.open()
+    trainer.score_wraps = 2
+    fresh.open()
+    fresh.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    receive = fresh.env.recv
+    monkeypatch.setattr(fresh.env, "recv", lambda: receive()._replace(score_wrapped=np.array([True])))
+    fresh.step()
+    assert fresh.score_wraps == 3
+    assert not [warning for warning in recwarn if "counter" in str(warning.message)]

@@ -11,7 +11,8 @@ import agents.evaluation
 import agents.video
 from agents import cli, evaluate
 from agents.evaluation import play_episodes
-from agents.video import ColorAle, Recorder, colored
+from agents.games import Games
+from agents.video import Recorder, colored
 from envs.ale import AleVectorEnv
 from envs.catch import Catch
 from envs.protocol import PROTOCOLS
@@ -33,11 +34,12 @@ def wander(obs):
 
 
 def played(env, episodes, recorder=None):
-    scores = list(play_episodes(wander, env, episodes, 0.3, 0, CPU, recorder))
+    games = Games(env.num_envs, episodes, env.time_limit)
+    list(play_episodes(wander, env, games, 0.3, 0, CPU, recorder))
     if recorder is not None:
         recorder.close()
     env.close()
-    return [score for score in scores if score is not None]
+    return [game.score for game in games.ended]
 
 
 def test_the_screen_of_the_scored_games_is_filmed_in_colour(tmp_path):
@@ -56,7 +58,8 @@ def test_the_screen_of_the_scored_games_is_filmed_in_colour(tmp_path):
 
 def test_another_game_than_the_scored_one_is_noticed(tmp_path, monkeypatch):
     pytest.importorskip("av")
-    monkeypatch.setattr(agents.video, "ColorAle", lambda game, rules, seed: ColorAle(game, rules, seed + 1))
+    other = lambda env: AleVectorEnv(env.game, env.protocol, seed=env.seed + 1, color=True)  # noqa: E731
+    monkeypatch.setattr(agents.video, "color_twin", other)
     with pytest.raises(RuntimeError, match="the filmed game is not the one that is scored"):
         played(AleVectorEnv("Breakout", PROTOCOLS["atari100k"], 1, seed=3), 1, Recorder(tmp_path / "a.mp4"))
 
@@ -78,12 +81,30 @@ def test_a_film_changes_no_score_and_shows_each_step(tmp_path):
 def test_channels_are_told_apart_by_colour(channels):
     frame = np.zeros((channels, 10, 10), np.uint8)
     for i in range(channels):
-        frame[i, 0, i] = frame[i, 1, 0] = 255
+        frame[i, 0, i] = 255
     picture = colored(frame).astype(int)
     shown = np.concatenate([picture[0, :channels], picture[2, :1]])  # with the background
     distances = np.abs(shown[:, None] - shown).max(-1)
     assert distances[~np.eye(channels + 1, dtype=bool)].min() > 100
-    assert (picture[1, 0] == picture[0, channels - 1]).all()
+
+
+@pytest.mark.parametrize("bricks", [6, 1])
+def test_a_ball_among_the_bricks_is_seen(bricks):
+    minatar = pytest.importorskip("envs.minatar", reason="MinAtar is an extra and is not installed")
+    env = minatar.MinAtarVectorEnv("MinAtar/Breakout", PROTOCOLS["minatar"], 1, seed=1)
+    env.reset()
+    game = env._games[0].env
+    game.brick_map[:] = 0
+    game.brick_map[2, 4 : 4 + bricks] = 1
+    game.ball_x, game.ball_y, game.last_x, game.last_y = 4, 2, 3, 3
+    (frame,) = minatar._frames(env._games)
+    ball = colored(np.eye(4, dtype=np.uint8)[1].reshape(4, 1, 1) * np.uint8(255))[0, 0]
+    picture = colored(frame)
+    assert (frame[[1, 3], 2, 4] == 255).all()
+    assert (picture[2, 4] == ball).all()
+    assert (picture == ball).all(-1).sum() == 1
+    if bricks > 1:
+        assert (picture[2, 5] != ball).any()
 
 
 def test_games_of_channels_are_filmed_in_their_colours(tmp_path):

@@ -22,7 +22,7 @@ from rich.console import Console
 from agents.config import DQNConfig
 from benchmarks import atari, calibration, places
 from benchmarks.manifest import Entry, Manifest
-from benchmarks.status import UPDATE, Board, Standing, print_status, work
+from benchmarks.status import UPDATE, Board, Standing, as_panel, print_status, work
 from benchmarks.suites import SUITES, Arm, arms, check_agent, config_hash, difference, entries, games
 from benchmarks.suites import settings_of as settings_of_run
 from envs.games import ATARI_57
@@ -60,7 +60,8 @@ def main():
             step += part
             seconds = 0.01 * step + 0.04 * max(step - config.update_start, 0)
             with open(run.metrics, "a") as file:
-                file.write(json.dumps({"agent_step": step, "seconds": seconds, "mean_return": 1.5}) + "\\n")
+                row = {"agent_step": step, "seconds": seconds, "mean_return": 1.5}
+                file.write(json.dumps(row | {"updates": max(step - config.update_start, 0)}) + "\\n")
             (run.checkpoints / str(step)).mkdir()
             time.sleep(config.lr)
     if step < config.steps:
@@ -81,6 +82,7 @@ def _fake_agent(tmp_path, monkeypatch):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "fake.py").write_text(FAKE)
     monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "code" / "cache"))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'code'}:{Path(__file__).parents[2]}")
 
 
@@ -154,10 +156,20 @@ def test_a_run_that_fails_is_retried_and_named_here_and_in_the_status(tmp_path, 
     assert "failed: Agent-Qbert-s0: the ROM is gone (exit code 1), 2 attempts\n" in out
 
 
-def test_the_dry_run_foretells_the_cost_and_writes_nothing(tmp_path, capfd):
-    both = ["--arm", "slow:--utd 2", "--arm", "plain:", "--dry-run"]
-    assert atari.main(words(tmp_path, *both, *STEPS)) == 0
-    lines = capfd.readouterr().out.splitlines()
+def dry_run(capfd, words: list[str]) -> list[str]:
+    assert atari.main([*words[: words.index("--")], "--dry-run", *words[words.index("--") :]]) == 0
+    return capfd.readouterr().out.splitlines()
+
+
+def test_the_dry_run_measures_the_cost_when_told_to_remembers_it_and_writes_nothing(tmp_path, capfd):
+    both = ["--arm", "slow:--utd 2", "--arm", "plain:"]
+    lines = dry_run(capfd, words(tmp_path, *both, *STEPS))
+    assert lines[1:4] == [
+        "arm slow: cost unknown, 4 runs to do",
+        "arm plain: cost unknown, 4 runs to do",
+        "cost: unknown (--calibrate measures it now: 200 updates of each arm)",
+    ]
+    lines = dry_run(capfd, words(tmp_path, *both, "--calibrate", *STEPS))
     # 200 agent steps of play at 0.01 s, and 200 of learning at 0.05 s
     assert lines[:4] == [
         "8 runs: 0 done, 0 to resume, 8 to start",
@@ -165,15 +177,44 @@ def test_the_dry_run_foretells_the_cost_and_writes_nothing(tmp_path, capfd):
         "arm plain: 12 s a run, by 200 updates on Breakout; 4 to do",
         "cost: 0.01 hours with 2 at a time; games of the evaluations come on top",
     ]
-    assert len(lines) == 12
     assert lines[4].startswith("start   slow-Breakout-s0: ")
+    assert lines[5:] == ["and 7 more runs: --all-commands prints each"]
+    again = dry_run(capfd, words(tmp_path, *both, "--arm", "new:--utd 3", "--all-commands", *STEPS))
+    assert re.fullmatch(r"arm slow: 12 s a run, as measured on \d{4}-\d\d-\d\d; 4 to do", again[1])
+    assert again[3] == "arm new: cost unknown, 4 runs to do"
+    assert again[4].startswith(
+        "cost: 0.01 hours with 2 at a time, without 1 arm; games of the evaluations come on top (--"
+    )
+    assert [line.split()[1] for line in again[5:]] == [
+        f"{arm}-{game}-s{seed}:"
+        for seed in (0, 1)
+        for game in ("Breakout", "Catch")
+        for arm in ("slow", "plain", "new")
+    ]
+    longer = dry_run(capfd, words(tmp_path, *both, "--", "--steps", "4200", *STEPS[3:]))
+    assert longer[1].startswith("arm slow: 202 s a run, as measured on ")  # 0.01 s for 200 steps, 0.05 s for 4,000
     assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"KEY": 3}', '{"KEY": ["a", 1, "b"]}'])
+def test_a_lost_or_damaged_measurement_is_none(content, tmp_path):
+    memory, config = calibration.Memory("cpu"), DQNConfig().resolved()
+    if content is not None:
+        memory.path.parent.mkdir(parents=True)
+        memory.path.write_text(content.replace("KEY", memory._key(config)))
+    assert memory.recall(config) is None
+    memory.keep(config, calibration.Pace(0.5, 2.0, "now"))
+    assert memory.recall(config)[:2] == (0.5, 2.0)
+    assert memory.recall(replace(config, steps=500, seed=3, env="Pong"))[:2] == (0.5, 2.0)
+    for other in (replace(config, threads=config.threads + 1), replace(config, utd=Fraction(2))):
+        assert memory.recall(other) is None
+    assert calibration.Memory("cuda").recall(config) is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_dry_run_that_is_ended_leaves_no_process_and_no_folder(tmp_path, number):
     (tmp_path / "tmp").mkdir()
-    slow = words(tmp_path, "--dry-run", *STEPS, "--lr", "10")
+    slow = words(tmp_path, "--dry-run", "--calibrate", *STEPS, "--lr", "10")
     heard = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # these tests may themselves ignore it
     environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
     process = launch(slow, env=environment, stdout=subprocess.DEVNULL, preexec_fn=heard)
@@ -188,8 +229,9 @@ def test_a_dry_run_that_is_ended_leaves_no_process_and_no_folder(tmp_path, numbe
 
 def test_a_sweep_takes_no_less_than_its_longest_run(tmp_path, monkeypatch):
     ready = atari.Sweep(atari.Command.parse(words(tmp_path, "--arm", "a:", "--arm", "b:--utd 2", seeds=1)))
-    monkeypatch.setattr(calibration, "calibrate", lambda entry, _: 7200.0 if entry.arm == "a" else 0.0)
-    assert [list(calibration.cost(ready.runs, count, {}))[-1][:16] for count in (1, 8, None)] == [
+    pace = {"a": 7200.0 / DQNConfig().budget, "b": 0.0}
+    monkeypatch.setattr(calibration, "calibrate", lambda entry, *_: calibration.Pace(*2 * [pace[entry.arm]], "now"))
+    assert [list(calibration.cost(ready.runs, count, {}, "cpu", True))[-1][:16] for count in (1, 8, None)] == [
         "cost: 4.00 hours",
         "cost: 2.00 hours",
         "cost: 4.00 hours",
@@ -204,7 +246,7 @@ def test_a_calibration_runs_where_the_sweep_will(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(words, 1, "", "no such GPU")
 
     monkeypatch.setattr(calibration.subprocess, "run", run)
-    lines = list(calibration.cost(ready.runs, 1, {"CUDA_VISIBLE_DEVICES": "7"}))
+    lines = list(calibration.cost(ready.runs, 1, {"CUDA_VISIBLE_DEVICES": "7"}, "cuda", True))
     assert "could not be calibrated: no such GPU" in lines[0]
     assert {env["CUDA_VISIBLE_DEVICES"] for env in seen} == {"7"}
 
@@ -258,6 +300,16 @@ WRONG = {
     "no such module": (["--agent", "nowhere:A"], "there is no module 'nowhere'"),
     "no such class": (["--agent", "fake:Agnet"], "the module has no class 'Agnet'; did you mean 'Agent'?"),
     "runs of a GPU without one": (["--per-gpu", "2"], "--per-gpu is for --device cuda"),
+    "flags without quotes": (["--arm", "a:--plasticity", "redo"], 'stand in quotes: --arm a:"--plasticity redo"'),
+    "flags cut in two": (
+        ["--arm", "a:--nap", "--utd", "2"],
+        "--utd is an option of the agent: it stands in the quotes",
+    ),
+    "a calibration of a sweep": (["--calibrate"], "--calibrate is for --dry-run"),
+    "a module that is no agent's command": (
+        ["--agent", "examples.new_method:MyMethod", "--dry-run"],
+        "python -m examples.new_method: it is not the command of an agent: the module has to end with a __main__ part",
+    ),
     "an option without a value": (["--arm"], "--arm needs a value"),
     "a folder that is a file": (["--root", __file__], "is a file, where a folder is wanted"),
     "no sweep": (["--status", "/nowhere"], "cannot read the list of runs '/nowhere/manifest.json'"),
@@ -289,8 +341,39 @@ def test_a_damaged_list_and_a_forbidden_folder_are_one_line_and_left_alone(tmp_p
         save(tmp_path)
 
 
+TWO = """
+if __name__ == "__main__":
+    from agents.cli import main
+
+    raise SystemExit(main("two:First"))
+
+from agents.dqn import DQN
+
+
+class First(DQN): ...
+
+
+class Second(DQN): ...
+"""
+
+
+def test_every_agent_of_a_module_is_swept_by_the_command_of_one(tmp_path, capfd):
+    (tmp_path / "code" / "two.py").write_text(TWO)
+    run = ["--update-start=40", "--batch-size=4", "--compile=false", "--probe-interval=0", "--eval-episodes=0"]
+    where = ["--root", str(tmp_path / "my sweep"), "--suite", "Catch", "--seeds", "1", "--processes", "1"]
+    assert atari.main([*where, "--agent", "two:Second", "--", "--steps=60", *run]) == 0
+    out = capfd.readouterr().out
+    assert out.startswith("1 run in ")
+    assert out.splitlines()[-1] == f"done, 1 run: python -m benchmarks.report '{tmp_path / 'my sweep'}'"
+    assert "best" not in out  # Catch has no human score
+    stored = tmp_path / "my sweep" / "Second-Catch-s0"
+    assert json.loads((stored / "result.json").read_text())["agent"] == "two:Second"
+    assert "agent: two:Second\n" in (stored / "config.yaml").read_text()
+
+
 def test_suites_are_the_papers_and_lists_are_resolved_once_each():
-    assert {name: len(games(name)) for name in SUITES} == {"atari100k": 26, "high-utd-20": 20, "atari57": 57}
+    sizes = {"atari100k": 26, "high-utd-20": 20, "atari57": 57, "minatar": 5}
+    assert {name: len(games(name)) for name in SUITES} == sizes
     assert games("ms_pacman, ALE/MsPacman-v5,Catch") == ("MsPacman", "Catch")
     (arm,) = arms("der", "small", [], [])
     assert (arm.name, arm.words) == ("der-small", ("--config", "small"))
@@ -361,7 +444,9 @@ def test_a_calibration_can_train_and_foretells_a_steady_run(utd, batch_size, n_s
     assert 2 * part * utd >= calibration.UPDATES
     times = {part: part * 0.5, 2 * part: part * 1.0, 3 * part: 1000.0, 4 * part: 1000.0 + 2 * part}
     whole = replace(config, steps=1000, update_start=start)
-    assert calibration.extrapolated(whole, times) == pytest.approx(0.5 * start + 2 * (1000 - start))
+    assert calibration.Pace(*calibration.paces(times), "").seconds(whole) == pytest.approx(
+        0.5 * start + 2 * (1000 - start)
+    )
 
 
 CONFIGS = {"a": DQNConfig(), "b": DQNConfig(utd=Fraction(2))}
@@ -408,6 +493,36 @@ def test_the_time_left_is_that_of_every_run_at_its_arms_pace(states, processes, 
             if state in ("waiting", "running")
         ]
         assert left == pytest.approx(max(sum(each) / processes, *each, 0.0), abs=1e-6)
+
+
+@pytest.mark.parametrize("compiling", [0.0, 53.0])
+def test_the_time_left_is_that_of_updates_however_quick_the_play_before_them(compiling, tmp_path):
+    """A step of play takes 2 ms, one with its update 52 ms; the first update compiles."""
+    (run,) = entries([Arm("a", "dqn", ())], ["Pong"], 1, tmp_path)
+    board = Board(tmp_path, [run])
+    config = board.config(run)
+    (tmp_path / run.name).mkdir()
+    said = {}
+    with open(tmp_path / run.name / "metrics.jsonl", "w") as file:
+        for step in range(1_000, 31_000, 1_000):
+            updates = max(step - config.update_start, 0)
+            seconds = 0.002 * step + 0.05 * updates + (compiling if updates else 0.0)
+            row = {"agent_step": step, "seconds": seconds, "updates": updates, "mean_return": 1.0}
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            board.look(Moment(0, (run.name,), (), {}, ()))
+            said[step] = board.remaining(1)
+            if step >= 3_000:
+                assert board.seconds_left(1) == pytest.approx(0.052 * (config.budget - step), rel=0.02)
+    assert said[1_000] == said[2_000] == "time left unknown"
+
+
+def test_a_run_that_plays_its_evaluation_says_so(tmp_path):
+    (run,) = entries([Arm("a", "dqn", ())], ["Pong"], 1, tmp_path)
+    board = Board(tmp_path, [run], {run.name: Standing("running", 100_000)})
+    console = Console(file=io.StringIO(), width=120)
+    console.print(as_panel(board, 1, 20))
+    assert "plays its evaluation" in console.file.getvalue()
 
 
 def test_work_counts_the_updates():

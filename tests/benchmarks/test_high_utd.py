@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from agents.config import DQNConfig
 from benchmarks import high_utd
 from benchmarks.atari import Command, Sweep
-from benchmarks.curves import WINDOW
 from benchmarks.high_utd import STOPS, StudySettings, study
 from benchmarks.manifest import Manifest
 from benchmarks.reporting.curves import Trace
+from benchmarks.reporting.measures import WINDOW
 from benchmarks.reporting.stability import largest_fall, largest_rise
 from benchmarks.status import Board
 from experiment.values import ConfigError

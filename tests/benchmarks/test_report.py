@@ -20,12 +20,14 @@ from benchmarks.manifest import Entry, Manifest
 from benchmarks.reporting.agreement import check_arms
 from benchmarks.reporting.curves import Curve, _sampled, make_curves, read_traces, resamples
 from benchmarks.reporting.facts import facts
-from benchmarks.reporting.figures import LINES, MANY, _log_axis, _panels, _styles, draw_figures, game_curves
-from benchmarks.reporting.published import NAMES, published_scores
+from benchmarks.reporting.figures import MANY, draw_figures, game_curves
+from benchmarks.reporting.panels import LINES, arm_styles, log_axis, make_panels
+from benchmarks.reporting.published import NAMES, STEPS, published_scores
 from benchmarks.reporting.scores import Missing, Score, Scores, read_scores
 from benchmarks.reporting.summary import summarize
 from benchmarks.reporting.tables import aggregates, all_tables, improvements
 from envs.games import ATARI_100K, human_normalized, reference_scores
+from envs.protocol import PROTOCOLS
 from experiment.config import ConfigError, as_plain, dump_yaml
 from experiment.job import FAILED
 from experiment.statistics import iqm
@@ -106,7 +108,7 @@ def test_the_numbers_are_those_of_slow_references(written):
     cell = rows["plain", "Breakout"]
     half = 12.7062 * statistics.stdev([2, 3]) / 2**0.5
     assert [float(cell[key]) for key in ("value", "low", "high")] == pytest.approx([2.5, 2.5 - half, 2.5 + half], 1e-4)
-    assert (cell["runs"], cell["missing"], float(cell["BBF"])) == ("2", "0", 370.6)
+    assert (cell["runs"], cell["missing"], float(cell["human (published)"])) == ("2", "0", 30.5)
     assert [rows["nap <&>", "Pong"][key] for key in ("runs", "missing", "low")] == ["1", "1", ""]
     found = {row["arm"]: row for row in records(written / "out/aggregates.csv") if row["aggregate"] == "IQM"}
     values = [human_normalized(game, score) for game in ("Breakout", "Pong") for score in (2.0, 3.0)]
@@ -122,7 +124,8 @@ def test_the_report_says_what_it_stands_on(written):
         "atari100k (sticky actions 0",
         "Not stated by SPR",
         "left out of all that is normalised: Catch",
-        "there are arms here at 400",
+        "here there are: 400 agent steps (plain, nap &lt;&>); protocol not stated (SPR)",
+        "Compare with care: budget not stated by SPR; protocol not stated by SPR.",
         "| nap &lt;&> | Pong | 1 | not begun |",
         "n=1 †1",
         "torch",
@@ -253,6 +256,19 @@ def test_runs_without_a_manifest_are_named_after_what_tells_them_apart(tmp_path)
     assert [(gone.arm, gone.run, gone.why) for gone in scores.missing] == [("dqn+nap+redo", "1", "not finished")]
 
 
+def test_a_table_next_to_runs_is_not_read_and_that_is_said(tmp_path):
+    make_run(tmp_path, "a")
+    table = write_csv(tmp_path / "more.csv", "SPR,Pong,0,1")
+    scores = read_scores([str(tmp_path)])
+    assert (len(scores.runs), scores.notes) == (
+        1,
+        ("more.csv: not read, since its folder has runs; name it to add it.",),
+    )
+    scores = read_scores([str(tmp_path), table])
+    assert len(scores.runs) == 2
+    assert "not read" in str(facts(scores, summarize(scores), make_curves(())))
+
+
 def keys(scores):
     runs = sorted((run.arm, run.game, run.run, run.score) for run in scores.runs)
     return runs, sorted((item.arm, item.game, item.run, item.why) for item in scores.missing)
@@ -313,19 +329,39 @@ def test_every_row_of_a_table_counts_once(tmp_path_factory, listed):
 def test_published_means_are_those_of_26_games():
     assert set(published_scores()) == set(NAMES)
     assert all(set(scores) == set(ATARI_100K) for scores in published_scores().values())
-    found = summarize(Scores(tuple(Score("A", game, "0", 1.0, "here") for game in ATARI_100K), ())).published
-    medians = {name: round(middle, 3) for name, _, middle in found}
-    assert medians == {"DER": 0.189, "SPR": 0.396, "SR-SPR": 0.684, "BBF": 0.917}
+    rules = dataclasses.asdict(PROTOCOLS["atari100k"])
+    scores = tuple(Score("A", game, "0", 1.0, "here", rules, STEPS) for game in ATARI_100K)
+    medians = {name: round(middle, 3) for name, _, middle in summarize(Scores(scores, ())).published}
+    published = {"DER": 0.189, "SPR": 0.396, "SR-SPR": 0.684, "BBF": 0.917}
+    assert medians == {f"{name} (published)": middle for name, middle in published.items()}
 
 
-def test_published_scores_stand_beside_no_runs_of_other_rules(tmp_path):
-    for protocol, shown in (("atari100k", True), ("machado", False)):
-        make_run(tmp_path, protocol, "Pong", protocol=protocol)
-        scores = read_scores([str(tmp_path / protocol)])
-        summary = summarize(scores)
-        text = "".join(table.markdown() for table in all_tables(scores, summary))
-        assert ("BBF" in text) == shown
-        assert ("left out: theirs are the rules of atari100k" in str(facts(scores, summary, make_curves(())))) != shown
+@pytest.mark.parametrize(
+    ("protocol", "steps", "why"),
+    [
+        ("atari100k", 100_000, ""),
+        ("machado", 100_000, "protocol machado (dqn)"),
+        ("atari100k", 99_999, "99,999 agent steps (dqn)"),
+    ],
+)
+def test_published_scores_stand_next_to_runs_of_their_rules_and_budget_alone(protocol, steps, why, tmp_path):
+    run = make_run(tmp_path, "run", "Pong", protocol=protocol)
+    result = json.loads((run / "result.json").read_text()) | {"agent_steps": steps}
+    (run / "result.json").write_text(json.dumps(result))
+    scores = read_scores([str(run)])
+    summary = summarize(scores)
+    text = "".join(table.markdown() for table in all_tables(scores, summary))
+    said = [line for line in facts(scores, summary, make_curves(())) if line.startswith("Published scores")]
+    assert ("BBF" in text) == (not why)
+    assert [line.endswith(f"since here there are: {why}.") for line in said] == ([True] if why else [])
+
+
+def test_a_game_that_scores_otherwise_than_its_rules_say_is_named(tmp_path):
+    for folder, game in (("a", "MinAtar/Seaquest"), ("b", "Seaquest")):
+        make_run(tmp_path / folder, game.replace("/", "-"), game)
+        scores = read_scores([str(tmp_path / folder)])
+        said = " ".join(facts(scores, summarize(scores), make_curves(())))
+        assert ("count of divers then falls below zero" in said) == (folder == "a")
 
 
 def test_unequal_numbers_of_runs_are_said_and_none_is_missed_that_nobody_listed():
@@ -428,7 +464,7 @@ def test_no_two_arms_look_alike_and_partners_share_a_colour(kinds):
     arms = [
         f"{first}{name}" for name, kind in enumerate(kinds) for first in (("nap-", "") if kind == "both" else (kind,))
     ]
-    styles = _styles(arms)
+    styles = arm_styles(arms)
     assert len(set(styles.values())) == len(arms) == len(styles)
     assert all(line < len(LINES) for _, line in styles.values())
     assert all(styles[arm][0] == styles[f"nap-{arm}"][0] for arm in arms if f"nap-{arm}" in arms)
@@ -439,7 +475,7 @@ def test_no_two_arms_look_alike_and_partners_share_a_colour(kinds):
 def test_a_logarithmic_axis_has_a_few_ticks_however_wide(low, decades):
     axis = plotting().figure().subplots()
     axis.plot([0, 1], [10.0**low, 10.0 ** (low + decades)])
-    _log_axis(axis)
+    log_axis(axis)
     bottom, top = axis.get_ylim()
     assert 1 <= sum(bottom <= tick <= top for tick in axis.get_yticks()) <= 9
     plotting().close("all")
@@ -456,7 +492,7 @@ def test_ticks_of_a_logarithmic_axis_are_plain_figures(tmp_path):
 
 def test_a_run_keeps_its_last_value_and_has_none_before_its_first_game():
     class Fake:
-        returns = np.array([1.0, 2.0])
+        returns, ends = np.array([1.0, 2.0]), True
 
         def times(self, wall):
             return np.array([10.0, 20.0])
@@ -479,7 +515,7 @@ def test_the_figure_says_how_many_resamples_its_bands_stand_on(tmp_path, monkeyp
 @pytest.mark.parametrize("count", [1, 2, 5, 8])
 def test_only_the_lowest_panel_of_a_column_has_tick_labels(count):
     pyplot = plotting()
-    figure, axes = _panels(pyplot, count, ["a"])
+    figure, axes = make_panels(pyplot, count, ["a"])
     pyplot.close(figure)
     labelled = [axis.xaxis.get_tick_params()["labelbottom"] for axis in axes[:count]]
     assert labelled == [place + min(count, 4) >= count for place in range(count)]
@@ -614,7 +650,7 @@ CSVS = {
     "agent,game,run,score\nA,Pong,0,1,000": "line 2: it has more fields than the first line has columns",
     "agent,game,run,score\nA,Brekout,0,1": "did you mean Breakout?",
     "agent,game,run,score\nA,Pong,0,1\nA,pong,0,2": "disagree",
-    "agent,game,run,score,agent_steps\nA,Pong,0,1,many": "agent_steps 'many'",
+    "agent,game,run,score,agent_steps\nA,Pong,0,1,many": "line 2: steps 'many' is not a whole number",
     "agent,game,run,score,protocol\nA,Pong,0,1,machado\nA,Pong,1,1,": "does not state",
     "agent,game,run,score\nA,P\u00f6ng\xa0,0,1": "unknown game",
 }

@@ -1,5 +1,6 @@
 """A slow Atari environment written straight on the emulator, to hold both backends against."""
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ class Slow(NamedTuple):
 
 
 class SlowAtari:
-    """One game, four frames an action, the maximum of the last two grey screens, in the emulator's 210 x 160 pixels."""
+    """One game, four frames an action, the maximum of the last two grey screens, in the emulator's own pixels."""
 
     def __init__(self, rom: str, seed: int, sticky: float, full_action_set: bool, noops: int) -> None:
         ALEInterface.setLoggerMode(LoggerMode.Error)
@@ -41,6 +42,7 @@ class SlowAtari:
         return Slow(np.maximum(*screens[-2:]), reward, self.ale.game_over(), self.ale.lives())
 
 
+@cache
 def overlaps(cells: int, pixels: int) -> np.ndarray:
     """float64 [cells, pixels]: how much of each pixel lies in each cell, in units of 1 / cells of a pixel."""
     cell, pixel = np.arange(cells)[:, None], np.arange(pixels)[None]
@@ -48,10 +50,8 @@ def overlaps(cells: int, pixels: int) -> np.ndarray:
     return np.maximum(shared, 0).astype(np.float64)
 
 
-ROWS, COLUMNS = overlaps(84, 210), overlaps(84, 160)
-
-
 def is_area_average(frame: np.ndarray, screen: np.ndarray) -> bool:
     """Whether every pixel of `frame` [84, 84] is an integer nearest to the exact mean of its part of `screen`."""
-    exact = ROWS @ screen @ COLUMNS.T  # whole numbers below 2**53
-    return bool((abs(frame.astype(np.float64) * 210 * 160 - exact) * 2 <= 210 * 160).all())
+    lines, columns = screen.shape
+    exact = overlaps(84, lines) @ screen @ overlaps(84, columns).T  # whole numbers below 2**53
+    return bool((abs(frame.astype(np.float64) * screen.size - exact) * 2 <= screen.size).all())

@@ -1,10 +1,17 @@
 """Lives, returns and lengths over every history of ends that a backend could report, against a loop."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.atari import AtariVectorEnv, Emulated
+sys.path.insert(0, str(Path(__file__).parent))
+from slow_atari import SlowAtari
+
+from envs.atari import AtariVectorEnv, Emulated, wrapped
 from envs.protocol import PROTOCOLS
 
 START_LIVES = 3
@@ -53,3 +60,82 @@ def test_accounts_equal_a_loop(script):
         lives = now
         if ended:
             lives, total, length = START_LIVES, 0, 0
+
+
+def flags(rewards: list[float]) -> list[bool]:
+    env = Scripted([(reward, False, False, START_LIVES) for reward in rewards])
+    env.reset()
+    return [bool(env.step(np.zeros(1, np.int64)).score_wrapped[0]) for _ in rewards]
+
+
+def test_a_counter_that_wraps_is_flagged_each_time_and_the_score_stays_the_sum():
+    rewards = [999_990, -999_970, 5, 999_960, -999_985]
+    assert flags(rewards) == [False, True, False, False, True]
+    env = Scripted([(reward, False, False, START_LIVES) for reward in rewards])
+    env.reset()
+    returns = [env.step(np.zeros(1, np.int64)).episode_return[0] for _ in rewards]
+    assert returns == np.cumsum(rewards).tolist()
+
+
+def test_a_score_of_the_game_before_is_no_score_of_this_one():
+    env = Scripted([(50_000, True, False, 0), (-40_000, False, False, START_LIVES)])
+    env.reset()
+    assert not any(env.step(np.zeros(1, np.int64)).score_wrapped[0] for _ in range(2))
+
+
+LEGITIMATE = {
+    "Skiing": [-7] * 500 + [-15_000],
+    "Pong": [-1] * 21 + [1] * 20 + [-1],
+    "Tennis": [1, -1, -1],
+    "Boxing": [1] * 99 + [-2],
+    "DoubleDunk": [2, 3, -3, -3],
+    "FishingDerby": [6, 4, -6, -6],
+    "IceHockey": [1, -1, -1],
+    "Enduro": [1] * 1_200 + [-1] * 40,
+    "PrivateEye": [100, 2_000, -100, -1_000, 20_000, -1_000],
+    "Pitfall": [2_000, -100, -1_600],
+    "JourneyEscape": [-300] * 100 + [10_000, -3_000],
+}
+"""Rewards as large as they may be and larger, but none that takes nearly all of a score of 1,000."""
+
+
+@pytest.mark.parametrize("game", LEGITIMATE)
+def test_what_a_game_takes_for_a_mistake_is_no_wrap(game):
+    assert not any(flags(LEGITIMATE[game]))
+
+
+@pytest.mark.parametrize(
+    ("rom", "score", "lost"), [("wizard_of_wor", (6, 8), 199_900), ("frostbite", (74, 73, 72), 999_990)]
+)
+def test_the_emulators_own_counter_wraps_and_is_flagged(rom, score, lost):
+    """The digits are written into the console's memory near their end; play does the rest."""
+    slow = SlowAtari(rom, seed=1, sticky=0.0, full_action_set=False, noops=0)
+    slow.reset()
+    for _ in range(50):
+        slow.step(0)
+    for byte in score:
+        slow.ale.setRAM(byte, 0x99)
+    rng = np.random.default_rng(0)
+    total, found = np.zeros(1), []
+    for _ in range(3_000):
+        reward = slow.step(int(rng.integers(len(slow.actions)))).reward
+        if wrapped(total, np.array([reward])):
+            found.append((total[0], reward))
+        total += reward
+        if found or slow.ale.game_over():
+            break
+    ((before, reward),) = found
+    assert before == lost + (9 if rom == "frostbite" else 0)
+    assert -lost <= reward <= -0.9 * before
+
+
+def test_space_invaders_counter_wraps_unseen():
+    slow = SlowAtari("space_invaders", seed=1, sticky=0.0, full_action_set=False, noops=0)
+    slow.reset()
+    for byte in (0xE8 - 0x80, 0xE6 - 0x80):
+        slow.ale.setRAM(byte, 0x99)
+    rng = np.random.default_rng(0)
+    rewards = [slow.step(int(rng.integers(6))).reward for _ in range(200)]
+    assert rewards[0] == 9_999
+    assert min(rewards) == 0
+    assert sum(rewards) > 9_999

@@ -69,7 +69,7 @@ def first_end(steps: list[Step]) -> tuple[int, int]:
 def test_steps_are_arrays_of_the_declared_kinds(backend, game):
     first, _, steps = walk(backend, game)
     frame, flag = ("uint8", (2, *SHAPES.get(game, (84, 84)))), ("bool", (2,))
-    kinds = (frame, ("float32", (2,)), flag, flag, flag, ("float64", (2,)), ("int64", (2,)), frame)
+    kinds = (frame, ("float32", (2,)), flag, flag, flag, ("float64", (2,)), ("int64", (2,)), frame, flag)
     assert (first.dtype, first.shape) == frame
     for step in steps:
         assert tuple((field.dtype.name, field.shape) for field in step) == kinds

@@ -14,6 +14,7 @@ import envs
 from agents.cli import settings as command_line
 from agents.config import DQNConfig
 from agents.networks import NETWORKS
+from agents.run import build_trainer
 from benchmarks.suites import Arm
 from envs.atari import episode_seed
 from envs.games import MINATAR, is_minatar, reference_scores, resolve_game, rom_id
@@ -138,6 +139,54 @@ def test_settings_take_the_protocol_and_network_of_the_games():
     assert (config.env, config.protocol, config.network) == ("MinAtar/SpaceInvaders", "minatar", "minatar")
     assert (config.steps, config.rules) == (3_000, RULES)
     assert config.resolved() == config
+
+
+@pytest.mark.parametrize("agent", ["dqn", "rainbow", "der"])
+def test_rewards_are_not_clipped_unless_that_is_asked_for(agent, tmp_path):
+    def clips(*words: str) -> bool | None:
+        return command_line(agent, words).clip_rewards
+
+    assert (clips("--env=minatar/seaquest"), clips("--env=seaquest")) == (False, True)
+    assert (clips("--env=minatar/seaquest", "--clip-rewards"), clips("--no-clip-rewards")) == (True, False)
+    stored = tmp_path / "config.yaml"
+    stored.write_text("env: MinAtar/Seaquest\nprotocol: minatar\nclip_rewards: true\n")
+    assert clips("--config", str(stored)) is True  # as an earlier run stored it
+    assert clips("--config", str(stored), "--no-clip-rewards") is False
+
+
+@pytest.mark.parametrize(("clip", "learned"), [("--no-clip-rewards", 7), ("--clip-rewards", 1)])
+def test_the_agent_learns_from_the_rewards_of_the_game(clip, learned, monkeypatch):
+    """Surfacing in Seaquest with six divers earns up to 10 at once."""
+    words = ["--env=minatar/seaquest", "--steps=400", "--update-start=300", "--compile=false", "--threads=1"]
+    trainer = build_trainer(command_line("dqn", [*words, "--n-step=1", clip]))
+    trainer.open()
+    receive = trainer.env.recv
+    monkeypatch.setattr(trainer.env, "recv", lambda: receive()._replace(reward=np.array([7], np.float32)))
+    for _ in range(20):
+        trainer.play(1.0)
+    batch = trainer.replay.gather(torch.arange(4).unsqueeze(0), **trainer._returns())
+    assert batch["reward"].tolist() == [[learned] * 4]
+
+
+def test_the_preset_is_the_authors_dqn():
+    config = command_line("dqn", ["--config", "minatar", "--env", "MinAtar/Asterix"])
+    assert (config.env, config.network, config.rules.name) == ("MinAtar/Asterix", "minatar", "minatar")
+    assert (config.steps, config.utd, config.batch_size, config.n_step, config.gamma) == (5_000_000, 1, 32, 1, 0.99)
+    assert (config.replay_capacity, config.update_start, config.target_period) == (100_000, 5_000, 1_000)
+    assert (config.epsilon_final, config.epsilon_steps, config.lr) == (0.1, 100_000, 2.5e-4)
+    assert config.schedule == "constant"
+    assert not any((config.double_q, config.clip_rewards, config.prioritised, config.dueling, config.noisy))
+
+
+def test_seaquests_count_of_divers_falls_below_zero_and_surfacing_is_free_from_then_on():
+    """MinAtar 1.0.15: surfacing with six divers leaves -1 of them, and only a count of 0 ends a game at the surface."""
+    game = package_game("Seaquest", 5, 0, 0).env
+    game.diver_count, game.oxygen = 6, 100
+    for count in (-1, -2, -3):
+        game.sub_y, game.surface = 1, False
+        assert not game.act(game.action_map.index("u"))[1]
+        assert (game.sub_y, game.diver_count) == (0, count)
+        game.e_subs, game.e_fish, game.e_bullets = [], [], []
 
 
 @pytest.mark.parametrize(

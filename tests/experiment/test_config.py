@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,9 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from experiment import command_line
 from experiment.config import ConfigError, dump_yaml, exit_on_bad_input, from_mapping, load_yaml, near, parse_cli
 from experiment.values import coerce
 
@@ -72,7 +74,9 @@ CONFIGS = st.builds(
     nap=st.booleans(),
     deep=st.booleans(),
     name=TEXT
-    | st.sampled_from(["\x85", "on", "no", "null", "~", "1e-4", "", "1_0", "a: b", "- a", "#a", "a\nb", "=", "<<"]),
+    | st.sampled_from(
+        ["\x85", "on", "no", "null", "~", "1e-4", "", "1_0", "a: b", "- a", "#a", "a\nb", "=", "<<", "\udcff/x"]
+    ),
     amp=st.sampled_from(["off", "on", "auto"]),
     methods=st.lists(TEXT).map(tuple),
 )
@@ -130,6 +134,12 @@ def test_yaml_values_are_read_by_the_type_of_the_field(tmp_path, text, field_nam
     [
         ("seed: 1\nnum_env: 2", r"c.yaml line 2: unknown key 'num_env'; did you mean 'num_envs'\?$"),
         ("seed: x", r"c.yaml line 1: seed: expected an integer, got 'x'$"),
+        (
+            "seed: 1" + "0" * 22,
+            r"seed: an integer has to be from -9,2\d\d,.* to 9,223,372,036,854,775,807, not 10{22}$",
+        ),
+        ("seed: 1e60", "seed: an integer has to be from .*, not 1e60$"),
+        (f"seed: -{2**63 + 1}", "seed: an integer has to be from -9,223,372,036,854,775,808 to "),
         ("seed: 1\nseed: 2", "line 2: key 'seed' stands twice$"),
         ("seed: {a: 1}", "line 1: seed: expected one value or a list"),
         ("seed: [", "line 1: not valid YAML"),
@@ -174,7 +184,7 @@ def test_unreadable_files(tmp_path):
         (["--utd", "--seed", "1"], "^--utd needs a value$"),
         (["--utd", "x"], "^--utd: expected a rational such as 8, 0.25 or 3/7, got 'x'$"),
         (["--seed", "1.5"], "^--seed: expected an integer, got '1.5'$"),
-        (["--seed", "1e99"], "^--seed: expected an integer"),
+        (["--seed", "1e99"], "^--seed: an integer has to be from"),
         (["--lr", "inf"], "^--lr: expected a finite number or none"),
         (["--amp", "of"], r"^--amp: expected one of off, on, auto, got 'of'; did you mean 'off'\?$"),
         (["--nap=false"], "^--nap takes no value"),
@@ -274,6 +284,35 @@ class Many:
     """Run directories."""
     out: str = "a"
     """File."""
+
+
+ODD = st.text(st.characters(exclude_characters="\0"), max_size=9) | st.binary(max_size=9).map(
+    lambda data: os.fsdecode(data.replace(b"\0", b""))
+)
+
+
+@given(st.lists(ODD.filter(lambda word: not word.startswith("-")), min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None)
+def test_each_word_of_a_list_of_paths_is_one_path(words):
+    for written in (words, ["--runs", *words]):
+        assert parse_cli(Many, ["--out=a b, c", *written], prog="p", description="d", presets={}) == Many(
+            tuple(words), "a b, c"
+        )
+
+
+def test_a_path_with_spaces_and_commas_is_one_path_in_a_file_too(tmp_path):
+    (tmp_path / "c.yaml").write_text("runs: my runs, all")
+    assert load_yaml(Many, tmp_path / "c.yaml") == Many(("my runs, all",))
+    assert parse_cli(Many, ["--runs=my runs, all"], prog="p", description="d", presets={}).runs == ("my runs, all",)
+
+
+@given(st.lists(ODD, min_size=1, max_size=4))
+@settings(max_examples=30, deadline=None)
+@example(["a b", "it's", "$HOME", os.fsdecode(b"\xff'\\n")])
+def test_what_is_printed_to_be_pasted_is_read_back_by_the_shell(words):
+    script = f"printf '%s\\0' {command_line.shell(*words)}"
+    printed = subprocess.run(["bash", "-c", os.fsencode(script)], capture_output=True, check=True).stdout
+    assert printed.split(b"\0")[:-1] == [os.fsencode(word) for word in words]
 
 
 @pytest.mark.parametrize("words", [["x", "y", "--out", "b"], ["--out", "b", "x", "y"], ["x", "--out", "b", "y"]])

@@ -211,7 +211,7 @@ def test_rows_that_could_never_be_written_are_counted_at_the_end(tmp_path):
     with pytest.warns(UserWarning, match="metrics wait"):
         tracker.log({"a": 1})
     tracker.log({"a": 2})
-    with pytest.warns(UserWarning, match="the last 2 rows of metrics could not be written and are lost"):
+    with pytest.warns(UserWarning, match="the end of the metrics could not be written and is lost: 2 rows"):
         tracker.close()
     tracker.close()
 

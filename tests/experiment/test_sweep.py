@@ -235,7 +235,7 @@ def test_a_signal_lets_the_runs_save_and_the_next_sweep_goes_on(tmp_path, number
     launcher.send_signal(number)
     output = launcher.communicate(timeout=120)[0]
     assert launcher.returncode == 130, output
-    assert "3 of 3 runs are left; the same command goes on with them" in output
+    assert "left: 3 of 3 runs; the same command goes on" in output
     logs = [(tmp_path / "runs" / "logs" / f"run{index}.log").read_text() for index in range(2)]
     assert all("stopped at" in log for log in logs)
     assert not (tmp_path / "runs" / "run2").exists()

@@ -381,3 +381,25 @@ def test_a_stack_is_one_line_of_the_report() -> None:
     text = str(nap.normalize(model))
     assert "layers.{0,1,2,3,4,5,6,7,8,9,10,11}.0.weight" in text
     assert len(text.splitlines()) < 12
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("the observations have to be a batch of vectors, on the device of the network. Convert first.\nSee there.",
+         "the observations have to be a batch of vectors, on the device of the network"),
+        ("word " * 99, "word " * 59 + "..."),
+    ],
+)  # fmt: skip
+def test_why_a_model_cannot_be_traced_is_a_whole_sentence(message: str, said: str) -> None:
+    class Strict(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            raise TypeError(message)
+
+    ((_, why),) = nap.normalize(Strict()).not_handled
+    fault = f"its forward fails on stand-in values, TypeError: {said}"
+    assert why == f"cannot be traced ({fault}), so its parts are treated one by one"

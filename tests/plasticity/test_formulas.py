@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -217,11 +217,11 @@ def test_buffers_are_averaged_but_counters_are_not():
 
 
 def dash_reference(value, average, shrinkage):
-    """Vector by vector: w <- w · max(cos(w, G), shrinkage)."""
+    """Vector by vector: w <- w · max(cos(w, G), shrinkage); no length counts as less than 1e-8."""
 
     def scale(w, g):
-        product = np.linalg.norm(w) * np.linalg.norm(g)
-        return max((w * g).sum() / product if product else 0.0, shrinkage)
+        lengths = [max(np.linalg.norm(vector), 1e-8) for vector in (w, g)]
+        return max((w * g).sum() / math.prod(lengths), shrinkage)
 
     out, value, average = value.copy(), value.astype(np.float64), average.astype(np.float64)
     if value.ndim == 1:
@@ -236,6 +236,10 @@ def dash_reference(value, average, shrinkage):
 
 
 @given(alpha=st.floats(0.05, 1), shrinkage=st.floats(0, 1))
+@example(alpha=1 - 1e-6, shrinkage=0)  # some units are dead at the last gradient, and what is left of theirs is tiny
+@example(alpha=1 - 1e-7, shrinkage=0.3)
+@example(alpha=1 - 2e-9, shrinkage=0)  # all but the last gradient weigh less than 1e-8
+@example(alpha=1, shrinkage=0)
 @settings(max_examples=10, deadline=None)
 def test_dash_every_period_against_vector_by_vector(alpha, shrinkage):
     method = DASH(alpha, shrinkage, period=3)
@@ -244,14 +248,29 @@ def test_dash_every_period_against_vector_by_vector(alpha, shrinkage):
     for update in range(1, 7):
         loop.learn()
         before = values(loop.network)
-        for name, parameter in loop.network.named_parameters():
-            average[name] = (1 - alpha) * average[name] - alpha * parameter.grad.numpy()
+        later = -update % 3  # gradients that come before the shrinking
+        if later == 0 or (alpha < 1 and later * math.log1p(-alpha) > math.log(1e-8)):
+            for name, parameter in loop.network.named_parameters():
+                average[name] = (1 - alpha) * average[name] - alpha * parameter.grad.numpy()
         method.after_update(update)
         for name, value in values(loop.network).items():
             expected = dash_reference(before[name], average[name], shrinkage) if update % 3 == 0 else before[name]
             np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-6)
         if update % 3 == 0:
             average = {name: np.zeros_like(value) for name, value in average.items()}
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1 - 1e-12, 1])
+def test_dash_shrinks_a_vector_that_gets_no_gradient(alpha):
+    method, network = DASH(alpha, 0.25, period=2), nn.Sequential(nn.Linear(3, 2, bias=False))
+    method.attach(network, None, torch.optim.SGD(network.parameters()))
+    before = network[0].weight.detach().clone()
+    for update, learning in ((1, alpha > 0.5), (2, False)):  # a gradient that weighs nothing is as good as none
+        gradient = -before.clone()
+        gradient[0] *= learning
+        network[0].weight.grad = gradient
+        method.after_update(update)
+    torch.testing.assert_close(network[0].weight.detach(), before * torch.tensor([[0.25], [1.0]]))
 
 
 def test_dash_applied_to_noisy_layers_under_nap():

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch._inductor.exc import InvalidCxxCompiler
 
 from experiment.config import ConfigError
 from experiment.interrupt import INTERRUPTED
@@ -18,6 +19,7 @@ from studies import cli
 from studies.figures import load_finished
 from studies.records import load, read_rows
 from studies.run import StudyRun
+from tests.broken_compiler import broken_compiler
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,26 @@ def test_a_run_that_is_interrupted_while_it_compiles_has_its_first_row_once(tmp_
     monkeypatch.setattr(Learner, "prepare", lambda _: None)
     code, rows, _ = train(Toy, replace(config, name=None, resume=str(run.directory.path)))
     assert (code, rows) == (0, whole)
+
+
+def test_a_compiler_that_fails_is_found_before_anything_is_written(tmp_path):
+    with (
+        broken_compiler(tmp_path, "exit 1"),
+        pytest.raises(ConfigError, match=r"no C.. compiler works here"),
+    ):
+        Toy(Config(root=str(tmp_path), compile=True))
+    assert not RunDir(tmp_path / "toy").path.exists()
+
+
+def test_a_compiler_that_fails_later_ends_the_run_in_one_line(tmp_path, capsys, monkeypatch):
+    def prepare(_):
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(Learner, "prepare", prepare)
+    assert Toy(Config(root=str(tmp_path), compile=True)).train() == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: the loss cannot be compiled: no C++ compiler works here")
+    assert shown.count("\n") == 1
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu3000", "meta:x"])

@@ -153,6 +153,12 @@ def test_every_arm_of_every_suite_is_a_valid_run():
         assert len({job.name for job in planned}) == len(planned)
 
 
+def test_a_short_run_has_rows_enough_for_a_curve():
+    assert GrokkingConfig().resolved().log_interval == 100
+    assert GrokkingConfig(updates=1_000).resolved().log_interval == 20
+    assert GrokkingConfig(updates=1_000, log_interval=300).resolved().log_interval == 300
+
+
 def test_an_outcome_is_read_off_the_rows():
     config = replace(GrokkingConfig(delay=200, warmup=100, anneal=700), log_interval=100).resolved()
     accuracies = [0.0, 0.19, 0.21, 0.5, 0.96, 0.6, 0.99, 1.0, 0.98, 0.97, 1.0]

@@ -28,6 +28,7 @@ def test_lengths_and_shares_follow_the_protocol(words, fraction, phases, updates
     config = given(*words)
     assert (config.fraction, config.phases, config.phase_updates) == (fraction, phases, updates)
     assert config.cycles == phases
+    assert config.log_interval == (20 if updates == 7 else 250)
     assert config.budget == phases * updates
 
 

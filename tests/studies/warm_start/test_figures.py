@@ -212,6 +212,10 @@ def test_a_suite_becomes_a_figure_and_tables_and_says_what_is_missing(tmp_path, 
     assert (gap["n"], float(gap["mean"])) == ("3", pytest.approx(0))
     assert float(gap["high"]) == pytest.approx(4.302653 / 3**0.5)
     assert (out / "headline.png").read_bytes().startswith(b"\x89PNG")
+    assert figures.main([str(tmp_path / "headline"), "--out", str(out), "--format", "svg"]) == 0
+    drawn = (out / "headline.svg").read_text()
+    assert "missing: seeds 3, 4 of nap-from10" in drawn
+    assert "no-norms" not in drawn  # of which there is no run: the table says so
 
 
 def test_a_table_of_one_run_and_none_of_no_finished_run(tmp_path, capsys):

@@ -96,6 +96,20 @@ def test_updates_are_those_of_the_literal_reference(nap):
         torch.testing.assert_close(parameter.detach(), expected[name].detach(), rtol=1e-4, atol=2e-5, msg=name)
 
 
+@pytest.mark.parametrize(("settings", "format"), [(RESNET, torch.contiguous_format), ({}, torch.channels_last)])
+def test_images_and_weights_have_the_format_that_is_safe(settings, format):
+    made, seen = learner(**settings), []
+    other = {torch.contiguous_format: torch.channels_last, torch.channels_last: torch.contiguous_format}[format]
+    for part in made.model.modules():
+        if isinstance(part, nn.Conv2d):
+            part.register_forward_hook(lambda part, args, out: seen.extend([part.weight, args[0], out]))
+    with torch.no_grad():
+        made.logits(DATA.train_images[:16])
+    assert seen
+    assert all(x.is_contiguous(memory_format=format) for x in seen)
+    assert not all(x.is_contiguous(memory_format=other) for x in seen)
+
+
 def test_the_loss_is_one_graph_that_no_phase_or_rate_compiles_again(monkeypatch):
     settings = {"nap": True, "plasticity": ("redo:period=3", "l2-init"), "phase_updates": 3}
     plain, counter = learner(**settings), CompileCounterWithBackend("aot_eager")

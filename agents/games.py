@@ -1,0 +1,114 @@
+"""The games of an evaluation: which are counted, how long each was, whether it was cut, and which are the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from envs.vector_env import Step
+
+
+class Game(NamedTuple):
+    """One game that was played to its end, or to the limit."""
+
+    score: float
+    """Raw return."""
+    steps: int
+    """Agent steps."""
+    cut: bool
+    """Whether the time limit ended it."""
+    actions: bytes
+    """Digest of its actions."""
+
+
+def different(games: Sequence[Game]) -> Counter[tuple[bytes, int, float]]:
+    """How often each different game was played: games are the same if actions, length and return agree.
+
+    How a game began is not compared: a start that changes neither what the agent does nor what that earns makes no
+    other game. The return is, since sticky actions make many games of the same actions.
+    """
+    return Counter((game.actions, game.steps, game.score) for game in games)
+
+
+def effective_number(games: Sequence[Game]) -> float:
+    """n² / Σ c², for games of which the different ones were played c times each (Kish's effective sample size).
+
+    It is n if all are different, and the number of different games if each was played equally often.
+    """
+    counts = different(games).values()
+    return sum(counts) ** 2 / sum(count**2 for count in counts) if counts else 0.0
+
+
+class Games:
+    """The games that N environments play side by side, and those that ended.
+
+    Each environment plays a number that is fixed beforehand: to take the first games that end would favour short ones.
+    What an environment plays after that does not count.
+    """
+
+    def __init__(self, num_envs: int, episodes: int, limit: int | None) -> None:
+        self.episodes, self.limit = episodes, limit
+        self.ended: list[Game] = []
+        self.left = episodes // num_envs + (np.arange(num_envs) < episodes % num_envs)
+        self.running = np.zeros(num_envs, np.int64)
+        """Agent steps so far of each environment's game that counts."""
+        self.time = 0
+        """Steps that the environments took together."""
+        self._hashes = [hashlib.blake2b(digest_size=16) for _ in range(num_envs)]
+
+    @property
+    def playing(self) -> bool:
+        return bool(self.left.any())
+
+    @property
+    def steps(self) -> int:
+        """Agent steps of all games that count."""
+        return sum(game.steps for game in self.ended) + int(self.running.sum())
+
+    @property
+    def cut(self) -> int:
+        """Games that the limit ended."""
+        return sum(game.cut for game in self.ended)
+
+    def follow(self, actions: np.ndarray, step: Step) -> None:
+        """One step of all environments: the actions [N] and what they led to."""
+        self.time += 1
+        counted = self.left > 0
+        self.running[counted] = step.episode_steps[counted]
+        for i in np.flatnonzero(counted).tolist():
+            self._hashes[i].update(int(actions[i]).to_bytes(2, "little"))
+        for i in np.flatnonzero(counted & step.ended).tolist():
+            score, digest = float(step.episode_return[i]), self._hashes[i].digest()
+            self.ended.append(Game(score, int(step.episode_steps[i]), bool(step.truncated[i]), digest))
+            self._hashes[i] = hashlib.blake2b(digest_size=16)
+            self.running[i] = 0
+            self.left[i] -= 1
+
+    def begun(self) -> float:
+        """How many games' worth has been played of those that run, each as the share of the limit; 0 without one."""
+        return float(self.running.sum()) / self.limit if self.limit else 0.0
+
+    def most_left(self) -> int | None:
+        """Steps of the environments together until all games have ended, at most; None without a limit."""
+        if self.limit is None:
+            return None
+        return int((self.left * self.limit - self.running).max())
+
+    def likely_left(self) -> float | None:
+        """Steps of the environments together, by the mean length of the games so far; None before one has ended.
+
+        The mean is all steps over the games that ended, so that long games which still run count. A running game that
+        is longer is taken to last as long again.
+        """
+        if not self.ended:
+            return None
+        mean = self.steps / len(self.ended)
+        rest = np.where(self.running < mean, mean - self.running, mean)
+        if self.limit is not None:
+            mean = min(mean, self.limit)
+            rest = np.minimum(rest, self.limit - self.running)
+        return float(np.where(self.left > 0, (self.left - 1) * mean + rest, 0.0).max())

@@ -1,0 +1,97 @@
+"""How long a training run still takes: steps of play are cheap, updates are not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from experiment.progress import Rate, clock_time, per_second
+
+SETTLED = 5.0
+"""Seconds of updates before anything is foretold from them."""
+
+
+class Work(Protocol):
+    """What is left to do, as `Trainer` says it."""
+
+    @property
+    def agent_step(self) -> int: ...
+
+    @property
+    def updates(self) -> int: ...
+
+    @property
+    def steps_left(self) -> int: ...
+
+    @property
+    def updates_left(self) -> int: ...
+
+
+class Pace:
+    """Foretells the end from the time that a step of play and an update take, each as measured.
+
+    A step's time is that of the steps before the first update, an update's what is left over in the last `window`
+    seconds. Without such steps, in a run that is resumed, an update's time includes the play that earns it. The step
+    of the first update compiles, and counts in neither.
+    """
+
+    def __init__(self, work: Work, window: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._work, self._window, self._clock = work, window, clock
+        self._before = work.updates
+        self._per_step = 0.0
+        self._learns_since: float | None = None
+        self._restart()
+        self._began = self._clock(), work.agent_step
+
+    def _restart(self) -> None:
+        self._steps, self._updates = Rate(self._window), Rate(self._window)
+        self._add(self._clock())
+
+    def _add(self, now: float) -> None:
+        self._steps.add(now, self._work.agent_step)
+        self._updates.add(now, self._work.updates)
+
+    def note(self) -> None:
+        """Takes the time; after every step of the run."""
+        now = self._clock()
+        if self._learns_since is None and self._work.updates > self._before:
+            self._learns_since = now
+            self._restart()
+            return
+        self._add(now)
+        if self._learns_since is None:
+            (began, first), step = self._began, self._work.agent_step
+            self._per_step = (now - began) / max(step - first, 1)
+
+    @property
+    def learns(self) -> bool:
+        """Whether updates have been made."""
+        return self._learns_since is not None
+
+    @property
+    def updates_per_second(self) -> float:
+        return self._updates.value()
+
+    def seconds_left(self) -> float | None:
+        """Seconds of training that are left; None before updates have been made for a while."""
+        steps, updates, work = self._steps.value(), self._updates.value(), self._work
+        if self._learns_since is None or not steps or self._clock() - self._learns_since < SETTLED:
+            return None
+        per_step = min(self._per_step, 1 / steps) if updates else 1 / steps
+        per_update = (1 - per_step * steps) / updates if updates else 0.0
+        return per_step * work.steps_left + per_update * work.updates_left
+
+    def __str__(self) -> str:
+        left, rate = self.seconds_left(), self._steps.value()
+        unknown = "time left unknown" if self.learns else "time left unknown until updates begin"
+        words = unknown if left is None else f"{clock_time(left)} left"
+        return f"{words}, {per_second(rate)}" if rate else words
+
+    def first_estimate(self) -> str | None:
+        """A sentence as soon as there is an estimate; None before."""
+        left, work = self.seconds_left(), self._work
+        if left is None:
+            return None
+        rate = per_second(self.updates_per_second)
+        return f"first estimate: {clock_time(left)} for the {work.updates_left:,} updates that are left, at {rate}"

@@ -1,0 +1,168 @@
+"""Other people's results as tables that the report reads: `python -m benchmarks.convert FORMAT PATH... --out FILE`.
+
+docs/formats.md says what each format means, and which file of which version it was tried on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
+
+if TYPE_CHECKING:
+    from benchmarks.formats.point import Point
+    from benchmarks.formats.registry import Format
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """What to read, and what the files do not state."""
+
+    files: tuple[str, ...] = field(default=(), metadata={"positional": True, "metavar": "FORMAT PATH..."})
+    """FORMAT is sb3-monitor, sb3-evaluations, cleanrl, tianshou, dopamine, mrq, bbf, btr, openrlbenchmark, scores or
+    curves; PATH a file of it, or the folder of one run (sb3-monitor, cleanrl, tianshou)."""
+    out: str = ""
+    """CSV file of the scores, a line for each run; without it they are printed."""
+    curves: str = ""
+    """CSV file of every measurement of every run, a line each."""
+    overwrite: bool = False
+    """Replace files that exist."""
+    agent: str = ""
+    """The agent, where the files do not name it."""
+    game: tuple[str, ...] = ()
+    """The game, where the files do not name it; of an array of scores, the games of its columns."""
+    run: str = ""
+    """The run, of one PATH; else it has the seed in the file or the name of its file or folder."""
+    kind: Literal["training", "evaluation"] | None = None
+    """Which returns to read, where a format has both."""
+    last: int | None = None
+    """The score is the mean of so many last measurements of a run; by default of 100 games in training (sb3-monitor,
+    cleanrl), else of the last measurement."""
+    steps: int | None = None
+    """Agent steps of training behind each score, where the files do not state them."""
+    frame_skip: int | None = None
+    """Frames of an agent step, where the files do not state them."""
+    protocol: str = ""
+    """Name of the rules that the games were played under, where the files do not state them."""
+    monitor_frames: int | None = None
+    """sb3-monitor: frames of one step of the environment that Monitor wraps, 0 where its steps are agent steps."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("last", 1), ("steps", 0), ("frame_skip", 1), ("monitor_frames", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+
+
+def convert(config: ConvertConfig) -> None:
+    """Reads all files, then writes the tables. ConfigError, in one line, for bad input; nothing is written then."""
+    from benchmarks.formats.tables import csv_text, final_scores, summary
+    from experiment.files import write_atomic
+
+    form, paths = _form(config)
+    _check_outs(config, paths)
+    points, notes = _read(config, form, paths)
+    last = config.last or (form.last if points[0].kind == "training" else 1)
+    scores = [_with_steps(score, config.steps) for score in final_scores(points, last)]
+    for line in (*notes, *summary(points, scores, last)):
+        print(line, file=sys.stderr)
+    for out, rows in ((config.out, scores), (config.curves, points)):
+        if out:
+            write_atomic(Path(out), csv_text(rows))
+            print(out)
+    if not config.out:
+        print(csv_text(scores), end="")
+
+
+def _form(config: ConvertConfig) -> tuple[Format, list[Path]]:
+    """The format and the paths, and no option that the format has no use for."""
+    from benchmarks.formats.registry import FORMATS
+
+    name, *paths = config.files or ("",)
+    if not paths:
+        raise ConfigError(f"name a format and a file of it; the formats are {', '.join(FORMATS)}")
+    if name not in FORMATS:
+        raise ConfigError(f"no format {name!r}{near(name, FORMATS)} (formats: {', '.join(FORMATS)})")
+    form = FORMATS[name]
+    for option in ("agent", "game", "run", "monitor_frames"):
+        if getattr(config, option) not in ("", (), None) and option not in form.takes:
+            raise ConfigError(f"--{option.replace('_', '-')} has no use here: files of format {name} state it")
+    if config.kind and config.kind not in form.kinds:
+        raise ConfigError(f"--kind {config.kind}: files of format {name} hold returns of {form.kinds[0]} alone")
+    if config.run and len(paths) > 1:
+        raise ConfigError(f"--run names the run of one path, and {len(paths)} are given")
+    return form, [Path(path) for path in paths]
+
+
+def _check_outs(config: ConvertConfig, inputs: Sequence[Path]) -> None:
+    outs = [Path(name) for name in (config.out, config.curves) if name]
+    if len({out.resolve() for out in outs}) < len(outs):
+        raise ConfigError("--out and --curves are the same file")
+    for out in outs:
+        if out.resolve() in [path.resolve() for path in inputs]:
+            raise ConfigError(f"cannot write {str(out)!r}: it is read")
+        if out.is_dir():
+            raise ConfigError(f"cannot write {str(out)!r}: it is a folder")
+        if not out.parent.is_dir():
+            raise ConfigError(f"cannot write {str(out)!r}: there is no folder {str(out.parent)!r}")
+        if out.exists() and not config.overwrite:
+            raise ConfigError(f"{out} exists: choose another name, or give --overwrite")
+
+
+def _read(config: ConvertConfig, form: Format, paths: Sequence[Path]) -> tuple[list[Point], list[str]]:
+    """The points of all paths that are of one kind, and notes."""
+    from benchmarks.formats.point import Given, known_game
+    from benchmarks.formats.tables import run_of
+
+    given = Given(config.agent, config.game, config.run, config.monitor_frames)
+    points: list[Point] = []
+    notes: list[str] = []
+    source: dict[tuple[str, str, str], Path] = {}
+    for path in paths:
+        table = form.read(path, given)
+        found = [replace(point, game=known_game(point.game) or point.game) for point in table.points]
+        for run in dict.fromkeys(map(run_of, found)):
+            if source.setdefault(run, path) is not path:
+                raise ConfigError(f"{source[run]} and {path} both hold run {run[2]!r} of {run[0]} in {run[1]}")
+        points += found
+        notes += table.notes
+    kinds = [config.kind] if config.kind else form.kinds
+    kind = next((kind for kind in kinds if any(point.kind == kind for point in points)), None)
+    if kind is None:
+        raise ConfigError(f"{', '.join(map(str, paths))}: no returns of {' or '.join(kinds)}")
+    kept = [_with_rules(point, config) for point in points if point.kind == kind]
+    if passed := len(points) - len(kept):
+        notes.append(f"measurements of the other kind, passed over (see --kind): {passed}")
+    return kept, notes
+
+
+def _with_rules(point: Point, config: ConvertConfig) -> Point:
+    """Fills in the rules that the user states and the file does not."""
+    return replace(
+        point, frame_skip=point.frame_skip or config.frame_skip, protocol=point.protocol or config.protocol or None
+    )
+
+
+def _with_steps(score: Point, steps: int | None) -> Point:
+    """Fills in the budget that the user states; ConfigError where the file has another."""
+    if steps is not None and score.steps not in (None, steps):
+        raise ConfigError(f"--steps {steps}: {score.agent} in {score.game} has {score.steps} agent steps in its file")
+    return score if steps is None else replace(score, steps=steps)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    with exit_on_bad_input():
+        config = parse_cli(
+            ConvertConfig, argv, prog="python -m benchmarks.convert", description="Convert other people's results.",
+            presets={},
+        )  # fmt: skip
+        convert(config)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

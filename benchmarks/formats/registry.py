@@ -1,0 +1,42 @@
+"""The formats that `benchmarks.convert` reads, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.formats import arrays, bbf, btr, curves, dopamine, events, mrq, openrlbenchmark, sb3
+from benchmarks.formats.point import EVALUATION, TRAINING, Given, Table
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one kind of file is read.
+
+    Attributes:
+        kinds: the returns it holds; the first are read unless --kind says otherwise.
+        takes: options that state what the file does not.
+        last: training points that the score is the mean of unless --last says otherwise.
+    """
+
+    read: Callable[[Path, Given], Table]
+    kinds: tuple[str, ...]
+    takes: tuple[str, ...] = ()
+    last: int = 1
+
+
+ONE_RUN = ("agent", "game", "run")
+FORMATS = {
+    "sb3-monitor": Format(sb3.read_monitor, (TRAINING,), (*ONE_RUN, "monitor_frames"), last=100),
+    "sb3-evaluations": Format(sb3.read_evaluations, (EVALUATION,), ONE_RUN),
+    "cleanrl": Format(events.read_cleanrl, (TRAINING, EVALUATION), ONE_RUN, last=100),
+    "tianshou": Format(events.read_tianshou, (EVALUATION, TRAINING), ONE_RUN),
+    "dopamine": Format(dopamine.read_dopamine, (TRAINING,), ("game",)),
+    "mrq": Format(mrq.read_mrq, (EVALUATION,), ("agent",)),
+    "bbf": Format(bbf.read_bbf, (EVALUATION,), ("agent",)),
+    "btr": Format(btr.read_btr, (EVALUATION,), ("agent", "run")),
+    "openrlbenchmark": Format(openrlbenchmark.read_openrlbenchmark, (TRAINING,)),
+    "scores": Format(arrays.read_scores, (EVALUATION,), ("agent", "game")),
+    "curves": Format(curves.read_curves, (EVALUATION, TRAINING)),
+}

@@ -1,0 +1,97 @@
+"""Whether torch.compile can be used here, found out before a run depends on it."""
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from experiment.values import ConfigError
+
+ROOM = 32_000_000
+"""Bytes that have to be free in the folder of compiled code; a compiled loss takes a few million."""
+SOURCE = '#include <Python.h>\nextern "C" int answer() { return 42; }\n'
+ADVICE = "TORCHINDUCTOR_CACHE_DIR names the folder, CXX the compiler"
+
+
+def check_compiler(device: torch.device | str) -> None:
+    """Raises ConfigError, with the cause in one line, if a function cannot be compiled for the device."""
+    if cause := compiler_fault(torch.device(device)):
+        raise ConfigError(f"--compile: {cause}; {ADVICE}")
+
+
+def compiler_fault(device: torch.device) -> str | None:
+    """Why nothing can be compiled for the device, in one line, or None if it can.
+
+    A few lines of C++ are built by torch.compile's own builder in its own folder, and loaded: on a CPU every graph is
+    made so. On another device a function of one line goes through torch.compile.
+    """
+    try:
+        return _fault(device)
+    except Exception as error:  # a compiler, a loader, a file system: whatever fails here would fail in the run
+        return one_line(error)
+
+
+def _fault(device: torch.device) -> str | None:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    folder = cache_dir()
+    free = shutil.disk_usage(folder).free
+    if free < ROOM:
+        return f"{folder!r} has room for {free / 1e6:.0f} MB of compiled code, and {ROOM / 1e6:.0f} MB are needed"
+    if device.type == "cpu":
+        _build(folder)
+    else:
+        torch.compile(lambda x: x.sin() + 1, fullgraph=True)(torch.zeros(8, device=device))
+    return None
+
+
+def _build(folder: str) -> None:
+    from torch._inductor.cpp_builder import CppBuilder, CppTorchOptions
+
+    with tempfile.TemporaryDirectory(prefix="try-", dir=folder) as own:
+        source = Path(own, "answer.cpp")
+        source.write_text(SOURCE)
+        builder = CppBuilder("answer", str(source), CppTorchOptions(), own)
+        try:
+            builder.build()
+        except Exception as error:
+            if len(folder.split()) == 1:
+                raise
+            raise RuntimeError(f"the name of the folder {folder!r} has a space, and {one_line(error)}") from None
+        try:
+            ctypes.CDLL(builder.get_target_file_path())
+        except OSError as error:
+            reason = str(error).rpartition(": ")[2]
+            raise RuntimeError(f"nothing built in {folder!r} can be loaded (mounted noexec?): {reason}") from None
+
+
+def is_toolchain_failure(error: BaseException) -> bool:
+    """Whether torch.compile failed for want of a compiler, a library or room, and not over the function."""
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+    inner = getattr(error, "inner_exception", error)
+    return isinstance(inner, CppCompileError | InvalidCxxCompiler | OSError | ImportError)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of torch.compile comes to: of a compiler's output its first complaint."""
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+    inner = getattr(error, "inner_exception", error)
+    if isinstance(inner, InvalidCxxCompiler):
+        return "no C++ compiler works here (g++, or what CXX names)"
+    if isinstance(inner, CppCompileError | subprocess.CalledProcessError):
+        lines = [line.strip() for line in _text(inner.output).splitlines() if line.strip()]
+        complaints = [line for line in lines if "error" in line.lower()]
+        return f"the C++ compiler fails: {(complaints or lines or ['without a word'])[0]}"
+    if isinstance(inner, OSError) and inner.strerror:
+        return f"{inner.strerror}: {str(inner.filename)!r}"
+    line = (str(inner).strip().splitlines() or [""])[0]
+    return line if line and type(inner) is RuntimeError else f"{type(inner).__name__}: {line}".removesuffix(": ")
+
+
+def _text(output: str | bytes | None) -> str:
+    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""

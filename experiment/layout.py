@@ -1,0 +1,38 @@
+"""How the images of a network lie in memory: chosen here for every network with convolutions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+NARROW = 16
+"""Channels that fill the widest vector register of a processor."""
+
+
+def memory_format(network: nn.Module) -> torch.memory_format:
+    """channels_last, in which convolutions are quickest, or the contiguous format where channels_last is not safe.
+
+    The oneDNN of torch 2.13 and 2.14 has a fault on x86 processors: in channels_last it writes past its own memory in
+    the backward pass of some narrow convolutions that step over pixels, as the shortcuts of a narrow ResNet do. The
+    process aborts, or goes on with wrong numbers. Processors with AVX2 and no AVX-512 are hit most. In the contiguous
+    format oneDNN takes another way. A network with such a convolution has it on every CPU, so that it computes the
+    same on all of them.
+    """
+    on_cpu = any(parameter.device.type == "cpu" for parameter in network.parameters())
+    at_risk = on_cpu and any(_steps_over_pixels(module) for module in network.modules())
+    return torch.contiguous_format if at_risk else torch.channels_last
+
+
+def _steps_over_pixels(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Conv2d) or module.in_channels >= NARROW:
+        return False
+    return any(stride > kernel for stride, kernel in zip(module.stride, module.kernel_size, strict=True))
+
+
+def compiled(function: Callable[..., Any], network: nn.Module) -> Callable[..., Any]:
+    """A function that calls the network, compiled as one graph that keeps the network's memory format."""
+    options: dict[str, str | int | bool | Callable[..., Any]] | None = None
+    if memory_format(network) == torch.contiguous_format:
+        options = {"layout_optimization": False}  # on a CPU inductor else makes every convolution channels_last
+    return torch.compile(function, fullgraph=True, dynamic=False, options=options)

@@ -1,0 +1,64 @@
+"""Which memory format a network gets. Nothing here runs a backward pass."""
+
+import pytest
+import torch
+from torch import nn
+
+from agents.build import build_learner, head_options
+from agents.config import DQNConfig
+from agents.convolution import PixelConv2d
+from agents.networks import NETWORKS, QNetwork
+from experiment.layout import NARROW, compiled, memory_format
+from studies.warm_start.networks import ResNet18, convolution, small_cnn
+
+LAST, PLAIN = torch.channels_last, torch.contiguous_format
+SAFE = {name: lambda make=make: make(4, (84, 84), 6) for name, make in NETWORKS.items()} | {
+    "cnn": lambda: small_cnn((3, 32, 32), 10, 32, 256, (2, 2, 1)),
+    "narrow cnn": lambda: small_cnn((3, 16, 16), 10, 4, 8, (2, 2, 1)),
+    "resnet18": lambda: ResNet18((3, 32, 32), 10),
+    "resnet18 of width 16": lambda: ResNet18((3, 32, 32), 10, NARROW),
+}
+"""Networks that never come near the fault: their format, and with it their bits and speed, stay."""
+
+
+def is_channels_last(x):
+    """Whether torch's convolutions take x for channels_last; a size of 1 makes it both, and then it does not matter."""
+    return x.is_contiguous(memory_format=LAST) and not x.is_contiguous()
+
+
+@pytest.mark.parametrize("name", SAFE)
+def test_networks_without_narrow_shortcuts_are_channels_last(name):
+    assert memory_format(SAFE[name]()) == LAST
+
+
+@pytest.mark.parametrize("width", [2, 8, NARROW - 1])
+def test_a_narrow_resnet_is_contiguous_on_a_cpu_and_channels_last_elsewhere(width):
+    assert memory_format(ResNet18((3, 16, 16), 10, width)) == PLAIN
+    with torch.device("meta"):
+        assert memory_format(ResNet18((3, 16, 16), 10, width)) == LAST
+
+
+@pytest.mark.parametrize("width", [2, NARROW])
+def test_a_compiled_network_keeps_its_format(monkeypatch, width):
+    given = {}
+    monkeypatch.setattr(torch, "compile", lambda function, **options: given.update(options))
+    network = ResNet18((3, 16, 16), 10, width)
+    compiled(network.forward, network)
+    assert given["fullgraph"]
+    assert given["options"] == ({"layout_optimization": False} if width < NARROW else None)
+
+
+@pytest.mark.parametrize("width", [2, NARROW])
+def test_every_image_within_a_q_network_has_the_chosen_format(width):
+    config = DQNConfig(compile="false", threads=1).resolved()
+    narrow = nn.Sequential(PixelConv2d(4, width, 3), nn.ReLU(), convolution(width, 4, 1, 2), nn.ReLU())
+    network = QNetwork(narrow, 8, 4, (16, 16), 3, **head_options(config))
+    online = build_learner(config, network).online
+    images = []
+    for part in online.modules():
+        if isinstance(part, nn.Conv2d):
+            part.register_forward_hook(lambda _, args, out: images.extend([args[0], out]))
+    with torch.no_grad():
+        online(torch.zeros(2, 4, 16, 16, dtype=torch.uint8))
+    assert {is_channels_last(image) for image in images[1:]} == {width == NARROW}  # the first are the pixels themselves
+    assert len(images) == 4
