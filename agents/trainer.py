@@ -126,16 +126,12 @@ class Trainer:
 
     def _report(self) -> Row:
         """The monitor's metrics, which the schedule may listen to, and what the schedule makes of its signal."""
-        report: Row = {**self.monitor.report()}
-        fresh = self._fresh_td_error()
-        if fresh is not None:
-            report["td_error_fresh"] = fresh
-        signals = {"loss": report.get("loss"), "td_error": report.get("td_error"), "fresh_td_error": fresh}
-        self._signal(signals)
+        watched, fresh = self.monitor.report(), self._fresh_td_error()
+        self._signal({"loss": watched.get("loss"), "td_error": watched.get("td_error"), "fresh_td_error": fresh})
         found = self.agent.schedule.metrics()
         if (stop := found.get("stopped_at")) is not None:
             found["stopped_at"] = stop + self.config.update_start
-        return report | found
+        return {**watched, **({} if fresh is None else {"td_error_fresh": fresh}), **found}
 
     def _signal(self, signals: Mapping[str, float | None]) -> None:
         """Let the schedule observe the one that it listens to, if it is known."""
