@@ -32,7 +32,7 @@ def _steps_over_pixels(module: nn.Module) -> bool:
 
 def compiled(function: Callable[..., Any], network: nn.Module) -> Callable[..., Any]:
     """A function that calls the network, compiled as one graph that keeps the network's memory format."""
-    options = None
+    options: dict[str, str | int | bool | Callable[..., Any]] | None = None
     if memory_format(network) == torch.contiguous_format:
         options = {"layout_optimization": False}  # on a CPU inductor else makes every convolution channels_last
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
