@@ -20,6 +20,7 @@ from envs.games import human_normalized, reference_scores
 from envs.vector_env import VectorEnv
 from experiment.determinism import device_of
 from experiment.progress import Progress, Rate, clock_time
+from experiment.values import counted
 
 if TYPE_CHECKING:
     from agents.video import Recorder
@@ -135,6 +136,7 @@ def summary(game: str, games: Games) -> dict[str, Any]:
         "cut_games": games.cut,
         "different_games": len(different(games.ended)),
         "effective_games": effective_number(games.ended),
+        "score_wraps": sum(each.score_wraps for each in games.ended),
         "scores": scores,
         "steps": [each.steps for each in games.ended],
         "cut": [each.cut for each in games.ended],
@@ -165,6 +167,8 @@ def describe_games(found: Mapping[str, Any]) -> str:
         parts.append("all different")
     elif kinds < count:
         parts.append(f"{kinds} different {_games(kinds)} (effective number {found['effective_games']:.3g})")
+    if wraps := found["score_wraps"]:
+        parts.append(f"score counters wrapped {counted(wraps, 'time')}, so the scores are too low")
     return ", ".join(parts)
 
 

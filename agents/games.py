@@ -23,6 +23,8 @@ class Game(NamedTuple):
     """Whether the time limit ended it."""
     actions: bytes
     """Digest of its actions."""
+    score_wraps: int = 0
+    """How often its score counter went past its last number, each time at the cost of its range."""
 
 
 def different(games: Sequence[Game]) -> Counter[tuple[bytes, int, float]]:
@@ -56,6 +58,7 @@ class Games:
         self.left = episodes // num_envs + (np.arange(num_envs) < episodes % num_envs)
         self.running = np.zeros(num_envs, np.int64)
         """Agent steps so far of each environment's game that counts."""
+        self._wraps = np.zeros(num_envs, np.int64)
         self.time = 0
         """Steps that the environments took together."""
         self._hashes = [hashlib.blake2b(digest_size=16) for _ in range(num_envs)]
@@ -79,13 +82,15 @@ class Games:
         self.time += 1
         counted = self.left > 0
         self.running[counted] = step.episode_steps[counted]
+        self._wraps += step.score_wrapped & counted
         for i in np.flatnonzero(counted).tolist():
             self._hashes[i].update(int(actions[i]).to_bytes(2, "little"))
         for i in np.flatnonzero(counted & step.ended).tolist():
             score, digest = float(step.episode_return[i]), self._hashes[i].digest()
-            self.ended.append(Game(score, int(step.episode_steps[i]), bool(step.truncated[i]), digest))
+            steps, wraps = int(step.episode_steps[i]), int(self._wraps[i])
+            self.ended.append(Game(score, steps, bool(step.truncated[i]), digest, wraps))
             self._hashes[i] = hashlib.blake2b(digest_size=16)
-            self.running[i] = 0
+            self.running[i] = self._wraps[i] = 0
             self.left[i] -= 1
 
     def begun(self) -> float:

@@ -13,6 +13,8 @@ from experiment.values import ConfigError
 ROOM = 32_000_000
 """Bytes that have to be free in the folder of compiled code; a compiled loss takes a few million."""
 SOURCE = '#include <Python.h>\nextern "C" int answer() { return 42; }\n'
+NO_COMPILER, BAD_COMPILER = "InvalidCxxCompiler", "CppCompileError"
+"""Errors of torch._inductor.exc, by name: where its folder cannot be used, that module cannot be imported."""
 ADVICE = "TORCHINDUCTOR_CACHE_DIR names the folder, CXX the compiler"
 
 
@@ -70,27 +72,24 @@ def _build(folder: str) -> None:
 
 def is_toolchain_failure(error: BaseException) -> bool:
     """Whether torch.compile failed for want of a compiler, a library or room, and not over the function."""
-    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
-
     inner = getattr(error, "inner_exception", error)
-    return isinstance(inner, CppCompileError | InvalidCxxCompiler | OSError | ImportError)
+    return isinstance(inner, OSError | ImportError) or type(inner).__name__ in (NO_COMPILER, BAD_COMPILER)
 
 
 def one_line(error: BaseException) -> str:
     """What an error of torch.compile comes to: of a compiler's output its first complaint."""
-    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
-
     inner = getattr(error, "inner_exception", error)
-    if isinstance(inner, InvalidCxxCompiler):
+    name = type(inner).__name__
+    if name == NO_COMPILER:
         return "no C++ compiler works here (g++, or what CXX names)"
-    if isinstance(inner, CppCompileError | subprocess.CalledProcessError):
-        lines = [line.strip() for line in _text(inner.output).splitlines() if line.strip()]
+    if name == BAD_COMPILER or isinstance(inner, subprocess.CalledProcessError):
+        lines = [line.strip() for line in _text(getattr(inner, "output", None)).splitlines() if line.strip()]
         complaints = [line for line in lines if "error" in line.lower()]
         return f"the C++ compiler fails: {(complaints or lines or ['without a word'])[0]}"
     if isinstance(inner, OSError) and inner.strerror:
         return f"{inner.strerror}: {str(inner.filename)!r}"
     line = (str(inner).strip().splitlines() or [""])[0]
-    return line if line and type(inner) is RuntimeError else f"{type(inner).__name__}: {line}".removesuffix(": ")
+    return line if line and type(inner) is RuntimeError else f"{name}: {line}".removesuffix(": ")
 
 
 def _text(output: str | bytes | None) -> str:

@@ -89,7 +89,9 @@ def plan(jobs: Iterable[Job], all_commands: bool = False) -> str:
     states = {job.name: job.state() for job in jobs}
     count = Counter(states.values())
     begin = count["new"] + count["leftover"]
-    lines = [f"{counted(len(jobs), 'run')}: {count['done']} done, {count['interrupted']} to resume, {begin} to start"]
+    lines = [
+        f"{counted(len(jobs), 'run')}: {count['done']:,} done, {count['interrupted']:,} to resume, {begin:,} to start"
+    ]
     verbs = {"done": "done", "interrupted": "resume", "leftover": "restart", "new": "start"}
     for job in jobs:
         command = "" if states[job.name] == "done" else f": {shell(*job.words(states[job.name]))}"

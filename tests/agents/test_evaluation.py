@@ -104,6 +104,19 @@ def test_lengths_cuts_and_different_games_are_counted():
     )
 
 
+def test_a_score_counter_that_wraps_is_counted_in_its_own_game():
+    class Wrapping(Scripted):
+        def recv(self):
+            step = super().recv()  # the first environment wraps in the second of its two steps, the other one never
+            return step._replace(score_wrapped=np.array([step.episode_steps[0] == 2, False]))
+
+    games = play(always(1), Wrapping([(2, 1.0), (1, 1.0)], [(3, 1.0)]), 6)
+    assert sorted((game.steps, game.score_wraps) for game in games.ended) == [(1, 0), (2, 1), (2, 1), *[(3, 0)] * 3]
+    found = summary("Breakout", games)
+    assert found["score_wraps"] == 2
+    assert describe_games(found).endswith("score counters wrapped 2 times, so the scores are too low")
+
+
 def test_a_game_that_ends_by_itself_in_the_step_of_the_limit_was_not_cut():
     games = play(always(1), Scripted([(6, 1.0)]), 1)
     assert games.ended[0][:3] == (1.0, 6, False)

@@ -86,6 +86,14 @@ def test_there_is_no_compiler():
     assert done.stdout == "no C++ compiler works here (g++, or what CXX names)\n"
 
 
+def test_the_folder_is_no_folder_when_torch_first_asks_for_it(tmp_path):
+    (tmp_path / "file").touch()
+    code = "import torch; from experiment.compiler import compiler_fault; print(compiler_fault(torch.device('cpu')))"
+    where = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "file" / "code")}
+    done = subprocess.run([sys.executable, "-c", code], env=where, capture_output=True, text=True, check=True)
+    assert done.stdout == f"Not a directory: {str(tmp_path / 'file' / 'code')!r}\n"
+
+
 def test_what_torch_compile_itself_raises_then_is_one_line(folder, tmp_path):
     folder("code")
     torch._dynamo.reset()

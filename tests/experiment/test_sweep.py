@@ -178,7 +178,10 @@ def test_the_plan_says_what_a_sweep_would_do(tmp_path):
     (interrupted.directory / "checkpoints" / "7").mkdir(parents=True)
     (custom.directory / "checkpoints" / "7").mkdir(parents=True)
     custom = Job(custom.name, custom.command, custom.directory, resume=("go", "on"))
-    lines = plan([done, interrupted, leftover, new, custom]).splitlines()
+    short = plan([done, interrupted, leftover, new, custom]).splitlines()
+    lines = plan([done, interrupted, leftover, new, custom], all_commands=True).splitlines()
+    assert short == [*lines[:1], lines[2], "and 3 more runs: --all-commands prints each"]
+    assert plan([done]) == "1 run: 1 done, 0 to resume, 0 to start"
     assert lines[0] == "5 runs: 1 done, 2 to resume, 2 to start"
     assert [line.split()[:2] for line in lines[1:]] == [
         ["done", "run0"],
@@ -443,5 +446,5 @@ def test_the_live_view_shows_the_runs(tmp_path):
 def test_ten_thousand_runs_are_planned_quickly(tmp_path):
     many = [Job(f"run{index}", ("true",), tmp_path / f"run{index}") for index in range(10_000)]
     began = time.process_time()
-    assert plan(many).startswith("10000 runs: 0 done, 0 to resume, 10000 to start")
+    assert plan(many).startswith("10,000 runs: 0 done, 0 to resume, 10,000 to start")
     assert time.process_time() - began < 5
