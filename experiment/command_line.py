@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal, NoReturn
 from experiment.values import ConfigError, members, near
 
 Fields = Mapping[str, tuple[Any, dataclasses.Field]]  # name: (type, field)
-_HELP = ("-h", "--help")
+_ALL = "--help-all"
+_HELP = ("-h", "--help", _ALL)
 
 
 class _Words(list[str]):
@@ -66,7 +67,7 @@ def split(fields: Fields, words: Sequence[str]) -> dict[str, Any]:
     for name, equals, _ in named:
         if equals and _switched(name, fields):
             raise ConfigError(f"{name} takes no value: write {flag(_switched(name, fields))} or its --no- form")
-    shadow = _shadow(fields, {}, {}, [])
+    shadow = _shadow([*_config_option(fields, [], {}), *_options(fields, {}, {})])
     asked = [word for word in words if word not in _HELP]
     parsed, loose = tyro.cli(shadow, args=asked, return_unknown_args=True, add_help=False)
     switched = {_switched(name, fields) for name, _, _ in named}
@@ -135,26 +136,64 @@ def _refuse(fields: Fields, loose: Sequence[str]) -> None:
 
 
 def print_help(
-    cls: type, fields: Fields, defaults: Mapping[str, Any], presets: Sequence[str], prog: str, description: str
+    cls: type,
+    fields: Fields,
+    defaults: Mapping[str, Any],
+    presets: Sequence[str],
+    prog: str,
+    description: str,
+    words: Sequence[str],
 ) -> NoReturn:
-    """Prints each option with its help and default, and exits with 0."""
+    """Prints options by group with their help and defaults, and exits with 0.
+
+    Where a config marks common options, only --help-all shows the others.
+    """
     import tyro
 
     shown = {name: value if isinstance(value, bool) else _shown(value) for name, value in defaults.items()}
-    shadow = _shadow(fields, _field_docs(cls), shown, presets)
-    tyro.cli(shadow, prog=prog, description=description, args=["--help"])
+    common = {name: entry for name, entry in fields.items() if entry[1].metadata.get("common")}
+    if common and _ALL not in words:
+        description += f"\n\nThese are the {len(common)} options that are used most; {_ALL} shows all {len(fields)}."
+        fields = common
+    grouped: dict[str, dict[str, Any]] = {}
+    for name, entry in fields.items():
+        grouped.setdefault(entry[1].metadata.get("group", ""), {})[name] = entry
+    docs = _field_docs(cls)
+    parts = {title: _options(own, docs, shown) for title, own in grouped.items()}
+    first = next(iter(parts))
+    parts = {"": _config_option(fields, presets, shown) + parts.pop(first)} | parts
+    page = dataclasses.make_dataclass("Page", [_group(title, _shadow(options)) for title, options in parts.items()])
+    tyro.cli(page, prog=prog, description=description, args=["--help"], config=(tyro.conf.OmitArgPrefixes,))
     raise SystemExit(0)
 
 
-def _shadow(fields: Fields, docs: Mapping[str, str], shown: Mapping[str, Any], presets: Sequence[str]) -> Any:
-    """Makes the dataclass that tyro sees."""
+def _group(title: str, options: Any) -> Any:
+    """The field of the page that shows a group of options under its title."""
     import tyro
 
+    name = title.replace(" ", "_") or "options"
+    named = options if title else Annotated[options, tyro.conf.arg(name="")]
+    return name, named, dataclasses.field(default_factory=options)
+
+
+def _shadow(options: list[Any]) -> Any:
+    """Makes a dataclass that tyro sees."""
+    return dataclasses.make_dataclass("Options", options)
+
+
+def _config_option(fields: Fields, presets: Sequence[str], shown: Mapping[str, Any]) -> list[Any]:
+    """The option --config, unless the config has a field of that name."""
     name, kinds = ("PRESET|FILE", "Preset or YAML file") if presets else ("FILE", "YAML file")
-    config_help = f"{kinds} of settings; the other options override it."
-    config_help += f" Presets: {', '.join(presets)}." if presets else ""
-    own = "config" in fields
-    options: list[Any] = [] if own else [("config", _option(name, config_help), shown.get("config"))]
+    text = f"{kinds} of settings; the other options override it."
+    text += f" Presets: {', '.join(presets)}." if presets else ""
+    return [] if "config" in fields else [("config", _option(name, text), shown.get("config"))]
+
+
+def _options(fields: Fields, docs: Mapping[str, str], shown: Mapping[str, Any]) -> list[Any]:
+    """An option for each field: name, annotation for tyro, and the default that is shown."""
+    import tyro
+
+    options: list[Any] = []
     for name, (kind, field) in fields.items():
         if _is_switch(kind):
             value = shown.get(name, False)
@@ -166,7 +205,7 @@ def _shadow(fields: Fields, docs: Mapping[str, str], shown: Mapping[str, Any], p
         if field.metadata.get("positional") and shown:  # when parsing, the loose words are sorted afterwards
             annotation = Annotated[annotation, tyro.conf.Positional]
         options.append((name, annotation, shown.get(name)))
-    return dataclasses.make_dataclass("Options", options)
+    return options
 
 
 def _option(metavar: str, doc: str) -> Any:

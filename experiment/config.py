@@ -169,7 +169,7 @@ def parse_cli(
     values = {} if source is None else _coerce_all(cls, _yaml_entries(_config_path(source, presets)))
     if command_line.asks_help(words):
         defaults = {name: _default(field, base) for name, (_, field) in fields.items()} | values
-        command_line.print_help(cls, fields, {"config": source} | defaults, list(presets), prog, description)
+        command_line.print_help(cls, fields, {"config": source} | defaults, list(presets), prog, description, words)
     values |= {name: _coerce_field(cls, name, value, command_line.flag(name)) for name, value in given.items()}
     return _build(cls, values, base)
 
