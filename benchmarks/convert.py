@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
+from experiment.interrupt import terminal_manners
 
 if TYPE_CHECKING:
     from benchmarks.formats.point import Point
@@ -154,6 +155,7 @@ def _with_steps(score: Point, steps: int | None) -> Point:
     return score if steps is None else replace(score, steps=steps)
 
 
+@terminal_manners()
 def main(argv: Sequence[str] | None = None) -> int:
     with exit_on_bad_input():
         config = parse_cli(
