@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,20 +14,27 @@ from torch import nn
 import envs
 import nap
 from agents.augmentation import drq
-from agents.config import AGENTS, CLOSED_LOOP, EARLY_CYCLE, STACK, DQNConfig
+from agents.config import CLOSED_LOOP, EARLY_CYCLE, STACK, DQNConfig
 from agents.dqn import DQN
 from agents.monitor import StateProbe
 from agents.networks import NETWORKS
 from agents.values import Categorical, Quantiles, Scalar, Values
 from envs.vector_env import VectorEnv
-from experiment.config import ConfigError, near
+from experiment.config import ConfigError
 from experiment.determinism import device_of, seeds
 from experiment.guard import SkipNonFinite
 from experiment.layout import memory_format
+from experiment.part import arguments as arguments_of
+from experiment.part import load, options_of, parse
+from experiment.values import near_or_known
 from plasticity.method import Method
 from plasticity.nap import NaP
 from plasticity.registry import make
 from replay import FrameReplay, PrioritisedReplay
+
+SIGNALS = ("loss", "td_error", "fresh_td_error", "return")
+"""What a schedule may listen to: means of the updates since the last row of metrics, the mean TD error of the newest
+transitions, both at each row, and the return of each game."""
 
 
 def build_env(config: DQNConfig, num_envs: int, seed: int) -> VectorEnv:
@@ -92,6 +99,12 @@ def build_methods(config: DQNConfig) -> list[Method]:
 
 def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.Schedule:
     """The learning rate over the agent steps in which updates are made; its peak is the optimiser's rate."""
+    steps = config.learning_steps
+    if ":" in config.schedule:
+        schedule = build_part("schedule", config.schedule, nap.Schedule, optimizer, steps)
+        if schedule.signal not in (None, *SIGNALS):
+            raise ConfigError(f"--schedule listens to {schedule.signal!r}{near_or_known(schedule.signal, SIGNALS)}")
+        return schedule
     options: dict[str, Any] = {}
     if config.schedule != "constant":
         options["floor"] = config.lr_floor
@@ -108,10 +121,10 @@ def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.S
     if config.schedule == "delayed-cosine":
         options |= {"delay": config.lr_delay, "warmup": config.lr_warmup}
     if config.schedule in CLOSED_LOOP:  # one sample per --log-interval: a run has 100 or so
-        options |= {"cycle_steps": max(config.learning_steps // config.cycles, 1), "warmup": config.lr_warmup}
+        options |= {"cycle_steps": max(steps // config.cycles, 1), "warmup": config.lr_warmup}
         options |= {"threshold": config.rewarm_threshold, "min_samples": 10, "time_constant": 100}
         options["signal"] = "td_error"
-    return nap.make_schedule(config.schedule, optimizer, config.learning_steps, **options)
+    return nap.make_schedule(config.schedule, optimizer, steps, **options)
 
 
 def build_probe(config: DQNConfig, agent: DQN, seed: int) -> StateProbe:
@@ -136,20 +149,27 @@ def head_options(config: DQNConfig) -> dict[str, Any]:
     return {"size": size, "dueling": config.dueling, "streams": config.streams, **noise}
 
 
-def agent_class(name: str | None) -> type[DQN]:
-    """The class of an agent: DQN, or that which module:Class names; ConfigError if there is no such class."""
-    if name is None or name in AGENTS:
-        return DQN
-    module_name, _, class_name = name.partition(":")
+def build_part(option: str, given: str, base: type, *arguments: Any, **named: Any) -> Any:
+    """A part of the user's, from module:Class[:option=value,...], a subclass of `base`.
+
+    arguments, named: what the program gives its constructor. Raises ConfigError, in one line, for an import path that
+    leads to no such class, an option that it has not, and what its constructor refuses with ValueError or TypeError.
+    """
+    kind, options = own_part(option, given, base)
     try:
-        module = importlib.import_module(module_name)
-    except (ImportError, SyntaxError, TypeError, ValueError) as error:
-        raise ConfigError(f"--agent {name!r} cannot be imported: {error}") from None
-    kind = getattr(module, class_name, None)
-    if not (isinstance(kind, type) and issubclass(kind, DQN)):
-        found = [each for each, value in vars(module).items() if isinstance(value, type) and issubclass(value, DQN)]
-        raise ConfigError(f"--agent: {module_name} has no agents.dqn.DQN {class_name!r}{near(class_name, found)}")
-    return kind
+        return kind(*arguments, **named, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"--{option} {given}: {error}") from None
+
+
+def own_part(option: str, given: str, base: type) -> tuple[type[Any], dict[str, Any]]:
+    """The class that a user names by module:Class[:option=value,...], and its options; ConfigError as above."""
+    try:
+        part = parse(given, (), option)
+        kind = load(part.name, base)
+        return kind, arguments_of(part, kind, options_of(kind, base))
+    except ValueError as error:
+        raise ConfigError(f"--{option}: {error}") from None
 
 
 def build_agent(
@@ -164,6 +184,8 @@ def build_learner(config: DQNConfig, network: nn.Module) -> DQN:
     """The agent that owns network, optimiser, schedule and methods; ConfigError for methods that refuse the network."""
     try:
         return _build_learner(config, network)
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"--plasticity: {error}") from None
 
@@ -183,7 +205,10 @@ def _build_learner(config: DQNConfig, network: nn.Module) -> DQN:
         weight_decay=config.weight_decay,
         fused=True,
     )
-    return agent_class(config.agent)(
+    kind: Callable[..., DQN] = DQN
+    if config.agent is not None and ":" in config.agent:
+        kind = partial(build_part, "agent", config.agent, DQN)
+    return kind(
         network,
         optimizer,
         build_schedule(config, optimizer),

@@ -17,8 +17,8 @@ from experiment.run_dir import RunDir, check_resumed
 from plasticity.registry import listing
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-DEFAULTS = {"dqn": "atari100k", "rainbow": "rainbow", "der": "der"}
-"""The preset of a command that names none."""
+DEFAULTS = {"dqn": "dqn-atari100k", "rainbow": "rainbow", "der": "der"}
+"""The file of the preset of a command that names none."""
 NAMES = {"dqn": "a DQN", "rainbow": "Rainbow", "der": "Data-Efficient Rainbow"}
 PARTS: tuple[tuple[str, Callable[[DQNConfig], bool], tuple[str, ...]], ...] = (
     ("--dueling", lambda config: config.dueling, ("streams",)),
@@ -46,25 +46,48 @@ def presets(agent: str) -> dict[str, Path]:
     return {path.stem.removeprefix(f"{agent}-"): path for path in sorted(CONFIGS.glob(f"{own}*.yaml"))}
 
 
-def settings(agent: str, argv: Sequence[str] | None) -> DQNConfig:
-    """The resolved settings of a command line; with `--resume RUN` those of the run. A mistake raises ConfigError."""
+def default_preset(agent: str, command: str = "dqn") -> str:
+    """The preset of an agent's command; of an import path that of the command that it is given to."""
+    return DEFAULTS.get(agent, DEFAULTS.get(command, DEFAULTS["dqn"])).removeprefix(f"{agent}-")
+
+
+def own_agent(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The agent that a command line names, if it is an import path, and the other words."""
+    others, agent = [], None
+    for before, word in zip(("", *words), words, strict=False):
+        if before == "--agent":
+            agent = word
+        elif word.startswith("--agent="):
+            agent = word.partition("=")[2]
+        elif word != "--agent":
+            others.append(word)
+    return (agent, others) if agent is not None and ":" in agent else (None, list(words))
+
+
+def settings(command: str, argv: Sequence[str] | None) -> DQNConfig:
+    """The resolved settings of a command line; with `--resume RUN` those of the run. A mistake raises ConfigError.
+
+    command: the agent whose command it is, or the import path of an own one.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    agent = own_agent(words)[0] or command
     parse: Callable[..., DQNConfig] = partial(
         parse_cli,
         DQNConfig,
-        gather(sys.argv[1:] if argv is None else argv, "--plasticity"),
-        prog=command_of(agent),
+        gather(words, "--plasticity"),
+        prog=f"python -m {AGENTS.get(command) or command.partition(':')[0]}",
         description=f"{DESCRIPTION.format(name=NAMES.get(agent, agent))}\n\nMethods for --plasticity:\n{listing()}",
         presets=presets(agent),
     )
-    config = parse(default_preset=DEFAULTS.get(agent, "dqn-atari100k"))
+    config = parse(default_preset=default_preset(agent, command))
     if config.resume not in (None, "auto"):
         stored = load_yaml(DQNConfig, RunDir.open(config.resume).config)
         config = parse(base=stored)
         check_resumed(config, stored)
-    chosen = config.agent or agent  # any class of the command's module
-    if command_of(chosen) != command_of(agent):
+    chosen = config.agent or agent
+    if chosen in AGENTS and chosen != agent:
         raise ConfigError(f"these settings are for {command_of(chosen)}, not {command_of(agent)}")
-    check_stated(config, sys.argv[1:] if argv is None else argv)
+    check_stated(config, words)
     return replace(config, agent=chosen).resolved()
 
 

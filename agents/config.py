@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
 from envs.games import check_envpool, is_minatar, resolve_game
 from envs.protocol import PROTOCOLS, Protocol
-from experiment.config import ConfigError, near
+from experiment.config import ConfigError
 from experiment.cores import available_cores
 from experiment.intervals import default_interval
+from experiment.part import join_options, parse
 from experiment.setting import check_ranges, setting
-from plasticity.registry import join_options, parse_all
+from plasticity.registry import parse_all
 
-Schedule = Literal[
+SCHEDULES = (
     "auto", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle", "delayed-cosine", "cusum",
     "page-hinkley", "early-cycle-cusum", "early-cycle-plateau",
-]  # fmt: skip
+)  # fmt: skip
 CLOSED_LOOP = ("cusum", "page-hinkley")
 """Schedules that restart when a signal changes."""
 EARLY_CYCLE = ("early-cycle", "early-cycle-cusum", "early-cycle-plateau")
@@ -30,8 +32,8 @@ AGENTS = {"dqn": "agents.dqn", "rainbow": "agents.rainbow", "der": "agents.der"}
 
 
 def command_of(agent: str | None) -> str:
-    """What runs an agent that has a name, or is an import path."""
-    return f"python -m {AGENTS.get(agent or 'dqn') or str(agent).partition(':')[0]}"
+    """What runs an agent: a command of its own, or that of DQN for an import path."""
+    return f"python -m {AGENTS.get(agent or 'dqn', AGENTS['dqn'])}"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class DQNConfig:
     """Settings of one run. Steps are agent steps: one action of one environment, 4 emulator frames."""
 
     agent: str | None = setting(None, "run")
-    """Agent that these settings are for: dqn, rainbow, der, or module:Class of an own one; none: the command's."""
+    """dqn, rainbow, der, or an own subclass of DQN by its import path, module:Class[:option=value,...]; none: the
+    command's."""
     env: str = setting("Breakout", "run", common=True)
     """Game: any ROM that ale-py ships, in the papers' or ALE's spelling, or one of MinAtar: MinAtar/Breakout."""
     protocol: Literal["atari100k", "dopamine", "machado", "minatar"] = setting("atari100k", "run")
@@ -123,11 +126,13 @@ class DQNConfig:
 
     lr: float = setting(3e-4, "learning rate", at_least=1e-12, at_most=10, common=True)
     """Adam's learning rate: the schedule's peak."""
-    schedule: Schedule = setting("auto", "learning rate", common=True)
-    """Course of the learning rate from --update-start to the end of the budget. auto: early-cycle with NaP, constant
-    without. cusum and page-hinkley restart it when the mean TD error, read every --log-interval, has risen.
-    early-cycle-cusum goes on cycling while CUSUM finds shifts of the TD error of the newest transitions,
-    early-cycle-plateau while returns rise."""
+    schedule: str = setting("auto", "learning rate", common=True)
+    """Learning rate from --update-start to the end of the budget: constant, linear, cosine, one-cycle, cyclic,
+    early-cycle, delayed-cosine, cusum, page-hinkley, early-cycle-cusum, early-cycle-plateau, or an own nap.Schedule by
+    its import path, module:Class[:option=value,...]. auto: early-cycle with NaP, constant without. cusum and
+    page-hinkley restart it when the mean TD error, read every --log-interval, has risen. early-cycle-cusum goes on
+    cycling while CUSUM finds shifts of the TD error of the newest transitions, early-cycle-plateau while returns rise.
+    """
     lr_floor: float = setting(3e-5, "learning rate", at_least=0, at_most=10)
     """Lowest learning rate of the schedule."""
     cycles: int = setting(10, "learning rate", at_least=1)
@@ -230,7 +235,7 @@ class DQNConfig:
         return self.budget - self.update_start
 
     @property
-    def projects(self) -> bool:
+    def uses_nap(self) -> bool:
         """Whether NaP is among the methods, by either of its names."""
         return self.nap or "nap" in self.methods
 
@@ -240,11 +245,11 @@ class DQNConfig:
         return join_options(self.plasticity)
 
     @property
-    def course(self) -> Schedule:
+    def resolved_schedule(self) -> str:
         """The schedule, with auto decided."""
         if self.schedule != "auto":
             return self.schedule
-        return "early-cycle" if self.projects else "constant"
+        return "early-cycle" if self.uses_nap else "constant"
 
     @property
     def steps_per_row(self) -> int:
@@ -271,9 +276,9 @@ class DQNConfig:
             clip_rewards=self.clips_rewards,
             steps=self.budget,
             frames=None,
-            nap=self.projects,
+            nap=self.uses_nap,
             plasticity=tuple(method for method in self.methods if method != "nap"),
-            schedule=self.course,
+            schedule=self.resolved_schedule,
             threads=self.threads or available_cores(),
             log_interval=self.steps_per_row,
             probe_interval=self.steps_per_probe,
@@ -287,7 +292,7 @@ class DQNConfig:
             raise ConfigError("--steps and --frames both set the budget: leave one out (a preset's: --steps none)")
         if self.frames is not None and self.frames % self.rules.frame_skip:
             raise ConfigError(f"--frames is {self.frames}: it has to be a multiple of {self.rules.frame_skip}")
-        if self.course != "constant" and self.lr_floor > self.lr:
+        if self.resolved_schedule != "constant" and self.lr_floor > self.lr:
             raise ConfigError(f"--lr-floor is {self.lr_floor}: it has to be at most the peak, --lr {self.lr}")
         if self.gamma_final is not None and max(self.gamma, self.gamma_final) == 1:
             pair = f"--gamma {self.gamma:g} and --gamma-final {self.gamma_final:g}"
@@ -317,28 +322,39 @@ class DQNConfig:
             raise ConfigError(f"--protocol minatar is for MinAtar's games (MinAtar/Breakout ...), not {self.env}")
 
     def _check_agent(self) -> None:
-        if self.agent is not None and self.agent not in AGENTS and ":" not in self.agent:
-            raise ConfigError(f"--agent {self.agent!r} is neither known nor module:Class{near(self.agent, AGENTS)}")
+        self._check_part("agent", self.agent or "dqn", AGENTS)
+        self._check_part("schedule", self.schedule, SCHEDULES)
         if not self.v_max - self.v_min > 1e-3 * max(abs(self.v_min), abs(self.v_max), 1e-3):
             raise ConfigError(
                 f"--v-min {self.v_min:g} has to be below --v-max {self.v_max:g}, and not as good as equal"
             )
 
+    @staticmethod
+    def _check_part(option: str, given: str, known: Collection[str]) -> None:
+        try:
+            part = parse(given, known, option)
+        except ValueError as error:
+            raise ConfigError(f"--{option}: {error}") from None
+        if part.options and not part.is_path:
+            raise ConfigError(f"--{option} {given}: only an import path takes options here")
+
     def _check_parts_of_the_schedule(self) -> None:
         steps = self.learning_steps
-        cycling = round(self.cycle_fraction * steps) if self.course in EARLY_CYCLE else steps
-        if self.course in ("cyclic", *EARLY_CYCLE, *CLOSED_LOOP) and 0 < cycling < self.cycles:
+        cycling = round(self.cycle_fraction * steps) if self.resolved_schedule in EARLY_CYCLE else steps
+        if self.resolved_schedule in ("cyclic", *EARLY_CYCLE, *CLOSED_LOOP) and 0 < cycling < self.cycles:
             raise ConfigError(f"--cycles is {self.cycles}, and there are {cycling} agent steps for them: give fewer")
-        if self.course == "early-cycle-cusum":
+        if self.resolved_schedule == "early-cycle-cusum":
             self._check_rows_of_a_cycle(cycling / self.cycles)
-        delay = self.lr_delay if self.course == "delayed-cosine" else 0
-        restarts = self.course in ("cyclic", *CLOSED_LOOP)
-        warms = restarts or self.course == "delayed-cosine"
+        delay = self.lr_delay if self.resolved_schedule == "delayed-cosine" else 0
+        restarts = self.resolved_schedule in ("cyclic", *CLOSED_LOOP)
+        warms = restarts or self.resolved_schedule == "delayed-cosine"
         whole = steps // self.cycles if restarts else steps
         if warms and (delay + self.lr_warmup > whole or (restarts and self.lr_warmup == whole)):
             parts = f"--lr-delay {delay} and --lr-warmup" if delay else "--lr-warmup"
             raise ConfigError(f"{parts} {self.lr_warmup} leave nothing of the schedule's {whole} agent steps")
-        ends = self.course in EARLY_CYCLE[1:] or (self.course == "early-cycle" and self.cycle_fraction < 1)
+        ends = self.resolved_schedule in EARLY_CYCLE[1:] or (
+            self.resolved_schedule == "early-cycle" and self.cycle_fraction < 1
+        )
         if ends and self.anneal == "floor" and self.lr_floor == 0:
             raise ConfigError("--anneal floor with --lr-floor 0 learns nothing after the cycles: give another of them")
 

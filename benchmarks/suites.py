@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 
-from agents.cli import DEFAULTS, check_stated, presets, settings
+from agents.cli import check_stated, default_preset, own_agent, presets, settings
 from agents.config import AGENTS, DQNConfig
 from benchmarks.manifest import Entry
 from envs.games import ATARI_57, ATARI_100K, HIGH_UTD_20, MINATAR, is_minatar, resolve_game
@@ -23,11 +20,10 @@ from experiment.command_line import gather, shell
 from experiment.config import ConfigError, as_plain, near, parse_cli
 from experiment.job import Job
 from experiment.setting import names_of
-from experiment.values import one_line
 
 SUITES = {"atari100k": ATARI_100K, "high-utd-20": HIGH_UTD_20, "atari57": ATARI_57, "minatar": MINATAR}
 OWN = ("--agent", "--env", "--seed", "--name", "--root", "--resume", "--device")
-"""Options of a run that the sweep sets; no arm may."""
+"""Options of a run that the sweep sets; no arm may, but for an --agent that is an import path."""
 AXES = ("env", "seed")
 """Settings that tell the runs of an arm apart."""
 
@@ -64,7 +60,7 @@ def _parsed(agent: str, words: tuple[str, ...], game: str) -> DQNConfig:
         prog="",
         description="",
         presets=presets(agent),
-        default_preset=DEFAULTS.get(agent, "dqn-atari100k"),
+        default_preset=default_preset(agent),
     )
     return replace(config, agent=agent)
 
@@ -89,47 +85,21 @@ def games(suite: str) -> tuple[str, ...]:
 
 
 def check_agent(agent: str) -> None:
-    """Raises ConfigError unless the agent is known, or module:Class of a module that can be found and has the class."""
+    """Raises ConfigError unless the agent is known, or an import path to a subclass of DQN that has the options."""
     if agent in AGENTS:
         return
-    module, _, name = agent.partition(":")
-    if not name:
+    if ":" not in agent:
         raise ConfigError(f"--agent {agent!r} is neither known nor module:Class{near(agent, AGENTS)}")
-    try:
-        spec = find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None:
-        raise ConfigError(f"--agent {agent!r}: there is no module {module!r}")
-    try:
-        tree = ast.parse(Path(spec.origin).read_bytes())
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ConfigError(f"--agent {agent!r}: {spec.origin} cannot be read: {one_line(error)}") from None
-    classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    if name not in classes:
-        raise ConfigError(f"--agent {agent!r}: the module has no class {name!r}{near(name, classes)}")
-    if reason := _cannot_run(agent):
-        wanted = f"the module has to end with a __main__ part that calls agents.cli.main({agent!r})"
-        raise ConfigError(f"--agent {agent!r}: python -m {module}: {reason}: {wanted}")
+    from agents.build import own_part  # torch is imported for an own agent alone
+    from agents.dqn import DQN
 
-
-@lru_cache
-def _cannot_run(agent: str) -> str:
-    """Why the command of an own agent would fail for it, or "": the command is asked for its help."""
-    try:
-        words = (*_program(agent), "--agent", agent, "--help")
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.SubprocessError) as error:
-        return one_line(error)
-    if done.returncode == 0 and "--agent" in done.stdout:
-        return ""
-    return (done.stderr.strip().splitlines() or ["it is not the command of an agent"])[-1]
+    own_part("agent", agent, DQN)
 
 
 def arms(agent: str, preset: str | None, given: Sequence[str], common: Sequence[str]) -> list[Arm]:
     """The arms, each from `name:flags`; with none given the agent as it is. ConfigError for any mistake in them."""
     check_agent(agent)
-    _refuse_own(common, "the options after --")
+    _refuse_own(own_agent(common)[1], "the options after --")
     first = () if preset is None else ("--config", _preset_path(agent, preset))
     found: dict[str, Arm] = {}
     for text in given or [f"{_default_name(agent, preset)}:"]:
@@ -142,8 +112,11 @@ def arms(agent: str, preset: str | None, given: Sequence[str], common: Sequence[
             words = shlex.split(flags)
         except ValueError as error:
             raise ConfigError(f"arm {name!r}: {flags!r}: {error}") from None
+        own, words = own_agent([*common, *words])
+        if own is not None:
+            check_agent(own)
         _refuse_own(words, f"arm {name!r}")
-        found[name] = Arm(name, agent, (*first, *_full_paths(agent, (*common, *words))))
+        found[name] = Arm(name, own or agent, (*first, *_full_paths(own or agent, words)))
     return list(found.values())
 
 
@@ -158,7 +131,7 @@ def _full_paths(agent: str, words: Sequence[str]) -> Iterator[str]:
 
 
 def _default_name(agent: str, preset: str | None) -> str:
-    words = [agent.rpartition(":")[2], *([] if preset is None else [Path(preset).stem])]
+    words = [agent.partition(":")[2] or agent, *([] if preset is None else [Path(preset).stem])]
     return re.sub(r"[^\w.+-]+", "_", "-".join(words), flags=re.ASCII)
 
 
@@ -213,7 +186,7 @@ def command(arm: Arm, game: str, seed: int, root: Path, name: str, device: str =
 
 
 def _program(agent: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", AGENTS.get(agent) or agent.partition(":")[0])
+    return (sys.executable, "-m", AGENTS.get(agent, AGENTS["dqn"]))
 
 
 def settings_of(entry: Entry) -> DQNConfig:

@@ -1,14 +1,7 @@
 """A new agent is a subclass that overrides one point of the computation; every option of the family is its option too.
 
-python -m examples.new_agent --env Pong --nap --utd 2 --distribution c51 --prioritised
+python -m agents.dqn --agent examples.new_agent:AdvantageLearning:alpha=0.5 --env Pong --nap --utd 2 --prioritised
 """
-
-from __future__ import annotations
-
-if __name__ == "__main__":  # the command line answers before torch is imported
-    from agents.cli import main
-
-    raise SystemExit(main("examples.new_agent:AdvantageLearning"))
 
 from agents.dqn import DQN
 from agents.values import chosen
@@ -20,7 +13,9 @@ class AdvantageLearning(DQN):
     The reward loses `alpha` times what the action taken is worth less than the best one, by the target network.
     """
 
-    alpha = 0.9
+    def __init__(self, *parts, alpha: float = 0.9, **options):
+        super().__init__(*parts, **options)
+        self.alpha = alpha
 
     def targets(self, batch):
         values = self.values.mean(self.target(batch["obs"])).float()

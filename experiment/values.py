@@ -44,6 +44,13 @@ def near(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {by_lower[match[0]]!r}?" if match else ""
 
 
+def near_or_known(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the close match, else all that is known."""
+    names = list(known)
+    match = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(names) or 'none'}"
+
+
 def members(kind: Any) -> tuple[Any, ...]:
     """Returns the types of a union, or the one type that it is."""
     return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)

@@ -1,4 +1,7 @@
-"""Imports point one way: benchmarks, examples -> agents, studies -> {nap, plasticity, replay, envs, experiment}."""
+"""Imports point one way: benchmarks, examples -> agents, studies -> {plasticity, replay, envs} -> {nap, experiment}.
+
+nap stands on torch alone. experiment knows nothing of RL.
+"""
 
 import ast
 import tomllib
@@ -10,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PARTS = {"nap", "plasticity", "replay", "envs", "experiment"}
 ALLOWED = {
     "nap": set(),
-    "plasticity": {"nap"},
+    "plasticity": {"nap", "experiment"},
     "replay": set(),
     "envs": set(),
     "experiment": set(),

@@ -121,6 +121,6 @@ def _score(directory: RunDir) -> tuple[float | None, int | None]:
 
 def _shared(config: DQNConfig) -> dict[str, Any]:
     settings = comparable(as_plain(config)) | {"rules": config.rules.name, "budget": config.budget}
-    if config.course not in READ_AT_ROWS:
+    if config.resolved_schedule not in READ_AT_ROWS:
         del settings["log_interval"]
     return settings

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from agents.config import DQNConfig
-from benchmarks import atari, calibration, places
+from benchmarks import atari, calibration, places, suites
 from benchmarks.manifest import Entry, Manifest
 from benchmarks.status import UPDATE, Board, Standing, as_panel, print_status, work
 from benchmarks.suites import SUITES, Arm, arms, check_agent, config_hash, difference, entries, games
@@ -74,13 +74,31 @@ def main():
 if __name__ == "__main__":
     main()
 """
+REPLACED = """
+import sys
+
+if "benchmarks.atari" in sys.orig_argv:
+    from tests.benchmarks.test_atari import play_the_fake
+    play_the_fake(setattr)
+"""
+"""Has every process of a sweep run the fake: Python imports sitecustomize as it starts."""
 STEPS = ["--", "--steps", "400", "--log-interval", "40", "--update-start", "200"]
+
+
+def play_the_fake(replace_attribute) -> None:
+    """Runs of the agent fake:Agent are those of the program `fake`, which needs no torch."""
+    check, program = suites.check_agent, suites._program
+    replace_attribute(suites, "check_agent", lambda agent: None if agent == "fake:Agent" else check(agent))
+    fake = (sys.executable, "-m", "fake")
+    replace_attribute(suites, "_program", lambda agent: fake if agent == "fake:Agent" else program(agent))
 
 
 @pytest.fixture(autouse=True)
 def _fake_agent(tmp_path, monkeypatch):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "fake.py").write_text(FAKE)
+    (tmp_path / "code" / "sitecustomize.py").write_text(REPLACED)
+    play_the_fake(monkeypatch.setattr)
     monkeypatch.syspath_prepend(str(tmp_path / "code"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "code" / "cache"))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'code'}:{Path(__file__).parents[2]}")
@@ -297,8 +315,20 @@ WRONG = {
     "an unknown preset": (["--config", "atari"], "no preset or file is named 'atari'"),
     "two presets": (["--config", "a", "--config", "b"], "--config is given twice"),
     "an unknown agent": (["--agent", "dre"], "--agent 'dre' is neither known nor module:Class; did you mean 'der'?"),
-    "no such module": (["--agent", "nowhere:A"], "there is no module 'nowhere'"),
-    "no such class": (["--agent", "fake:Agnet"], "the module has no class 'Agnet'; did you mean 'Agent'?"),
+    "no such module": (["--agent", "nowhere:A"], "--agent: 'nowhere:A' cannot be imported: No module named 'nowhere'"),
+    "no such class": (
+        ["--agent", "examples.new_agent:AdvantageLerning"],
+        "examples.new_agent has no agents.dqn.DQN 'AdvantageLerning'; did you mean 'AdvantageLearning'?",
+    ),
+    "no such option of an agent": (
+        ["--agent", "examples.new_agent:AdvantageLearning:alpa=1"],
+        "has no option 'alpa'; did you mean 'alpha'?",
+    ),
+    "no such option in an arm": (
+        ["--arm", "x:--agent examples.new_agent:AdvantageLearning:alpha=much"],
+        "alpha=much: it has to be a number",
+    ),
+    "a known agent in an arm": (["--arm", "x:--agent der"], "arm 'x': --agent is set by the sweep"),
     "runs of a GPU without one": (["--per-gpu", "2"], "--per-gpu is for --device cuda"),
     "flags without quotes": (["--arm", "a:--plasticity", "redo"], 'stand in quotes: --arm a:"--plasticity redo"'),
     "flags cut in two": (
@@ -306,9 +336,9 @@ WRONG = {
         "--utd is an option of the agent: it stands in the quotes",
     ),
     "a calibration of a sweep": (["--calibrate"], "--calibrate is for --dry-run"),
-    "a module that is no agent's command": (
+    "a class that is no agent": (
         ["--agent", "examples.new_method:MyMethod", "--dry-run"],
-        "python -m examples.new_method: it is not the command of an agent: the module has to end with a __main__ part",
+        "examples.new_method has no agents.dqn.DQN 'MyMethod'",
     ),
     "an option without a value": (["--arm"], "--arm needs a value"),
     "a folder that is a file": (["--root", __file__], "is a file, where a folder is wanted"),

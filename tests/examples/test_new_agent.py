@@ -10,8 +10,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import examples.new_agent
 from agents import cli
-from agents.build import agent_class
+from agents.build import own_part
 from agents.cli import settings
+from agents.dqn import DQN
 from agents.run import RunDir, load_agent
 from examples.new_agent import AdvantageLearning
 from experiment.config import ConfigError
@@ -27,7 +28,7 @@ def test_it_is_short():
 @pytest.mark.parametrize("options", [{}, RAINBOW | {"nap": True}], ids=["plain", "rainbow"])
 def test_only_its_targets_are_other_ones_in_one_graph_still(options):
     plain, ours = learner(**options), learner(agent=PATH, **options)
-    assert type(ours) is AdvantageLearning
+    assert (type(ours), ours.alpha) == (AdvantageLearning, 0.9)
     batch = plain.bootstrap(block())[0]
     with torch.no_grad():
         values = ours.values.mean(ours.target(batch["obs"]))
@@ -45,20 +46,22 @@ def test_it_runs_from_the_command_line_and_goes_on(tmp_path, capsys):
     words = ["--env=Catch", "--steps=110", "--update-start=50", "--threads=1", "--compile=false", "--batch-size=4"]
     words += ["--n-step=3", "--network=small", "--nap", "--distribution=c51", "--noisy", "--prioritised"]
     words += ["--eval-episodes=1", "--root", str(tmp_path), "--name=a"]
-    assert cli.main(PATH, words) == 0
+    assert cli.main("dqn", ["--agent", f"{PATH}:alpha=0.5", *words]) == 0
     directory = RunDir.open(tmp_path / "a")
-    assert f"{PATH}: small network" in capsys.readouterr().out
-    config = settings(PATH, ["--resume", str(tmp_path / "a")])
+    assert f"{PATH}:alpha=0.5: small network" in capsys.readouterr().out
+    config = settings("dqn", ["--resume", str(tmp_path / "a")])
     agent, step = load_agent(config, directory)
-    assert (type(agent), step, agent.updates) == (AdvantageLearning, 110, 60)
+    assert (type(agent), agent.alpha, step, agent.updates) == (AdvantageLearning, 0.5, 110, 60)
 
 
 def test_help_and_presets_are_the_familys():
-    words = [sys.executable, "-m", "examples.new_agent"]
-    shown = subprocess.run([*words, "--help"], capture_output=True, text=True)
+    words = ["--agent", PATH, "--config", "der-small"]
+    shown = subprocess.run([sys.executable, "-m", "agents.dqn", *words, "--help"], capture_output=True, text=True)
     assert shown.returncode == 0
-    assert "python -m examples.new_agent" in shown.stdout
-    assert settings(PATH, ["--config", "der-small"]).n_step == 20
+    assert "Presets: der, der-small, dqn-200m" in " ".join(shown.stdout.replace("│", " ").split())
+    assert settings("dqn", words).n_step == 20
+    assert settings("dqn", words[:2]).n_step == settings("dqn", []).n_step
+    assert settings("rainbow", words[:2]).distribution == "c51"
 
 
 @pytest.mark.parametrize(
@@ -67,8 +70,11 @@ def test_help_and_presets_are_the_familys():
         ("examples.new_agent:AdvantageLerning", "did you mean 'AdvantageLearning'"),
         ("examples.no_agent:X", "cannot be imported"),
         ("examples.new_agent:chosen", "has no agents.dqn.DQN"),
+        (f"{PATH}:alpa=1", "has no option 'alpa'; did you mean 'alpha'"),
+        (f"{PATH}:alpha=x", "alpha=x: it has to be a number"),
+        (f"{PATH}:compile=true", "has no option 'compile'; known: alpha"),
     ],
 )
 def test_a_wrong_path_is_one_line(name, said):
     with pytest.raises(ConfigError, match=said):
-        agent_class(name)
+        own_part("agent", name, DQN)

@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
+from experiment.part import join_options
 from plasticity.method import Method
 from plasticity.nap import NaP
-from plasticity.registry import METHODS, join_options, make, parse
+from plasticity.registry import METHODS, make, parse
 
 
 class Local(Method):
@@ -112,5 +113,5 @@ def test_the_registry_needs_no_torch():
 
 
 def test_an_import_path_is_parsed_with_and_without_options():
-    assert parse("a.b:C").path == "a.b:C"
+    assert parse("a.b:C").is_path
     assert parse("a.b:C:x=1,y=2").options == {"x": "1", "y": "2"}
