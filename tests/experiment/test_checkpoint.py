@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from experiment import checkpoint, files
@@ -62,6 +62,23 @@ def test_round_trip_and_the_newest_two_are_kept(tmp_path):
     loaded = load_latest(tmp_path)
     assert_is(loaded, 300)
     assert loaded.path == tmp_path / "000000000300"
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+NESTED = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text() | st.integers(), inner),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(NESTED)
+@example({"actions": b"", "clones": [b""]})
+def test_what_can_be_saved_can_be_loaded(value):
+    with tempfile.TemporaryDirectory() as name:
+        save(Path(name), 1, {"part": value})
+        assert load_latest(Path(name)).state == {"part": value}
 
 
 def test_saving_the_same_step_again_replaces_it(tmp_path):
