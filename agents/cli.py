@@ -8,12 +8,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from agents import metrics
 from agents.config import AGENTS, DQNConfig, command_of
 from envs.games import is_minatar
 from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.interrupt import terminal_manners
 from experiment.run_dir import RunDir, check_resumed
+from plasticity.listing import answer
 from plasticity.registry import listing
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -37,7 +39,10 @@ PARTS: tuple[tuple[str, Callable[[DQNConfig], bool], tuple[str, ...]], ...] = (
     ),
 )
 """The switch of each part of an agent, whether it is on, and the options that say how the part works."""
-DESCRIPTION = "Train {name} on an Atari game, with Normalize-and-Project at any update-to-data ratio."
+DESCRIPTION = """Train {name} on an Atari game, with Normalize-and-Project at any update-to-data ratio.
+
+Methods for --plasticity (--list-methods shows options and papers; --list-metrics explains metrics.jsonl):
+{methods}"""
 
 
 def presets(agent: str) -> dict[str, Path]:
@@ -76,7 +81,7 @@ def settings(command: str, argv: Sequence[str] | None) -> DQNConfig:
         DQNConfig,
         gather(words, "--plasticity"),
         prog=f"python -m {AGENTS.get(command) or command.partition(':')[0]}",
-        description=f"{DESCRIPTION.format(name=NAMES.get(agent, agent))}\n\nMethods for --plasticity:\n{listing()}",
+        description=DESCRIPTION.format(name=NAMES.get(agent, agent), methods=listing()),
         presets=presets(agent),
     )
     config = parse(default_preset=default_preset(agent, command))
@@ -109,9 +114,13 @@ def check_stated(config: DQNConfig, words: Sequence[str]) -> None:
 
 @terminal_manners()
 def main(agent: str, argv: Sequence[str] | None = None) -> int:
-    """Parse, prepare and train; the exit code. Bad input ends in one line and code 2."""
+    """Parse, prepare and train, or list what is asked for; the exit code. Bad input ends in one line and code 2."""
     with exit_on_bad_input():
-        config = settings(agent, argv)
+        words = sys.argv[1:] if argv is None else argv
+        if (text := metrics.as_text() if "--list-metrics" in words else answer(words)) is not None:
+            print(text)
+            return 0
+        config = settings(agent, words)
         from agents.run import Run
 
         run = Run(config)

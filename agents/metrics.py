@@ -1,0 +1,98 @@
+"""What each key of an agent's metrics.jsonl means: `--list-metrics`, and docs/metrics.md."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """A key, or all that begin as it does before the slash."""
+
+    key: str
+    unit: str
+    meaning: str
+    source: str = ""
+
+
+METRICS = (
+    Metric("agent_step", "agent steps", "Actions so far, over all environments."),
+    Metric("frames", "frames", "Emulator frames so far: agent steps times the frame skip of the protocol."),
+    Metric("updates", "updates", "Optimiser steps so far."),
+    Metric("episodes", "games", "Games that ended so far."),
+    Metric("episode", "number", "Number of the game that ended; a row of its own for each."),
+    Metric("episode_return", "points", "Raw score of that game, never clipped, never cut at a life."),
+    Metric("episode_steps", "agent steps", "Length of that game."),
+    Metric("mean_return", "points", "Mean raw score of the last 100 games; null before the first."),
+    Metric("score_wraps", "times", "Score counters that went past their last number, each at the cost of its range."),
+    Metric("epsilon", "share", "Probability of a random action."),
+    Metric("n_step", "agent steps", "Rewards summed before bootstrapping, at the present update."),
+    Metric("gamma", "per agent step", "Discount at the present update, where --gamma-final changes it."),
+    Metric("seconds", "s", "Time of play and updates so far, over all sessions of the run."),
+    Metric("lr", "per update", "Learning rate of the first parameter group."),
+    Metric("loss", "loss", "Mean over the updates since the last row, penalties of methods not included."),
+    Metric("q", "points", "Mean of Q(s, a) over those minibatches."),
+    Metric("td_error", "points", "Mean absolute TD error of those minibatches."),
+    Metric("td_error_fresh", "points", "Mean absolute TD error of the newest transitions, 64 at most."),
+    Metric("rewarms", "alarms", "Restarts of a schedule that listens (cusum, page-hinkley).", "arXiv 2507.20057"),
+    Metric("stopped_at", "agent steps", "Where early-cycle-cusum or -plateau ended its cycles; null before."),
+    Metric("skipped_updates", "updates", "Updates since the last row that were left out by --on-nonfinite skip."),
+    Metric("elr/*", "per update", "Effective learning rate of a weight: lr / ‖W‖ for Adam.", "arXiv 2407.01800"),
+    Metric("norm/*", "weight", "Frobenius norm of a weight."),
+    Metric("gradient/*", "loss / weight", "Norm of the last update's gradient, penalties included."),
+    Metric("rotation/*", "radians", "Angle between a weight before and after the first update since the last row."),
+    Metric(
+        "dormant_sokar_0.025", "share",
+        "Units whose mean |activation| is at most 0.025 of their layer's mean, of all layers or of one.",
+        "arXiv 2302.12902",
+    ),
+    Metric("erank_roy/*", "rank", "Exponential of the entropy of the singular values.", "Roy & Vetterli 2007"),
+    Metric(
+        "srank_kumar_0.01", "rank", "Singular values that hold 99% of their sum.", "arXiv 2010.14498",
+    ),
+    Metric(
+        "policy_churn", "share", "States whose greedy action changed since the measurement before.", "arXiv 2206.00730"
+    ),
+    Metric(
+        "policy_churn_one_update", "share", "The same, by the first update after that measurement.", "arXiv 2206.00730"
+    ),
+)  # fmt: skip
+INTRODUCTION = (
+    "A row is written every --log-interval agent steps, and one for each game that ends. Ranks, dormant units and "
+    "churn are measured every --probe-interval steps on 256 states of the replay. A name behind the slash is a weight, "
+    "or the nonlinearity whose outputs are the features."
+)
+
+
+def metric_of(key: str) -> Metric | None:
+    """What a key means; None for one that is not known."""
+    known = {metric.key: metric for metric in METRICS}
+    first, slash, _ = key.partition("/")
+    return (known.get(f"{first}/*") or known.get(first)) if slash else known.get(key)
+
+
+def as_text() -> str:
+    """The list for a terminal."""
+    entries = [f"{m.key} [{m.unit}]: {m.meaning}" + (f" Source: {m.source}." if m.source else "") for m in METRICS]
+    return "\n".join(
+        [textwrap.fill(INTRODUCTION, 116), "", *(textwrap.fill(e, 116, subsequent_indent="  ") for e in entries)]
+    )
+
+
+def as_markdown() -> str:
+    """The same as docs/metrics.md."""
+    rows = [f"| `{m.key}` | {m.unit} | {m.meaning} | {m.source} |" for m in METRICS]
+    text = re.sub(r"(--[a-z-]+)", r"`\1`", textwrap.fill(INTRODUCTION, 150))
+    return "\n".join(
+        [
+            "# Metrics of an agent's run",
+            "",
+            text,
+            "",
+            "| key | unit | meaning | source |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )

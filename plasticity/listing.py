@@ -1,0 +1,50 @@
+"""What a command line says of the methods: `--list-methods` and `--plasticity NAME:help`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Sequence
+
+from plasticity.registry import METHODS, load, options_of, parse
+
+
+def answer(words: Sequence[str]) -> str | None:
+    """The text that a command line asks for, or None if it asks for none. ValueError for an unknown method."""
+    if "--list-methods" in words:
+        return "\n".join(map(_entry, METHODS))
+    for word in words:
+        name = word.removeprefix("--plasticity=")
+        if name.endswith(":help"):
+            return described(name.removesuffix(":help"))
+    return None
+
+
+def described(spec: str) -> str:
+    """A method's options with their defaults, and its docstring."""
+    part = parse(spec)
+    kind = load(part)
+    return f"{part.name}\noptions: {_options(kind)}\n\n{inspect.getdoc(kind) or 'It has no docstring.'}"
+
+
+def _entry(name: str) -> str:
+    kind = load(parse(name))
+    _, _, source = " ".join((inspect.getdoc(kind) or "").split()).partition("Source: ")
+    source = re.split(r"\.\s+(?=[A-Z])", source)[0].rstrip(".")  # "eq. 2" is no end of a sentence
+    lines = [METHODS[name].line, f"options: {_options(kind)}", f"source: {source}"]
+    return "\n".join(
+        [name, *(textwrap.fill(line, 116, initial_indent="  ", subsequent_indent="    ") for line in lines)]
+    )
+
+
+def _options(kind: type) -> str:
+    """The options as they are written, with their defaults; a method's own seed follows from the run's."""
+    known = {name: option.default for name, option in options_of(kind).items() if name != "seed"}
+    return ", ".join(f"{name}={_written(value)}" for name, value in known.items()) or "none"
+
+
+def _written(value: object) -> str:
+    if isinstance(value, tuple):
+        return "+".join(map(str, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
