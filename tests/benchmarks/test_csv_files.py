@@ -130,6 +130,32 @@ def test_decimal_commas_are_refused_since_they_could_be_thousands(score, said, t
         assert said in message
 
 
+@pytest.mark.parametrize("score", ["1_000", "\u0663", "1e400", "NaN", "0x10", "1,5"])
+def test_scores_are_ascii_decimals(score, tmp_path):
+    assert "is not a number" in refusal(tmp_path / "a.csv", [("A", "Pong", "1", score)])
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_control_characters_in_names_are_refused(place, tmp_path):
+    row = ["A", "Pong", "x", "1"]
+    row[place] += "\x1b[31m"
+    assert f"line 2: {HEADER[place]} " in refusal(tmp_path / "a.csv", [row])
+
+
+def test_run_ids_of_thousands_of_digits_are_names(tmp_path):
+    rows = [("A", "Pong", run, "1") for run in ("9" * 5000, "10", "9", "b")]
+    assert [run.run for run in read(tmp_path / "a.csv", rows).runs] == ["9", "10", "9" * 5000, "b"]
+
+
+def test_a_field_that_is_too_long_is_said(tmp_path):
+    assert "field larger than field limit" in refusal(tmp_path / "a.csv", [("A" * 200_000, "Pong", "1", "1")])
+
+
+def test_of_hundreds_of_columns_that_are_not_read_some_are_named(tmp_path):
+    scores = read(tmp_path / "a.csv", [("A", "Pong", "1", "1")], (*HEADER, *(f"c{i}" for i in range(300))))
+    assert scores.notes[0].endswith("c18, c19, and 280 more.")
+
+
 # --- columns
 
 
