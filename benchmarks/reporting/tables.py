@@ -170,7 +170,7 @@ def improvements(summary: Summary) -> Table:
         "That a run of the first arm scores above one of the second in a random game of both; a tie counts one half. "
         f"95% intervals of {summary.resamples:,} stratified bootstrap resamples of the runs."
     ) + _few(min((each.fewest for each in found), default=ENOUGH))
-    note += _after(summary.caution(list(dict.fromkeys(arm for each in found for arm in (each.other, each.arm)))))
+    note += _after(summary.caution(summary.paired))
     header = ["arms", "probability", "games", "runs of each"]
     return Table("improvement", "Probability of improvement", header, rows, note, records)
 

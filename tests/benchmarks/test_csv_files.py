@@ -349,6 +349,16 @@ def test_every_comparison_of_unequal_or_unknown_budgets_says_so(tmp_path):
     assert "small.csv, large.csv: agent steps are its frames over a frame skip of 4 (that of protocol" in text
 
 
+def test_a_figure_is_cautious_about_the_arms_that_it_compares_alone(tmp_path):
+    rows = [("A", "Pong", "0", "1", "5000"), ("B", "Pong", "0", "2", "5000"), ("C", "Krull", "0", "3", "7000")]
+    page, _ = report_of(
+        tmp_path, write(tmp_path / "a.csv", [(*row, "p") for row in rows], (*HEADER, "steps", "protocol"))
+    )
+    sections = dict(part.split("</h2>", 1) for part in page.split("<h2>")[1:])
+    assert "C 7,000" not in sections["Probability of improvement"]
+    assert sections["Human-normalised score"].count("(A 5,000; B 5,000; C 7,000)") == 2
+
+
 def test_equal_and_stated_budgets_get_no_caution_and_published_scores(tmp_path):
     rows = [(*row, "100000", "atari100k") for row in ROWS]
     _, text = report_of(tmp_path, write(tmp_path / "a.csv", rows, (*HEADER, "steps", "protocol")))
