@@ -44,7 +44,7 @@ class ConvertConfig:
     """The score is the mean of so many last measurements of a run; by default of 100 games in training (sb3-monitor,
     cleanrl), else of the last measurement."""
     steps: int | None = None
-    """Agent steps of training behind each score, where the files do not state them."""
+    """Agent steps of training behind each score, where the files do not state them, or only up to the last game."""
     frame_skip: int | None = None
     """Frames of an agent step, where the files do not state them."""
     protocol: str = ""
@@ -68,7 +68,8 @@ def convert(config: ConvertConfig) -> None:
     _check_outs(config, paths)
     points, notes = _read(config, form, paths)
     last = config.last or (form.last if points[0].kind == "training" else 1)
-    scores = [_with_steps(score, config.steps) for score in final_scores(points, last)]
+    by_game = points[0].kind == "training" and points[0].games == 1
+    scores = [_with_steps(score, config.steps, by_game) for score in final_scores(points, last)]
     for line in (*notes, *summary(points, scores, last)):
         print(line, file=sys.stderr)
     for out, rows in ((config.out, scores), (config.curves, points)):
@@ -126,6 +127,7 @@ def _read(config: ConvertConfig, form: Format, paths: Sequence[Path]) -> tuple[l
     for path in paths:
         table = form.read(path, given)
         found = [replace(point, game=known_game(point.game) or point.game) for point in table.points]
+        _check(found, path)
         for run in dict.fromkeys(map(run_of, found)):
             if source.setdefault(run, path) is not path:
                 raise ConfigError(f"{source[run]} and {path} both hold run {run[2]!r} of {run[0]} in {run[1]}")
@@ -141,6 +143,24 @@ def _read(config: ConvertConfig, form: Format, paths: Sequence[Path]) -> tuple[l
     return kept, notes
 
 
+def _check(points: Sequence[Point], path: Path) -> None:
+    """Refuses names that are empty or cannot be shown, and a mean that is there twice; single games may end at once."""
+    from benchmarks.formats.files import check_name
+    from benchmarks.formats.tables import run_of
+
+    seen = set()
+    for point in points:
+        try:
+            for what in ("agent", "game", "run"):
+                check_name(getattr(point, what), what)
+        except ValueError as error:
+            raise ConfigError(f"{path}: a score cannot be used: {error}") from None
+        key = (run_of(point), point.kind, point.steps, point.frames)
+        if point.games != 1 and key in seen:
+            raise ConfigError(f"{path}: run {point.run!r} of {point.agent} in {point.game} has two scores at one step")
+        seen.add(key)
+
+
 def _with_rules(point: Point, config: ConvertConfig) -> Point:
     """Fills in the rules that the user states and the file does not."""
     return replace(
@@ -148,11 +168,18 @@ def _with_rules(point: Point, config: ConvertConfig) -> Point:
     )
 
 
-def _with_steps(score: Point, steps: int | None) -> Point:
-    """Fills in the budget that the user states; ConfigError where the file has another."""
-    if steps is not None and score.steps not in (None, steps):
+def _with_steps(score: Point, steps: int | None, by_game: bool) -> Point:
+    """Fills in the budget that the user states; ConfigError where the file has another.
+
+    by_game: the file's steps and frames are those at the end of the last game, of which a budget is a little more.
+    """
+    if steps is None:
+        return score
+    if score.steps is not None and not (score.steps == steps or (by_game and score.steps < steps)):
         raise ConfigError(f"--steps {steps}: {score.agent} in {score.game} has {score.steps} agent steps in its file")
-    return score if steps is None else replace(score, steps=steps)
+    if not by_game:
+        return replace(score, steps=steps)
+    return replace(score, steps=steps, frames=score.frame_skip and steps * score.frame_skip)
 
 
 @terminal_manners()

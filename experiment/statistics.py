@@ -1,4 +1,4 @@
-"""Statistics over runs: IQM and its relatives, bootstrap and Student-t intervals, concordance.
+"""Statistics over runs: IQM and its relatives and their stratified bootstrap; and all of `experiment.samples`.
 
 Scores are a mapping of task to the scores of its runs, higher is better, as many runs per task as there are. A plain
 sequence is taken as one score per task. The aggregates reduce the last axis, so that the runs of a task may also be a
@@ -7,24 +7,22 @@ batch of shape (..., runs). Agarwal et al. 2021, arXiv 2108.13264.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from experiment.samples import Interval, check_settings, percentiles
+from experiment.samples import bootstrap_interval as bootstrap_interval
+from experiment.samples import concordance as concordance
+from experiment.samples import paired_interval as paired_interval
+from experiment.samples import t_interval as t_interval
+from experiment.samples import t_quantile as t_quantile
 
 Scores = Mapping[str, ArrayLike] | Sequence[float] | np.ndarray
 
 _BATCH = 2**19
 """Scores that are resampled at once: enough for speed, 4 MB an array."""
-
-
-class Interval(NamedTuple):
-    """A statistic of the data and the bounds of its interval, which are NaN where the data cannot give one."""
-
-    value: float
-    low: float
-    high: float
 
 
 def mean(scores: Scores) -> Any:
@@ -122,7 +120,7 @@ def stratified_intervals(
     seed: int = 0,
 ) -> dict[str, Interval]:
     """`stratified_interval` of several statistics by name, all of the same resamples."""
-    _check(resamples, confidence)
+    check_settings(resamples, confidence)
     if not scores or not all(isinstance(each, Mapping) for each in scores):
         raise ValueError("stratified_interval: scores must be a mapping of task to the scores of its runs")
     sets = [dict(zip(each, _tasks(each), strict=True)) for each in scores]
@@ -138,7 +136,7 @@ def stratified_intervals(
         resampled = _resample(sets, count, generator)
         for name, statistic in statistics.items():
             drawn[name].append(_check_shape(statistic(*resampled), count))
-    return {name: _percentiles(values[name], np.concatenate(drawn[name]), confidence) for name in statistics}
+    return {name: percentiles(values[name], np.concatenate(drawn[name]), confidence) for name in statistics}
 
 
 def _resample(sets: Sequence[Mapping[str, np.ndarray]], count: int, generator: np.random.Generator) -> list[Any]:
@@ -162,7 +160,7 @@ def performance_profile(
     bootstrap, and NaN where no task has two runs. Agarwal et al. 2021, section 4.2.
     Raises ValueError for no scores, a score that is not finite, or wrong settings.
     """
-    _check(resamples, confidence)
+    check_settings(resamples, confidence)
     levels = np.asarray(thresholds, dtype=float)
     tasks = _tasks(scores)
     order = levels.argsort()
@@ -197,7 +195,7 @@ def iqm_curve(
     Value, low and high of each point, shape (3, points); the bounds are NaN where no task has two runs. A resample is
     one of whole runs, and serves all points. Raises ValueError as `stratified_interval` does.
     """
-    _check(resamples, confidence)
+    check_settings(resamples, confidence)
     tasks = [runs.T for runs in _tasks({task: np.asarray(runs).T for task, runs in scores.items()})]
     points = np.concatenate(tasks).T
     value = iqm({"": points})
@@ -244,7 +242,7 @@ def improvement_intervals(
     The pairs of an arm share its resamples. An arm's resamples depend on its own name and scores alone, so that other
     arms change no interval. Raises ValueError for a pair without a common task, and as `stratified_interval` does.
     """
-    _check(resamples, confidence)
+    check_settings(resamples, confidence)
     scores = {arm: dict(zip(tasks, map(np.sort, _tasks(tasks)), strict=True)) for arm, tasks in arms.items()}
     common = {(arm, other): scores[arm].keys() & scores[other].keys() for arm, other in pairs}
     drawn: dict[tuple[str, str], list[np.ndarray]] = {pair: [] for pair in common}
@@ -261,7 +259,7 @@ def improvement_intervals(
         value = float(np.mean([_sorted_share_above(one[task], two[task]) for task in one]))
         alone = max(map(len, [*one.values(), *two.values()])) < 2
         means = np.mean(drawn[arm, other], axis=0)
-        found[arm, other] = Interval(value, math.nan, math.nan) if alone else _percentiles(value, means, confidence)
+        found[arm, other] = Interval(value, math.nan, math.nan) if alone else percentiles(value, means, confidence)
     return found
 
 
@@ -303,142 +301,3 @@ def _check_shape(values: ArrayLike, count: int) -> np.ndarray:
     if drawn.shape != (count,):
         raise ValueError("the statistic must reduce the last axis of each task's scores (resamples, runs), no other")
     return drawn
-
-
-def bootstrap_interval(
-    values: ArrayLike,
-    statistic: Callable[[np.ndarray], Any] = np.mean,
-    *,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """The percentile bootstrap interval of a statistic of independent values, shape (n,), or rows, shape (n, ...).
-
-    `statistic` takes values as they were given. For one value the bounds are NaN. The percentile method is optimistic
-    for few values: a 95% interval of a normal mean covers it in 76% of cases for n = 3, 83% for 5 and 90% for 10.
-    Raises ValueError for no values, values that are not finite, or wrong settings.
-    """
-    _check(resamples, confidence)
-    rows = np.asarray(values)
-    if rows.ndim == 0 or len(rows) == 0:
-        raise ValueError("bootstrap_interval: there are no values")
-    if not np.isfinite(rows).all():
-        raise ValueError("bootstrap_interval: a value is not finite")
-    value = float(statistic(rows))
-    if len(rows) < 2:
-        return Interval(value, math.nan, math.nan)
-    generator = np.random.default_rng(seed)
-    picks = generator.integers(len(rows), size=(resamples, len(rows)))
-    return _percentiles(value, np.array([float(statistic(rows[pick])) for pick in picks]), confidence)
-
-
-def paired_interval(
-    a: ArrayLike, b: ArrayLike, statistic: Callable[[np.ndarray], Any] = np.mean, **settings: Any
-) -> Interval:
-    """The interval of a statistic of the differences a - b of runs that belong together, such as those of one seed.
-
-    `settings` are those of `bootstrap_interval`. Raises ValueError if there are not as many of the one as of the other.
-    """
-    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if first.shape != second.shape or first.ndim != 1:
-        raise ValueError(f"paired_interval: a and b must be of one length, got shapes {first.shape} and {second.shape}")
-    return bootstrap_interval(first - second, statistic, **settings)
-
-
-def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """The mean of independent values, shape (n,), and its Student-t interval with n - 1 degrees of freedom.
-
-    Its coverage is exact for normal values however few there are, where a percentile bootstrap is too narrow. For
-    paired runs give the differences. For one value the bounds are NaN. Student 1908, Biometrika 6(1).
-    Raises ValueError for no values, another shape, values that are not finite, or a wrong confidence.
-    """
-    _check(1, confidence)
-    numbers = np.asarray(values, dtype=float)
-    if numbers.ndim != 1 or not len(numbers):
-        raise ValueError(f"t_interval: values must be a list of at least one number, got shape {numbers.shape}")
-    if not np.isfinite(numbers).all():
-        raise ValueError("t_interval: a value is not finite")
-    center = float(numbers.mean())
-    if len(numbers) < 2:
-        return Interval(center, math.nan, math.nan)
-    half = t_quantile(confidence, len(numbers) - 1) * float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
-    return Interval(center, center - half, center + half)
-
-
-@cache
-def t_quantile(confidence: float, degrees: int) -> float:
-    """The t for which a Student-t variable with so many degrees of freedom lies in [-t, t] with that probability.
-
-    By bisection of the finite series for whole degrees of freedom, in the angle of t / sqrt(degrees). Abramowitz and
-    Stegun 1964, 26.7.3 and 26.7.4.
-    """
-    low, high = 0.0, math.pi / 2
-    while low < (middle := (low + high) / 2) < high:
-        if _t_probability(middle, degrees) < confidence:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(degrees) * math.tan(low)
-
-
-def _t_probability(angle: float, degrees: int) -> float:
-    """P(|T| <= sqrt(degrees) tan(angle))."""
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = degrees % 2
-    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
-    for power in range(odd, degrees - 1, 2):
-        total += term
-        term *= cosine**2 * (power + 1) / (power + 2)
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
-
-
-def concordance(
-    order: ArrayLike,
-    times: ArrayLike,
-    censored: ArrayLike,
-    *,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Harrell's C of the pairs that `order` tells apart: the share whose times are in that order, and its interval.
-
-    1 when a larger `order` always means a later time, 0.5 for no relation, 0 when it always means an earlier one. Where
-    `censored` is True the event had not happened by that time. A pair is comparable if the earlier time is an event's;
-    at equal times, if one alone is an event: it was first. Pairs tied in `order` are left out, or few levels of it
-    could never reach 1. NaN if no pair is left; such resamples are left out of the interval. Harrell et al. 1982,
-    JAMA 247(18).
-    Raises ValueError for unequal lengths and values that are not finite.
-    """
-    columns = [np.asarray(column, dtype=float) for column in (order, times, censored)]
-    if len({column.shape for column in columns}) > 1 or columns[0].ndim != 1:
-        shapes = ", ".join(str(column.shape) for column in columns)
-        raise ValueError(f"concordance: order, times and censored must be of one length, got shapes {shapes}")
-    rows = np.stack(columns, axis=1)
-    return bootstrap_interval(rows, _harrell, resamples=resamples, confidence=confidence, seed=seed)
-
-
-def _harrell(rows: np.ndarray) -> float:
-    order, times, censored = rows.T
-    happened = censored == 0
-    earlier = (times[:, None] < times) | ((times[:, None] == times) & ~happened)
-    comparable = happened[:, None] & earlier & (order != order[:, None])
-    pairs = comparable.sum()
-    return float((comparable * (order > order[:, None])).sum() / pairs) if pairs else math.nan
-
-
-def _check(resamples: int, confidence: float) -> None:
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-
-
-def _percentiles(value: float, drawn: np.ndarray, confidence: float) -> Interval:
-    """The interval from resampled statistics; those that are undefined, NaN, are left out."""
-    drawn = drawn[~np.isnan(drawn)]
-    if not len(drawn):
-        return Interval(value, math.nan, math.nan)
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(value, float(low), float(high))

@@ -7,7 +7,7 @@
 #   4                 maximum of that observation and frame 3       maximum of frames 3 and 4, as always
 # So a terminal observation often shows a state from before the last action, and ale-py's never the game's last frame.
 #
-# Both are played beside the emulator with the same actions, at 210x160 so that nothing is scaled; 4 games, 8 seeds.
+# Both are played next to the emulator with the same actions, at 210x160 so that nothing is scaled; 4 games, 8 seeds.
 # Exit code 0 while it is so, 1 when it has changed.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from benchmarks.formats.files import number
+from benchmarks.formats.files import number, whole
 from benchmarks.formats.point import EVALUATION, TRAINING, Given, Point, Table
 from experiment.config import ConfigError
 
@@ -69,7 +69,8 @@ def _scalars(path: Path, tags: tuple[str, ...] | list[str], needed: str) -> Scal
         for tag, step, value in _events(file, tags):
             seen[tag] = None
             if value is not None:
-                found[tag].append((step, number(value, f"{file} tag {tag} step {step}")))
+                where = f"{file} tag {tag} step {step}"
+                found[tag].append((whole(step, where), number(value, where)))
     if not found[needed]:
         there = f"its tags are {', '.join(list(seen)[:8])}" if seen else "it has no tags at all"
         raise ConfigError(f"{path}: it has no tag {needed!r}; {there}")

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from experiment.config import ConfigError
 if TYPE_CHECKING:
     import numpy as np
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 PICKLES = {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt"}
 
 
@@ -101,15 +103,31 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def finite(word: object) -> float | None:
+    """A finite number, from text or JSON; None for all else: `1_000`, digits of other scripts."""
+    if isinstance(word, bool) or (isinstance(word, str) and (not word.isascii() or "_" in word)):
+        return None
+    try:
+        value = float(word)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
+
+
 def number(word: object, where: str) -> float:
     """A finite number, from text or JSON."""
-    try:
-        value = math.nan if isinstance(word, bool) else float(word)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        value = math.nan
-    if not math.isfinite(value):
+    value = finite(word)
+    if value is None:
         raise ConfigError(f"{where}: {str(word)[:40]!r} is not a finite number")
     return value
+
+
+def check_name(name: str, what: str) -> None:
+    """Raises ValueError for a name that is empty, or that no terminal or page can show."""
+    if not name.strip():
+        raise ValueError(f"it has no {what}")
+    if _CONTROL.search(name):
+        raise ValueError(f"{what} {name[:40]!r} has a control character")
 
 
 def whole(word: object, where: str) -> int:

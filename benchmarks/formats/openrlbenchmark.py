@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.formats.files import number, read_rows, read_text
 from benchmarks.formats.point import TRAINING, Given, Point, Table
 from experiment.config import ConfigError
+from experiment.values import counted
 
 RUN = "mean"
 
@@ -36,7 +37,7 @@ def read_openrlbenchmark(path: Path, given: Given) -> Table:
     if not table.points:
         raise ConfigError(f"{path}: it holds no scores")
     if empty:
-        table.notes.append(f"{path}: {empty} cells without runs (nan) are left out")
+        table.notes.append(f"{path}: left out since they have no runs (nan): {counted(empty, 'cell')}")
     return table
 
 

@@ -14,6 +14,8 @@ from experiment.config import ConfigError
 
 V5 = 4
 """Frames of one step of `ALE/...-v5` as gymnasium.make builds it."""
+REPEAT = 4
+"""Steps that AtariWrapper takes for one of the agent's, by default."""
 
 
 def read_monitor(path: Path, given: Given) -> Table:
@@ -30,12 +32,12 @@ def read_monitor(path: Path, given: Given) -> Table:
         raise ConfigError(f"{path}: its files are of several environments: {', '.join(sorted(set(ids.values())))}")
     env_id = ids[files[0]]
     game, agent, run = given.one_game(path, env_id), given.one_agent(path), given.run or _name(path)
-    unit, notes = _unit(env_id or game, given)
+    unit, skip, notes = _unit(env_id or game, given)
     table, counted = Table(notes=notes), 0
     for _, length, score in heapq.merge(*map(_games, files), key=lambda ended: ended[0]):
         counted += length
         steps, frames = counted if unit == 0 else None, counted * unit if unit else None
-        table.points.append(Point(agent, game, run, score, TRAINING, steps, frames, games=1))
+        table.points.append(Point(agent, game, run, score, TRAINING, steps, frames, skip, games=1))
     return table
 
 
@@ -56,18 +58,19 @@ def _header(file: Path) -> tuple[float, str]:
         raise ConfigError(f"{file}: its first line is not Monitor's: # and JSON with t_start and env_id") from None
 
 
-def _unit(name: str, given: Given) -> tuple[int | None, list[str]]:
-    """Frames of one of Monitor's steps: 0 where a step is an agent step, None where neither is known; and notes."""
+def _unit(name: str, given: Given) -> tuple[int | None, int | None, list[str]]:
+    """Frames of one of Monitor's steps, 0 where it is an agent step; frames of an agent step; and notes.
+
+    None where a number is not known.
+    """
     if given.monitor_frames is not None or is_minatar(name) or not known_game(name):
-        return given.monitor_frames or 0, []
+        return given.monitor_frames or 0, None, []
     if re.search(r"NoFrameskip-v\d+$", name):
-        return 1, []
+        return 1, REPEAT, []
     if name.startswith("ALE/") and name.endswith("-v5"):
-        note = (
-            f"{name}: {V5} frames for each step that Monitor counted; AtariWrapper's actions are {4 * V5} frames each"
-        )
-        return V5, [f"{note} (--monitor-frames if gymnasium.make was given another frame skip)"]
-    return None, [f"{name}: the frames of a step that Monitor counted are not known; give --monitor-frames"]
+        note = f"{name}: {V5} frames for each step that Monitor counted, and {V5 * REPEAT} for each of AtariWrapper's"
+        return V5, V5 * REPEAT, [f"{note} (--monitor-frames and --frame-skip if yours are others)"]
+    return None, None, [f"{name}: the frames of a step that Monitor counted are not known; give --monitor-frames"]
 
 
 def _name(path: Path) -> str:

@@ -17,6 +17,8 @@ NOT_COMPARED = names_of(DQNConfig, "machine", "observing", "identity") | {"env",
 """Settings that tell no arms apart: they decide nothing that is learned, or they are compared by themselves."""
 OF_THE_SETTINGS = frozenset({"evaluation_epsilon", "evaluation_episodes", "clip_rewards"})
 """Rules that are settings too, which the runs of an arm share; each agent has those that it was published with."""
+LAST_GAME = 0.1
+"""How far apart budgets may be of runs scored in training, as a share: each is known up to the end of a game alone."""
 IN_THE_NAME = ("agent", "nap", "plasticity")
 """Settings that a name says in words of its own."""
 
@@ -68,11 +70,18 @@ def _check_alike(runs: Sequence[Score], difference: Callable[[Score, Score], str
 
 def _difference(a: Score, b: Score) -> str:
     """How two runs disagree, or nothing."""
-    if a.steps != b.steps:
+    if not _same_budget(a, b):
         return f"{a.source} has a budget of {steps_of(a)} agent steps, {b.source} of {steps_of(b)}"
     if kind_of(a) != kind_of(b):
         return f"{a.source} is of kind {kind_of(a) or 'unknown'}, {b.source} of {kind_of(b) or 'unknown'}"
     return _disagreement("protocol", a, b) or _other_skip(a, b) or _disagreement("settings", a, b)
+
+
+def _same_budget(a: Score, b: Score) -> bool:
+    """Whether two budgets are equal; of runs scored in training, whose files end with their last game, about equal."""
+    if a.steps is None or b.steps is None or kind_of(a) != "training" or kind_of(b) != "training":
+        return a.steps == b.steps
+    return abs(a.steps - b.steps) <= LAST_GAME * max(a.steps, b.steps)
 
 
 def _other_skip(a: Score, b: Score) -> str:

@@ -42,6 +42,8 @@ OURS = "agent_steps"
 REQUIRED = ("agent", "game", "run", "score")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _ROLES = {name: role for role, names in NAMES.items() for name in names}
+MOST = 20
+"""Columns that are not read and are named all the same: exports of trackers have thousands."""
 _SHOWN = 160
 """Characters of a header that a message shows."""
 
@@ -66,7 +68,9 @@ class Columns:
     def notes(self) -> list[str]:
         """What a reader of the report has to know about the names."""
         renamed = [f"{name} for {role}" for role, name in self.names.items() if _key(name) not in (role, OURS)]
-        unread = [name + _hint(name, self.places) for name in self.unread]
+        unread = [name + _hint(name, self.places) for name in self.unread[:MOST]]
+        if len(self.unread) > MOST:
+            unread.append(f"and {len(self.unread) - MOST:,} more")
         return ([f"columns taken: {', '.join(renamed)}"] if renamed else []) + (
             [f"columns not read: {', '.join(unread)}"] if unread else []
         )

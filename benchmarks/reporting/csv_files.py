@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
@@ -13,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.formats.files import check_name, finite
 from benchmarks.reporting.columns import REQUIRED, Columns, find_columns
 from benchmarks.reporting.late_progress import LateProgress
 from envs.games import CATCH, MINATAR
@@ -79,8 +79,10 @@ def read_rows(path: Path, resolve: Callable[[str], str], notes: list[tuple[str, 
                         yield _row(row, columns, f"{path} line {reader.line_num}", resolve, said)
     except OSError as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error):
+    except UnicodeDecodeError:
         raise ConfigError(f"{path}: it is no CSV table in UTF-8") from None
+    except csv.Error as error:
+        raise ConfigError(f"{path}: it is no CSV table: {error}") from None
     notes += [(path.name, each) for each in sorted(said)]
 
 
@@ -92,6 +94,8 @@ def _row(row: Sequence[str], columns: Columns, where: str, resolve: Callable[[st
         if not words.get(role):
             raise ConfigError(f"{where}: it has no {role}")
     try:
+        for role in ("agent", "game", "run"):
+            check_name(words[role], role)
         game = resolve(words["game"])
         skip = 1 if game == CATCH or game in MINATAR else USUAL_SKIP
         terms = _terms(*(words.get(role, "") for role in ("steps", "frames", "frame_skip", "protocol")), skip)
@@ -120,11 +124,8 @@ def run_id(word: str) -> str:
 
 
 def _score(word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = finite(word)
+    if value is None:
         hint = "; write a point before decimals, and nothing between thousands" if "," in word else ""
         raise ValueError(f"score {word!r} is not a number{hint}")
     return value

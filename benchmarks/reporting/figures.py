@@ -32,8 +32,6 @@ from studies.drawing import COLORS
 
 MANY = 12
 """Panels above which a figure has no PNG."""
-OF_SCORES = ("aggregates", "profiles", "improvement")
-"""Figures of all arms that have scores; the others are of arms that have curves."""
 AXES = {"steps": "agent steps", "hours": "hours of training"}
 
 
@@ -81,8 +79,9 @@ def draw_figures(summary: Summary, curves: Curves) -> list[Figure]:
         _fix(each.figure)
         pyplot.close(each.figure)  # so that nothing else keeps it
     drawn = list(dict.fromkeys(arm for axis in curves.games.values() for arms in axis.values() for arm in arms))
-    cautions = {True: summary.caution(summary.arms), False: summary.caution(drawn)}
-    return [replace(each, note=f"{each.note} {cautions[each.name in OF_SCORES]}".rstrip()) for each in found]
+    compared = {"aggregates": list(summary.profiles), "profiles": list(summary.profiles), "improvement": summary.paired}
+    cautions = [summary.caution(compared.get(each.name, drawn)) for each in found]
+    return [replace(each, note=f"{each.note} {more}".rstrip()) for each, more in zip(found, cautions, strict=True)]
 
 
 def _fix(figure: Any) -> None:

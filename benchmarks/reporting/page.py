@@ -40,7 +40,7 @@ svg text {{ font-family: system-ui, sans-serif !important; }}
 table {{ border-collapse: separate; border-spacing: 0; width: 100%; font-size: .85rem;
   font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .35rem .7rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line); }}
-thead th {{ border-top: 0; color: var(--soft); font-weight: 600; }}
+thead th {{ border-top: 0; color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; }}
 th:first-child {{ text-align: left; position: sticky; left: 0; background: var(--ground); }}
 tbody th {{ font-weight: 600; }}
 tbody tr:nth-child(even) > * {{ background: var(--shade); }}

@@ -160,7 +160,7 @@ def legend(figure: Any, axes: Sequence[Any]) -> None:
 
 
 def _legend_columns(labels: Sequence[str], width: float) -> int:
-    """As many as surely fit: a letter takes about 0.075 inches, the line beside it half an inch."""
+    """As many as surely fit: a letter takes about 0.075 inches, the line next to it half an inch."""
     longest = max(len(line) for text in labels for line in text.splitlines())
     return max(int(width / (0.6 + 0.075 * longest)), 1)
 

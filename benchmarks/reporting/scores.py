@@ -187,7 +187,7 @@ def _unique(runs: Sequence[Score], notes: Notes) -> list[Score]:
         if other.steps != run.steps and other.directory is None:
             raise ConfigError(
                 f"{other.source} and {run.source} have {what} at {steps_of(other)} and {steps_of(run)} agent steps; "
-                "a report compares final scores: keep one line for each run"
+                "a report compares final scores: keep one line for each run (benchmarks.convert curves does)"
             )
         if other.score != run.score:
             raise ConfigError(
@@ -202,8 +202,8 @@ def _unique(runs: Sequence[Score], notes: Notes) -> list[Score]:
 
 
 def run_order(name: str) -> tuple[bool, int, str]:
-    """A key that puts runs in the order of their numbers, and named ones after them."""
-    return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
+    """A key that puts runs in the order of their numbers, which have no leading zeros, and named ones after them."""
+    return not name.isdecimal(), len(name) if name.isdecimal() else 0, name
 
 
 # --- run directories

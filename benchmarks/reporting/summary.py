@@ -102,6 +102,11 @@ class Summary:
     resamples: int
     first: Mapping[str, Score]
 
+    @property
+    def paired(self) -> list[str]:
+        """The arms that are compared with another in a game of both."""
+        return list(dict.fromkeys(arm for each in self.improvements for arm in (each.other, each.arm)))
+
     def caution(self, arms: Sequence[str]) -> str:
         """What is unequal, or may be, in a comparison of these arms; empty for nothing."""
         return caution(self.first, arms)

@@ -170,7 +170,7 @@ def improvements(summary: Summary) -> Table:
         "That a run of the first arm scores above one of the second in a random game of both; a tie counts one half. "
         f"95% intervals of {summary.resamples:,} stratified bootstrap resamples of the runs."
     ) + _few(min((each.fewest for each in found), default=ENOUGH))
-    note += _after(summary.caution(list(dict.fromkeys(arm for each in found for arm in (each.other, each.arm)))))
+    note += _after(summary.caution(summary.paired))
     header = ["arms", "probability", "games", "runs of each"]
     return Table("improvement", "Probability of improvement", header, rows, note, records)
 
@@ -259,11 +259,17 @@ def arms(scores: Scores) -> Table:
             str(len({run.game for run in own})),
             _seeds([run.run for run in own]),
             _span(run.rules or None for run in own),
-            _span(run.steps for run in own),
+            _budgets([run.steps for run in own]),
             _span(run.skip for run in own),
             _span(run.games for run in own),
         ])  # fmt: skip
     return Table("arms", "Arms", header, rows)
+
+
+def _budgets(steps: Sequence[int | None]) -> str:
+    """The budget of an arm; of runs scored in training it may differ a little, by the end of the last game."""
+    known = sorted({each for each in steps if each is not None})
+    return f"{known[0]:,} to {known[-1]:,}" if len(known) > 1 else _span(steps)
 
 
 def _span(values: Iterable[str | int | None]) -> str:

@@ -12,6 +12,8 @@ from benchmarks import convert
 from benchmarks.formats.point import COLUMNS
 from benchmarks.formats.registry import FORMATS
 from benchmarks.reporting.scores import read_scores
+from benchmarks.reporting.tables import arms
+from experiment.config import ConfigError
 
 BBF = ",seed,game,GameScoreAverage,GameScoreNormalized\n0,7,pong,1.0,0.5\n1,8,pong,3.0,0.6\n2,9,upndown,2.0,0.1\n"
 
@@ -103,6 +105,66 @@ def test_what_the_user_states_fills_gaps_alone(tmp_path, bbf, capsys):
     assert "has 100000 agent steps in its file" in refused(capsys, "bbf", bbf, "--steps", "5000")
     convert.main(["bbf", str(bbf), "--protocol", "mine", "--frame-skip", "1"])
     assert "RR2_BBF,Pong,7,1.0,evaluation,100000,400000,4,atari100k,100" in capsys.readouterr().out
+
+
+def monitor_files(tmp_path, env_id, lengths):
+    """A run's folder for each length of its last game."""
+    for run, length in enumerate(lengths):
+        folder = tmp_path / f"seed_{run}"
+        folder.mkdir()
+        header = json.dumps({"t_start": 0.0, "env_id": env_id})
+        (folder / "monitor.csv").write_text(f"#{header}\nr,l,t\n1.0,36000,1.0\n2.0,{length},2.0\n")
+    return [str(tmp_path / f"seed_{run}") for run in range(len(lengths))]
+
+
+def test_runs_whose_last_games_end_at_different_steps_are_one_arm(tmp_path, capsys):
+    out, files = tmp_path / "scores.csv", monitor_files(tmp_path, "PongNoFrameskip-v4", (3000, 3960))
+    assert convert.main(["sb3-monitor", *files, "--agent", "DQN", "--out", str(out)]) == 0
+    scores = read_scores([str(out)])
+    assert [run.steps for run in scores.runs] == [9750, 9990]
+    assert arms(scores).rows[0][6] == "9,750 to 9,990"
+    states = ["--steps", "10000", "--overwrite"]
+    assert convert.main(["sb3-monitor", *files, "--agent", "DQN", "--out", str(out), *states]) == 0
+    assert [(row["steps"], row["frames"]) for row in table(out)] == [("10000", "40000")] * 2
+    assert arms(read_scores([str(out)])).rows[0][6] == "10,000"
+    text = out.read_text().replace("10000,40000", "8000,32000", 1)
+    out.write_text(text)
+    with pytest.raises(ConfigError, match="has a budget of 8,000 agent steps"):
+        read_scores([str(out)])
+
+
+def test_cleanrls_steps_end_with_the_last_game_and_a_budget_is_more(tmp_path, capsys):
+    writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter
+    folder = tmp_path / "PongNoFrameskip-v4__dqn__1__1"
+    log = writer(str(folder))
+    log.add_scalar("charts/episodic_return", 1.0, 4950)
+    log.close()
+    assert convert.main(["cleanrl", str(folder), "--steps", "5000"]) == 0
+    assert "dqn,Pong,1,1.0,training,5000,20000,4,1" in capsys.readouterr().out
+    assert "has 4950 agent steps" in refused(capsys, "cleanrl", folder, "--steps", "4000")
+
+
+def test_an_action_of_sb3_on_v5_is_16_frames_in_the_report_too(tmp_path, capsys):
+    out, files = tmp_path / "scores.csv", monitor_files(tmp_path, "ALE/Pong-v5", (4000,))
+    assert convert.main(["sb3-monitor", *files, "--agent", "DQN", "--out", str(out)]) == 0
+    (run,) = read_scores([str(out)]).runs
+    assert (run.steps, run.skip) == (10_000, 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed,game,GameScoreAverage\n,Pong,1\n", "it has no run"),
+        ("seed,game,GameScoreAverage\n1,,1\n", "it has no game"),
+        ("seed,game,GameScoreAverage\n1\x1b[1m,Pong,1\n", "has a control character"),
+        ("seed,game,GameScoreAverage\n1,Pong,1\n1,pong,2\n", "run '1' of b in Pong has two scores at one step"),
+        ("seed,game,GameScoreAverage\n1,Pong,1_000\n", "'1_000' is not a finite number"),
+        ("seed,game,GameScoreAverage\n1,Pong,\u0663\n", "is not a finite number"),
+    ],
+)
+def test_names_and_scores_that_cannot_be_used_are_refused(text, said, tmp_path, capsys):
+    (tmp_path / "b.csv").write_text(text, encoding="utf-8")
+    assert said in refused(capsys, "bbf", tmp_path / "b.csv")
 
 
 def test_every_format_is_in_the_help_and_the_docs(capsys):

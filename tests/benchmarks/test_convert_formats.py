@@ -59,7 +59,7 @@ def test_monitor_gives_frames_or_steps_by_what_it_wraps(tmp_path, env_id, monito
 
 def test_monitor_says_what_it_cannot_know(tmp_path):
     path = monitor(tmp_path / "monitor.csv", "ALE/Breakout-v5", ["1.0,10,0.5"])
-    assert "AtariWrapper's actions are 16 frames each" in read("sb3-monitor", path, agent="DQN").notes[0]
+    assert "and 16 for each of AtariWrapper's" in read("sb3-monitor", path, agent="DQN").notes[0]
     path = monitor(tmp_path / "monitor.csv", "None", ["1.0,10,0.5"])
     assert "give --monitor-frames" in read("sb3-monitor", path, agent="DQN", game=("Breakout",)).notes[0]
     with pytest.raises(ConfigError, match="does not name its game: give --game"):
@@ -289,7 +289,7 @@ def test_openrlbenchmark_has_a_mean_and_a_deviation(tmp_path, name, text):
         ("PPO", "Pong-v5", "mean", 1.0, 0.5), ("PPO", "Krull-v5", "mean", 2.0, 0.1),
         ("DQN ({'tag': ['x']})", "Krull-v5", "mean", 3.0, 0.2),
     ]  # fmt: skip
-    assert table.notes == [f"{path}: 1 cells without runs (nan) are left out"]
+    assert table.notes == [f"{path}: left out since they have no runs (nan): 1 cell"]
 
 
 def test_openrlbenchmark_tables_of_other_things_are_refused(tmp_path):
