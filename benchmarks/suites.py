@@ -115,9 +115,9 @@ def check_agent(agent: str) -> None:
 
 @lru_cache
 def _cannot_run(agent: str) -> str:
-    """Why the command of an own agent would fail for it, or "": the command is asked for its help."""
+    """Why the command of an own agent would fail for it, or "": the command is asked for all its options."""
     try:
-        words = (*_program(agent), "--agent", agent, "--help")
+        words = (*_program(agent), "--agent", agent, "--help", "--help-all")
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
         return one_line(error)
