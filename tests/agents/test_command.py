@@ -432,7 +432,7 @@ def test_a_full_disk_while_saving_does_not_stop_training(tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("module", ["agents.dqn", "agents.evaluate"])
 def test_help_is_answered_without_torch(module):
-    words = [sys.executable, "-X", "importtime", "-m", module, "--help"]
+    words = [sys.executable, "-X", "importtime", "-m", module, "--help-all"]
     shown = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
     assert shown.returncode == 0
     imported = {line.rsplit("|")[-1].strip() for line in shown.stderr.splitlines()}
