@@ -106,7 +106,7 @@ def time_left(games: Games, rate: float) -> str:
 
 def figures(games: Games) -> dict[str, str]:
     """What the live view shows of an evaluation."""
-    limit = "no limit" if games.limit is None else f"{games.limit:,}"
+    limit = "none" if games.limit is None else f"{games.limit:,}"
     scores = [game.score for game in games.ended]
     return {
         "steps played": f"{games.steps:,}",

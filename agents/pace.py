@@ -83,7 +83,7 @@ class Pace:
         return per_step * work.steps_left + per_update * work.updates_left
 
     def __str__(self) -> str:
-        left, rate = self.seconds_left(), self._steps.value()
+        left, rate = self.seconds_left() if self._work.steps_left else 0.0, self._steps.value()
         unknown = "time left unknown" if self.learns else "time left unknown until updates begin"
         words = unknown if left is None else f"{clock_time(left)} left"
         return f"{words}, {per_second(rate)}" if rate else words

@@ -32,7 +32,7 @@ from experiment.determinism import configure, device_of, environment, parameter_
 from experiment.guard import NonFinite, is_out_of_memory
 from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress
-from experiment.run_dir import RunDir, find_resumed
+from experiment.run_dir import RunDir, find_resumed, say_kept
 from experiment.setting import changeable
 from experiment.terminal import children_outlive_interrupt
 from experiment.tracking import Tracker, check_tracker
@@ -92,6 +92,8 @@ class Run:
         if resumed is not None:
             saved = checkpoint.take_up(resumed)
             stored = load_yaml(DQNConfig, resumed.config)
+            if config.resume == "auto":
+                say_kept(resumed, config, stored)
             config = dataclasses.replace(stored, **changeable(config))
             if saved is not None:
                 checkpoint.check_settings(saved, config, resumed.config)

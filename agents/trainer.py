@@ -19,9 +19,13 @@ from agents.credit import UpdateCredit
 from agents.dqn import DQN
 from agents.monitor import Monitor, StateProbe
 from envs.vector_env import Step, VectorEnv
+from experiment.values import ConfigError
 from replay import FrameReplay
 
 Row = dict[str, float | int | str | None]
+SIGNALS = ("loss", "td_error", "fresh_td_error", "return")
+"""What a schedule may listen to: means of the updates between two rows, the TD error of the newest transitions at each
+row, and the return of each episode."""
 FRESH = 64
 """Newest transitions whose TD error is told in each row, at most; never more than there are between two rows, for what
 two rows share would look like less noise than there is."""
@@ -31,7 +35,7 @@ class Trainer:
     """One agent learning in one vector of environments; `step()` is one action in each and the updates that it earns.
 
     Everything that a run carries from step to step is in `state_dict`, but for the replay and the environments, which
-    have state_dicts of their own.
+    have state_dicts of their own. Raises ConfigError for a schedule that listens to what no agent has.
     """
 
     def __init__(
@@ -44,6 +48,8 @@ class Trainer:
         stack: FrameStack,
         probe: StateProbe,
     ):
+        if (signal := agent.schedule.signal) not in (None, *SIGNALS):
+            raise ConfigError(f"the schedule listens to {signal!r}, and an agent has {', '.join(SIGNALS)}")
         self.config, self.env, self.replay, self.agent = config, env, replay, agent
         self.policy, self.stack, self.probe = policy, stack, probe
         self.credit = UpdateCredit(config.utd, config.update_start)

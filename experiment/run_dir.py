@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar, TypeVar
 
-from experiment.command_line import shell
+from experiment.command_line import flag, shell
 from experiment.config import dump_yaml, load_yaml
 from experiment.files import check_room, sync_directory, to_json, write_atomic
-from experiment.setting import changeable, learning
+from experiment.setting import changeable, learning, names_of
 from experiment.values import ConfigError, near
 
 Config = TypeVar("Config", bound=Any)
@@ -198,6 +198,18 @@ def _is_of(config: Any, run: RunDir) -> bool:
         return learning(config) == learning(load_yaml(type(config), run.config))
     except ConfigError:  # a run of another version of the settings
         return False
+
+
+def say_kept(run: RunDir, asked: Any, stored: Any) -> None:
+    """Prints in one line what a run that was found by its settings does otherwise than it was asked to.
+
+    Those are settings of the machine and of what is watched that a resume may not change; "auto" and none ask nothing.
+    """
+    fixed = names_of(type(stored), "machine", "observing").difference(changeable(stored))
+    values = ((name, getattr(stored, name), getattr(asked, name)) for name in sorted(fixed))
+    kept = [f"{flag(name)} {old} (not {new})" for name, old, new in values if new not in (None, "auto", old)]
+    if kept:
+        print(f"run {str(run.path)!r} keeps the settings that it began with: {', '.join(kept)}")
 
 
 def check_resumed(asked: Any, stored: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.interrupt import terminal_manners
-from experiment.run_dir import RunDir, check_resumed, find_resumed
+from experiment.run_dir import RunDir, check_resumed, find_resumed, say_kept
 from experiment.setting import changeable
 
 Config = TypeVar("Config", bound=Any)
@@ -46,7 +46,9 @@ def _found(config_class: type[Config], config: Config) -> Config:
     if run is None:
         print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
         return replace(config, resume=None)
-    return replace(_stored(config_class, str(run.path)), resume=str(run.path), **changeable(config))
+    stored = _stored(config_class, str(run.path))
+    say_kept(run, config, stored)
+    return replace(stored, resume=str(run.path), **changeable(config))
 
 
 def _stored(config_class: type[Config], run: str) -> Config:

@@ -162,6 +162,26 @@ def test_resume_auto_finds_the_unfinished_run_of_the_same_settings(tmp_path, cap
     assert (tmp_path / "new" / "result.json").is_file()
 
 
+def test_resume_auto_says_which_settings_the_run_keeps(tmp_path, capsys, stop_at):
+    plain, stored = ["--eval-episodes", 0], tmp_path / "a" / "config.yaml"
+    stop_at(150)
+    assert dqn("--name", "a", "--probe-interval", 100, *plain, root=tmp_path) == 130
+    before = stored.read_text()
+    runs = stop_at(200)
+    others = ["--probe-interval", 200, "--threads", 2, "--on-nonfinite", "skip", "--compile", "auto"]
+    capsys.readouterr()
+    assert dqn(*plain, *others, "--resume", "auto", root=tmp_path) == 130
+    config = runs[-1].config
+    assert (config.probe_interval, config.threads, config.on_nonfinite) == (100, 1, "skip")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "keeps" in line]
+    kept = "--probe-interval 100 (not 200), --threads 1 (not 2)"
+    assert lines == [f"run '{tmp_path / 'a'}' keeps the settings that it began with: {kept}"]
+    stop_at(float("inf"))
+    assert dqn(*plain, "--resume", "auto", "--probe-interval", 100, root=tmp_path) == 0
+    assert "keeps" not in capsys.readouterr().out
+    assert stored.read_text() == before
+
+
 def test_a_run_that_died_before_its_first_checkpoint_begins_again(tmp_path):
     plain = ["--eval-episodes", 0, "--name", "a"]
     assert dqn(*plain, root=tmp_path) == 0
@@ -412,7 +432,7 @@ def test_a_full_disk_while_saving_does_not_stop_training(tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("module", ["agents.dqn", "agents.evaluate"])
 def test_help_is_answered_without_torch(module):
-    words = [sys.executable, "-X", "importtime", "-m", module, "--help"]
+    words = [sys.executable, "-X", "importtime", "-m", module, "--help-all"]
     shown = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
     assert shown.returncode == 0
     imported = {line.rsplit("|")[-1].strip() for line in shown.stderr.splitlines()}

@@ -270,5 +270,5 @@ def test_the_view_moves_while_no_game_ends(terminal, monkeypatch):
 
 def test_the_figures_of_an_evaluation_without_a_limit():
     shown = figures(play(always(1), Catch(2), 2))
-    assert shown["limit of a game"] == "no limit"
+    assert shown["limit of a game"] == "none"
     assert shown["steps played"] == "18"

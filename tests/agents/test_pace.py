@@ -122,3 +122,9 @@ def test_a_step_that_is_slower_than_its_updates_is_no_negative_time():
     for _ in range(4_000):
         run.step()
     assert run.pace.seconds_left() == pytest.approx(run.true_left(), rel=0.05)
+
+
+def test_nothing_is_left_at_the_end_of_a_run_too_short_for_an_estimate():
+    run = Simulated(budget=1_610)
+    assert all(estimate is None for _, estimate, _ in run.estimates())
+    assert str(run.pace).startswith("0:00:00 left, ")

@@ -6,6 +6,8 @@ from fractions import Fraction
 import pytest
 import torch
 
+import agents.build
+import nap
 from agents.config import DQNConfig
 from experiment import checkpoint
 from experiment.config import ConfigError
@@ -61,6 +63,38 @@ def test_the_signal_is_the_mean_td_error_of_the_row(monkeypatch):
     rows = [row for row in run(trainer) if "frames" in row]
     assert heard == [row["td_error"] for row in rows if "td_error" in row]
     assert len(heard) == 6
+
+
+class Own(nap.Schedule):
+    """A schedule as a user would write it."""
+
+    def __init__(self, optimizer, signal):
+        super().__init__(optimizer, 300)
+        self.signal, self.seen = signal, []
+
+    def shape(self, step):
+        return 1.0
+
+    def observe(self, signal):
+        self.seen.append(signal)
+
+
+@pytest.mark.parametrize(
+    ("signal", "column"),
+    [("loss", "loss"), ("td_error", "td_error"), ("fresh_td_error", "td_error_fresh"), ("return", "episode_return")],
+)
+def test_a_schedule_of_ones_own_observes_the_signal_that_it_names(signal, column, monkeypatch):
+    monkeypatch.setattr(agents.build, "build_schedule", lambda config, optimizer: Own(optimizer, signal))
+    trainer = catch_trainer(steps=300, log_interval=50, update_start=100)
+    seen = [row[column] for row in run(trainer) if column in row and row["agent_step"] > 100]
+    assert trainer.agent.schedule.seen == seen
+    assert len(seen) >= 3
+
+
+def test_a_signal_that_no_agent_has_is_named(monkeypatch):
+    monkeypatch.setattr(agents.build, "build_schedule", lambda config, optimizer: Own(optimizer, "returns"))
+    with pytest.raises(ConfigError, match=r"listens to 'returns', and an agent has loss, td_error, fresh_td_error, re"):
+        catch_trainer()
 
 
 def test_a_checkpoint_has_what_the_schedule_heard(tmp_path, monkeypatch):

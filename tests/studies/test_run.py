@@ -227,6 +227,20 @@ def test_a_tracker_may_be_given_and_changed_at_any_time(tmp_path, monkeypatch):
     assert not (tmp_path / "other").exists()
 
 
+def test_resume_auto_says_which_settings_the_run_keeps(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(Toy, "events", {6: lambda _: signal.raise_signal(signal.SIGINT)})
+        assert train(Toy, command_line("--root", str(tmp_path)))[0] == INTERRUPTED
+    auto = ("--root", str(tmp_path), "--resume", "auto")
+    capsys.readouterr()
+    config = command_line(*auto, "--log-interval", "2", "--threads", "3", "--track", "tensorboard")
+    assert (config.log_interval, config.threads, config.track) == (4, 1, "tensorboard")
+    kept = "--log-interval 4 (not 2), --threads 1 (not 3)"
+    assert capsys.readouterr().out == f"run '{tmp_path / 'toy'}' keeps the settings that it began with: {kept}\n"
+    command_line(*auto)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_result_that_was_never_written_is_none(tmp_path):
     for name in ("whole", "cut"):
         train(Toy, Config(root=str(tmp_path), name=name))
