@@ -39,7 +39,7 @@ class Plain:
 
 def state(step: int) -> dict:
     tensors = {"w": torch.arange(50, dtype=torch.float32) + step, "half": torch.ones(3, dtype=torch.bfloat16)}
-    rest = {"step": step, "lr": 0.1, "names": ["a", ("b", None)], "flag": True, 3: 2**130, "raw": b"x"}
+    rest = {"step": step, "lr": 0.1, "names": ["a", ("b", None)], "flag": True, 3: 2**130, "raw": [b"x", b""]}
     return {"network": tensors, "counters": rest}
 
 
