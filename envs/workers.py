@@ -4,7 +4,6 @@ A call is sent, and its result received later. ale-py holds Python's lock while 
 """
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -19,6 +18,9 @@ from envs.errors import WorkerLost
 
 QUIET = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 """What ends the process that owns a worker in order; the worker is needed until then."""
+
+START = "import sys; sys.path.insert(0, sys.argv[1]); from envs.workers import serve; serve(int(sys.argv[2]))"
+"""What a worker's Python runs, with this folder and a socket. PYTHONPATH would split a name with a colon in it."""
 
 
 class Here:
@@ -46,14 +48,11 @@ class Worker:
 
     def __init__(self, kind: Callable[..., Any], *arguments: Any) -> None:
         ours, theirs = socket.socketpair()
-        root = str(Path(__file__).parents[1])
-        paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        command = [sys.executable, "-P", "-m", "envs.workers", str(theirs.fileno())]
-        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": os.environ | {"PYTHONPATH": paths}}
+        command = [sys.executable, "-P", "-c", START, str(Path(__file__).parents[1]), str(theirs.fileno())]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, QUIET)  # a child inherits what is blocked
         try:
             with theirs:
-                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], **options)
+                self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._pipe = Connection(ours.detach())
@@ -88,15 +87,12 @@ def _end(process: subprocess.Popen[bytes], pipe: Connection) -> None:
         process.wait()
 
 
-def serve(pipe: Connection) -> None:
-    """Makes the calls that come, until the other end is closed."""
+def serve(descriptor: int) -> None:
+    """Makes the calls that come through a socket, until its other end is closed."""
+    pipe = Connection(descriptor)
     with contextlib.suppress(EOFError, OSError):
         kind, arguments = pipe.recv()
         served = Here(kind, *arguments)
         while True:
             served.send(*pipe.recv())
             pipe.send(served.recv())
-
-
-if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,3 +130,15 @@ def test_a_worker_is_found_from_any_folder_and_loads_no_torch(tmp_path, monkeypa
         env.reset()
         maps = Path(f"/proc/{workers(env)[0]._process.pid}/maps")
         assert not maps.exists() or "torch" not in maps.read_text()
+
+
+def test_a_worker_is_found_in_a_folder_with_any_name(tmp_path):
+    """Of a checkout, with a colon and a space in it; the name of the folder is no list of folders."""
+    home = tmp_path / "check:out 1"
+    shutil.copytree(Path(envs.__file__).parent, home / "envs")
+    code = (
+        "import envs; env = envs.make('Pong', 'machado', 2, num_threads=2);"
+        "print(envs.__file__, env.reset().shape); env.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=home, capture_output=True, text=True)
+    assert done.stdout == f"{home / 'envs' / '__init__.py'} (2, 84, 84)\n", done.stderr
