@@ -3,7 +3,9 @@
 import ctypes
 import shutil
 import subprocess
+import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 import torch
@@ -39,6 +41,9 @@ def compiler_fault(device: torch.device) -> str | None:
 def _fault(device: torch.device) -> str | None:
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
+    for frame, _ in traceback.walk_stack(sys._getframe()):
+        if not _is_utf8(name := frame.f_code.co_filename):  # torch.compile reads the names of the stack's files
+            return f"the program's own files have names that are not UTF-8, {name!r} for one"
     folder = cache_dir()
     free = shutil.disk_usage(folder).free
     if free < ROOM:
@@ -48,6 +53,14 @@ def _fault(device: torch.device) -> str | None:
     else:
         torch.compile(lambda x: x.sin() + 1, fullgraph=True)(torch.zeros(8, device=device))
     return None
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _build(folder: str) -> None:

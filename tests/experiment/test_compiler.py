@@ -41,6 +41,14 @@ def test_a_folder_with_a_space_in_its_name(folder):
     assert f"the name of the folder {str(path)!r} has a space, and the C++ compiler fails: " in compiler_fault(CPU)
 
 
+def test_a_program_in_a_folder_whose_name_is_not_utf8(folder):
+    folder("code")
+    found = {"compiler_fault": compiler_fault, "device": CPU}
+    name = os.fsdecode(b"/my-\xff/run.py")
+    exec(compile("fault = compiler_fault(device)", name, "exec"), found)
+    assert found["fault"] == "the program's own files have names that are not UTF-8, '/my-\\udcff/run.py' for one"
+
+
 def test_a_folder_without_room(folder, monkeypatch):
     path = folder("code")
     monkeypatch.setattr(compiler, "ROOM", 2**70)
