@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 import subprocess
+import sys
 import tempfile
 import traceback
 from pathlib import Path
@@ -40,7 +41,7 @@ def compiler_fault(device: torch.device) -> str | None:
 def _fault(device: torch.device) -> str | None:
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    for frame, _ in traceback.walk_stack(None):
+    for frame, _ in traceback.walk_stack(sys._getframe()):
         if not _is_utf8(name := frame.f_code.co_filename):  # torch.compile reads the names of the stack's files
             return f"the program's own files have names that are not UTF-8, {name!r} for one"
     folder = cache_dir()

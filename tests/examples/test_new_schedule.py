@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import examples.new_schedule
-import nap
 from agents import cli
 from agents.build import build_schedule
 from agents.config import DQNConfig
@@ -15,13 +14,6 @@ from examples.new_schedule import CoolDown
 from experiment.config import ConfigError
 
 PATH = "examples.new_schedule:CoolDown"
-
-
-class Deaf(nap.Schedule):
-    signal = "weather"
-
-    def shape(self, step):
-        return 1.0
 
 
 def optimizer():
@@ -67,7 +59,6 @@ def test_it_gets_the_td_error_of_each_row_of_a_run(tmp_path):
             "--schedule: examples.new_schedule:CoolDown has no option 'factr'; did you mean 'factor'",
         ),
         ("examples.new_schedule:Cooldown", "did you mean 'CoolDown'"),
-        (f"{__name__}:Deaf", "--schedule listens to 'weather'; known: loss, td_error, fresh_td_error, return"),
     ],
 )
 def test_a_wrong_one_is_one_line(schedule, said):
