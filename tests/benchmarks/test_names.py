@@ -37,6 +37,8 @@ OWN = st.lists(st.text("abc", min_size=1), min_size=1, max_size=4).map("-".join)
 
 @given(names=st.lists(OWN, min_size=2, unique=True), head=st.lists(st.text("xyz", min_size=1), min_size=LONG // 2))
 def test_what_all_names_begin_or_end_with_is_left_out(names, head):
+    first, last = ({name.split("-")[end] for name in names} for end in (0, -1))
+    assume(len(first) > 1 and len(last) > 1)  # what they share by themselves may be left out in place of the head
     shared = "-".join(head)
     assert not set("xyz") & set("".join(short_names([f"{shared}-{name}" for name in names])))
     assert not set("xyz") & set("".join(short_names([f"{name}-{shared}" for name in names])))
