@@ -96,6 +96,8 @@ def score(
 def time_left(games: Games, rate: float) -> str:
     """How long the games still take, in words, at so many steps of the environments a second: at most, and likely."""
     most, likely = games.most_left(), games.likely_left()
+    if not games.playing:
+        return f"{clock_time(0)} left"
     if not rate or (most is None and likely is None):
         return "time left unknown"
     upper = "" if most is None else f"at most {clock_time(most / rate)}"

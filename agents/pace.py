@@ -74,8 +74,10 @@ class Pace:
         return self._updates.value()
 
     def seconds_left(self) -> float | None:
-        """Seconds of training that are left; None before updates have been made for a while."""
+        """Seconds of training that are left: 0 at the end; None before updates have been made for a while."""
         steps, updates, work = self._steps.value(), self._updates.value(), self._work
+        if not work.steps_left:
+            return 0.0
         if self._learns_since is None or not steps or self._clock() - self._learns_since < SETTLED:
             return None
         per_step = min(self._per_step, 1 / steps) if updates else 1 / steps
@@ -91,7 +93,7 @@ class Pace:
     def first_estimate(self) -> str | None:
         """A sentence as soon as there is an estimate; None before."""
         left, work = self.seconds_left(), self._work
-        if left is None:
+        if left is None or not work.steps_left:
             return None
         rate = per_second(self.updates_per_second)
         return f"first estimate: {clock_time(left)} for the {work.updates_left:,} updates that are left, at {rate}"

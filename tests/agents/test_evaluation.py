@@ -217,6 +217,8 @@ def test_the_time_left_in_words():
     games.ended, games.left = [Game(0.0, 600, False, b"")], np.array([1])
     assert time_left(games, 100.0) == "about 0:00:06 left, at most 0:01:00"
     assert time_left(Games(1, 2, None), 100.0) == "time left unknown"
+    games.left = np.array([0])
+    assert time_left(games, 0.0) == "0:00:00 left"
 
 
 @pytest.mark.parametrize("terminal", [True, False])

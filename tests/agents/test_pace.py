@@ -81,6 +81,14 @@ def test_it_says_why_it_promises_nothing():
     assert run.pace.first_estimate() == f"first estimate: {words} for the 147,080 updates that are left, at 19.9/s"
 
 
+def test_a_run_that_ends_before_anything_can_be_foretold_has_no_time_left():
+    run = Simulated(utd=1, budget=1_650)
+    while run.steps_left:
+        run.step()
+    assert str(run.pace).startswith("0:00:00 left")
+    assert run.pace.first_estimate() is None
+
+
 def test_a_resumed_run_needs_no_steps_without_updates():
     """It has made 67,200 updates, and compiles again."""
     run, told = Simulated(step=10_000), 0

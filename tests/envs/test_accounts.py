@@ -71,6 +71,7 @@ def flags(rewards: list[float]) -> list[bool]:
 def test_a_counter_that_wraps_is_flagged_each_time_and_the_score_stays_the_sum():
     rewards = [999_990, -999_970, 5, 999_960, -999_985]
     assert flags(rewards) == [False, True, False, False, True]
+    assert flags([9_990, -9_970, 9_960, -9_900]) == [False, True, False, True]  # Tutankham's, the shortest
     env = Scripted([(reward, False, False, START_LIVES) for reward in rewards])
     env.reset()
     returns = [env.step(np.zeros(1, np.int64)).episode_return[0] for _ in rewards]
@@ -94,9 +95,9 @@ LEGITIMATE = {
     "Enduro": [1] * 1_200 + [-1] * 40,
     "PrivateEye": [100, 2_000, -100, -1_000, 20_000, -1_000],
     "Pitfall": [2_000, -100, -1_600],
-    "JourneyEscape": [-300] * 100 + [10_000, -3_000],
+    "JourneyEscape": [9_900] + [-2_000] * 5,
 }
-"""Rewards as large as they may be and larger, but none that takes nearly all of a score of 1,000."""
+"""Rewards as large as they may be and larger, but none that takes nearly all of a score of 9,000."""
 
 
 @pytest.mark.parametrize("game", LEGITIMATE)
