@@ -20,8 +20,8 @@ def wrapped(score: np.ndarray, reward: np.ndarray) -> np.ndarray:
     """bool [N]: whether a game's score counter went past its last number in a step, by the score before it.
 
     Past 999,999 the counter of most games is 0 again, and ale-py and envpool pass the difference on as a reward. The
-    rule: at least 9,000 points, since the shortest counter that was seen to wrap is Tutankham's of 9,999, and one reward
-    takes more than nine tenths of them. No game takes so much for a mistake from such a score: JourneyEscape takes
+    rule: at least 9,000 points, since the shortest counter that was seen to wrap is Tutankham's of 9,999, and one
+    reward takes more than nine tenths of them. No game takes so much of such a score for a mistake: JourneyEscape takes
     2,000, and Skiing's scores are below 0.
     """
     return (score >= 9_000) & (reward < -0.9 * score)
