@@ -1,7 +1,7 @@
 """Short names: what is left out, and that names stay distinct."""
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from benchmarks.reporting.names import LONG, short_names
