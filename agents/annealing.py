@@ -14,7 +14,7 @@ class Resets(Protocol):
         """The last update, up to this one, that a reset followed; 0 before the first."""
 
 
-class Horizon:
+class NStepAnneal:
     """The horizon of the returns that are learned from: their n and γ, a function of the number of updates made.
 
     n_step, gamma: first and last value; without a last one (None) the first stays. `updates` is how long the way from

@@ -13,7 +13,7 @@ from agents.config import AGENTS, DQNConfig, command_of
 from envs.games import is_minatar
 from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 from experiment.run_dir import RunDir, check_resumed
 from plasticity.listing import answer
 from plasticity.registry import listing
@@ -112,7 +112,7 @@ def check_stated(config: DQNConfig, words: Sequence[str]) -> None:
                 raise ConfigError(f"--{option.replace('_', '-')} does nothing without {switch}: give both or neither")
 
 
-@terminal_manners()
+@cli_session()
 def main(agent: str, argv: Sequence[str] | None = None) -> int:
     """Parse, prepare and train, or list what is asked for; the exit code. Bad input ends in one line and code 2."""
     with exit_on_bad_input():

@@ -54,7 +54,7 @@ def advice(config: DQNConfig) -> str:
     return ", ".join(options)
 
 
-def farewell(config: DQNConfig, step: int, found: str, checkpoint: Path | None, resume: str) -> str:
+def nonfinite_message(config: DQNConfig, step: int, found: str, checkpoint: Path | None, resume: str) -> str:
     """The paragraph that ends such a run; `checkpoint` is the last good one, `resume` the command that goes on."""
     if checkpoint is None:
         kept = "There is no checkpoint from before."

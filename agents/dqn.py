@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 import nap
 from agents.layers import Noise
-from agents.replica import Replica
+from agents.low_precision import LowPrecisionCopy
 from agents.values import Scalar, Values, chosen
 from experiment.guard import SkipNonFinite
 from experiment.layout import compiled
@@ -59,7 +59,7 @@ class DQN:
         self.network, self.optimizer, self.schedule, self.methods = network, optimizer, schedule, tuple(methods)
         self.values, self.augment = values or Scalar(), augment
         self.double_q, self.max_grad_norm, self.skip = double_q, max_grad_norm, skip
-        self.replica = Replica(network, dtype)
+        self.replica = LowPrecisionCopy(network, dtype)
         self.online = self.replica.module
         self.target = deepcopy(self.online).requires_grad_(False)
         for method in self.methods:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from agents.config import DQNConfig
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.files import to_json, write_atomic
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 from experiment.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def check_out(path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Load, play and print the score with its protocol."""
-    with terminal_manners():
+    with cli_session():
         with exit_on_bad_input():
             options = parse_cli(
                 EvaluateConfig,
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             directory = RunDir.open(options.run)
             config = load_yaml(DQNConfig, directory.config)
             config = replace(config, device=options.device or config.device).resolved()
-            from agents.evaluation import evaluated_policy, rules_played, score, summary, verdict
+            from agents.evaluation import evaluated_policy, format_score, rules_played, score, summary
             from agents.run import load_agent
             from experiment.determinism import configure, environment, seeds
 
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{config.env}, agent step {step:,}: {config.rules.summary()}")
         with nullcontext() if recorder is None else closing(recorder):
             games = score(config, evaluated_policy(config, agent), episodes, seed, recorder=recorder)
-        print(verdict(config, games))
+        print(format_score(config, games))
         if recorder is not None:
             print(recorder.summary())
         if options.out is None:

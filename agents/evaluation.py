@@ -145,7 +145,7 @@ def summary(game: str, games: Games) -> dict[str, Any]:
     }
 
 
-def verdict(config: DQNConfig, games: Games) -> str:
+def format_score(config: DQNConfig, games: Games) -> str:
     """The score in one line, with the games that it is of and the rules that they were played under."""
     found = summary(config.env, games)
     normalized = found["human_normalized"]

@@ -17,9 +17,9 @@ from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_agent, build_env, build_probe, build_replay
 from agents.compiling import settle_compile
 from agents.config import DQNConfig, command_of
-from agents.divergence import farewell
+from agents.divergence import nonfinite_message
 from agents.dqn import DQN
-from agents.evaluation import evaluated_policy, rules_played, score, summary, verdict
+from agents.evaluation import evaluated_policy, format_score, rules_played, score, summary
 from agents.games import Games
 from agents.pace import Pace
 from agents.saver import Saver
@@ -90,7 +90,7 @@ class Run:
         resumed = find_resumed(config)
         saved = None
         if resumed is not None:
-            saved = checkpoint.take_up(resumed)
+            saved = checkpoint.load_for_resume(resumed)
             stored = load_yaml(DQNConfig, resumed.config)
             if config.resume == "auto":
                 say_kept(resumed, config, stored)
@@ -168,7 +168,7 @@ class Run:
     def _diverged(self, found: str) -> int:
         self.tracker.close()
         resume, last = self._resume_command(), self.directory.newest_checkpoint()
-        print(farewell(self.config, self.trainer.agent_step, found, last, resume), file=sys.stderr)
+        print(nonfinite_message(self.config, self.trainer.agent_step, found, last, resume), file=sys.stderr)
         return 1
 
     def _train(self) -> int:
@@ -280,7 +280,7 @@ class Run:
     def _finish(self, games: Games | None, trained: str, saved: bool) -> int:
         self.tracker.close()
         if games is not None:
-            print(verdict(self.config, games))
+            print(format_score(self.config, games))
         if not saved:  # a result would say that the run is done, and there is no agent
             where = f"agent step {self.trainer.agent_step:,}"
             print(f"error: no result: {self.directory.unsaved(where, self._resume_command())}", file=sys.stderr)

@@ -60,7 +60,7 @@ class Saver:
 
         Raises ConfigError, in one line, for what does not fit: code of another version, say.
         """
-        with checkpoint.must_fit(saved):
+        with checkpoint.checked_restore(saved):
             return self._restore(saved)
 
     def _restore(self, saved: checkpoint.Checkpoint) -> bool:

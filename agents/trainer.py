@@ -13,11 +13,11 @@ import torch
 from tensordict import TensorDictBase
 
 from agents.acting import EpsilonGreedy, FrameStack, linear_epsilon
-from agents.annealing import Horizon
+from agents.annealing import NStepAnneal
 from agents.config import DQNConfig
-from agents.credit import UpdateCredit
 from agents.dqn import DQN
 from agents.monitor import Monitor, StateProbe
+from agents.update_scheduler import UpdateScheduler
 from envs.vector_env import Step, VectorEnv
 from experiment.values import ConfigError
 from replay import FrameReplay
@@ -52,9 +52,9 @@ class Trainer:
             raise ConfigError(f"the schedule listens to {signal!r}, and an agent has {', '.join(SIGNALS)}")
         self.config, self.env, self.replay, self.agent = config, env, replay, agent
         self.policy, self.stack, self.probe = policy, stack, probe
-        self.credit = UpdateCredit(config.utd, config.update_start)
+        self.update_scheduler = UpdateScheduler(config.utd, config.update_start)
         n_step, gamma = (config.n_step, config.n_step_final), (config.gamma, config.gamma_final)
-        self.horizon = Horizon(n_step, gamma, config.anneal_updates, agent.methods)
+        self.n_step_anneal = NStepAnneal(n_step, gamma, config.anneal_updates, agent.methods)
         self.monitor = Monitor(agent)
         self.agent_step = 0
         self.episodes = 0
@@ -81,7 +81,7 @@ class Trainer:
     @property
     def updates_left(self) -> int:
         """Updates until the run ends."""
-        return self.credit.due(self.agent_step + self.steps_left, self.updates)
+        return self.update_scheduler.due(self.agent_step + self.steps_left, self.updates)
 
     @property
     def epsilon(self) -> float:
@@ -161,7 +161,7 @@ class Trainer:
 
     def _returns(self) -> dict[str, Any]:
         """How the returns that are learned from are summed, at the present update."""
-        n_step, gamma = self.horizon.at(self.agent.updates)
+        n_step, gamma = self.n_step_anneal.at(self.agent.updates)
         config = self.config
         return {
             "n_step": n_step,
@@ -205,9 +205,9 @@ class Trainer:
     def learn(self) -> None:
         """Make the updates that are due, in blocks that share a replay call and a pass of the target network."""
         config = self.config
-        if not self.replay.ready(config.batch_size, self.horizon.longest):
+        if not self.replay.ready(config.batch_size, self.n_step_anneal.longest):
             return
-        due = self.credit.due(self.agent_step, self.agent.updates)
+        due = self.update_scheduler.due(self.agent_step, self.agent.updates)
         if due > 0:
             self.before_updates()
             self.probe.draw(self.replay)
@@ -249,7 +249,7 @@ class Trainer:
             "score_wraps": self.score_wraps,
             "mean_return": float(np.mean(self.returns)) if self.returns else None,
             "epsilon": self.epsilon,
-            **self.horizon.report(self.agent.updates),
+            **self.n_step_anneal.report(self.agent.updates),
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,13 +18,13 @@ from benchmarks.calibration import cost
 from benchmarks.manifest import NAME, Entry, Manifest
 from benchmarks.places import places
 from benchmarks.ray_launcher import RayTasks
-from benchmarks.status import Board, SweepView, print_status
+from benchmarks.status import SweepStatus, SweepView, print_status
 from benchmarks.suites import arms, config_hash, difference, entries, games, job, settings_of
 from benchmarks.sweep_command import Command
 from experiment.command_line import shell
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml
 from experiment.cores import available_cores
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 from experiment.run_dir import RunDir
 from experiment.sweep import plan, sweep
 from experiment.values import counted
@@ -140,7 +140,7 @@ class Sweep:
             self.settings.processes,
             retries=self.settings.retries,
             console=console,
-            view=SweepView(Board(self.root, self.runs), processes, console),
+            view=SweepView(SweepStatus(self.root, self.runs), processes, console),
             places=self.places,
             executor=executor,
         )
@@ -177,7 +177,7 @@ def _check_folder(folder: Path) -> None:
         raise ConfigError(f"--root: {str(there)!r} cannot be read and written")
 
 
-@terminal_manners()
+@cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check, and run or tell; the exit code. Bad input ends in one line and code 2, and writes nothing."""
     return carry_out(lambda: Command.parse(argv))
@@ -198,7 +198,7 @@ def carry_out(parse: Callable[[], Command]) -> int:
 
 
 def _print_status(root: Path) -> int:
-    print_status(Board(root, Manifest.load(root).runs), Console())
+    print_status(SweepStatus(root, Manifest.load(root).runs), Console())
     return 0
 
 

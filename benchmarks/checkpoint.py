@@ -24,7 +24,7 @@ from agents.run import build_trainer
 from experiment import checkpoint
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.determinism import configure
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 from experiment.segments import Segments
 from experiment.values import every
 from replay import FrameReplay
@@ -154,7 +154,7 @@ def steps_per_second(threads: int, steps: int = 200) -> float:
     return steps / timed(lambda: [trainer.step() for _ in range(steps)])
 
 
-@terminal_manners()
+@cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure and print; the exit code."""
     with exit_on_bad_input():

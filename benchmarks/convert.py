@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 
 if TYPE_CHECKING:
     from benchmarks.formats.point import Point
@@ -182,7 +182,7 @@ def _with_steps(score: Point, steps: int | None, by_game: bool) -> Point:
     return replace(score, steps=steps, frames=score.frame_skip and steps * score.frame_skip)
 
 
-@terminal_manners()
+@cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     with exit_on_bad_input():
         config = parse_cli(

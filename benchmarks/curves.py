@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def draw(config: CurvesConfig) -> None:
         raise ConfigError(f"cannot write {config.out!r}: {error.strerror}") from None
 
 
-@terminal_manners()
+@cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     with exit_on_bad_input():
         config = parse_cli(

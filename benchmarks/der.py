@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.cores import available_cores
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 
 if TYPE_CHECKING:
     from agents.config import DQNConfig
@@ -183,7 +183,7 @@ def lines(field: Sequence[Series]) -> list[str]:
     return rows
 
 
-@terminal_manners()
+@cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure and print; the exit code."""
     with exit_on_bad_input():

@@ -16,7 +16,7 @@ from benchmarks.report import ReportConfig, replace_report
 from benchmarks.suites import arms, games
 from benchmarks.sweep_command import Command, Settings
 from experiment.config import ConfigError, exit_on_bad_input
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 
 PROG = "python -m benchmarks.high_utd"
 DESCRIPTION = f"""Compare learning-rate schedules on many games with several seeds, as benchmarks.atari does, whose
@@ -98,7 +98,7 @@ def report(folder: str) -> str:
     return config.out
 
 
-@terminal_manners()
+@cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run an experiment, or report on one; the exit code. Bad input ends in one line and code 2."""
     with exit_on_bad_input():

@@ -17,7 +17,7 @@ from statistics import median
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.cores import available_cores
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 from experiment.values import counted
 
 START = 200
@@ -90,7 +90,7 @@ def rate(metrics: str) -> float:
     return (last["updates"] - first["updates"]) / (last["seconds"] - first["seconds"])
 
 
-@terminal_manners()
+@cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure and print; the exit code."""
     with exit_on_bad_input():

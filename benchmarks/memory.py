@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 
 RUNS = ("der:der", "der:small", "dqn:atari100k", "dqn:200m")
 UPDATES = 64
@@ -58,7 +58,7 @@ def peak_gigabytes(agent: str, preset: str, compile: bool) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-@terminal_manners()
+@cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure in fresh processes and print; the exit code."""
     with exit_on_bad_input():

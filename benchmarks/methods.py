@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from agents.config import DQNConfig
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 from experiment.values import counted
 from plasticity.registry import METHODS
 
@@ -139,7 +139,7 @@ def measure(config: MethodsConfig) -> list[tuple[str, str, float, float]]:
     return [(each.name, played[each.name], 1000 / each.median, ratio(none, each)) for each in series]
 
 
-@terminal_manners()
+@cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, print; the exit code."""
     with exit_on_bad_input():

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 
 if TYPE_CHECKING:
     from benchmarks.alternate import Contestant, Run, Series
@@ -152,7 +152,7 @@ def lines(field: Sequence[Series]) -> list[str]:
     return rows
 
 
-@terminal_manners()
+@cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure and print; the exit code."""
     with exit_on_bad_input():

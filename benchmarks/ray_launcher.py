@@ -30,12 +30,12 @@ PATIENCE = 120.0
 """Seconds that the nodes have to answer."""
 LOOK_AGAIN = 5.0
 """Seconds after which the nodes are counted again."""
-Sight = Literal["missing", "locked", "unlocked"]
+RootSeen = Literal["missing", "locked", "unlocked"]
 
 
 def attempt(job: Job, number: int, token: str, folder: str) -> End:
     """One attempt at a run, on the node where this is called; a signal lets the run save, which is then lost."""
-    if sight(job.directory.parent, token) == "missing":
+    if node_sees_root(job.directory.parent, token) == "missing":
         return End("failed", f"node {socket.gethostname()} does not see {job.directory.parent}")
     with suppress(OSError):
         os.chdir(folder)
@@ -60,7 +60,7 @@ def attempt(job: Job, number: int, token: str, folder: str) -> End:
     return End("lost", "it was told to stop", end.notes) if passed and end.how == "failed" else end
 
 
-def sight(root: Path, token: str) -> Sight:
+def node_sees_root(root: Path, token: str) -> RootSeen:
     """What this node sees of a sweep's folder, and whether it notices the lock that is held on the token's file."""
     try:
         with open(root / TOKEN, "r+") as file:
@@ -181,7 +181,7 @@ class RayTasks(AbstractContextManager["RayTasks"]):
         if not nodes and self._limit is None:
             need = " and ".join(f"{amount:g} {name}" for name, amount in self._need.items())
             raise ConfigError(f"no node of the cluster has {need} for a run; if nodes are to come, say --processes")
-        asked = self.ray.remote(num_cpus=0, max_retries=0)(sight)
+        asked = self.ray.remote(num_cpus=0, max_retries=0)(node_sees_root)
         places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
         refs = [asked.options(scheduling_strategy=place).remote(root, self._token) for place in places]
         try:

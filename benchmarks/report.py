@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 
 if TYPE_CHECKING:
     from benchmarks.reporting.curves import Trace
@@ -104,7 +104,7 @@ def _may_be_replaced(out: Path) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    with terminal_manners(), exit_on_bad_input():
+    with cli_session(), exit_on_bad_input():
         config = parse_cli(
             ReportConfig, argv, prog="python -m benchmarks.report", description="Report on runs.", presets={}
         )

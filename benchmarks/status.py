@@ -18,7 +18,7 @@ from benchmarks.suites import job, settings_of
 from envs.games import human_normalized, reference_scores
 from experiment.progress import Progress, clock_time
 from experiment.run_dir import RunDir
-from experiment.sweep import Moment
+from experiment.sweep import SweepState
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -34,7 +34,7 @@ ROWS = 10
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """How far one run is: agent steps, return (final score, or mean of the last games), and a measured time."""
 
     state: Now = "waiting"
@@ -53,18 +53,18 @@ def work(config: DQNConfig, step: int) -> float:
     return step + UPDATE * float(config.utd) * max(step - config.update_start, 0)
 
 
-def finished(run: RunDir) -> Standing:
-    """The standing of a run that has its result; without an evaluation its score is that of the last games."""
+def finished(run: RunDir) -> RunStatus:
+    """The status of a run that has its result; without an evaluation its score is that of the last games."""
     try:
         result = json.loads(run.result.read_text(encoding="utf-8"))
         score = float(result["score"]["mean"]) if result["score"] else unfinished(run).score
         step, seconds = int(result["agent_steps"]), float(result["training_seconds"])
-        return Standing("done", step, score, seconds, step)
+        return RunStatus("done", step, score, seconds, step)
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        return Standing("done", reason="its result.json cannot be read")
+        return RunStatus("done", reason="its result.json cannot be read")
 
 
-def unfinished(run: RunDir) -> Standing:
+def unfinished(run: RunDir) -> RunStatus:
     """The last rows of a run's metrics; a time only once there are two with updates."""
     step, rows = 0, []
     for row in _rows_from_the_end(run.metrics):
@@ -76,10 +76,10 @@ def unfinished(run: RunDir) -> Standing:
     score = rows[0].get("mean_return") if rows else None
     learned = [row for row in rows if row.get("updates")]
     if len(learned) < 2:
-        return Standing("waiting", step, score)
+        return RunStatus("waiting", step, score)
     last, first = learned[0], learned[-1]
     seconds, start = last["seconds"] - first["seconds"], first.get("agent_step", 0)
-    return Standing("waiting", step, score, seconds, last.get("agent_step", 0), start=start)
+    return RunStatus("waiting", step, score, seconds, last.get("agent_step", 0), start=start)
 
 
 def _rows_from_the_end(metrics: Path) -> Iterable[dict[str, Any]]:
@@ -106,12 +106,12 @@ def normalized(game: str, score: float | None) -> float | None:
 
 
 @dataclass
-class Board:
-    """The standing of every run of a sweep in ROOT; `look` reads what may have changed."""
+class SweepStatus:
+    """The status of every run of a sweep in ROOT; `look` reads what may have changed."""
 
     root: Path
     entries: Sequence[Entry]
-    standings: dict[str, Standing] = field(default_factory=dict)
+    statuses: dict[str, RunStatus] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.of = {entry.name: entry for entry in self.entries}
@@ -124,27 +124,27 @@ class Board:
             self.configs[key] = settings_of(entry)
         return self.configs[key]
 
-    def look(self, moment: Moment | None = None) -> None:
+    def look(self, moment: SweepState | None = None) -> None:
         """Read what is not known to be done; a sweep's moment tells the states, so that few files have to be read."""
         there = {name for folder in (self.root, self.root / "logs") if folder.is_dir() for name in os.listdir(folder)}
         for name, entry in self.of.items():
-            before = self.standings.get(name)
+            before = self.statuses.get(name)
             if before and before.state == "done":
                 continue
             if moment is None or name in moment.finished:
                 begun = name in there or f"{name}.log" in there
-                self.standings[name] = self._read(entry) if begun else Standing()
+                self.statuses[name] = self._read(entry) if begun else RunStatus()
             elif name in moment.running or name in moment.elsewhere:
-                self.standings[name] = self._at(name, "running")
+                self.statuses[name] = self._at(name, "running")
             elif name in moment.failed:
-                self.standings[name] = self._at(name, "failed", moment.failed[name])
+                self.statuses[name] = self._at(name, "failed", moment.failed[name])
             elif before is None or before.state != "waiting":
-                self.standings[name] = self._at(name, "waiting")
+                self.statuses[name] = self._at(name, "waiting")
 
-    def _at(self, name: str, state: Now, reason: str = "") -> Standing:
+    def _at(self, name: str, state: Now, reason: str = "") -> RunStatus:
         return replace(unfinished(RunDir(self.root / name)), state=state, reason=reason)
 
-    def _read(self, entry: Entry) -> Standing:
+    def _read(self, entry: Entry) -> RunStatus:
         run, work = RunDir(self.root / entry.name), job(entry, self.root)
         if run.finished:
             return finished(run)
@@ -156,19 +156,19 @@ class Board:
 
     def named(self, *states: Now) -> list[Entry]:
         """The runs that are in one of these states, in order."""
-        return [entry for entry in self.entries if self.standings[entry.name].state in states]
+        return [entry for entry in self.entries if self.statuses[entry.name].state in states]
 
     def unreadable(self) -> list[Entry]:
         """Finished runs whose result cannot be read."""
-        return [entry for entry in self.named("done") if self.standings[entry.name].reason]
+        return [entry for entry in self.named("done") if self.statuses[entry.name].reason]
 
     def fraction(self, entry: Entry) -> float:
         """The share of a run's work that is done, 0 to 1."""
-        standing = self.standings[entry.name]
-        if standing.state == "done":
+        status = self.statuses[entry.name]
+        if status.state == "done":
             return 1.0
         config = self.config(entry)
-        return min(work(config, standing.step) / work(config, config.budget), 1.0)
+        return min(work(config, status.step) / work(config, config.budget), 1.0)
 
     def done(self) -> float:
         """Runs that are done, each running one by its share."""
@@ -181,11 +181,11 @@ class Board:
         """
         seconds, units = defaultdict[str, float](float), defaultdict[str, float](float)
         for entry in self.entries:
-            standing = self.standings[entry.name]
-            if standing.measured:
+            status = self.statuses[entry.name]
+            if status.measured:
                 for key in (entry.config_hash, ""):
-                    seconds[key] += standing.seconds
-                    units[key] += work(self.config(entry), standing.measured) - work(self.config(entry), standing.start)
+                    seconds[key] += status.seconds
+                    units[key] += work(self.config(entry), status.measured) - work(self.config(entry), status.start)
         if not units[""]:
             return None
         open_runs = self.named("waiting", "running", "interrupted")
@@ -201,7 +201,7 @@ class Board:
         scores = [
             (score, entry.name)
             for entry in self.entries
-            if (score := normalized(entry.game, self.standings[entry.name].score)) is not None
+            if (score := normalized(entry.game, self.statuses[entry.name].score)) is not None
         ]
         if not scores:
             return {}
@@ -228,13 +228,13 @@ class Board:
         return f"about {clock_time(left)} of training left" if left else "no training left"
 
 
-def as_line(board: Board, processes: int) -> str:
+def as_line(sweep: SweepStatus, processes: int) -> str:
     """Everything in one line, for a log."""
-    figures = ", ".join(f"{label} {text}" for label, text in board.figures().items())
-    return f"{board.share()}, {board.remaining(processes)}, {figures}"
+    figures = ", ".join(f"{label} {text}" for label, text in sweep.figures().items())
+    return f"{sweep.share()}, {sweep.remaining(processes)}, {figures}"
 
 
-def as_panel(board: Board, processes: int, height: int, before: str = "", failures: bool = True) -> Group:
+def as_panel(sweep: SweepStatus, processes: int, height: int, before: str = "", failures: bool = True) -> Group:
     """The live view: how far the whole is, the counts, best and worst, each run that runs, and those that failed."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
@@ -244,18 +244,18 @@ def as_panel(board: Board, processes: int, height: int, before: str = "", failur
     bar = Table.grid(padding=(0, 1), expand=True)
     bar.add_column(ratio=1)
     bar.add_column(no_wrap=True)
-    bar.add_row(ProgressBar(total=len(board.entries), completed=board.done()), board.share())
-    figures = board.figures()
+    bar.add_row(ProgressBar(total=len(sweep.entries), completed=sweep.done()), sweep.share())
+    figures = sweep.figures()
     best, worst = figures.pop("best", ""), figures.pop("worst", "")
     counts = "   ".join(f"{label} {text}" for label, text in figures.items())
-    lines = [Text(f"{before}{board.remaining(processes)}", style="dim"), Text(counts)]
+    lines = [Text(f"{before}{sweep.remaining(processes)}", style="dim"), Text(counts)]
     if best:
         lines.append(Text(f"human-normalised, best {best}   worst {worst}"))
     room = max(height - 8, 4)
-    return Group(bar, *lines, _running(board, room), *(_failed(board, max(room // 3, 2)) if failures else []))
+    return Group(bar, *lines, _running(sweep, room), *(_failed(sweep, max(room // 3, 2)) if failures else []))
 
 
-def _running(board: Board, room: int) -> Table:
+def _running(sweep: SweepStatus, room: int) -> Table:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -265,56 +265,56 @@ def _running(board: Board, room: int) -> Table:
     table.add_column(ratio=1)
     for _ in range(2):
         table.add_column(justify="right", no_wrap=True)
-    running = board.named("running")
+    running = sweep.named("running")
     for entry in running[:room]:
-        standing, budget = board.standings[entry.name], board.config(entry).budget
-        score = "" if standing.score is None else f"return {standing.score:,.1f}"
-        bar = ProgressBar(total=1.0, completed=board.fraction(entry))
-        steps = f"{standing.step:,}/{budget:,}" if standing.step else "begins"
-        steps = "plays its evaluation" if standing.step >= budget else steps
+        status, budget = sweep.statuses[entry.name], sweep.config(entry).budget
+        score = "" if status.score is None else f"return {status.score:,.1f}"
+        bar = ProgressBar(total=1.0, completed=sweep.fraction(entry))
+        steps = f"{status.step:,}/{budget:,}" if status.step else "begins"
+        steps = "plays its evaluation" if status.step >= budget else steps
         table.add_row(Text(entry.name), bar, steps, score)
     if len(running) > room:
         table.add_row(Text(f"and {len(running) - room} more", style="dim"))
     return table
 
 
-def _failed(board: Board, room: int) -> list[Text]:
+def _failed(sweep: SweepStatus, room: int) -> list[Text]:
     from rich.text import Text
 
-    failed = [*board.named("failed"), *board.unreadable()]
-    states = [board.standings[entry.name] for entry in failed[:room]]
+    failed = [*sweep.named("failed"), *sweep.unreadable()]
+    states = [sweep.statuses[entry.name] for entry in failed[:room]]
     lines = [
-        Text(f"{standing.state}: {entry.name}: {standing.reason}", overflow="ellipsis", no_wrap=True)
-        for entry, standing in zip(failed, states, strict=False)
+        Text(f"{status.state}: {entry.name}: {status.reason}", overflow="ellipsis", no_wrap=True)
+        for entry, status in zip(failed, states, strict=False)
     ]
     more = [Text(f"and {len(failed) - room} more failed")] if len(failed) > room else []
     return [*lines, *more]
 
 
 class SweepView(Progress):
-    """The board as a view of a sweep that runs: live on a terminal, a line every half minute elsewhere."""
+    """The sweep as a view of a sweep that runs: live on a terminal, a line every half minute elsewhere."""
 
-    def __init__(self, board: Board, processes: int, console: Console):
-        self._board, self._processes = board, processes
-        self._moment: Moment | None = None
-        super().__init__(len(board.entries), "runs", console, ticking=False)
+    def __init__(self, sweep: SweepStatus, processes: int, console: Console):
+        self._sweep, self._processes = sweep, processes
+        self._moment: SweepState | None = None
+        super().__init__(len(sweep.entries), "runs", console, ticking=False)
 
-    def show(self, moment: Moment) -> None:
+    def show(self, moment: SweepState) -> None:
         self._moment = moment
         self.update(len(tuple(moment.finished)))
 
     def _draw(self, now: float) -> None:
         if self._moment is None:
             return
-        self._board.look(self._moment)
+        self._sweep.look(self._moment)
         if self._live:
             elapsed = f"{clock_time(now - self._began)} elapsed, "
             goes_on = bool(self._moment.waiting or self._moment.running)  # at its end the sweep names what failed
-            panel = as_panel(self._board, self._processes, self._console.height, elapsed, failures=goes_on)
+            panel = as_panel(self._sweep, self._processes, self._console.height, elapsed, failures=goes_on)
             self._guard(partial(self._live.update, panel, refresh=True))
             self._due = now + max(0.5, 20 * (self._clock() - now))  # a view of thousands takes no time from the runs
         else:
-            line = as_line(self._board, self._processes)
+            line = as_line(self._sweep, self._processes)
             self._due = now + (min(2.0, self._interval) if self._lines == 0 else self._interval)
             self._lines += 1
             self._guard(lambda: print(line, file=self._console.file, flush=True))
@@ -322,16 +322,16 @@ class SweepView(Progress):
             self._due = float("inf")
 
 
-def print_status(board: Board, console: Console) -> None:
+def print_status(sweep: SweepStatus, console: Console) -> None:
     """What the live view shows, from any terminal; the runs that run say how many go at a time."""
-    board.look()
-    processes = max(len(board.named("running")), 1)
+    sweep.look()
+    processes = max(len(sweep.named("running")), 1)
     if console.is_terminal:
-        console.print(as_panel(board, processes, console.height))
+        console.print(as_panel(sweep, processes, console.height))
         return
-    print(as_line(board, processes), file=console.file)
-    for entry in [*board.named("running", "interrupted", "failed"), *board.unreadable()]:
-        standing = board.standings[entry.name]
-        score = "" if standing.score is None else f", return {standing.score:,.1f}"
-        steps = f"{standing.step:,}/{board.config(entry).budget:,} agent steps{score}"
-        print(f"{standing.state}: {entry.name}: {standing.reason or steps}", file=console.file)
+    print(as_line(sweep, processes), file=console.file)
+    for entry in [*sweep.named("running", "interrupted", "failed"), *sweep.unreadable()]:
+        status = sweep.statuses[entry.name]
+        score = "" if status.score is None else f", return {status.score:,.1f}"
+        steps = f"{status.step:,}/{sweep.config(entry).budget:,} agent steps{score}"
+        print(f"{status.state}: {entry.name}: {status.reason or steps}", file=console.file)

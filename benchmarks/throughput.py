@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from envs.games import resolve_game
 from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
 from experiment.cores import available_cores
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 
 GROUPS = ("learner", "replay", "environment", "loop", "limits")
 NETWORKS = ("nature", "small")
@@ -65,7 +65,7 @@ def _check_names(field: str, names: Sequence[str], known: Sequence[str]) -> None
             raise ConfigError(f"--{field}: {name!r} is none of {', '.join(known)}{near(name, known)}")
 
 
-@terminal_manners()
+@cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure, print and write; the exit code."""
     with exit_on_bad_input():

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from experiment.config import exit_on_bad_input
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 from plasticity.features import FeatureTap
 from plasticity.method import Method, check_number, make_generator
 from plasticity.registry import make
@@ -71,5 +71,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Loss on random labels at the end of each of five tasks.")
     parser.add_argument("--plasticity", action="append", default=[], metavar="METHOD")
     chosen = parser.parse_args().plasticity
-    with terminal_manners(), exit_on_bad_input():
+    with cli_session(), exit_on_bad_input():
         print(*(f"{loss:.4f}" for loss in train(chosen)))

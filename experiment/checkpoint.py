@@ -216,7 +216,7 @@ def load_latest(directory: Path, only: Collection[str] | None = None) -> Checkpo
     raise ConfigError(f"every checkpoint in {str(directory)!r} is damaged{rest}")
 
 
-def take_up(run: RunDir) -> Checkpoint | None:
+def load_for_resume(run: RunDir) -> Checkpoint | None:
     """Locks an unfinished run and loads its newest good checkpoint; None if none was ever saved.
 
     Raises:
@@ -234,7 +234,7 @@ def take_up(run: RunDir) -> Checkpoint | None:
 
 
 @contextlib.contextmanager
-def must_fit(saved: Checkpoint) -> Iterator[None]:
+def checked_restore(saved: Checkpoint) -> Iterator[None]:
     """Turns what goes wrong when parts take back their state, code of another version, say, into one ConfigError."""
     try:
         yield

@@ -129,8 +129,8 @@ def _open_missing() -> None:
 
 
 @contextlib.contextmanager
-def terminal_manners() -> Iterator[None]:
-    """Every command runs inside: `@terminal_manners()` above its `main`.
+def cli_session() -> Iterator[None]:
+    """Every command runs inside: `@cli_session()` above its `main`.
 
     Warnings, a worker that is lost and a Ctrl-C where nothing is there to be saved are one line; a stream that is lost
     ends nothing.

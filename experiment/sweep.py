@@ -52,7 +52,7 @@ class Outcome:
         return 1 if self.failed else 130 if self.left else 0
 
 
-class Moment(NamedTuple):
+class SweepState(NamedTuple):
     """A sweep at one moment: how many runs wait, the names of those that run, are done, or failed, each with why."""
 
     waiting: int
@@ -77,7 +77,7 @@ class Moment(NamedTuple):
 class View(AbstractContextManager[Any], Protocol):
     """Shows a sweep while it runs; `show` is called ten times a second and must not fail."""
 
-    def show(self, moment: Moment) -> None: ...
+    def show(self, moment: SweepState) -> None: ...
 
 
 def plan(jobs: Iterable[Job], all_commands: bool = False) -> str:
@@ -177,7 +177,7 @@ class _SweepProgress(Progress):
         self._rate = Rate(math.inf)
         self._rate.add(self._began, start)
 
-    def show(self, moment: Moment) -> None:
+    def show(self, moment: SweepState) -> None:
         self.update(len(tuple(moment.finished)) + len(moment.failed), moment.figures())
 
 
@@ -205,10 +205,10 @@ class _Sweep:
                     self._obey(signals)
                     if not signals.requested:
                         self._start_jobs()
-                    view.show(self._moment())
+                    view.show(self._state())
                     time.sleep(POLL)
                     self._reap()
-                view.show(self._moment())
+                view.show(self._state())
             finally:
                 for attempt in self.running:
                     attempt.kill()
@@ -282,9 +282,11 @@ class _Sweep:
         with contextlib.suppress(OSError), open(job.log, "ab") as log:  # a full disk: it is named at the end anyway
             log.write(f"{FAILED}{reason}\n".encode(errors="backslashreplace"))
 
-    def _moment(self) -> Moment:
+    def _state(self) -> SweepState:
         running = tuple(attempt.job.name for attempt in self.running)
-        return Moment(len(self.waiting), running, self.finished, self.failed, tuple(job.name for job in self.elsewhere))
+        return SweepState(
+            len(self.waiting), running, self.finished, self.failed, tuple(job.name for job in self.elsewhere)
+        )
 
     def _outcome(self) -> Outcome:
         names = [job.name for job in self.jobs]

@@ -36,7 +36,7 @@ def role(module: nn.Module) -> Role:
     return _known[module]
 
 
-def partners(module: nn.Module, name: str) -> list[str]:
+def coscaled_params(module: nn.Module, name: str) -> list[str]:
     """The module's parameters that its output is linear in together with the one of that name.
 
     A module declares them, as `scales_with = {"weight_sigma": "weight", "bias_sigma": "bias"}` for a linear layer with

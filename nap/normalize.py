@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from .flow import UNNORMED, Flow, Trace, has_norm, reason, trace, units
-from .foreign import LINEAR_ROLES, partners, role
+from .foreign import LINEAR_ROLES, coscaled_params, role
 from .kinds import ENCODER_LAYERS, Kind
 from .norms import EPS, NormalizedActivation, make_norm
 from .weights import MATRIX_LAYERS, Conv, Weight, find_weights, near
@@ -177,7 +177,7 @@ def _unseen(module: nn.Module, flows: list[Flow]) -> list[tuple[str, str]]:
 
 
 def _left_out(module: nn.Module, weights: dict[str, Weight]) -> dict[str, str]:
-    known = {id(parameter) for weight in weights.values() for parameter in (weight.parameter, *weight.partners)}
+    known = {id(parameter) for weight in weights.values() for parameter in (weight.parameter, *weight.coscaled_params)}
     owners = {id(p): owner for owner in module.modules() for p in owner.parameters(recurse=False)}
     return {
         name: "another weight is computed from it"
@@ -346,7 +346,7 @@ def _drop_bias(layer: nn.Module) -> None:
     if isinstance(layer, (nn.Linear, *Conv)) and type(layer).forward.__module__.startswith("torch.nn"):
         layer.bias = None
     elif role(layer) in LINEAR_ROLES:  # whose forward may insist on a bias
-        for name in ("bias", *partners(layer, "bias")):
+        for name in ("bias", *coscaled_params(layer, "bias")):
             delattr(layer, name)
             layer.register_buffer(name, torch.zeros_like(bias.detach()), persistent=False)
 

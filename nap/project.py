@@ -166,7 +166,7 @@ class Projection:
         _rescale(groups, norms, targets)
 
     def _measure(self, weights: list[Weight]) -> tuple[list[list[Tensor]], list[Tensor]]:
-        """The values of weights, each with its partners, and their norms in a shape that multiplies them."""
+        """The values of weights, each with its coscaled_params, and their norms in a shape that multiplies them."""
         if self.mode == "frobenius":
             groups = [weight.values() for weight in weights]
             return groups, joint_norms(groups)
@@ -256,7 +256,9 @@ def _affine_parameters(module: nn.Module, frozen: bool) -> list[list[nn.Paramete
 
 def _choose(module: nn.Module, left_out: set[str], include: Selection, exclude: Selection) -> dict[str, Weight]:
     found = find_weights(module)
-    whole = {id(p) for weight in found.values() if weight.rows is None for p in (weight.parameter, *weight.partners)}
+    whole = {
+        id(p) for weight in found.values() if weight.rows is None for p in (weight.parameter, *weight.coscaled_params)
+    }
     parts = {id(weight.parameter) for weight in found.values()} - whole
     owners = {id(p): m for m in module.modules() for p in m.parameters(recurse=False)}
     others = {

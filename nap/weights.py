@@ -10,7 +10,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from .foreign import LINEAR_ROLES, Role, partners, role
+from .foreign import LINEAR_ROLES, Role, coscaled_params, role
 
 _Transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_Transposed)
@@ -29,7 +29,7 @@ class Weight:
     """Every module that holds the parameter, `owner` first."""
     tied: list[str] = field(default_factory=list)
     """The parameter's other names."""
-    partners: list[nn.Parameter] = field(default_factory=list)
+    coscaled_params: list[nn.Parameter] = field(default_factory=list)
     """What the layer's output is linear in together with the parameter, as the σ of a noisy layer."""
 
     @property
@@ -44,8 +44,8 @@ class Weight:
         return value if self.rows is None else value[self.rows]
 
     def values(self) -> list[Tensor]:
-        """The matrix, and the partners that have one scale with it."""
-        return [self.value(), *(partner.detach() for partner in self.partners)]
+        """The matrix, and the parameters that have one scale with it."""
+        return [self.value(), *(parameter.detach() for parameter in self.coscaled_params)]
 
 
 def find_weights(module: nn.Module) -> dict[str, Weight]:
@@ -68,7 +68,7 @@ def find_weights(module: nn.Module) -> dict[str, Weight]:
                 first.tied.append(full)
                 continue
             found[full] = Weight(full, owner, parameter, rows, [owner])
-            found[full].partners.extend(owner._parameters[other] for other in partners(owner, name))
+            found[full].coscaled_params.extend(owner._parameters[other] for other in coscaled_params(owner, name))
             if rows is None:
                 whole[id(parameter)] = found[full]
     return found

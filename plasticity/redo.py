@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plasticity.method import SEED, Features, Method, check_number, check_period, check_whole, is_due, make_generator
-from plasticity.structure import HiddenLayer, Slot, hidden_layers
+from plasticity.structure import HiddenLayer, UnitView, hidden_layers
 
 
 class ReDo(Method):
@@ -109,5 +109,5 @@ def _along(units: Tensor, values: Tensor) -> Tensor:
     return units.view(-1, *[1] * (values.ndim - 1))
 
 
-def _fill(slot: Slot, units: Tensor, value: float) -> None:
+def _fill(slot: UnitView, units: Tensor, value: float) -> None:
     slot.values.masked_fill_(_along(units, slot.values), value)

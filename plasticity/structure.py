@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from nap.flow import Flow, has_norm, trace
-from nap.foreign import partners
+from nap.foreign import coscaled_params
 from nap.kinds import Kind, name_of
 from nap.norms import NormalizedActivation
 from nap.project import norm_layers
@@ -24,7 +24,7 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
-class Slot:
+class UnitView:
     """Where the units of a hidden layer stand in one parameter."""
 
     owner: nn.Module
@@ -77,38 +77,38 @@ class HiddenLayer:
         return self.incoming.weight[0].numel()
 
     @property
-    def weight(self) -> Slot:
+    def weight(self) -> UnitView:
         """The rows of incoming weights."""
-        return Slot(self.incoming, "weight")
+        return UnitView(self.incoming, "weight")
 
     @property
-    def bias(self) -> Slot | None:
+    def bias(self) -> UnitView | None:
         return _slots(self.incoming).get("bias")
 
     @property
-    def affine(self) -> dict[str, Slot]:
+    def affine(self) -> dict[str, UnitView]:
         """The entries of the norm's "weight" (scale, initially 1) and "bias" (offset, 0)."""
         return {} if self.norm is None else _slots(self.norm)
 
     @property
-    def columns(self) -> list[Slot]:
+    def columns(self) -> list[UnitView]:
         """The columns of outgoing weights."""
-        return [Slot(layer, "weight", 1, span) for layer, span in zip(self.outgoing, self.spans, strict=True)]
+        return [UnitView(layer, "weight", 1, span) for layer, span in zip(self.outgoing, self.spans, strict=True)]
 
     @property
-    def noise(self) -> list[tuple[Slot, float]]:
+    def noise(self) -> list[tuple[UnitView, float]]:
         """The σ of the incoming weights and bias where the layer is noisy, with what they start at."""
-        names = [*partners(self.incoming, "weight"), *partners(self.incoming, "bias")]
-        return [(Slot(self.incoming, name), _first_values(self.incoming)[name]) for name in names]
+        names = [*coscaled_params(self.incoming, "weight"), *coscaled_params(self.incoming, "bias")]
+        return [(UnitView(self.incoming, name), _first_values(self.incoming)[name]) for name in names]
 
     @property
-    def noise_columns(self) -> list[Slot]:
+    def noise_columns(self) -> list[UnitView]:
         """The columns of the outgoing weights' σ."""
         readers = zip(self.outgoing, self.spans, strict=True)
-        return [Slot(layer, name, 1, span) for layer, span in readers for name in partners(layer, "weight")]
+        return [UnitView(layer, name, 1, span) for layer, span in readers for name in coscaled_params(layer, "weight")]
 
     @property
-    def slots(self) -> list[Slot]:
+    def slots(self) -> list[UnitView]:
         """Everything that belongs to a unit."""
         bias = [self.bias] if self.bias is not None else []
         noise = [*(slot for slot, _ in self.noise), *self.noise_columns]
@@ -242,8 +242,8 @@ def _span(units: int, layer: Layer, flat: bool) -> int:
     return columns // units
 
 
-def _slots(owner: nn.Module) -> dict[str, Slot]:
-    return {name: Slot(owner, name) for name in ("weight", "bias") if owner._parameters.get(name) is not None}
+def _slots(owner: nn.Module) -> dict[str, UnitView]:
+    return {name: UnitView(owner, name) for name in ("weight", "bias") if owner._parameters.get(name) is not None}
 
 
 def _first_values(layer: nn.Module) -> dict[str, float]:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 from experiment.run_dir import RunDir, check_resumed, find_resumed, say_kept
 from experiment.setting import changeable
 
@@ -59,7 +59,7 @@ def _stored(config_class: type[Config], run: str) -> Config:
         raise ConfigError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
-@terminal_manners()
+@cli_session()
 def main(
     settings: Callable[[Sequence[str] | None], Config],
     make_run: Callable[[Config], Trainable],

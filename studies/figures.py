@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 from experiment.run_dir import RunDir
 from studies.drawing import plotting
 from studies.records import FinishedRun, load
@@ -30,7 +30,7 @@ class FiguresConfig:
     """Format of the figures."""
 
 
-@terminal_manners()
+@cli_session()
 def main(
     argv: Sequence[str] | None,
     *,

@@ -76,7 +76,7 @@ class StudyRun(ABC, Generic[Config]):
         """Build every part, or load the run to go on with; ConfigError before anything is written."""
         check_tracker(config.track)
         directory = None if config.resume is None else RunDir.open(config.resume)
-        saved = None if directory is None else checkpoint.take_up(directory)
+        saved = None if directory is None else checkpoint.load_for_resume(directory)
         self.config: Config = dataclasses.replace(config, resume=None)
         if directory is not None and saved is not None:
             checkpoint.check_settings(saved, self.config, directory.config)
@@ -172,7 +172,7 @@ class StudyRun(ABC, Generic[Config]):
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         state = saved.state
-        with checkpoint.must_fit(saved):
+        with checkpoint.checked_restore(saved):
             self.learner.load_state_dict(state["learner"])
             self.monitor.load_state_dict(state["probe"])
             checkpoint.set_rng_state(state["rng"])

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from experiment.command_line import shell
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, near, parse_cli
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 from experiment.job import Job
 from experiment.setting import learning
 from experiment.sweep import plan, sweep
@@ -87,7 +87,7 @@ class Study:
     def prepare(self, config: SuiteConfig) -> None:
         """What is done once, before the first run. Raises ConfigError if nothing can be run."""
 
-    @terminal_manners()
+    @cli_session()
     def main(self, argv: Sequence[str] | None = None) -> int:
         """The suite command; the exit code."""
         with exit_on_bad_input():

@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 from studies.grokking.config import GrokkingConfig
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def matmul_rate(precision: str, device: torch.device) -> float:
     return 2 * 512 * 128 * 512 / min(times)
 
 
-@terminal_manners()
+@cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     with exit_on_bad_input():
         speed = parse_cli(

@@ -14,7 +14,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 from experiment.progress import Progress
 from studies.warm_start.files import SOURCES, Remote, check_name, data_folder, is_there, md5_of
 
@@ -107,7 +107,7 @@ def _receive(remote: Remote, file: BinaryIO, progress: Progress) -> None:
             progress.update(file.tell())
 
 
-@terminal_manners()
+@cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and download; the exit code. A fault ends in one line and code 2."""
     with exit_on_bad_input():

@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 from studies.warm_start.config import WarmStartConfig
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def line(variant: Variant, times: Sequence[tuple[float, float]]) -> str:
     return f"{shown}{seconds / limit:>8.2f}{rate / 1e9:>11.0f}"
 
 
-@terminal_manners()
+@cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, time and print; the exit code."""
     with exit_on_bad_input():

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.annealing import Horizon
+from agents.annealing import NStepAnneal
 from agents.build import build_agent
 from agents.cli import settings
 from plasticity.reset import Reset
@@ -25,7 +25,7 @@ def literal(since, first, last, steps):
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 50), st.integers(1, 60), st.integers(0, 200))
 def test_the_course_is_that_of_the_published_code(first, last, steps, period, update):
-    horizon = Horizon((first, last), (0.97, 0.997), steps, [Reset(period), Reset(math.inf)])
+    horizon = NStepAnneal((first, last), (0.97, 0.997), steps, [Reset(period), Reset(math.inf)])
     n_step, gamma = horizon.at(update)
     since = update % period
     exact = literal(since, first, last, steps)
@@ -36,10 +36,10 @@ def test_the_course_is_that_of_the_published_code(first, last, steps, period, up
 
 
 def test_both_ends_are_met_exactly_and_what_has_no_end_stays():
-    horizon = Horizon((10, 3), (0.97, 0.997), 10_000)
+    horizon = NStepAnneal((10, 3), (0.97, 0.997), 10_000)
     assert horizon.at(0) == (10, 0.97)
     assert horizon.at(10_000) == horizon.at(10**6) == (3, 0.997)
-    fixed = Horizon((10, None), (0.99, None), 10_000, [Reset(5)])
+    fixed = NStepAnneal((10, None), (0.99, None), 10_000, [Reset(5)])
     assert fixed.at(3) == (10, 0.99)
     assert fixed.report(3) == {}
 
@@ -82,7 +82,7 @@ def test_a_run_learns_from_the_returns_of_the_moment(prioritised, num_envs):
     found = [n for _, n, _ in asked]
     assert {6, 2} <= set(found)
     assert found != sorted(found, reverse=True)  # it grew again
-    assert all((row["n_step"], row["gamma"]) == trainer.horizon.at(row["updates"]) for row in rows)
+    assert all((row["n_step"], row["gamma"]) == trainer.n_step_anneal.at(row["updates"]) for row in rows)
 
 
 def test_no_update_is_made_before_the_longest_return_is_known():

@@ -8,7 +8,16 @@ from rich.console import Console
 
 import agents.evaluation
 from agents.config import DQNConfig
-from agents.evaluation import describe_games, figures, play_episodes, rules_played, score, summary, time_left, verdict
+from agents.evaluation import (
+    describe_games,
+    figures,
+    format_score,
+    play_episodes,
+    rules_played,
+    score,
+    summary,
+    time_left,
+)
 from agents.games import Game, Games, different, effective_number
 from envs.ale import AleVectorEnv
 from envs.catch import Catch
@@ -169,12 +178,12 @@ def test_the_summary_is_normalised_by_the_reference_scores():
 
 def test_the_verdict_names_the_rules_and_says_whole_of_whole_games_only():
     config = DQNConfig(env="Pong", protocol="machado").resolved()
-    line = verdict(config, games_of([-21.0, -19.0]))
+    line = format_score(config, games_of([-21.0, -19.0]))
     assert line == (
         "Pong: mean -20.0, median -20.0 over 2 whole games, all different (machado, epsilon 0.001), "
         "human-normalised 0.020"
     )
-    line = verdict(config, games_of([-21.0, -19.0], cut=1))
+    line = format_score(config, games_of([-21.0, -19.0], cut=1))
     assert "over 2 games, 1 of 2 cut at the limit of 27,000 steps, all different (machado" in line
 
 

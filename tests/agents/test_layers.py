@@ -11,8 +11,8 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from agents.layers import Noise, NoisyLinear
+from agents.low_precision import LowPrecisionCopy
 from agents.networks import small
-from agents.replica import Replica
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -112,7 +112,7 @@ def test_a_network_without_noise_draws_nothing():
 
 def test_the_bfloat16_replica_follows_noise_and_gives_every_gradient():
     network = noisy_network()
-    replica = Replica(network, torch.bfloat16)
+    replica = LowPrecisionCopy(network, torch.bfloat16)
     Noise(network, generator=generator()).resample()
     replica.refresh()
     for original, copied in zip(noises(network), noises(replica.module), strict=True):
@@ -145,7 +145,7 @@ def test_large_values_do_not_tie_in_bfloat16(head):
     output = network.head.value.output if head else network.head
     with torch.no_grad():
         output.bias += 8  # where numbers of bfloat16 are 1/32 apart, and then 1/16
-    replica = Replica(network, torch.bfloat16)
+    replica = LowPrecisionCopy(network, torch.bfloat16)
     pixels = torch.randint(0, 256, (64, 4, 84, 84), dtype=torch.uint8)
     with torch.no_grad():
         exact, narrow = network(pixels), replica.module(pixels)

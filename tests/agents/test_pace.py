@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from agents.credit import UpdateCredit
 from agents.pace import SETTLED, Pace
+from agents.update_scheduler import UpdateScheduler
 
 PLAY, UPDATE, COMPILE = 0.002, 0.05, 53.0
 """Seconds of a step without updates, of an update, and of compiling."""
@@ -15,10 +15,10 @@ class Simulated:
     """A run whose steps take simulated time."""
 
     def __init__(self, utd=8, budget=20_000, start=1_600, ready=0, step=0, lanes=1):
-        self.credit = UpdateCredit(Fraction(utd), start)
+        self.update_scheduler = UpdateScheduler(Fraction(utd), start)
         self.budget, self.ready, self.lanes = budget, ready, lanes
         self.agent_step, self.now = step, 0.0
-        self.updates = self.credit.total(step)
+        self.updates = self.update_scheduler.total(step)
         self.compiled = False
         self.pace = Pace(self, clock=lambda: self.now)
 
@@ -28,12 +28,12 @@ class Simulated:
 
     @property
     def updates_left(self):
-        return self.credit.total(self.budget) - self.updates
+        return self.update_scheduler.total(self.budget) - self.updates
 
     def step(self):
         self.agent_step += self.lanes
         self.now += PLAY * self.lanes
-        due = self.credit.due(self.agent_step, self.updates) if self.agent_step >= self.ready else 0
+        due = self.update_scheduler.due(self.agent_step, self.updates) if self.agent_step >= self.ready else 0
         if due and not self.compiled:
             self.now += COMPILE
             self.compiled = True

@@ -14,7 +14,7 @@ from agents import cli
 from agents.build import build_learner
 from agents.config import DQNConfig
 from agents.dqn import DQN
-from agents.replica import Replica
+from agents.low_precision import LowPrecisionCopy
 from experiment.config import ConfigError, dump_yaml, load_yaml
 from experiment.determinism import parameter_hash
 from plasticity.method import Method
@@ -132,7 +132,7 @@ def test_in_bf16_the_copy_follows_what_methods_do_to_the_originals(methods):
             assert torch.equal(original.to(copy.dtype), copy)
 
 
-def penalty_gradients(precision, collect=Replica.collect_gradients):
+def penalty_gradients(precision, collect=LowPrecisionCopy.collect_gradients):
     """What the penalty adds to the gradient of each parameter, in two updates."""
     agents = [agent_with(precision=precision, lr=0.0), agent_with(Weigh(), precision=precision, lr=0.0)]
     for agent in agents:

@@ -36,7 +36,7 @@ from envs.protocol import PROTOCOLS
 from envs.vector_env import VectorEnv
 from experiment import checkpoint
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml
-from experiment.interrupt import terminal_manners
+from experiment.interrupt import cli_session
 from experiment.run_dir import RunDir
 from plasticity.registry import METHODS
 from tests.agents import toys
@@ -368,7 +368,7 @@ def resume_outcome(path: Path) -> tuple[int | None, list[str]]:
     said = io.StringIO()
     config = dataclasses.replace(load_yaml(DQNConfig, path / "config.yaml"), resume=str(path))
     step, codes = None, []
-    with contextlib.redirect_stderr(said), terminal_manners():
+    with contextlib.redirect_stderr(said), cli_session():
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", ResourceWarning)  # of what other tests have left open
         try:

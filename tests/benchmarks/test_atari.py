@@ -22,12 +22,12 @@ from rich.console import Console
 from agents.config import DQNConfig
 from benchmarks import atari, calibration, places, suites
 from benchmarks.manifest import Entry, Manifest
-from benchmarks.status import UPDATE, Board, Standing, as_panel, print_status, work
+from benchmarks.status import UPDATE, RunStatus, SweepStatus, as_panel, print_status, work
 from benchmarks.suites import SUITES, Arm, arms, check_agent, config_hash, difference, entries, games
 from benchmarks.suites import settings_of as settings_of_run
 from envs.games import ATARI_57
 from experiment.run_dir import RunDir
-from experiment.sweep import Moment
+from experiment.sweep import SweepState
 from experiment.values import ConfigError
 
 FAKE = """
@@ -120,9 +120,9 @@ def wait_for(condition, seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def lines_of(board: Board) -> str:
+def lines_of(sweep: SweepStatus) -> str:
     console = Console(file=io.StringIO())
-    print_status(board, console)
+    print_status(sweep, console)
     return console.file.getvalue()
 
 
@@ -137,7 +137,7 @@ def test_kills_of_a_worker_and_the_launcher_and_a_closed_terminal_lose_no_run_an
     wait_for(lambda: pid_of(root / names[0]) and pid_of(root / names[1]))
     os.kill(pid_of(root / names[0]), signal.SIGKILL)
     wait_for(lambda: (root / names[2]).exists())
-    shown = lines_of(Board(root, Manifest.load(root).runs))
+    shown = lines_of(SweepStatus(root, Manifest.load(root).runs))
     assert re.search(r"\d+% \d(\.\d)?/4 runs, .*waiting 1, running 2, ", shown) or "done 1" in shown
     assert re.search(r"running: a-Breakout-s1: \d+/400 agent steps", shown)
     first.kill()
@@ -158,7 +158,7 @@ def test_kills_of_a_worker_and_the_launcher_and_a_closed_terminal_lose_no_run_an
         rows = [json.loads(line)["agent_step"] for line in (root / name / "metrics.jsonl").read_text().splitlines()]
         assert rows == list(range(40, 401, 40))
     assert "done 4, failed 0, best 1.000 a-Breakout-s1, worst 0.000 a-Breakout-s0" in lines_of(
-        Board(root, Manifest.load(root).runs)
+        SweepStatus(root, Manifest.load(root).runs)
     )
     before = (root / "logs" / f"{names[0]}.log").read_bytes()
     assert atari.main(command) == 0
@@ -482,11 +482,11 @@ def test_a_calibration_can_train_and_foretells_a_steady_run(utd, batch_size, n_s
 CONFIGS = {"a": DQNConfig(), "b": DQNConfig(utd=Fraction(2))}
 
 
-def board_of(standings: list[Standing]) -> Board:
-    runs = entries([Arm("a", "dqn", ()), Arm("b", "dqn", ("--utd", "2"))], ["Pong"], len(standings) // 2, Path("/r"))
-    board = Board(Path("/r"), runs, {run.name: there for run, there in zip(runs, standings, strict=True)})
-    board.configs = {(run.arm, run.config_hash): CONFIGS[run.arm] for run in runs}
-    return board
+def board_of(statuses: list[RunStatus]) -> SweepStatus:
+    runs = entries([Arm("a", "dqn", ()), Arm("b", "dqn", ("--utd", "2"))], ["Pong"], len(statuses) // 2, Path("/r"))
+    sweep = SweepStatus(Path("/r"), runs, {run.name: there for run, there in zip(runs, statuses, strict=True)})
+    sweep.configs = {(run.arm, run.config_hash): CONFIGS[run.arm] for run in runs}
+    return sweep
 
 
 @settings(max_examples=50, deadline=None)
@@ -501,25 +501,25 @@ def test_the_time_left_is_that_of_every_run_at_its_arms_pace(states, processes, 
     steps = [0 if state == "waiting" else data.draw(st.integers(1, 100_000)) for state in states]
     steps = [100_000 if state == "done" else step for state, step in zip(states, steps, strict=True)]
     pace = {"a": 0.1, "b": 0.3}
-    board = board_of([Standing()] * len(states))
+    sweep = board_of([RunStatus()] * len(states))
     units = {}
-    for run, state, step in zip(board.entries, states, steps, strict=True):
-        seconds = pace[run.arm] * work(board.config(run), step)
-        board.standings[run.name] = Standing(state, step, None, seconds, step)
+    for run, state, step in zip(sweep.entries, states, steps, strict=True):
+        seconds = pace[run.arm] * work(sweep.config(run), step)
+        sweep.statuses[run.name] = RunStatus(state, step, None, seconds, step)
         if step:
             units.setdefault(run.arm, []).append(seconds)
     shares = [
-        work(board.config(run), step) / work(board.config(run), 100_000) if state != "done" else 1.0
-        for run, state, step in zip(board.entries, states, steps, strict=True)
+        work(sweep.config(run), step) / work(sweep.config(run), 100_000) if state != "done" else 1.0
+        for run, state, step in zip(sweep.entries, states, steps, strict=True)
     ]
-    assert board.done() == pytest.approx(sum(shares))
-    left = board.seconds_left(processes)
+    assert sweep.done() == pytest.approx(sum(shares))
+    left = sweep.seconds_left(processes)
     if not units:
         assert left is None
     elif len(units) == 2:
         each = [
-            pace[run.arm] * work(board.config(run), 100_000) * (1 - share)
-            for run, share, state in zip(board.entries, shares, states, strict=True)
+            pace[run.arm] * work(sweep.config(run), 100_000) * (1 - share)
+            for run, share, state in zip(sweep.entries, shares, states, strict=True)
             if state in ("waiting", "running")
         ]
         assert left == pytest.approx(max(sum(each) / processes, *each, 0.0), abs=1e-6)
@@ -529,8 +529,8 @@ def test_the_time_left_is_that_of_every_run_at_its_arms_pace(states, processes, 
 def test_the_time_left_is_that_of_updates_however_quick_the_play_before_them(compiling, tmp_path):
     """A step of play takes 2 ms, one with its update 52 ms; the first update compiles."""
     (run,) = entries([Arm("a", "dqn", ())], ["Pong"], 1, tmp_path)
-    board = Board(tmp_path, [run])
-    config = board.config(run)
+    sweep = SweepStatus(tmp_path, [run])
+    config = sweep.config(run)
     (tmp_path / run.name).mkdir()
     said = {}
     with open(tmp_path / run.name / "metrics.jsonl", "w") as file:
@@ -540,18 +540,18 @@ def test_the_time_left_is_that_of_updates_however_quick_the_play_before_them(com
             row = {"agent_step": step, "seconds": seconds, "updates": updates, "mean_return": 1.0}
             file.write(json.dumps(row) + "\n")
             file.flush()
-            board.look(Moment(0, (run.name,), (), {}, ()))
-            said[step] = board.remaining(1)
+            sweep.look(SweepState(0, (run.name,), (), {}, ()))
+            said[step] = sweep.remaining(1)
             if step >= 3_000:
-                assert board.seconds_left(1) == pytest.approx(0.052 * (config.budget - step), rel=0.02)
+                assert sweep.seconds_left(1) == pytest.approx(0.052 * (config.budget - step), rel=0.02)
     assert said[1_000] == said[2_000] == "time left unknown"
 
 
 def test_a_run_that_plays_its_evaluation_says_so(tmp_path):
     (run,) = entries([Arm("a", "dqn", ())], ["Pong"], 1, tmp_path)
-    board = Board(tmp_path, [run], {run.name: Standing("running", 100_000)})
+    sweep = SweepStatus(tmp_path, [run], {run.name: RunStatus("running", 100_000)})
     console = Console(file=io.StringIO(), width=120)
-    console.print(as_panel(board, 1, 20))
+    console.print(as_panel(sweep, 1, 20))
     assert "plays its evaluation" in console.file.getvalue()
 
 
@@ -565,10 +565,10 @@ def test_a_result_that_cannot_be_read_is_told_and_stops_nothing(text, tmp_path):
     ready = save(tmp_path, "--arm", "a:")
     (ready.root / ready.runs[0].name).mkdir()
     (ready.root / ready.runs[0].name / "result.json").write_text(text)
-    board = Board(ready.root, Manifest.load(ready.root).runs)
-    assert f"done: {ready.runs[0].name}: its result.json cannot be read" in lines_of(board)
+    sweep = SweepStatus(ready.root, Manifest.load(ready.root).runs)
+    assert f"done: {ready.runs[0].name}: its result.json cannot be read" in lines_of(sweep)
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    print_status(board, console)
+    print_status(sweep, console)
     assert "its result.json cannot be read" in console.file.getvalue()
 
 
@@ -581,11 +581,11 @@ def test_ten_thousand_runs_are_planned_and_told_in_seconds(tmp_path):
         (ready.root / run.name / "result.json").write_text(
             '{"score": {"mean": 5.0}, "agent_steps": 9, "training_seconds": 2.5}'
         )
-    shown = lines_of(Board(ready.root, Manifest.load(ready.root).runs))
+    shown = lines_of(SweepStatus(ready.root, Manifest.load(ready.root).runs))
     assert "waiting 9832, running 0, done 200, failed 0" in shown
-    board = Board(ready.root, ready.runs)
-    board.look(Moment(9832, (), {run.name for run in ready.runs[:200]}, {}, ()))
-    assert len(board.named("done")) == 200
+    sweep = SweepStatus(ready.root, ready.runs)
+    sweep.look(SweepState(9832, (), {run.name for run in ready.runs[:200]}, {}, ()))
+    assert len(sweep.named("done")) == 200
     assert time.process_time() - began < 10
 
 

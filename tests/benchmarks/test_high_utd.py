@@ -16,7 +16,7 @@ from benchmarks.manifest import Manifest
 from benchmarks.reporting.curves import Trace
 from benchmarks.reporting.measures import WINDOW
 from benchmarks.reporting.stability import largest_fall, largest_rise
-from benchmarks.status import Board
+from benchmarks.status import SweepStatus
 from experiment.values import ConfigError
 
 TINY = "--steps 200 --update-start 80 --log-interval 20 --probe-interval 0 --eval-episodes 2 --compile false"
@@ -109,9 +109,9 @@ def test_the_command_runs_an_experiment_and_reports_on_it(tmp_path, monkeypatch)
     root = tmp_path / "root"
     where = ["--experiment", "automatic", "--suite", "Catch", "--seeds", "1", "--root", str(root)]
     assert high_utd.main([*where, "--", *shlex.split(TINY), "--lr-floor", "1e-5", "--cycle-patience", "2"]) == 0
-    board = Board(root, Manifest.load(root).runs)
-    board.look()
-    assert len(board.named("done")) == 2
+    sweep = SweepStatus(root, Manifest.load(root).runs)
+    sweep.look()
+    assert len(sweep.named("done")) == 2
     metrics = root / "early-cycle-plateau-Catch-s0" / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     stop = [row["stopped_at"] for row in rows if "stopped_at" in row][-1]

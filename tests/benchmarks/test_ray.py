@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import atari, ray_launcher
-from benchmarks.ray_launcher import TOKEN, attempt, sight
+from benchmarks.ray_launcher import TOKEN, attempt, node_sees_root
 from experiment.job import End, Job
 from experiment.run_dir import RunDir
 from experiment.sweep import LOST, sweep
@@ -91,11 +91,11 @@ def test_a_node_does_a_run_once(root):
 
 
 def test_a_node_that_does_not_see_the_folder_starts_nothing(root, tmp_path):
-    assert sight(root, "mine") == "unlocked"
+    assert node_sees_root(root, "mine") == "unlocked"
     with open(root / TOKEN, "a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert sight(root, "mine") == "locked"
-    assert [sight(root, "theirs"), sight(tmp_path / "elsewhere", "mine")] == ["missing", "missing"]
+        assert node_sees_root(root, "mine") == "locked"
+    assert [node_sees_root(root, "theirs"), node_sees_root(tmp_path / "elsewhere", "mine")] == ["missing", "missing"]
     assert attempt(job(root), 1, "theirs", str(root)).how == "failed"
     assert not (root / "run0").exists()
 

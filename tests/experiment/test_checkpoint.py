@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from experiment import checkpoint, files
 from experiment.checkpoint import (
     CheckpointError,
+    checked_restore,
+    load_for_resume,
     load_latest,
-    must_fit,
     rng_state,
     save,
     save_or_warn,
     set_rng_state,
-    take_up,
 )
 from experiment.run_dir import RunDir
 from experiment.values import ConfigError
@@ -150,32 +150,35 @@ def test_a_damaged_later_step_goes_when_the_run_saves_again(tmp_path):
 
 def test_an_unfinished_run_is_taken_up_and_others_are_refused_in_one_line(tmp_path, capsys):
     run = RunDir.create(tmp_path, "a", Plain())
-    assert take_up(run) is None
+    assert load_for_resume(run) is None
     assert "begins anew" in capsys.readouterr().out
     run.result.touch()  # an empty result is none
     for step in (1, 2):
         (save(run.checkpoints, step, state(step)) / "note").touch()
-    assert_is(take_up(run), 2)
+    assert_is(load_for_resume(run), 2)
     moved = run.checkpoints.rename(tmp_path / "another disk")
     run.checkpoints.symlink_to(moved)
-    assert_is(take_up(run), 2)
+    assert_is(load_for_resume(run), 2)
     assert save(run.checkpoints, 3, state(3)).is_dir()
     shutil.rmtree(moved)  # no longer mounted: the metrics must not begin anew
     with pytest.raises(ConfigError, match=r"cannot go on: .*checkpoints is not there$"):
-        take_up(run)
+        load_for_resume(run)
     run.write_result({"score": 1})
     with pytest.raises(ConfigError, match="is finished: see"):
-        take_up(run)
+        load_for_resume(run)
 
 
 def test_what_does_not_fit_is_one_line(tmp_path):
     save(tmp_path, 1, {"network": {"w": torch.zeros(2)}})
     saved = load_latest(tmp_path)
     for fault in (KeyError("b"), RuntimeError("sizes\ndiffer"), RuntimeError(), AttributeError("None"), TypeError("x")):
-        with pytest.raises(ConfigError, match=r"checkpoint .* does not fit this run: .*$") as told, must_fit(saved):
+        with (
+            pytest.raises(ConfigError, match=r"checkpoint .* does not fit this run: .*$") as told,
+            checked_restore(saved),
+        ):
             raise fault
         assert "\n" not in str(told.value)
-    with pytest.raises(ZeroDivisionError), must_fit(saved):
+    with pytest.raises(ZeroDivisionError), checked_restore(saved):
         raise ZeroDivisionError
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from experiment.job import Job
 from experiment.processes import Processes, _claim
 from experiment.run_dir import RunDir
-from experiment.sweep import POLL, Moment, plan, sweep
+from experiment.sweep import POLL, SweepState, plan, sweep
 from experiment.values import ConfigError
 
 RUN = """
@@ -284,7 +284,7 @@ class Seen:
     def __exit__(self, *_):
         self.open -= 1
 
-    def show(self, moment: Moment):
+    def show(self, moment: SweepState):
         assert self.open == 1
         self.moments.append((moment, [tmp.is_running() for tmp in self.jobs]))
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import nap
 from agents.layers import NoisyLinear
-from agents.replica import Replica
+from agents.low_precision import LowPrecisionCopy
 from plasticity.dash import DASH
 from plasticity.hare_tortoise import HareTortoise
 from plasticity.l2_init import L2Init
@@ -195,7 +195,7 @@ def test_the_tortoise_is_lent_and_given_back_to_the_bit():
 def test_a_copy_in_another_precision_follows_the_loan():
     method = HareTortoise(0.9)
     loop = Loop(mlp, method)
-    copy = Replica(loop.network, torch.bfloat16)
+    copy = LowPrecisionCopy(loop.network, torch.bfloat16)
     loop.step()
     copy.refresh()
     own = [p.clone() for p in copy.module.parameters()]

@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.credit import UpdateCredit
+from agents.update_scheduler import UpdateScheduler
 
 
 @pytest.mark.parametrize("utd", [Fraction("0.25"), Fraction(1), Fraction(3, 7), Fraction(8)])
 @pytest.mark.parametrize("num_envs", [1, 2, 8])
 def test_updates_are_the_floor_of_utd_times_steps_after_the_start(utd, num_envs):
-    credit, updates = UpdateCredit(utd, start=50), 0
+    scheduler, updates = UpdateScheduler(utd, start=50), 0
     for agent_step in range(num_envs, 1000, num_envs):
-        updates += credit.due(agent_step, updates)
+        updates += scheduler.due(agent_step, updates)
         assert updates == (utd.numerator * max(agent_step - 50, 0)) // utd.denominator
 
 
@@ -23,12 +23,12 @@ def test_updates_are_the_floor_of_utd_times_steps_after_the_start(utd, num_envs)
     st.integers(0, 39),
 )
 def test_nothing_is_lost_or_owed_twice_when_updates_wait_or_a_run_resumes(utd, start, strides, paused_at):
-    credit, agent_step, updates = UpdateCredit(utd, start), 0, 0
+    scheduler, agent_step, updates = UpdateScheduler(utd, start), 0, 0
     for i, stride in enumerate(strides):
         agent_step += stride
-        due = credit.due(agent_step, updates)
+        due = scheduler.due(agent_step, updates)
         assert due >= 0
         if i != paused_at:
             updates += due
-    updates += credit.due(agent_step, updates)
-    assert updates == credit.total(agent_step) == int(utd * max(agent_step - start, 0))
+    updates += scheduler.due(agent_step, updates)
+    assert updates == scheduler.total(agent_step) == int(utd * max(agent_step - start, 0))

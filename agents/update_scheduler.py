@@ -7,7 +7,7 @@ from fractions import Fraction
 
 
 @dataclass(frozen=True)
-class UpdateCredit:
+class UpdateScheduler:
     """Exactly floor(utd · agent steps after `start`) updates, for any rational utd and any number of environments.
 
     What is due follows from two counters that every checkpoint holds, so no fraction is lost or owed twice.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from agents.layers import Output
 
 
-class Replica:
+class LowPrecisionCopy:
     """A copy of a network in `dtype` that does its passes, while the fp32 original is what the optimiser steps.
 
     In fp32 the replica is the network itself and every call is free. Otherwise all but the output layers (`Output`) is
