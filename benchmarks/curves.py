@@ -15,7 +15,7 @@ class CurvesConfig:
     """What to draw."""
 
     runs: tuple[str, ...] = field(default=(), metadata={"positional": True, "metavar": "RUNS"})
-    """Run directories, folders of them, and sweeps, finished or not."""
+    """Run directories, folders of them and sweeps, finished or not; and CSV tables of learning curves."""
     each: bool = False
     """A line for each run; else one for the runs that differ in the seed alone, with their single lines or interval."""
     plasticity: bool = False

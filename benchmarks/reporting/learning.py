@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -41,9 +42,9 @@ def draw_learning(pyplot: Any, runs: Sequence[Run], each: bool, plasticity: bool
     """A panel a game, of every arm; or of each run by itself. Raises ConfigError if no run has played a whole game."""
     if each:
         runs = [replace(run, arm=name) for run, name in zip(runs, own_names(runs), strict=True)]
-    traces = [read_trace(run.arm, run.game, run.directory) for run in runs]
+    traces = [_trace(run) for run in runs]
     drawn = [run for run, trace in zip(runs, traces, strict=True) if trace is not None]
-    if blank := [run.directory.path.name for run, trace in zip(runs, traces, strict=True) if trace is None]:
+    if blank := [Path(run.name).name for run, trace in zip(runs, traces, strict=True) if trace is None]:
         print(f"no whole game played yet, left out: {', '.join(blank)}")
     if not drawn:
         raise ConfigError("there is nothing to draw: no run has played a whole game yet")
@@ -52,9 +53,15 @@ def draw_learning(pyplot: Any, runs: Sequence[Run], each: bool, plasticity: bool
     return _figure(pyplot, [(game, looks(list(game.curves)) if each else shared) for game in games])
 
 
+def _trace(run: Run) -> Trace | None:
+    if run.directory is None:
+        return None if run.trace is None else replace(run.trace, arm=run.arm)
+    return read_trace(run.arm, run.game, run.directory)
+
+
 def own_names(runs: Sequence[Run]) -> list[str]:
     """A name for each run: its directory's, with the folder's before it where two would have the same."""
-    paths = [run.directory.path.resolve() for run in runs]
+    paths = [Path(run.name) if run.directory is None else run.directory.path.resolve() for run in runs]
     names = [path.name for path in paths]
     alike = {name for name in names if names.count(name) > 1}
     return ["/".join(path.parts[-2:]) if path.name in alike else path.name for path in paths]
@@ -99,7 +106,9 @@ def _figure(pyplot: Any, looking: Sequence[tuple[Game, Look]]) -> Any:
 def _note(games: Sequence[Game], measures: bool) -> str:
     """What lines and bands are."""
     counts = {len(curve.lines) for game in games for curve in game.curves.values()}
-    parts = [f"The running mean return of {WINDOW} games."]
+    tables = any(run.trace is not None for game in games for run in game.runs)
+    stated = " Runs of tables: as their tables state them." * tables
+    parts = [f"The running mean return of {WINDOW} games.{stated}"]
     if max(counts) > 1:
         thin = "thin: single runs" * any(1 < count <= FEW for count in counts)
         band = "band: 95% Student-t interval" * (max(counts) > FEW)

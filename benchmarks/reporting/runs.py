@@ -1,4 +1,4 @@
-"""Runs that may have curves, whether they have ended or not: of run directories, folders of them, and sweeps."""
+"""Runs that may have curves, ended or not: of run directories, folders of them, sweeps, and tables of curves."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from agents.config import CLOSED_LOOP, DQNConfig
 from benchmarks import manifest
 from benchmarks.manifest import Manifest
 from benchmarks.reporting.agreement import comparable, name_arms
+from benchmarks.reporting.curve_tables import read_traces
+from benchmarks.reporting.curves import Trace
 from experiment.config import ConfigError, as_plain, load_yaml
 from experiment.run_dir import RunDir
 from studies.records import read_result
@@ -26,16 +28,20 @@ class Run:
     """A run by arm, game and seed.
 
     Attributes:
+        name: what tells it from all others: its path, or its place in a table.
+        directory, trace: where its curve is; a run of a table has a trace.
         settings: those that the runs of an arm share, the budget and the rules among them.
         score, games: the mean of the final evaluation and its number of games; None where there is none.
     """
 
+    name: str
     arm: str
     game: str
-    seed: int
+    seed: int | str
     budget: int
     settings: Mapping[str, Any]
-    directory: RunDir
+    directory: RunDir | None = None
+    trace: Trace | None = None
     score: float | None = None
     games: int | None = None
 
@@ -45,10 +51,13 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
 
     Raises ConfigError, in one line, for what is no run or cannot be read.
     """
-    found: dict[Path, Run] = {}
+    found: dict[Path | str, Run] = {}
     arms_of = cache(_arms)
-    for path in paths:
-        for directory in _inside(Path(path)):
+    for path in map(Path, paths):
+        if path.is_file():
+            found |= {run.name: run for run in _of_table(path)}
+            continue
+        for directory in _inside(path):
             place = directory.path.resolve()
             if place not in found:
                 found[place] = _read(directory, arms_of(place.parent).get(place.name, ""))
@@ -60,27 +69,25 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
 def check_arms(runs: Sequence[Run]) -> None:
     """Raises ConfigError if runs of an arm differ in more than game and seed, or if two play one game with one seed."""
     first: dict[tuple[str, str], Run] = {}
-    seeds: dict[tuple[str, str, int], Run] = {}
+    seeds: dict[tuple[str, str, int | str], Run] = {}
     for run in runs:
         other = first.setdefault((run.arm, run.game), run)
         for key in run.settings:
             if run.settings[key] != other.settings.get(key):
                 raise ConfigError(
-                    f"arm {run.arm!r} mixes runs: {other.directory.path} has {key} {other.settings.get(key)!r}, "
-                    f"{run.directory.path} {run.settings[key]!r}; leave one out, or draw single runs with --each"
+                    f"arm {run.arm!r} mixes runs: {other.name} has {key} {other.settings.get(key)!r}, "
+                    f"{run.name} {run.settings[key]!r}; leave one out, or draw single runs with --each"
                 )
         twin = seeds.setdefault((run.arm, run.game, run.seed), run)
         if twin is not run:
             raise ConfigError(
-                f"{twin.directory.path} and {run.directory.path} are one arm, game and seed, and no two samples: "
+                f"{twin.name} and {run.name} are one arm, game and seed, and no two samples: "
                 "leave one out, or draw single runs with --each"
             )
 
 
 def _inside(path: Path) -> Iterator[RunDir]:
     """The run directories of a path: itself, those of a sweep that have begun, or those of all in a folder."""
-    if path.is_file():
-        raise ConfigError(f"{str(path)!r} is a file: curves are of run directories, folders of them, and sweeps")
     if (path / manifest.NAME).is_file():
         listed = [RunDir(path / entry.name) for entry in Manifest.load(path).runs]
         yield from (run for run in listed if run.config.is_file())
@@ -96,6 +103,16 @@ def _inside(path: Path) -> Iterator[RunDir]:
         yield from _inside(item)
 
 
+def _of_table(path: Path) -> Iterator[Run]:
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        raise ConfigError(
+            f"{str(path)!r} is a file: curves are of run directories, folders of them, sweeps, and CSV tables of curves"
+        )
+    for run, trace in read_traces(path):
+        name = f"{path.stem} {trace.arm} {trace.game} {run}"
+        yield Run(name, trace.arm, trace.game, run, int(trace.ended[-1]), {}, trace=trace)
+
+
 def _arms(folder: Path) -> dict[str, str]:
     """The arms of a sweep by run; none without a manifest."""
     known = (folder / manifest.NAME).is_file()
@@ -105,7 +122,8 @@ def _arms(folder: Path) -> dict[str, str]:
 def _read(directory: RunDir, arm: str) -> Run:
     config = load_yaml(DQNConfig, directory.config)
     score, games = _score(directory)
-    return Run(arm, config.env, config.seed, config.budget, _shared(config), directory, score, games)
+    shared = _shared(config)
+    return Run(str(directory.path), arm, config.env, config.seed, config.budget, shared, directory, None, score, games)
 
 
 def _score(directory: RunDir) -> tuple[float | None, int | None]:
