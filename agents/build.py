@@ -70,7 +70,7 @@ def check_memory(config: DQNConfig, capacity: int, stack: int, frame_shape: tupl
     device = device_of(config.device)
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else _main_memory()
     replay = capacity * math.prod(frame_shape)
-    augmented = 1 if config.augment == "none" else 5  # in float32 beside the bytes
+    augmented = 1 if config.augment == "none" else 5  # in float32 in addition to the bytes
     block = augmented * config.block * config.batch_size * 2 * stack * math.prod(frame_shape)
     there = f"{device} has {total / 1e9:,.1f} GB"
     if replay > total:

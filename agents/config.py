@@ -85,7 +85,7 @@ class DQNConfig:
     streams: Literal["separate", "shared"] = setting("separate", "network")
     """Dueling: a hidden layer for each of the two (Wang et al. 2016), or one for both (Dopamine)."""
     noisy: bool = setting(False, "network")
-    """Explore by learned noise on the weights behind the convolutions (noisy networks), beside epsilon."""
+    """Explore by learned noise on the weights behind the convolutions (noisy networks), in addition to epsilon."""
     noisy_sigma: float = setting(0.5, "network", at_least=0, at_most=100)
     """Noisy: size of the noise at first, over the root of a layer's inputs."""
     distribution: Literal["none", "c51", "quantile"] = setting("none", "network")
@@ -205,7 +205,7 @@ class DQNConfig:
     eval_noise: bool = setting(False, "evaluation")
     """Noisy: evaluate with noise on the weights, as DQN Zoo does; Dopamine turns it off."""
     track: Literal["none", "wandb", "tensorboard"] = setting("none", "logging", role="observing", changeable=True)
-    """Tracker beside metrics.jsonl. tensorboard: event files in the run directory."""
+    """Tracker in addition to metrics.jsonl. tensorboard: event files in the run directory."""
     name: str | None = setting(None, "run directory", role="identity", common=True)
     """Name of the run directory; none: made from the settings and the time."""
     root: str = setting("run", "run directory", role="identity")

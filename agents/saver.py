@@ -16,7 +16,7 @@ from experiment.progress import Progress
 from experiment.segments import Segments
 
 DECIDE_BITS = ("rewarm", "commit", "torch", "numpy", "cpu", "gpu", "threads")
-"""What a run's bits depend on beside its settings."""
+"""What a run's bits depend on in addition to its settings."""
 
 LIMIT_BEFORE = 108_000
 """Frames that every protocol allowed an episode before checkpoints stated the rules."""

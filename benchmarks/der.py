@@ -1,4 +1,4 @@
-"""Whole updates of DER on its small network, sampling and priorities with them, beside two peers.
+"""Whole updates of DER on its small network, sampling and priorities with them, against two peers.
 
 `python -m benchmarks.der` measures this project in its precisions, with and without NaP, at blocks of 8 and 1
 minibatches, a careful script (`benchmarks.der_recipe`) and Tianshou's Rainbow given the same network where it is

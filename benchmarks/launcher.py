@@ -1,4 +1,4 @@
-"""Two runs side by side with a thread each, beside two runs one after another with every thread.
+"""Two runs side by side with a thread each, against two runs one after another with every thread.
 
 `python -m benchmarks.launcher` starts both as real sweeps of `benchmarks.atari` in turns, and prints updates/s.
 """
@@ -109,12 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in range(1, settings.rounds + 1):
         try:
             with exit_on_bad_input():
-                beside, in_turn = measured(settings, settings.cores, 1), measured(settings, 1, settings.cores)
+                together, in_turn = measured(settings, settings.cores, 1), measured(settings, 1, settings.cores)
         except RuntimeError as error:
             print(f"a sweep failed: {error}", file=sys.stderr)
             return 1
-        ratios.append(beside / in_turn)
-        print(f"round {number:<2}{beside:>30.1f}{in_turn:>24.1f}{ratios[-1]:>8.2f}", flush=True)
+        ratios.append(together / in_turn)
+        print(f"round {number:<2}{together:>30.1f}{in_turn:>24.1f}{ratios[-1]:>8.2f}", flush=True)
     print(f"median ratio {median(ratios):.2f}")
     return 0
 

@@ -1,4 +1,4 @@
-"""The list of a sweep's runs: manifest.json, beside their run directories."""
+"""The list of a sweep's runs: manifest.json, next to their run directories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep go on GPUs: how many fit beside one another, and which GPU each process sees."""
+"""Where the runs of a sweep go on GPUs: how many fit together, and which GPU each process sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Environment contestants beside the bare emulator, and the share of a training loop's time that is updates."""
+"""Environment contestants against the bare emulator, and the share of a training loop's time that is updates."""
 
 from __future__ import annotations
 

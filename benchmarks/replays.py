@@ -1,4 +1,4 @@
-"""Replay contestants: this project's replay beside the bare gather of the same frames."""
+"""Replay contestants: this project's replay against the bare gather of the same frames."""
 
 from __future__ import annotations
 

@@ -74,23 +74,23 @@ def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = 
 
 
 def replace_report(config: ReportConfig, first: MoreTables | None = None) -> None:
-    """Builds the report beside its folder and renames it, so that there is an old one, or a whole new one.
+    """Builds the report next to its folder and renames it, so that there is an old one, or a whole new one.
 
     first: as in `write_report`.
     """
     out = Path(config.out).resolve()
     if not _may_be_replaced(out):
         raise ConfigError(f"--out {config.out!r} is no report: choose a folder that is new, empty or an older report")
-    beside, old = (out.parent / f".{out.name}.{uuid.uuid4().hex}" for _ in range(2))
+    temporary, old = (out.parent / f".{out.name}.{uuid.uuid4().hex}" for _ in range(2))
     try:
-        write_report(config, beside, first)
+        write_report(config, temporary, first)
         if out.exists():
             os.rename(out, old)
-        os.rename(beside, out)
+        os.rename(temporary, out)
     finally:
         if old.exists() and not out.exists():
             os.rename(old, out)
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""How fast learner, replay, environment and training loop are, beside their peers and the machine's own limits.
+"""How fast learner, replay, environment and training loop are, against their peers and the machine's own limits.
 
 `python -m benchmarks.throughput` measures everything in one process and in strict alternation, prints a table with
 ratios, and writes throughput.json and roofline.png.

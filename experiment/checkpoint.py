@@ -1,7 +1,7 @@
 """Checkpoints that survive crashes, full disks and damaged files.
 
 A checkpoint is a directory `<step>/` of one file for each part of the state, segments of rows if there is a ring of
-them (`experiment.segments`), and a manifest with their sizes and sha256. It is written beside as `.tmp-<step>/`, the
+them (`experiment.segments`), and a manifest with their sizes and sha256. It is written as `.tmp-<step>/`, the
 manifest last, flushed to the disk and renamed. Loading never unpickles arbitrary objects.
 
 What a crash, a power cut or a full disk can spoil is in the newest checkpoint alone. Segments of old rows are one file
@@ -74,17 +74,17 @@ def save(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2, ro
         if not name.isidentifier():
             raise TypeError(f"{name!r} is no name for a part of a checkpoint")
         _check_plain(part, name)
-    beside, final = directory / f".tmp-{step:012d}", directory / f"{step:012d}"
+    temporary, final = directory / f".tmp-{step:012d}", directory / f"{step:012d}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(directory)
-        beside.mkdir()
-        segments = rows.write(beside) if rows else []
-        _write(beside, step, state, rows.describe(segments) if rows else None)
-        _replace(beside, final)
+        temporary.mkdir()
+        segments = rows.write(temporary) if rows else []
+        _write(temporary, step, state, rows.describe(segments) if rows else None)
+        _replace(temporary, final)
         _damaged.discard(final)
     except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(error.errno, f"cannot save checkpoint {final}: {error.strerror or error}") from error
     if rows:
         rows.adopt(final, segments)
@@ -154,19 +154,19 @@ def _digest(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def _replace(beside: Path, final: Path) -> None:
+def _replace(temporary: Path, final: Path) -> None:
     """Renames; a checkpoint of the same step is set aside first, for a rename cannot replace a full directory."""
     if final.exists():
         aside = final.with_name(f".tmp-old-{final.name}")
         os.rename(final, aside)
         try:
-            os.rename(beside, final)
+            os.rename(temporary, final)
         except OSError:
             os.rename(aside, final)
             raise
         shutil.rmtree(aside, ignore_errors=True)
     else:
-        os.rename(beside, final)
+        os.rename(temporary, final)
     sync_directory(final.parent)
 
 

@@ -25,16 +25,16 @@ def sync_directory(path: Path) -> None:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Writes a text file beside `path` and renames it; on an OSError `path` is as it was."""
-    beside = path.with_name(f".{path.name}.tmp")
+    """Writes a text file next to `path` and renames it; on an OSError `path` is as it was."""
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(beside, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except OSError:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
 

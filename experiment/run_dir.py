@@ -64,26 +64,26 @@ class RunDir:
         return run
 
     def _make(self, config: str, room: int) -> bool:
-        """Builds the directory beside and renames it, locked; returns whether the name was free."""
+        """Builds the directory next to its place and renames it, locked; returns whether the name was free."""
         if os.path.lexists(self.path):
             return False
-        beside = RunDir(self.path.with_name(f".tmp-{uuid.uuid4().hex}"))
+        temporary = RunDir(self.path.with_name(f".tmp-{uuid.uuid4().hex}"))
         try:
-            beside.path.mkdir()
-            beside.lock()
-            beside.checkpoints.mkdir()
-            write_atomic(beside.config, config)
-            check_room(beside.checkpoints, room)
-            os.rename(beside.path, self.path)
+            temporary.path.mkdir()
+            temporary.lock()
+            temporary.checkpoints.mkdir()
+            write_atomic(temporary.config, config)
+            check_room(temporary.checkpoints, room)
+            os.rename(temporary.path, self.path)
         except BaseException as error:  # a full disk, say: nothing half-made is left
-            beside.unlock()
-            shutil.rmtree(beside.path, ignore_errors=True)
+            temporary.unlock()
+            shutil.rmtree(temporary.path, ignore_errors=True)
             if not isinstance(error, OSError):
                 raise
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and os.path.lexists(self.path):
                 return False  # another process was quicker
             raise ConfigError(f"run {str(self.path)!r} cannot be made: {error.strerror}") from None
-        self._locks[self.path.resolve()] = self._locks.pop(beside.path.resolve())
+        self._locks[self.path.resolve()] = self._locks.pop(temporary.path.resolve())
         sync_directory(self.path.parent)
         return True
 

@@ -39,7 +39,7 @@ class Tracker:
 
     NaN and infinity are written as null. A last line that a killed process left unfinished is removed on opening.
     `track` may be "wandb" or "tensorboard": a row then goes there too. wandb's own rows cannot be cut back on a resume;
-    TensorBoard's are, and its event files lie beside the file of metrics.
+    TensorBoard's are, and its event files lie next to the file of metrics.
 
     Raises:
         ConfigError: the tracker is asked for and is not installed.

@@ -45,7 +45,7 @@ class InjectedHead(nn.Module):
 
 
 class PlasticityInjection(Method):
-    """Freeze the head once, learn a fresh one beside it.
+    """Freeze the head once, learn a fresh one next to it.
 
     Q = h_θ(z) + h_θ'₁(z) − h_θ'₂(z) from update `at` on, z being the encoder's output: θ is frozen as learned so far,
     θ'₁ and θ'₂ are the same fresh weights, and θ'₁ alone learns on; the encoder goes on learning through all three.

@@ -35,7 +35,9 @@ METHODS: dict[str, Entry] = {
     "cbp": Entry("plasticity.cbp:ContinualBackprop", "continual backprop: replace little-used units"),
     "l2-init": Entry("plasticity.l2_init:L2Init", "penalise the distance from the initial weights"),
     "crelu": Entry("plasticity.crelu:CReLU", "concatenated relu(x) and relu(-x)"),
-    "injection": Entry("plasticity.injection:PlasticityInjection", "freeze the head once, learn a fresh one beside it"),
+    "injection": Entry(
+        "plasticity.injection:PlasticityInjection", "freeze the head once, learn a fresh one next to it"
+    ),
     "hare-tortoise": Entry("plasticity.hare_tortoise:HareTortoise", "reset fast weights to their slow average"),
     "spectral": Entry("plasticity.spectral:SpectralRegularization", "penalise spectral norms away from 1"),
     "weight-clipping": Entry("plasticity.weight_clipping:WeightClipping", "clip weights to their initial range"),

@@ -301,7 +301,7 @@ class StudyRun(ABC, Generic[Config]):
             print(f"no figure: {error}", file=sys.stderr)
 
     def _facts(self) -> dict[str, Any]:
-        """What every result says beside the outcome."""
+        """What every result says in addition to the outcome."""
         return {
             "study": self.program.rpartition(".")[2],
             "settings": as_plain(self.config),

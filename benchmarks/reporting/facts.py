@@ -1,4 +1,4 @@
-"""What a reader of a report has to know beside its numbers."""
+"""What a reader of a report has to know about its numbers."""
 
 from __future__ import annotations
 

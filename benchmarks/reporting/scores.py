@@ -99,8 +99,8 @@ class Scores:
 def read_scores(paths: Sequence[str]) -> Scores:
     """The scores of run directories, sweeps with a manifest, CSV files of agent,game,run,score, and folders of any.
 
-    A run has the arm that the manifest beside it gives; others are named after their agent, methods and the settings in
-    which they differ. A run that is given twice counts once.
+    A run has the arm that the manifest next to it gives; others are named after their agent, methods and the settings
+    in which they differ. A run that is given twice counts once.
     Raises ConfigError, in one line, for what cannot be read, runs of one arm, game and seed with other scores, an arm
     whose runs have other rules, budgets or settings, and arms that were scored under other rules.
     """

@@ -114,7 +114,7 @@ class GrokkingConfig:
     figure: bool = setting(True, "logging", role="observing")
     """Draw figure.png into the run directory at the end."""
     track: Literal["none", "wandb", "tensorboard"] = setting("none", "logging", role="observing", changeable=True)
-    """Tracker beside metrics.jsonl. tensorboard: event files in the run directory."""
+    """Tracker in addition to metrics.jsonl. tensorboard: event files in the run directory."""
     name: str | None = setting(None, "run directory", role="identity", common=True)
     """Name of the run directory; none: made from the settings and the time."""
     root: str = setting("run", "run directory", role="identity")

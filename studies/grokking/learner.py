@@ -148,7 +148,7 @@ class GradientEMA:
         torch._foreach_add_(gradients, self.averages, alpha=self.weight)
 
     def load(self, averages: Sequence[Tensor]) -> None:
-        """Takes over saved averages, as copies beside the parameters."""
+        """Takes over saved averages, as copies next to the parameters."""
         self.averages = [average.to(self.parameters[0].device, copy=True) for average in averages]
 
 

@@ -1,4 +1,4 @@
-"""Milliseconds per update beside what its matrix products alone would take: `python -m studies.grokking.speed`."""
+"""Milliseconds per update against what its matrix products alone would take: `python -m studies.grokking.speed`."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def figure2() -> list[Arm]:
 
 
 def baselines() -> list[Arm]:
-    """Other ways to grok on the same task and seeds, beside re-warming at once.
+    """Other ways to grok on the same task and seeds, against re-warming at once.
 
     Rate, betas, decay and filter are their authors'; data, network, batch of 512 and warm-up are ours. Omnigrok's and
     the AdamW runs of that line of work take all pairs in every batch, in float64, on a network without norms; the

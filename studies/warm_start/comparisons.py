@@ -29,7 +29,7 @@ TASK = (
 NORMS = {"space": "norms over space", "channels": "norms over channels alone", "none": "no norms"}
 NAP = ("nap", "nap_every", "nap_affine")
 BESIDE = {"cusum": ("headline", ("nap-from10", "nap-from100"))}
-"""Suites that are compared with arms of another one, in the folder beside theirs."""
+"""Suites that are compared with arms of another one, in the folder next to theirs."""
 
 
 def reference(arm: str, arms: Arms) -> str | None:

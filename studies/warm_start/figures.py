@@ -195,7 +195,7 @@ def alarms(run: Run) -> list[int]:
 
 
 def draw_folder(folder: Path, out: Path) -> Path:
-    """The figure of a suite; its table is printed, and written beside it as Markdown and CSV, as are its runs.
+    """The figure of a suite; its table is printed, and written next to it as Markdown and CSV, as are its runs.
 
     Runs that are not finished are left out, and named. Raises ConfigError if none is finished.
     """
@@ -212,11 +212,11 @@ def draw_folder(folder: Path, out: Path) -> Path:
 
 
 def load_arms(folder: Path) -> Arms:
-    """The finished runs of a suite by arm, and those that are compared with them from the folder beside it."""
+    """The finished runs of a suite by arm, and those that are compared with them from the folder next to it."""
     runs, name = figures.load_finished(WarmStartConfig, folder), folder.resolve().name
     other, names = BESIDE.get(name, ("", ()))
-    beside = figures.inside(folder.resolve().parent / other) if other else []
-    found = [run for run in beside if run.path.name.rpartition("-s")[0] in names and run.finished]
+    others = figures.inside(folder.resolve().parent / other) if other else []
+    found = [run for run in others if run.path.name.rpartition("-s")[0] in names and run.finished]
     arms = by_arm(runs + [load(WarmStartConfig, run) for run in found])
     for arm, members in arms.items():
         if len({run.config.seed for run in members}) < len(members):

@@ -113,7 +113,7 @@ def read(name: str, data_dir: str | None) -> tuple[str, dict[str, bytes]]:
     """The title of a data set and the content of its files.
 
     The title is the plain name only for the official content, by its checksums. It is else followed, in brackets, by
-    the line in the folder's SOURCE.txt, or "unverified copy". What `download` brings comes before what lies beside it.
+    the line in the folder's SOURCE.txt, or "unverified copy". What `download` brings comes before what lies next to it.
 
     Raises:
         ConfigError: a file is missing or damaged; the line says which, and what to do.

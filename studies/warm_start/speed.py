@@ -1,4 +1,4 @@
-"""Images per second of a training step beside what its matrix products alone allow.
+"""Images per second of a training step against what its matrix products alone allow.
 
 `python -m studies.warm_start.speed`
 """
@@ -54,7 +54,7 @@ class SpeedConfig:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is timed beside a product: a learner, its updates in a round, its rounds, the FLOP of an update."""
+    """What is timed against a product: a learner, its updates in a round, its rounds, the FLOP of an update."""
 
     learner: Learner
     updates: int

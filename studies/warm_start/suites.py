@@ -178,7 +178,7 @@ def rates() -> list[Arm]:
 
 
 def cusum() -> list[Arm]:
-    """Re-warmed when the loss has risen, which nobody announces; beside nap-from10 and nap-from100 of `headline`.
+    """Re-warmed when the loss has risen, which nobody announces; against nap-from10 and nap-from100 of `headline`.
 
     A restart has the length of a phase, as there: the first one is over at the switch, and the detector listens from
     its middle on. `nap-cusum-short` of `arms` has restarts half as long, which end elsewhere.

@@ -172,7 +172,7 @@ def c51_problem():
 
 
 def test_the_c51_loss_is_the_number_that_torchrl_gave():
-    """TorchRL 0.14.1 beside torch 2.13, by the test below; it cannot be installed beside this tensordict."""
+    """TorchRL 0.14.1 with torch 2.13, by the test below; it cannot be installed with this tensordict."""
     *_, loss, (weight, bias) = c51_problem()
     torch.testing.assert_close(loss.item(), 4.156467437744141, rtol=1e-6, atol=0)
     ramp = torch.linspace(-1, 1, 153)

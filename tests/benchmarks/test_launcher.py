@@ -26,9 +26,9 @@ def test_both_ways_are_run_and_compared(capsys):
     words = ["--game", "Catch", "--updates", "100", "--rounds", "1", "--cores", "1", "--no-compile"]
     assert launcher.main(words) == 0
     _, _, line, last = capsys.readouterr().out.strip().splitlines()
-    beside, in_turn, ratio = map(float, line.split()[2:])
-    assert beside > 0
-    assert ratio == pytest.approx(beside / in_turn, abs=0.02)
+    together, in_turn, ratio = map(float, line.split()[2:])
+    assert together > 0
+    assert ratio == pytest.approx(together / in_turn, abs=0.02)
     assert last == f"median ratio {ratio:.2f}"
 
 

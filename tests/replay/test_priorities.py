@@ -19,7 +19,7 @@ def made(capacity: int, low: int = 0, high: int | None = None, seed: int = 0, **
 
 
 class AgainstDict(RuleBasedStateMachine):
-    """Several environments on a ring, n-steps that change, late updates: beside a dict of every step ever legal."""
+    """Several environments on a ring, n-steps that change, late updates: against a dict of every step ever legal."""
 
     @initialize(num_envs=st.integers(1, 3), rows=st.integers(3, 9))
     def build(self, num_envs, rows):

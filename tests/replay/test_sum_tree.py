@@ -33,7 +33,7 @@ def reference_find(priorities: list[float], mass: Fraction) -> int:
 
 
 class AgainstList(RuleBasedStateMachine):
-    """The tree beside a list of floats; whole numbers and halves are summed exactly by both."""
+    """The tree against a list of floats; whole numbers and halves are summed exactly by both."""
 
     values = WILD
     exact = False
