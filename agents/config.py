@@ -359,7 +359,7 @@ class DQNConfig:
             raise ConfigError("--anneal floor with --lr-floor 0 learns nothing after the cycles: give another of them")
 
     def _check_rows_of_a_cycle(self, steps: float) -> None:
-        """What CUSUM hears: often enough in each cycle, and not so often that neighbours sum the same rewards."""
+        """What CUSUM receives: often enough in each cycle, and not so often that neighbours sum the same rewards."""
         if 8 * self.steps_per_row > steps:
             cycle = f"--log-interval {self.steps_per_row}, and a cycle has {steps:g} agent steps"
             raise ConfigError(f"{cycle}: early-cycle-cusum needs 8 rows of metrics in each, a smaller interval")

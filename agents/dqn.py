@@ -34,7 +34,7 @@ class DQN:
     """A Q-learning agent; owns network, target network, optimiser, schedule and plasticity methods.
 
     `values` says what the network's outputs mean, `augment` changes a block of minibatches in place, and the noise of
-    its noisy layers is drawn anew before each action, update and pass of the target network: all from `generator`.
+    its noisy layers is drawn again before each action, update and pass of the target network: all from `generator`.
     The optimiser's parameters are the fp32 `network`. Passes run on `online`, which is that network or a bf16 replica
     of it. A subclass overrides one of the points in the order of the computation: `targets`, `loss`, `after_update`.
     Source: arXiv 1312.5602, nature14236; double Q-learning arXiv 1509.06461.

@@ -82,7 +82,7 @@ def dopamine(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head:
     """Nature's network as Dopamine's JAX agents have it: padded, so 11×11 places for 7×7, 4.0 M weights at 84×84.
 
     flax pads so that nothing is cut off (in the second layer by 1 and 2, which is 2 and 1 here), draws plain layers
-    Xavier-uniform and starts biases at zero, as methods do that draw layers anew.
+    Xavier-uniform and starts biases at zero, as methods do that re-initialise layers.
 
     `head`: the keyword arguments of `QNetwork`.
     """

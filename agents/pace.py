@@ -9,7 +9,7 @@ from typing import Protocol
 from experiment.progress import Rate, clock_time, per_second
 
 SETTLED = 5.0
-"""Seconds of updates before anything is foretold from them."""
+"""Seconds of updates before the time left is estimated from them."""
 
 
 class Work(Protocol):

@@ -67,7 +67,7 @@ def describe_methods(config: DQNConfig, methods: Sequence[Method]) -> str:
 
 
 def build_trainer(config: DQNConfig, agent_step: int = 0) -> Trainer:
-    """All parts of a run at their start; emulators that must begin anew at `agent_step` play other games then."""
+    """All parts of a run at their start; emulators that must begin again at `agent_step` play other games then."""
     first, later = "play from 0", f"play from {agent_step}"
     seed = seeds(config.seed, "network", "exploration", "replay", "probe", first, later)
     env = build_env(config, config.num_envs, seed[first])
@@ -180,7 +180,7 @@ class Run:
                     self.trainer.open()
                 self._train_until(interrupt)
                 saved = self._save()
-            trained = parameter_hash(self.trainer.agent.network)  # games draw the noise of noisy layers anew
+            trained = parameter_hash(self.trainer.agent.network)  # games draw the noise of noisy layers again
             games = None if interrupt.requested else self._evaluate(interrupt)
             if interrupt.requested:
                 return self._stop(saved)

@@ -27,7 +27,7 @@ SIGNALS = ("loss", "td_error", "fresh_td_error", "return")
 """What a schedule may listen to: means of the updates between two rows, the TD error of the newest transitions at each
 row, and the return of each episode."""
 FRESH = 64
-"""Newest transitions whose TD error is told in each row, at most; never more than there are between two rows, for what
+"""Newest transitions whose TD error each row has, at most; never more than there are between two rows, for what
 two rows share would look like less noise than there is."""
 
 
@@ -255,9 +255,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         return {
             "agent": self.agent.state_dict(),
-            "gradients": [
-                parameter.grad for parameter in self.agent.network.parameters()
-            ],  # the next row tells of them
+            "gradients": [parameter.grad for parameter in self.agent.network.parameters()],  # the next row reports them
             "policy": self.policy.state_dict(),
             "stack": self.stack.state_dict(),
             "monitor": self.monitor.state_dict(),

@@ -1,4 +1,4 @@
-"""What a sweep will cost, foretold from a few hundred updates of each arm, now or the last time."""
+"""What a sweep will cost, estimated from a few hundred updates of each arm, now or the last time."""
 
 from __future__ import annotations
 

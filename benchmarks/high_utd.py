@@ -19,8 +19,8 @@ from experiment.config import ConfigError, exit_on_bad_input
 from experiment.interrupt import cli_session
 
 PROG = "python -m benchmarks.high_utd"
-DESCRIPTION = f"""Compare learning-rate schedules on many games with several seeds, as benchmarks.atari does, whose
-options and manners these are. Peak and floor of all arms are --lr and --lr-floor of the preset or behind --, and after
+DESCRIPTION = f"""Compare learning-rate schedules on many games with several seeds, as benchmarks.atari does, with
+the same options. Peak and floor of all arms are --lr and --lr-floor of the preset or behind --, and after
 cycling the rate stays at the floor (--anneal floor) unless another --anneal stands there.
 
 schedules: constant (the peak), low (the floor), cyclic, early-cycle and one-cycle, each with NaP and without;

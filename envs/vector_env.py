@@ -61,7 +61,7 @@ class VectorEnv(ABC):
 
     @abstractmethod
     def reset(self) -> np.ndarray:
-        """Starts every environment anew; the first frames, uint8 [N, *frame_shape]."""
+        """Starts a new episode in every environment; the first frames, uint8 [N, *frame_shape]."""
 
     @abstractmethod
     def send(self, actions: np.ndarray) -> None:
@@ -94,7 +94,7 @@ class VectorEnv(ABC):
     def load_state_dict(self, state: dict[str, Any], progress: Progress = lambda done, total: None) -> np.ndarray:
         """Continues where `state` was taken; the frames the environments show, uint8 [N, *frame_shape].
 
-        `progress` hears how many of how many agent steps have been played again. RuntimeError where `exact_resume` is
+        `progress` receives how many of how many agent steps have been replayed. RuntimeError where `exact_resume` is
         false.
         """
         raise RuntimeError(f"{type(self).__name__} cannot be resumed exactly; start new episodes with reset()")

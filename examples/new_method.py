@@ -1,4 +1,4 @@
-"""A new method is one class behind the seam, and its import path is its name; nothing is edited.
+"""A new method is one class behind the interface, and its import path is its name; nothing is edited.
 
 python -m agents.dqn --env Pong --plasticity examples.new_method:MyMethod:scale=1e-4
 python -m examples.new_method --plasticity examples.new_method:MyMethod --plasticity redo:period=100
@@ -42,7 +42,7 @@ class MyMethod(Method):
 
 
 def train(specs: list[str], tasks: int = 5, updates: int = 200, seed: int = 0) -> list[float]:
-    """A supervised loop on the seam: random labels that change with each task; the last loss of each task."""
+    """A supervised loop on the interface: random labels that change with each task; the last loss of each task."""
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
     methods = make(specs, seed)

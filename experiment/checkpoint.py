@@ -229,7 +229,7 @@ def load_for_resume(run: RunDir) -> Checkpoint | None:
         raise ConfigError(f"run {str(run.path)!r} cannot go on: {run.checkpoints} is not there")
     if run.has_checkpoint():
         return load_latest(run.checkpoints)
-    print("no checkpoint was saved yet: the run begins anew")
+    print("no checkpoint was saved yet: the run begins again")
     return None
 
 

@@ -1,7 +1,7 @@
 """The command line of a flat config, sorted and explained by tyro; `config.parse_cli` is what programs call.
 
 Each option is shown to tyro as one that takes any number of words, so that tyro has nothing to refuse and every
-mistake is told in one line, by the same `coerce` that reads the config files.
+mistake is reported in one line, by the same `coerce` that reads the config files.
 """
 
 import ast

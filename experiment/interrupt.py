@@ -1,4 +1,4 @@
-"""Ending a run in order when it is told to stop, and not ending it because nobody listens any more."""
+"""Ending a run in order when a signal asks it to stop, and not ending it because nobody listens any more."""
 
 import contextlib
 import errno

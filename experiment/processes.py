@@ -152,7 +152,7 @@ def _lock(log: IO[bytes]) -> None:
 
 
 def _clear(job: Job) -> str:
-    """Makes room for a run that has to begin anew; returns what was done if it moved something.
+    """Makes room for a run that has to begin again; returns what was done if it moved something.
 
     Raises:
         FileExistsError: what is there is no run, and is left alone.
@@ -171,7 +171,7 @@ def _clear(job: Job) -> str:
     while (aside / f"{path.name}-{count}").exists():
         count += 1
     path.rename(aside / f"{path.name}-{count}")
-    return f"{job.name} begins anew: it had no checkpoint; what it had is in {aside / path.name}-{count}"
+    return f"{job.name} begins again: it had no checkpoint; what it had is in {aside / path.name}-{count}"
 
 
 def _is_content(run: Path, file: Path) -> bool:

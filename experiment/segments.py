@@ -100,7 +100,7 @@ class Segments:
         self.adopt(directory, segments)
 
     def forget(self, row: int) -> None:
-        """Notes that stored rows from `row` on are no longer what was saved: later saves write them anew."""
+        """Notes that stored rows from `row` on are no longer what was saved: later saves write them again."""
         self._saved = [segment for segment in self._saved if segment.stop <= row]
 
     def describe(self, segments: list[Segment]) -> dict[str, Any]:

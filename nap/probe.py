@@ -220,7 +220,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     states = [generator.get_state() for generator in own]
     tensors = chain(model.parameters(), model.buffers())
     devices = {tensor.device.index for tensor in tensors if tensor.is_cuda}
-    # A hook on a module inside compiled code is not called, and would compile the code anew.
+    # A hook on a module inside compiled code is not called, and would compile the code again.
     compiled = "torch._dynamo" in sys.modules
     eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
     try:

@@ -82,7 +82,7 @@ class Rewarm(Schedule):
         gave 0 to 5 of them a run, 8 up to 1, and 10 none; then a rise from 0.01 to 0.5 was found in 2 to 6 samples.
     cooldown: steps after a restart begins, the first one too, in which the signal is not looked at; none: `warmup` and
         half of what follows. Until then the rate is above the middle, so another restart would change little, and the
-        rise of the loss that the rate itself causes is over. The statistics begin anew with what follows.
+        rise of the loss that the rate itself causes is over. The statistics begin again with what follows.
     two_sided: alarm at a fall of the signal too. Any steady fall is one, that of a loss in training and that after a
         restart included: on the simulated losses it gave 4 to 18 alarms a run where one-sided gave none.
     log_signal: work on the logarithm. A loss is skewed, and its deviation shrinks with it; its logarithm is nearly even

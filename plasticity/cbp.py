@@ -23,8 +23,8 @@ class ContinualBackprop(Method):
     drawn uniformly within ±√2·√(3/fan_in) (Kaiming for ReLU), bias 0, a norm's scale and offset entries 1 and 0,
     outgoing weights 0 and Adam's moments 0; what it gave on average goes into the biases behind it, where there are any
     (NaP has none before its norms). Adam counts steps for whole parameters here, so that they stay; the authors keep a
-    count for each weight. The target network is left alone: the paper has none. Units that another method draws anew
-    keep their age here, and may be replaced at once.
+    count for each weight. The target network is left alone: the paper has none. Units that another method
+    re-initialises keep their age here, and may be replaced at once.
 
     rate: share per update, 0 for off. maturity: updates. Source: Nature 632:768, algorithm 1; rate 1e-4 and maturity
     10,000 are its values for PPO. No value for Atari is published.

@@ -29,8 +29,8 @@ class ConcatenatedReLU(nn.Module):
 class CReLU(Method):
     """Concatenated relu(x) and relu(-x).
 
-    `prepare` replaces each ReLU between two layers and doubles the inputs of the layer that reads it, which is drawn
-    anew (uniform Kaiming, torch's default, for its new fan-in). Widths stay, so that most weights double in number,
+    `prepare` replaces each ReLU between two layers and doubles the inputs of the layer that reads it, which is
+    re-initialised (uniform Kaiming, torch's default, for its new fan-in). Widths stay, so that most weights double in number,
     unless `halve` halves the layer before each ReLU and leaves the reader as it is.
 
     A norm comes before the concatenation. Under NaP given after this method, as the command line orders them, each half
@@ -78,7 +78,7 @@ class CReLU(Method):
 
 
 def _resize(layer: Layer, axis: int, size: int, generator: torch.Generator) -> None:
-    """Gives a layer another number of outputs (axis 0) or inputs (1), and draws it anew."""
+    """Gives a layer another number of outputs (axis 0) or inputs (1), and re-initialises it."""
     if hasattr(layer, "scales_with"):
         raise ValueError(
             f"crelu: a {type(layer).__name__} cannot be resized: its noise is of the old size; use no noise"

@@ -23,9 +23,9 @@ class HareTortoise(Method):
 
     Where this differs from the authors' supervised code: there the reset aliases both networks
     (`fast.data = slow.data`), and both hare and tortoise are evaluated; here they stay two, and `averaged` lends the
-    tortoise's weights for an evaluation. Where it may differ from their agents, whose code is not public: an agent on
-    this seam acts, bootstraps and is evaluated as without the method, that is with the hare and with a target network
-    that keeps its own rule. The one public DQN with the method that was found (a third party's) has no tortoise but
+    tortoise's weights for an evaluation. Where it may differ from their agents, whose code is not public: an agent
+    here acts, bootstraps and is evaluated as without the method, that is with the hare and with a target network that
+    keeps its own rule. The one public DQN with the method that was found (a third party's) has no tortoise but
     its target network, averaged at each update; it too acts with the hare, and restarts the optimiser at a reset.
 
     The average remembers 1/(1 − mu) updates: what another method writes is undone in part by a reset sooner than some

@@ -74,7 +74,7 @@ class PlasticityInjection(Method):
         return self.at == math.inf
 
     def prepare(self, network: nn.Module) -> None:
-        """Put the branches in; ValueError for a network whose head cannot be found or drawn anew."""
+        """Put the branches in; ValueError for a network whose head cannot be found or re-initialised."""
         if not self.is_off:
             self._path = _install(network, self.head)
             _draw(self._head_of(network).learned, make_generator(network, 0))

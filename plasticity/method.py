@@ -1,4 +1,4 @@
-"""The seam behind which every method against loss of plasticity stands."""
+"""The interface behind which every method against loss of plasticity stands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Normalize-and-Project (Lyle et al. 2024) as a method on the seam."""
+"""Normalize-and-Project (Lyle et al. 2024) as a method behind the interface."""
 
 from __future__ import annotations
 

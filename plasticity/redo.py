@@ -16,9 +16,9 @@ from plasticity.structure import HiddenLayer, UnitView, hidden_layers
 class ReDo(Method):
     """Recycles the units whose mean |activation| is at most `tau` times their layer's mean, every `period` updates.
 
-    Their incoming weights are drawn anew, biases are 0, a norm's scale and offset entries are 1 and 0, outgoing weights
-    are 0, and Adam's moments of all of these are 0 (its step count stays). A channel is a unit, averaged over space.
-    The mean is over the last minibatches before the recycling, as many as make `samples` inputs. The draw is the
+    Their incoming weights are re-initialised, biases are 0, a norm's scale and offset entries are 1 and 0, outgoing
+    weights are 0, and Adam's moments of all of these are 0 (its step count stays). A channel is a unit, averaged over
+    space. The mean is over the last minibatches before the recycling, as many as make `samples` inputs. The draw is the
     layers' own (`init="layer"`: uniform within ±1/√fan_in for torch's) or the paper's ("xavier":
     ±√(6/(fan_in + fan_out))). The target network is left alone, as in the authors' code. What a norm before the
     nonlinearity averages over is changed by a recycled unit, so under NaP the output moves even where a unit was dead.

@@ -29,7 +29,7 @@ class Entry:
 
 METHODS: dict[str, Entry] = {
     "nap": Entry("plasticity.nap:NaP", "norms, and weights at their initial norm"),
-    "reset": Entry("plasticity.reset:Reset", "draw the last layers anew periodically"),
+    "reset": Entry("plasticity.reset:Reset", "re-initialise the last layers periodically"),
     "shrink-perturb": Entry("plasticity.shrink_perturb:ShrinkPerturb", "move weights towards freshly drawn ones"),
     "redo": Entry("plasticity.redo:ReDo", "recycle dormant units periodically"),
     "cbp": Entry("plasticity.cbp:ContinualBackprop", "continual backprop: replace little-used units"),

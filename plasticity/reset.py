@@ -1,4 +1,4 @@
-"""Periodic resets (Nikishin et al. 2022): the last layers are drawn anew."""
+"""Periodic resets (Nikishin et al. 2022): the last layers are re-initialised."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from plasticity.structure import choose_drawn, draw_network
 
 
 class Reset(Method):
-    """Draws the chosen layers anew every `period` updates; their moments and step counts in the optimiser are 0 again.
+    """Re-initialises the chosen layers every `period` updates; their moments and step counts in the optimiser are 0.
 
     period: updates, inf for never. layers: "output" (the output layers), "all", or names of modules, `*` standing for
     anything. until: no reset after this update, so that the last one leaves time to learn. target: "keep" leaves the
-    target network alone until it is synchronised, as the authors' code for Atari does; "draw" draws the same layers
-    there anew, from another draw. Source: arXiv 2205.07802; on Atari-100k the head alone, every 40,000 updates (20,000
+    target network alone until it is synchronised, as the authors' code for Atari does; "draw" re-initialises the
+    same layers there, from another draw. Source: arXiv 2205.07802; on Atari-100k the head alone, every 40,000 updates (20,000
     agent steps at 2 updates each), 4 times (until=160000).
     """
 
@@ -61,12 +61,12 @@ class Reset(Method):
             self.reset()
 
     def last_reset(self, update: int) -> int:
-        """The last update, up to this one, after which layers were drawn anew; 0 before the first."""
+        """The last update, up to this one, after which layers were re-initialised; 0 before the first."""
         return 0 if self.is_off else int(min(update, self.until) // self.period * self.period)
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Draw the chosen layers anew, now."""
+        """Re-initialise the chosen layers now."""
         for network in filter(None, (self.network, self.target)):
             fresh = draw_network(network, self.chosen, self.generator)
             parameters = [network.get_parameter(name) for name in fresh]

@@ -29,8 +29,8 @@ class ShrinkPerturb(Method):
     Scales and offsets of norms are parameters like others, drawn as 1 and 0. The optimiser's state stays. The target
     network moves likewise towards a draw of its own ("draw"), as in SR-SPR and BBF, or is left alone ("keep").
 
-    period: updates, inf for never. strength: 0 to 1, 0 for off. layers, until: as in `reset`; SR-SPR and BBF also draw
-    the head anew, which `reset:target=draw` of the same period does.
+    period: updates, inf for never. strength: 0 to 1, 0 for off. layers, until: as in `reset`; SR-SPR and BBF also
+    re-initialise the head, which `reset:target=draw` of the same period does.
     Source: arXiv 1910.08475; the published Atari values are SR-SPR's (strength 0.2, every 40,000 updates) and BBF's
     (0.5, arXiv 2305.19452).
     """

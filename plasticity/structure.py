@@ -288,7 +288,7 @@ def draw_network(network: nn.Module, layers: Sequence[str], generator: torch.Gen
 
 
 def choose_drawn(network: nn.Module, wanted: Sequence[str], method: str) -> list[str]:
-    """`choose_layers` for a method that draws them anew: ValueError at once for one that cannot be drawn."""
+    """`choose_layers` for a method that re-initialises them: ValueError at once for one that cannot be drawn."""
     chosen = choose_layers(network, wanted, method)
     try:
         draw_network(network, chosen, make_generator(network, 0))

@@ -61,7 +61,7 @@ class FrameReplay(FrameRing):
         return index, torch.ones(index.shape, device=self.device)
 
     def update(self, index: torch.Tensor, loss: torch.Tensor) -> None:
-        """Hears the losses [K, B] of transitions drawn, before they are weighted: uniform sampling needs none."""
+        """Receives the losses [K, B] of transitions drawn, before they are weighted: uniform sampling needs none."""
 
     def sample_index(self, batch_size: int, num_batches: int = 1, *, n_step: int = 1) -> torch.Tensor:
         """Uniform legal starts as steps, row * num_envs + env since the first add: int64 [num_batches, batch_size]."""

@@ -225,7 +225,7 @@ class FrameRing:
     def cut(self, frames: np.ndarray) -> None:
         """Ends every running episode after the last row, as truncated, and opens others with `frames`.
 
-        For environments that had to begin anew. The frames of the open row become the true last observations. Raises
+        For environments that had to begin again. The frames of the open row become the true last observations. Raises
         ValueError if there is no room to keep them: see `spare` of `load_state_dict`.
         """
         if frames.shape != self._frames_shape or frames.dtype != BYTE:
@@ -322,7 +322,7 @@ class FrameRing:
         self.generator.set_state(state["generator"].cpu())
 
     def _make_room(self, last_frames: int) -> None:
-        """Allocates anew with room for so many last frames of each environment; what was stored is lost."""
+        """Allocates again with room for so many last frames of each environment; what was stored is lost."""
         self._rows.clear()
         del self.frames, self._frames
         self._last_frames = last_frames

@@ -10,7 +10,7 @@ from torch import Tensor
 from studies.warm_start.config import FRACTIONS, WarmStartConfig
 
 NOISY_SHARE = 0.5
-"""lee10noisy: share of the first phase's images whose label is drawn anew from the other classes."""
+"""lee10noisy: share of the first phase's images whose label is drawn again from the other classes."""
 ENOUGH = {"ash50": 0.99}
 """Training accuracy, over a pass through the phase's images, that ends a phase early."""
 

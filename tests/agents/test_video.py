@@ -1,4 +1,4 @@
-"""The filmed games are the scored ones; what cannot be filmed is told in one line before anything is played."""
+"""The filmed games are the scored ones; what cannot be filmed is reported in one line before anything is played."""
 
 import dataclasses
 import sys

@@ -1,4 +1,4 @@
-"""The list of runs is given back as it was saved, and a damaged one is told in one line."""
+"""The list of runs is given back as it was saved, and a damaged one is reported in one line."""
 
 import json
 import string

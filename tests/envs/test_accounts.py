@@ -18,7 +18,7 @@ START_LIVES = 3
 
 
 class Scripted(AtariVectorEnv):
-    """One environment that reports what it is told: (reward, terminated, truncated, lives) per step."""
+    """One environment that reports what it is given: (reward, terminated, truncated, lives) per step."""
 
     num_actions = 2
 

@@ -151,7 +151,7 @@ def test_a_damaged_later_step_goes_when_the_run_saves_again(tmp_path):
 def test_an_unfinished_run_is_taken_up_and_others_are_refused_in_one_line(tmp_path, capsys):
     run = RunDir.create(tmp_path, "a", Plain())
     assert load_for_resume(run) is None
-    assert "begins anew" in capsys.readouterr().out
+    assert "begins again" in capsys.readouterr().out
     run.result.touch()  # an empty result is none
     for step in (1, 2):
         (save(run.checkpoints, step, state(step)) / "note").touch()
@@ -160,7 +160,7 @@ def test_an_unfinished_run_is_taken_up_and_others_are_refused_in_one_line(tmp_pa
     run.checkpoints.symlink_to(moved)
     assert_is(load_for_resume(run), 2)
     assert save(run.checkpoints, 3, state(3)).is_dir()
-    shutil.rmtree(moved)  # no longer mounted: the metrics must not begin anew
+    shutil.rmtree(moved)  # no longer mounted: the metrics must not begin again
     with pytest.raises(ConfigError, match=r"cannot go on: .*checkpoints is not there$"):
         load_for_resume(run)
     run.write_result({"score": 1})

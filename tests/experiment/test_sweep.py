@@ -393,7 +393,7 @@ def test_a_directory_without_a_checkpoint_is_kept_if_it_holds_metrics(tmp_path):
     aside = tmp_path / "runs" / "aside"
     assert [path.name for path in aside.iterdir()] == ["run1-1"]
     assert (aside / "run1-1" / "metrics.jsonl").read_text() == "measured\n"
-    assert f"run1 begins anew: it had no checkpoint; what it had is in {aside / 'run1-1'}" in said(console)
+    assert f"run1 begins again: it had no checkpoint; what it had is in {aside / 'run1-1'}" in said(console)
 
 
 def test_a_run_in_use_is_waited_for(tmp_path):

@@ -1,4 +1,4 @@
-"""A supervised loop on the seam, and networks for it."""
+"""A supervised loop on the interface, and networks for it."""
 
 from __future__ import annotations
 

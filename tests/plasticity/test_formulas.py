@@ -115,7 +115,7 @@ def test_spectral_is_the_largest_singular_value_and_its_gradient(k):
     loop = Loop(cnn, method)
     for _ in range(200):
         method.after_update(0)  # the weights stand still: the iteration converges
-    torch._foreach_neg_(method.state_dict()["left"])  # as good a vector; weights drawn anew may turn it round
+    torch._foreach_neg_(method.state_dict()["left"])  # as good a vector; weights re-initialised may turn it round
     expected, found = 0.0, gradients(loop, method)
     for name, layer in layers(loop.network):
         matrix = layer.weight.detach().double().reshape(layer.weight.shape[0], -1)

@@ -8,7 +8,7 @@ from plasticity.nap import NaP
 
 
 def train(methods, seed=0, updates=5):
-    """A supervised loop on the seam: prepare, optimiser, attach, update."""
+    """A supervised loop on the interface: prepare, optimiser, attach, update."""
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
     for method in methods:

@@ -116,7 +116,7 @@ def saved_and_loaded(replay: FrameReplay, spare: int) -> FrameReplay:
 @given(replays(), st.lists(st.integers(1, 7), min_size=1, max_size=6), views, st.booleans())
 @settings(deadline=None, max_examples=60)
 def test_a_cut_is_a_truncation_of_every_running_episode(case, cuts, view, staged):
-    """Episodes that begin anew after a load, again and again, are what an environment that truncates would give."""
+    """Episodes that begin again after a load, again and again, are what an environment that truncates would give."""
     num_envs, stack, rows, time_limit, _ = case
     made, reference = History(num_envs, time_limit), ReferenceReplay(num_envs, stack)
     replay = (StagedReplay if staged else FrameReplay)(rows * num_envs, num_envs, (2, 2), stack, time_limit)

@@ -296,7 +296,7 @@ def test_projection_holds_every_norm_but_the_heads(settings):
 
 @pytest.mark.parametrize("name", sorted(nap.SCHEDULES))
 def test_every_schedule_of_nap_is_one_of_the_study(name):
-    """With each of its options away from the default, and no other. A closed loop hears no alarm in 30 updates."""
+    """With each of its options away from the default, and no other. A closed loop has no alarm in 30 updates."""
     restart: dict[str, float] = {"lr_warmup": 3, "first_warmup": 1}
     closed = restart | {"cycles": 4, "rewarm_threshold": 7.0}
     early = {"cycles": 2, "cycle_fraction": 0.5, "anneal": "linear"}
@@ -323,7 +323,7 @@ def test_every_schedule_of_nap_is_one_of_the_study(name):
     for step in range(30):
         schedule.move_to(step)
         expected.append(optimizer.param_groups[0]["lr"].item())
-    alike = 7 if name in EARLY_CYCLE[1:] else 30  # those hear the loss, and may stop after the first cycle
+    alike = 7 if name in EARLY_CYCLE[1:] else 30  # those listen to the loss, and may stop after the first cycle
     assert rates[:alike] == pytest.approx(expected[:alike])
     assert max(rates) == pytest.approx(BASE.lr)
 
