@@ -30,8 +30,8 @@ class CReLU(Method):
     """Concatenated relu(x) and relu(-x).
 
     `prepare` replaces each ReLU between two layers and doubles the inputs of the layer that reads it, which is
-    re-initialised (uniform Kaiming, torch's default, for its new fan-in). Widths stay, so that most weights double in number,
-    unless `halve` halves the layer before each ReLU and leaves the reader as it is.
+    re-initialised (uniform Kaiming, torch's default, for its new fan-in). Widths stay, so that most weights double in
+    number, unless `halve` halves the layer before each ReLU and leaves the reader as it is.
 
     A norm comes before the concatenation. Under NaP given after this method, as the command line orders them, each half
     has a norm of its own, norm(x) and norm(−x), equal at first and then with a scale and offset each; under NaP given

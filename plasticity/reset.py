@@ -29,8 +29,8 @@ class Reset(Method):
     period: updates, inf for never. layers: "output" (the output layers), "all", or names of modules, `*` standing for
     anything. until: no reset after this update, so that the last one leaves time to learn. target: "keep" leaves the
     target network alone until it is synchronised, as the authors' code for Atari does; "draw" re-initialises the
-    same layers there, from another draw. Source: arXiv 2205.07802; on Atari-100k the head alone, every 40,000 updates (20,000
-    agent steps at 2 updates each), 4 times (until=160000).
+    same layers there, from another draw. Source: arXiv 2205.07802; on Atari-100k the head alone, every 40,000 updates
+    (20,000 agent steps at 2 updates each), 4 times (until=160000).
     """
 
     def __init__(
