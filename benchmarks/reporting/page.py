@@ -16,7 +16,7 @@ DARK = ("#63a4e8", "#f0924f", "#5cbd89", "#b794f4", "#f27878", "#a3b1c2", "#e0b0
 
 MARK = '<meta name="generator" content="benchmarks.report">'
 """Tells a report, which may be replaced, from other pages."""
-BESIDE = {"aggregates": ("aggregates",), "improvement": ("improvement",)}
+SHOWN_WITH = {"aggregates": ("aggregates",), "improvement": ("improvement",)}
 """Figures that show a table's numbers, by the name of the table."""
 
 STYLE = """
@@ -57,7 +57,7 @@ def html(title: str, facts: Sequence[str], tables: Sequence[Table], figures: Seq
         if table.name == "arms":  # what the numbers stand on comes behind all of them
             parts += [_section(figure.title, _figure(figure)) for figure in drawn.values()]
             drawn = {}
-        own = [_figure(drawn.pop(name)) for name in BESIDE.get(table.name, ()) if name in drawn]
+        own = [_figure(drawn.pop(name)) for name in SHOWN_WITH.get(table.name, ()) if name in drawn]
         parts.append(_section(table.title, _table(table), *own))
     items = "\n".join(f"<li>{escape(line)}</li>" for line in facts)
     return "\n".join([

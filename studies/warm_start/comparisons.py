@@ -28,7 +28,7 @@ TASK = (
 """Settings that a run shares with its reference."""
 NORMS = {"space": "norms over space", "channels": "norms over channels alone", "none": "no norms"}
 NAP = ("nap", "nap_every", "nap_affine")
-BESIDE = {"cusum": ("headline", ("nap-from10", "nap-from100"))}
+COMPARED_WITH = {"cusum": ("headline", ("nap-from10", "nap-from100"))}
 """Suites that are compared with arms of another one, in the folder next to theirs."""
 
 
@@ -254,7 +254,7 @@ def _listed(names: Sequence[str], arms: Arms) -> str:
 def planned(suite: str) -> list[tuple[str, int]]:
     """Arm and seed of each run that is compared in a suite, in its order; nothing for a suite that is not known."""
     own = [(arm.name.rpartition("-s")[0], arm.settings.get("seed", 0)) for arm in SUITES.get(suite, list)()]
-    other, names = BESIDE.get(suite, ("", ()))
+    other, names = COMPARED_WITH.get(suite, ("", ()))
     return own + [(arm, seed) for arm, seed in planned(other) if arm in names] if own else []
 
 

@@ -19,7 +19,7 @@ from studies import figures
 from studies.drawing import BLUE, COLORS, GREY, RED, by_arm, draw_seeds, plotting, thousands, updates_axis
 from studies.records import FinishedRun, Row, load
 from studies.warm_start.comparisons import (
-    BESIDE,
+    COMPARED_WITH,
     Arms,
     contrasts,
     described,
@@ -214,7 +214,7 @@ def draw_folder(folder: Path, out: Path) -> Path:
 def load_arms(folder: Path) -> Arms:
     """The finished runs of a suite by arm, and those that are compared with them from the folder next to it."""
     runs, name = figures.load_finished(WarmStartConfig, folder), folder.resolve().name
-    other, names = BESIDE.get(name, ("", ()))
+    other, names = COMPARED_WITH.get(name, ("", ()))
     others = figures.inside(folder.resolve().parent / other) if other else []
     found = [run for run in others if run.path.name.rpartition("-s")[0] in names and run.finished]
     arms = by_arm(runs + [load(WarmStartConfig, run) for run in found])
