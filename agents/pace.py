@@ -29,7 +29,7 @@ class Work(Protocol):
 
 
 class Pace:
-    """Foretells the end from the time that a step of play and an update take, each as measured.
+    """Estimates the time left from the time that a step of play and an update take, each as measured.
 
     A step's time is that of the steps before the first update, an update's what is left over in the last `window`
     seconds. Without such steps, in a run that is resumed, an update's time includes the play that earns it. The step
@@ -85,7 +85,7 @@ class Pace:
         return per_step * work.steps_left + per_update * work.updates_left
 
     def __str__(self) -> str:
-        left, rate = self.seconds_left() if self._work.steps_left else 0.0, self._steps.value()
+        left, rate = self.seconds_left(), self._steps.value()
         unknown = "time left unknown" if self.learns else "time left unknown until updates begin"
         words = unknown if left is None else f"{clock_time(left)} left"
         return f"{words}, {per_second(rate)}" if rate else words

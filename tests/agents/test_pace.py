@@ -134,5 +134,7 @@ def test_a_step_that_is_slower_than_its_updates_is_no_negative_time():
 
 def test_nothing_is_left_at_the_end_of_a_run_too_short_for_an_estimate():
     run = Simulated(budget=1_610)
-    assert all(estimate is None for _, estimate, _ in run.estimates())
+    *before, (_, last, _) = run.estimates()
+    assert all(estimate is None for _, estimate, _ in before)
+    assert last == 0
     assert str(run.pace).startswith("0:00:00 left, ")
