@@ -326,16 +326,18 @@ def result(config: DQNConfig, trainer: Trainer, games: Games | None, trained: st
 def load_agent(config: DQNConfig, directory: RunDir) -> tuple[DQN, int]:
     """The agent of a run as its newest good checkpoint has it, ready to act, and the agent step of that.
 
-    On another device than the run's its noise is drawn afresh: generators are not alike.
+    On another kind of device than the run's only the network is brought back: generators are not alike there.
     """
     saved = checkpoint.load_latest(directory.checkpoints, only=("trainer",))
     env = build_env(config, 1, seed=0)
     agent = build_agent(config, env.frame_shape, env.num_actions, seed=0, stack=env.stack)
     env.close()
     state = saved.state["trainer"]["agent"]
-    agent.network.load_state_dict(state["network"])
-    agent.replica.refresh()
-    agent.updates = state["updates"]
     if state["generator"].shape == agent.generator.get_state().shape:
-        agent.generator.set_state(state["generator"].cpu())
+        with checkpoint.checked_restore(saved):
+            agent.load_state_dict(state)  # a subclass may have state of its own
+    else:
+        agent.network.load_state_dict(state["network"])
+        agent.replica.refresh()
+        agent.updates = state["updates"]
     return agent, saved.step

@@ -12,10 +12,11 @@ import examples.new_agent
 from agents import cli
 from agents.build import own_part
 from agents.cli import settings
+from agents.config import DQNConfig
 from agents.dqn import DQN
 from agents.run import RunDir, load_agent
 from examples.new_agent import AdvantageLearning
-from experiment.config import ConfigError
+from experiment.config import ConfigError, load_yaml
 from tests.agents.test_dqn import RAINBOW, block, learner
 
 PATH = "examples.new_agent:AdvantageLearning"
@@ -52,6 +53,32 @@ def test_it_runs_from_the_command_line_and_goes_on(tmp_path, capsys):
     config = settings("dqn", ["--resume", str(tmp_path / "a")])
     agent, step = load_agent(config, directory)
     assert (type(agent), agent.alpha, step, agent.updates) == (AdvantageLearning, 0.5, 110, 60)
+
+
+class Remembering(DQN):
+    """Has state of its own, which counts its updates twice."""
+
+    doubled = 0
+
+    def after_update(self):
+        super().after_update()
+        self.doubled += 2
+
+    def state_dict(self):
+        return super().state_dict() | {"doubled": self.doubled}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.doubled = state["doubled"]
+
+
+def test_state_of_its_own_is_there_in_an_evaluation_too(tmp_path):
+    words = ["--env=Catch", "--steps=110", "--update-start=50", "--threads=1", "--compile=false", "--batch-size=4"]
+    words += ["--n-step=3", "--nap", "--plasticity=cbp", "--eval-episodes=0", "--root", str(tmp_path), "--name=a"]
+    assert cli.main("dqn", ["--agent", f"{__name__}:Remembering", *words]) == 0
+    directory = RunDir.open(tmp_path / "a")
+    agent, _ = load_agent(load_yaml(DQNConfig, directory.config), directory)
+    assert (type(agent).__name__, agent.updates, agent.doubled) == ("Remembering", 60, 120)
 
 
 def test_help_and_presets_are_the_familys():
