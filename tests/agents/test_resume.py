@@ -13,7 +13,7 @@ import random
 import shutil
 import signal
 import tempfile
-import time
+import threading
 import warnings
 from fractions import Fraction
 from pathlib import Path
@@ -259,34 +259,59 @@ def test_real_games_too(protocol, num_envs, utd, overlap, tmp_path, monkeypatch)
     check_cell(tmp_path, **options, **limits, utd=utd)
 
 
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_amid_a_save(flushes: int) -> None:
+    """Has this process kill itself when it is to flush the next file but so many to the disk."""
+    left, flush = iter(range(flushes, 0, -1)), os.fsync
+
+    def dying(file: int) -> None:
+        if next(left, 0) == 0:
+            die()
+        flush(file)
+
+    os.fsync = dying
+
+
+def die_in_training(steps: int, seconds: float) -> None:
+    """Has this process kill itself so long after so many steps of the trainer."""
+    left, step = iter(range(steps, 0, -1)), Trainer.step
+
+    def dying(trainer: Trainer) -> list:
+        if next(left, 0) == 1:
+            threading.Timer(seconds, die).start()
+        return step(trainer)
+
+    Trainer.step = dying
+
+
 def die_often(root: Path, deaths: int, seed: int) -> tuple[int, int]:
     """Runs it again and again, and kills it at random moments or amid a save; the last exit code, how many died so.
 
-    Each run is forked, since importing torch takes longer than it does.
+    Each run is forked, since importing torch takes longer than it does, and chooses its end by what it does: by the
+    clock alone a run on a quick machine would be over before it is killed.
     """
     amid, draws = 0, random.Random(seed)
     for death in range(deaths + 1):
+        saves, flushes = draws.random() < 0.7, draws.randint(0, 8)
+        steps, seconds = draws.randint(1, 12), draws.uniform(0, 0.005)
         if (child := os.fork()) == 0:
             gc.freeze()  # what other tests have left behind is not this process's to destroy
+            if death < deaths:
+                die_amid_a_save(flushes) if saves else die_in_training(steps, seconds)
             os._exit(cli.main("dqn", ["--resume", f"{root}/broken"]))
-        if death < deaths:
-            saves = draws.random() < 0.7
-            end = time.monotonic() + (20 if saves else draws.uniform(0, 0.5))
-            while time.monotonic() < end and not (saves and any(root.glob("broken/checkpoints/.tmp-*"))):
-                time.sleep(0.0003)
-            if amid or not saves:  # a save may take less than that
-                time.sleep(draws.uniform(0, 0.02))
-            os.kill(child, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if code != -signal.SIGKILL:
-            break
+        if death < deaths:
+            assert code == -signal.SIGKILL, f"it was over before death {death}"
         amid += any(root.glob("broken/checkpoints/.tmp-*"))
     return code, amid
 
 
 @pytest.mark.parametrize("deaths", [6, pytest.param(40, marks=pytest.mark.slow)])
 def test_nothing_is_lost_however_often_a_process_is_killed(deaths, little, tmp_path, capfd):
-    options = {"plasticity": ("redo:period=3",), "nap": True, "steps": 80 + 10 * deaths, "checkpoint_interval": 10}
+    options = {"plasticity": ("redo:period=3",), "nap": True, "steps": 80 + 30 * deaths, "checkpoint_interval": 10}
     whole = train(config_of(tmp_path, "whole", **options))
     train(config_of(tmp_path, "broken", **options), kill_at=15)
     RunDir(tmp_path / "broken").unlock()
