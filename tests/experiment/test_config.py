@@ -286,7 +286,7 @@ class Many:
     """File."""
 
 
-ODD = st.text(st.characters(exclude_characters="\0"), max_size=9) | st.binary(max_size=9).map(
+ODD = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9) | st.binary(max_size=9).map(
     lambda data: os.fsdecode(data.replace(b"\0", b""))
 )
 
