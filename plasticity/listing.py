@@ -14,9 +14,11 @@ def answer(words: Sequence[str]) -> str | None:
     """The text that a command line asks for, or None if it asks for none. ValueError for an unknown method."""
     if "--list-methods" in words:
         return "\n".join(map(_entry, METHODS))
+    option = ""
     for word in words:
+        option = word.partition("=")[0] if word.startswith("--") else option
         name = word.removeprefix("--plasticity=")
-        if name.endswith(":help"):
+        if option == "--plasticity" and name.endswith(":help"):
             return described(name.removesuffix(":help"))
     return None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from agents.config import DQNConfig
+from agents.config import CLOSED_LOOP, DQNConfig
 from experiment.config import ConfigError
 from experiment.setting import names_of
 
@@ -25,7 +25,14 @@ IN_THE_NAME = ("agent", "nap", "plasticity")
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that all runs of an arm share."""
-    return {name: value for name, value in settings.items() if name not in NOT_COMPARED}
+    left_out = NOT_COMPARED if _reads_rows(settings) else NOT_COMPARED | {"log_interval"}
+    return {name: value for name, value in settings.items() if name not in left_out}
+
+
+def _reads_rows(settings: Mapping[str, Any]) -> bool:
+    """Whether the schedule may listen to what rows of metrics hold, so that their distance decides what is learned."""
+    schedule = str(settings.get("schedule"))
+    return ":" in schedule or schedule in (*CLOSED_LOOP, "early-cycle-cusum")
 
 
 def name_arms(settings: Sequence[Mapping[str, Any]]) -> list[str]:

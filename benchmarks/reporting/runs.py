@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from agents.config import CLOSED_LOOP, DQNConfig
+from agents.config import DQNConfig
 from benchmarks import manifest
 from benchmarks.manifest import Manifest
 from benchmarks.reporting.agreement import comparable, name_arms
@@ -18,9 +18,6 @@ from benchmarks.reporting.curves import Trace
 from experiment.config import ConfigError, as_plain, load_yaml
 from experiment.run_dir import RunDir
 from studies.records import read_result
-
-READ_AT_ROWS = (*CLOSED_LOOP, "early-cycle-cusum")
-"""Schedules that listen to what a row of metrics holds: the distance between rows decides what is learned."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,4 @@ def _score(directory: RunDir) -> tuple[float | None, int | None]:
 
 
 def _shared(config: DQNConfig) -> dict[str, Any]:
-    settings = comparable(as_plain(config)) | {"rules": config.rules.name, "budget": config.budget}
-    if config.resolved_schedule not in READ_AT_ROWS:
-        del settings["log_interval"]
-    return settings
+    return comparable(as_plain(config)) | {"rules": config.rules.name, "budget": config.budget}

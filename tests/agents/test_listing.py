@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agents import cli, metrics
+from plasticity.listing import answer
 from plasticity.registry import METHODS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -30,6 +31,10 @@ def test_help_of_a_method(capsys, words):
     said = lines(capsys, *words)
     assert "options: period=1000, tau=0.1" in said
     assert "arXiv 2302.12902" in said
+
+
+def test_a_word_that_ends_alike_elsewhere_asks_for_nothing():
+    assert answer(["--plasticity", "redo", "--root", "runs:help"]) is None
 
 
 def test_help_of_a_users_method_and_of_an_unknown_one(capsys):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from agents.config import DQNConfig
 from benchmarks import high_utd, report
 from benchmarks.manifest import Entry, Manifest
-from benchmarks.reporting.agreement import check_arms
+from benchmarks.reporting.agreement import check_arms, comparable
 from benchmarks.reporting.curves import Curve, _sampled, make_curves, read_traces, resamples
 from benchmarks.reporting.facts import facts
 from benchmarks.reporting.figures import MANY, draw_figures, game_curves
@@ -675,3 +675,12 @@ def test_each_agent_may_be_scored_with_the_exploration_it_was_published_with():
     check_arms(runs)
     with pytest.raises(ConfigError, match="frame_skip 4, and b 1"):
         check_arms([runs[0], dataclasses.replace(runs[1], protocol=rules[1] | {"frame_skip": 1})])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shared"),
+    [("constant", False), ("early-cycle-plateau", False), ("cusum", True), ("my.module:Own", True)],
+)
+def test_the_distance_of_rows_tells_arms_apart_where_a_schedule_may_listen_to_rows(schedule, shared):
+    settings = {"schedule": schedule, "log_interval": 10, "lr": 0.1, "probe_interval": 5}
+    assert comparable(settings) == {"schedule": schedule, "lr": 0.1} | ({"log_interval": 10} if shared else {})
