@@ -13,11 +13,11 @@ from torch import nn
 
 import envs
 import nap
-from agents.augmentation import drq
 from agents.config import CLOSED_LOOP, EARLY_CYCLE, STACK, DQNConfig
 from agents.dqn import DQN
-from agents.monitor import StateProbe
-from agents.networks import NETWORKS
+from agents.networks.augmentation import drq
+from agents.networks.encoders import NETWORKS
+from agents.training.monitor import StateProbe
 from agents.values import Categorical, Quantiles, Scalar, Values
 from envs.vector_env import VectorEnv
 from experiment.config import ConfigError

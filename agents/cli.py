@@ -14,7 +14,7 @@ from envs.games import is_minatar
 from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.interrupt import cli_session
-from experiment.run_dir import RunDir, check_resumed
+from experiment.storage.run_dir import RunDir, check_resumed
 from plasticity.listing import answer
 from plasticity.registry import listing
 

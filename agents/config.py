@@ -11,10 +11,10 @@ from typing import Literal
 from envs.games import check_envpool, is_minatar, resolve_game
 from envs.protocol import PROTOCOLS, Protocol
 from experiment.config import ConfigError
-from experiment.cores import available_cores
 from experiment.intervals import default_interval
 from experiment.part import join_options, parse
 from experiment.setting import check_ranges, setting
+from experiment.sweeps.cores import available_cores
 from plasticity.registry import parse_all
 
 SCHEDULES = (
@@ -264,7 +264,7 @@ class DQNConfig:
     def resolved(self) -> DQNConfig:
         """These settings with nothing left to one another or to the machine; a fault raises ConfigError.
 
-        Only `compile` may still be "auto": it costs time to try, and `agents.compiling` does.
+        Only `compile` may still be "auto": it costs time to try, and `agents.training.compiling` does.
         """
         self._check()
         return replace(

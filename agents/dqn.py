@@ -17,12 +17,12 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 import nap
-from agents.layers import Noise
-from agents.low_precision import LowPrecisionCopy
+from agents.networks.layers import Noise
+from agents.networks.low_precision import LowPrecisionCopy
 from agents.values import Scalar, Values, chosen
 from experiment.guard import SkipNonFinite
 from experiment.layout import compiled
-from nap.probe import untouched
+from nap.metrics import untouched
 from plasticity.features import FeatureTap
 from plasticity.method import Method
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from agents.config import DQNConfig
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
-from experiment.files import to_json, write_atomic
 from experiment.interrupt import cli_session
-from experiment.run_dir import RunDir
+from experiment.storage.files import to_json, write_atomic
+from experiment.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from agents.video import Recorder
+    from agents.playing.video import Recorder
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             directory = RunDir.open(options.run)
             config = load_yaml(DQNConfig, directory.config)
             config = replace(config, device=options.device or config.device).resolved()
-            from agents.evaluation import evaluated_policy, format_score, rules_played, score, summary
+            from agents.playing.evaluation import evaluated_policy, format_score, rules_played, score, summary
             from agents.run import load_agent
             from experiment.determinism import configure, environment, seeds
 
@@ -130,8 +130,8 @@ def _recorder(options: EvaluateConfig, episodes: int, name: str) -> Recorder | N
     """What films the evaluation, if that is asked for. Raises ConfigError for what cannot be filmed."""
     if options.video is None:
         return None
-    from agents.evaluation import most_filmed
-    from agents.video import Recorder, video_file
+    from agents.playing.evaluation import most_filmed
+    from agents.playing.video import Recorder, video_file
 
     if options.video_episodes > (most := most_filmed(episodes)):
         have = f"of {episodes} games the first environment plays {most}"

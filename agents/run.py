@@ -13,18 +13,17 @@ from typing import Any
 
 import torch
 
-from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_agent, build_env, build_probe, build_replay
-from agents.compiling import settle_compile
 from agents.config import DQNConfig, command_of
-from agents.divergence import nonfinite_message
 from agents.dqn import DQN
-from agents.evaluation import evaluated_policy, format_score, rules_played, score, summary
-from agents.games import Games
-from agents.pace import Pace
-from agents.saver import Saver
-from agents.trainer import Trainer
-from experiment import checkpoint
+from agents.playing.evaluation import evaluated_policy, format_score, rules_played, score, summary
+from agents.playing.games import Games
+from agents.training.acting import EpsilonGreedy, FrameStack
+from agents.training.compiling import settle_compile
+from agents.training.divergence import nonfinite_message
+from agents.training.pace import Pace
+from agents.training.saver import Saver
+from agents.training.trainer import Trainer
 from experiment.command_line import shell
 from experiment.compiler import ADVICE, is_toolchain_failure, one_line
 from experiment.config import as_plain, load_yaml
@@ -32,10 +31,11 @@ from experiment.determinism import configure, device_of, environment, parameter_
 from experiment.guard import NonFinite, is_out_of_memory
 from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress
-from experiment.run_dir import RunDir, find_resumed, say_kept
 from experiment.setting import changeable
+from experiment.storage import checkpoint
+from experiment.storage.run_dir import RunDir, find_resumed, say_kept
+from experiment.storage.tracking import Tracker, check_tracker
 from experiment.terminal import children_outlive_interrupt
-from experiment.tracking import Tracker, check_tracker
 from experiment.values import counted
 from nap import effective_lr
 from plasticity.method import Method

@@ -14,19 +14,19 @@ from pathlib import Path
 from rich.console import Console
 
 from agents.config import DQNConfig
-from benchmarks.calibration import cost
-from benchmarks.manifest import NAME, Entry, Manifest
-from benchmarks.places import places
-from benchmarks.ray_launcher import RayTasks
-from benchmarks.status import SweepStatus, SweepView, print_status
-from benchmarks.suites import arms, config_hash, difference, entries, games, job, settings_of
-from benchmarks.sweep_command import Command
+from benchmarks.sweep.calibration import cost
+from benchmarks.sweep.command import Command
+from benchmarks.sweep.manifest import NAME, Entry, Manifest
+from benchmarks.sweep.places import places
+from benchmarks.sweep.ray_launcher import RayTasks
+from benchmarks.sweep.status import SweepStatus, SweepView, print_status
+from benchmarks.sweep.suites import arms, config_hash, difference, entries, games, job, settings_of
 from experiment.command_line import shell
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml
-from experiment.cores import available_cores
 from experiment.interrupt import cli_session
-from experiment.run_dir import RunDir
-from experiment.sweep import plan, sweep
+from experiment.storage.run_dir import RunDir
+from experiment.sweeps.cores import available_cores
+from experiment.sweeps.sweep import plan, sweep
 from experiment.values import counted
 
 

@@ -21,11 +21,11 @@ import torch
 
 from agents.config import DQNConfig
 from agents.run import build_trainer
-from experiment import checkpoint
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.determinism import configure
 from experiment.interrupt import cli_session
-from experiment.segments import Segments
+from experiment.storage import checkpoint
+from experiment.storage.segments import Segments
 from experiment.values import every
 from replay import FrameReplay
 

@@ -62,7 +62,7 @@ class ConvertConfig:
 def convert(config: ConvertConfig) -> None:
     """Reads all files, then writes the tables. ConfigError, in one line, for bad input; nothing is written then."""
     from benchmarks.formats.tables import csv_text, final_scores, summary
-    from experiment.files import write_atomic
+    from experiment.storage.files import write_atomic
 
     form, paths = _form(config)
     _check_outs(config, paths)

@@ -26,9 +26,9 @@ class CurvesConfig:
 
 def draw(config: CurvesConfig) -> None:
     """Reads the runs and writes the figure. Raises ConfigError, in one line, for bad input."""
-    from benchmarks.reporting.learning import draw_learning
-    from benchmarks.reporting.panels import styled
-    from benchmarks.reporting.runs import check_arms, read_runs
+    from benchmarks.report.learning import draw_learning
+    from benchmarks.report.panels import styled
+    from benchmarks.report.runs import check_arms, read_runs
     from studies.figures import save
 
     pyplot, out = styled(), Path(config.out)

@@ -1,7 +1,7 @@
 """Whole updates of DER on its small network, sampling and priorities with them, against two peers.
 
 `python -m benchmarks.der` measures this project in its precisions, with and without NaP, at blocks of 8 and 1
-minibatches, a careful script (`benchmarks.der_recipe`) and Tianshou's Rainbow given the same network where it is
+minibatches, a careful script (`benchmarks.speed.der_recipe`) and Tianshou's Rainbow given the same network where it is
 installed, in strict alternation, and prints updates/s and ratios to the peers.
 """
 
@@ -14,12 +14,12 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
-from experiment.cores import available_cores
 from experiment.interrupt import cli_session
+from experiment.sweeps.cores import available_cores
 
 if TYPE_CHECKING:
     from agents.config import DQNConfig
-    from benchmarks.alternate import Contestant, Run, Series
+    from benchmarks.speed.alternate import Contestant, Run, Series
 
 ACTIONS = 6
 STEPS = 5_000  # filled; pixels of 35 MB, more than the caches of a core
@@ -57,8 +57,8 @@ def der_config(settings: Settings, *words: str) -> DQNConfig:
 
 def contestants(settings: Settings) -> list[Contestant]:
     """Ours, and the peers that are installed."""
-    from benchmarks.alternate import Contestant
-    from benchmarks.der_recipe import recipe_run
+    from benchmarks.speed.alternate import Contestant
+    from benchmarks.speed.der_recipe import recipe_run
 
     field = []
     for precision in ("fp32", "bf16"):
@@ -80,8 +80,8 @@ def ours(config: DQNConfig, block: int) -> Run:
     import torch
 
     from agents.build import build_agent
-    from agents.monitor import Monitor
-    from benchmarks.replays import FRAME_SHAPE, add_run
+    from agents.training.monitor import Monitor
+    from benchmarks.speed.replays import FRAME_SHAPE, add_run
     from replay import PrioritisedReplay
 
     agent = build_agent(config, FRAME_SHAPE, ACTIONS, seed=0)
@@ -115,7 +115,7 @@ def tianshou(config: DQNConfig) -> Run:
     from tianshou.data import PrioritizedReplayBuffer
 
     from agents.config import STACK
-    from benchmarks.peers import tianshou_add_run
+    from benchmarks.speed.peers import tianshou_add_run
 
     policy = C51Policy(
         model=tianshou_network(config),
@@ -170,7 +170,7 @@ def tianshou_network(config: DQNConfig) -> Any:
 
 def lines(field: Sequence[Series]) -> list[str]:
     """A table: updates/s with best and worst round, milliseconds, and ratios to each peer round by round."""
-    from benchmarks.alternate import ratio
+    from benchmarks.speed.alternate import ratio
 
     peers = [each for each in field if each.role == "peer"]
     rows = [
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_compiler("cpu")
     import torch
 
-    from benchmarks.alternate import alternate
+    from benchmarks.speed.alternate import alternate
     from experiment.determinism import configure
 
     configure(settings.threads, seed=0)

@@ -12,9 +12,9 @@ from typing import Literal
 
 from agents.config import DQNConfig
 from benchmarks.atari import carry_out
-from benchmarks.report import ReportConfig, replace_report
-from benchmarks.suites import arms, games
-from benchmarks.sweep_command import Command, Settings
+from benchmarks.report.__main__ import ReportConfig, replace_report
+from benchmarks.sweep.command import Command, Settings
+from benchmarks.sweep.suites import arms, games
 from experiment.config import ConfigError, exit_on_bad_input
 from experiment.interrupt import cli_session
 
@@ -91,7 +91,7 @@ def study(command: Command) -> Command:
 
 def report(folder: str) -> str:
     """Writes the report on a study's folder; the path of it."""
-    from benchmarks.reporting.stability import stability_tables
+    from benchmarks.report.stability import stability_tables
 
     config = ReportConfig((folder,), f"{folder.rstrip('/')}/report", "Schedules at a high update-to-data ratio")
     replace_report(config, stability_tables)

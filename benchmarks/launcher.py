@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import median
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
-from experiment.cores import available_cores
 from experiment.interrupt import cli_session
+from experiment.sweeps.cores import available_cores
 from experiment.values import counted
 
 START = 200

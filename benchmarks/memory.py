@@ -44,7 +44,7 @@ def peak_gigabytes(agent: str, preset: str, compile: bool) -> float:
 
     from agents.cli import settings
     from agents.run import build_trainer
-    from benchmarks.replays import add_run
+    from benchmarks.speed.replays import add_run
     from experiment.determinism import configure
 
     words = ["--config", preset, "--env=Pong", "--threads=1", f"--compile={str(compile).lower()}", "--update-start=0"]

@@ -18,8 +18,8 @@ from experiment.values import counted
 from plasticity.registry import METHODS
 
 if TYPE_CHECKING:
-    from agents.trainer import Row, Trainer
-    from benchmarks.alternate import Run
+    from agents.training.trainer import Row, Trainer
+    from benchmarks.speed.alternate import Run
 
 NONE = "none"
 ACTING = {  # settings under which a method acts many times in a short run; the others act at every update
@@ -119,7 +119,7 @@ def measure(config: MethodsConfig) -> list[tuple[str, str, float, float]]:
     """For none and each method: name, how its short run ended, ms of an update, and its ratio to none."""
     import torch
 
-    from benchmarks.alternate import Contestant, alternate, ratio
+    from benchmarks.speed.alternate import Contestant, alternate, ratio
     from experiment.determinism import configure
 
     configure(config.threads, seed=0)

@@ -18,7 +18,7 @@ from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
 
 if TYPE_CHECKING:
-    from benchmarks.alternate import Contestant, Run, Series
+    from benchmarks.speed.alternate import Contestant, Run, Series
 
 BATCH = 32
 ALPHA, BETA, EPSILON = 0.5, 0.5, 1e-10
@@ -58,7 +58,7 @@ class Settings:
 
 def contestants(settings: Settings) -> list[Contestant]:
     """Everyone, with the minibatches of one call as its work."""
-    from benchmarks.alternate import Contestant
+    from benchmarks.speed.alternate import Contestant
 
     task, unit = "sample and update", "batches/s"
     field = [
@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         settings.check()
 
-        from benchmarks.alternate import alternate
+        from benchmarks.speed.alternate import alternate
         from experiment.determinism import configure, device_of
 
         device_of(settings.device)

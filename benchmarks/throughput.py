@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from envs.games import resolve_game
 from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
-from experiment.cores import available_cores
 from experiment.interrupt import cli_session
+from experiment.sweeps.cores import available_cores
 
 GROUPS = ("learner", "replay", "environment", "loop", "limits")
 NETWORKS = ("nature", "small")
@@ -76,14 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             description="Measure learner, replay, environment and loop against peers and the machine's limits.",
             presets={},
         ).resolved()
-        from benchmarks.measure import measure
+        from benchmarks.speed.measure import measure
         from experiment.compiler import check_compiler
         from experiment.determinism import device_of
 
         device = device_of(settings.device)
         if settings.compile:
             check_compiler(device)
-    from benchmarks.measured import show, write
+    from benchmarks.speed.measured import show, write
 
     results = measure(settings)
     show(results)

@@ -10,53 +10,58 @@ schedule = nap.make_schedule("cyclic", optimizer, total_steps=10_000)
 # a checkpoint has the state_dict of each of the four; `nap.load_optimizer_state` keeps the lr tensor
 """
 
-from .curvature import entk, entk_change, gradient_covariance, sharpness
-from .features import (
+from nap.graph import ChannelNorm, ChannelSpaceRMSNorm, NormalizedActivation
+from nap.metrics import (
+    Probe,
     activation_pattern,
     approximate_rank_yang,
     covariance_change,
     dead_units,
     dormant_dohare,
     dormant_sokar,
+    effective_lr,
+    entk,
+    entk_change,
     erank_roy,
     feature_covariance,
     feature_rank_lyle,
+    gradient_covariance,
+    gradient_norms,
+    laziness,
     linear_cka,
     linearised_units,
     pattern_change,
     policy_churn,
+    rotation,
+    sharpness,
+    snapshot,
     srank_kumar,
     stable_rank,
-)
-from .metrics import (
-    effective_lr,
-    gradient_norms,
-    laziness,
-    rotation,
-    snapshot,
     update_ratio,
     weight_norms,
 )
-from .normalize import Report, analyze, normalize
-from .norms import ChannelNorm, ChannelSpaceRMSNorm, NormalizedActivation
-from .probe import Probe
-from .project import Projection
-from .rates import RATES, param_groups, refresh_rates
-from .rewarm import Cusum, PageHinkley, Rewarm
-from .schedule import (
+from nap.normalize import Report, analyze, normalize
+from nap.project import Projection
+from nap.rates import RATES, param_groups, refresh_rates
+from nap.schedules import (
     SCHEDULES,
     Constant,
     Cosine,
+    Cusum,
+    CusumStop,
     Cyclic,
     DelayedCosine,
     EarlyCycle,
     Linear,
     OneCycle,
+    PageHinkley,
+    PlateauStop,
+    Rewarm,
     Schedule,
+    StoppingCycle,
     load_optimizer_state,
     make_schedule,
 )
-from .stopping import CusumStop, PlateauStop, StoppingCycle
 
 __all__ = [
     "RATES",

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from .flow import UNNORMED, Flow, Trace, has_norm, reason, trace, units
-from .foreign import LINEAR_ROLES, coscaled_params, role
-from .kinds import ENCODER_LAYERS, Kind
-from .norms import EPS, NormalizedActivation, make_norm
-from .weights import MATRIX_LAYERS, Conv, Weight, find_weights, near
+from nap.graph.flow import UNNORMED, Flow, Trace, has_norm, reason, trace, units
+from nap.graph.foreign import LINEAR_ROLES, coscaled_params, role
+from nap.graph.kinds import ENCODER_LAYERS, Kind
+from nap.graph.norms import EPS, NormalizedActivation, make_norm
+from nap.graph.weights import MATRIX_LAYERS, Conv, Weight, find_weights, near
 
 MakeNorm = Callable[[int, int, Tensor], nn.Module | None]
 UNTRACED = "its use cannot be traced"

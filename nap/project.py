@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .foreign import Role, norm_scales, role
-from .kinds import NORMS
-from .normalize import analyze
-from .weights import Weight, find_weights, frobenius_norms, joint_norms, near
+from nap.graph.foreign import Role, norm_scales, role
+from nap.graph.kinds import NORMS
+from nap.graph.weights import Weight, find_weights, frobenius_norms, joint_norms, near
+from nap.normalize import analyze
 
 Selection = Iterable[str] | Callable[[str, nn.Parameter], bool] | None
 TINY = 1e-30

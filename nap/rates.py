@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .normalize import analyze
-from .project import norm_layers, scales_of
-from .schedule import Schedule
-from .weights import find_weights, near
+from nap.graph.weights import find_weights, near
+from nap.normalize import analyze
+from nap.project import norm_layers, scales_of
+from nap.schedules.schedule import Schedule
 
 RATES = ("constant", "fast-features", "slow-features", "even-ratio")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nap.norms import NormalizedActivation
+from nap.graph import NormalizedActivation
 from plasticity.method import SEED, Method, check_whole, make_generator
 from plasticity.structure import Layer, analyze, draw_layer
 

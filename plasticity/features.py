@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nap.layers import hidden_layers
+from nap.graph import hidden_layers
 from plasticity.method import Method
 
 

@@ -11,12 +11,9 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, fx, nn
 
-from nap.flow import Flow, has_norm, trace
-from nap.foreign import coscaled_params
-from nap.kinds import Kind, name_of
-from nap.norms import NormalizedActivation
+from nap.graph import Flow, Kind, NormalizedActivation, coscaled_params, has_norm, name_of, trace
+from nap.graph.weights import near
 from nap.project import norm_layers
-from nap.weights import near
 from plasticity.method import make_generator, moments
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d

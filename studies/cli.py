@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeVar
 
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.interrupt import cli_session
-from experiment.run_dir import RunDir, check_resumed, find_resumed, say_kept
 from experiment.setting import changeable
+from experiment.storage.run_dir import RunDir, check_resumed, find_resumed, say_kept
 
 Config = TypeVar("Config", bound=Any)
 """A config dataclass with `resume`, `track`, and `resolved()`, which checks it and gives itself back if it is whole."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
-from experiment.run_dir import RunDir
+from experiment.storage.run_dir import RunDir
 from studies.drawing import plotting
 from studies.records import FinishedRun, load
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from experiment.config import ConfigError, load_yaml
-from experiment.run_dir import RunDir
+from experiment.storage.run_dir import RunDir
 
 Row = dict[str, Any]
 Config = TypeVar("Config")

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 from torch import nn
 
-from experiment import checkpoint
 from experiment.command_line import shell
 from experiment.compiler import ADVICE, check_compiler, is_toolchain_failure, one_line
 from experiment.config import ConfigError, as_plain
@@ -20,9 +19,10 @@ from experiment.determinism import configure, device_of, environment, parameter_
 from experiment.guard import NonFinite, check_finite, is_out_of_memory
 from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.progress import Progress
-from experiment.run_dir import RunDir
+from experiment.storage import checkpoint
+from experiment.storage.run_dir import RunDir
+from experiment.storage.tracking import Tracker, check_tracker
 from experiment.terminal import children_outlive_interrupt
-from experiment.tracking import Tracker, check_tracker
 from studies.records import Row, read_rows
 
 Config = TypeVar("Config", bound=Any)

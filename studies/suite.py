@@ -11,9 +11,9 @@ from typing import Any, Literal
 from experiment.command_line import shell
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, near, parse_cli
 from experiment.interrupt import cli_session
-from experiment.job import Job
 from experiment.setting import learning
-from experiment.sweep import plan, sweep
+from experiment.sweeps.job import Job
+from experiment.sweeps.sweep import plan, sweep
 from studies.arms import Arm
 
 

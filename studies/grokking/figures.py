@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiment.run_dir import RunDir
+from experiment.storage.run_dir import RunDir
 from experiment.values import counted
 from studies import figures
 from studies.drawing import BLUE, GREEN, GREY, ORANGE, RED, plotting, thousands

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nap
-from nap.norms import EPS
+from nap.graph import EPS
 from studies.grokking.config import GrokkingConfig
 
 LENGTH = 5

@@ -11,9 +11,9 @@ from textwrap import fill
 from typing import Any
 
 from experiment.config import ConfigError
-from experiment.files import write_atomic
-from experiment.run_dir import RunDir
 from experiment.statistics import t_interval
+from experiment.storage.files import write_atomic
+from experiment.storage.run_dir import RunDir
 from experiment.values import counted, every
 from studies import figures
 from studies.drawing import BLUE, COLORS, GREY, RED, by_arm, draw_seeds, plotting, thousands, updates_axis

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from nap.norms import ChannelNorm
+from nap.graph import ChannelNorm
 from studies.warm_start.config import WarmStartConfig
 
 

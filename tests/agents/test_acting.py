@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.acting import EpsilonGreedy, FrameStack, linear_epsilon
+from agents.training.acting import EpsilonGreedy, FrameStack, linear_epsilon
 
 
 def test_epsilon_falls_from_one_to_its_final_value():

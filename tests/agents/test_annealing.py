@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.annealing import NStepAnneal
 from agents.build import build_agent
 from agents.cli import settings
+from agents.training.annealing import NStepAnneal
 from plasticity.reset import Reset
 from plasticity.shrink_perturb import ShrinkPerturb
 from tests.agents.test_dqn import RAINBOW

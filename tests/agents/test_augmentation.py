@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
-from agents.augmentation import drq, random_intensity, random_shift
+from agents.networks.augmentation import drq, random_intensity, random_shift
 
 
 def generator(seed: int) -> torch.Generator:

@@ -15,9 +15,9 @@ import torch
 
 from agents import cli, evaluate
 from agents.build import build_agent
-from experiment import checkpoint
 from experiment.determinism import parameter_hash
-from experiment.run_dir import RunDir
+from experiment.storage import checkpoint
+from experiment.storage.run_dir import RunDir
 
 # Pong: a random game ends after about 900 agent steps, whatever the agent does
 TINY = ["--env=Pong", "--network=small", "--steps=260", "--update-start=100", "--log-interval=50"]

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from agents.convolution import Conv2d, channels_last
+from agents.networks.convolution import Conv2d, channels_last
 
 
 @given(

@@ -8,11 +8,11 @@ import torch
 
 from agents import cli
 from agents.config import DQNConfig
-from agents.divergence import advice, span
 from agents.dqn import DQN
-from experiment import checkpoint
+from agents.training.divergence import advice, span
 from experiment.determinism import parameter_hash
 from experiment.guard import NonFinite, check_finite
+from experiment.storage import checkpoint
 from tests.agents.toys import catch_trainer, run
 
 SHORT = {"steps": 100, "update_start": 40, "log_interval": 20, "batch_size": 4, "probe_interval": 0}

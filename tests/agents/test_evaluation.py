@@ -6,9 +6,9 @@ import pytest
 import torch
 from rich.console import Console
 
-import agents.evaluation
+import agents.playing.evaluation
 from agents.config import DQNConfig
-from agents.evaluation import (
+from agents.playing.evaluation import (
     describe_games,
     figures,
     format_score,
@@ -18,7 +18,7 @@ from agents.evaluation import (
     summary,
     time_left,
 )
-from agents.games import Game, Games, different, effective_number
+from agents.playing.games import Game, Games, different, effective_number
 from envs.ale import AleVectorEnv
 from envs.catch import Catch
 from envs.protocol import PROTOCOLS
@@ -255,9 +255,9 @@ def test_the_view_moves_while_no_game_ends(terminal, monkeypatch):
             now += 10.0
             return super().recv()
 
-    monkeypatch.setattr(agents.evaluation, "Progress", Slow)
-    monkeypatch.setattr(agents.evaluation.time, "monotonic", lambda: now)
-    monkeypatch.setattr(agents.evaluation, "build_env", lambda *_: Timed([(99, 0.0)]))
+    monkeypatch.setattr(agents.playing.evaluation, "Progress", Slow)
+    monkeypatch.setattr(agents.playing.evaluation.time, "monotonic", lambda: now)
+    monkeypatch.setattr(agents.playing.evaluation, "build_env", lambda *_: Timed([(99, 0.0)]))
     games = score(DQNConfig(env="Catch").resolved(), always(0), 2, 0)
     assert len(games.ended) == 2
     lines = drawn if terminal else console.file.getvalue().splitlines()

@@ -8,12 +8,12 @@ import torch
 from tensordict import TensorDict
 
 from agents import cli
-from agents.acting import linear_epsilon
 from agents.cli import settings
-from agents.evaluation import evaluated_policy
+from agents.playing.evaluation import evaluated_policy
 from agents.run import build_trainer
+from agents.training.acting import linear_epsilon
 from experiment.config import ConfigError
-from experiment.run_dir import RunDir
+from experiment.storage.run_dir import RunDir
 from plasticity.registry import METHODS
 from replay.priorities import Priorities
 from tests.agents.test_dqn import RAINBOW, block, learner

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from agents import cli
-from experiment import checkpoint
+from experiment.storage import checkpoint
 from studies.grokking.__main__ import main as grokking
 
 AGENT = [

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import nap
-from agents.heads import Head
-from agents.layers import Noise, NoisyLinear
+from agents.networks.heads import Head
+from agents.networks.layers import Noise, NoisyLinear
 from plasticity import structure
 
 SIZES, HIDDEN = (None, 5), (None, 16)

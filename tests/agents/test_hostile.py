@@ -23,7 +23,7 @@ from agents import build, cli, evaluate
 from agents.config import DQNConfig
 from agents.dqn import DQN
 from experiment.config import ConfigError, as_plain, from_mapping, load_yaml
-from experiment.tracking import Tracker
+from experiment.storage.tracking import Tracker
 from experiment.values import members
 from studies.grokking.config import GrokkingConfig
 from studies.warm_start.config import WarmStartConfig

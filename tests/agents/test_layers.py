@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from agents.layers import Noise, NoisyLinear
-from agents.low_precision import LowPrecisionCopy
-from agents.networks import small
+from agents.networks.encoders import small
+from agents.networks.layers import Noise, NoisyLinear
+from agents.networks.low_precision import LowPrecisionCopy
 
 
 def generator(seed: int = 0) -> torch.Generator:

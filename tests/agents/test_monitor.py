@@ -12,11 +12,11 @@ import nap
 from agents import run as runs
 from agents.build import build_learner, build_probe
 from agents.config import DQNConfig
-from agents.monitor import STATES
-from agents.monitor import read as runs_read
+from agents.training.monitor import STATES
+from agents.training.monitor import read as runs_read
 from experiment.config import ConfigError
 from experiment.determinism import parameter_hash
-from experiment.run_dir import RunDir
+from experiment.storage.run_dir import RunDir
 from plasticity.registry import METHODS
 from tests.agents.toys import CATCH, catch_trainer, little_network
 

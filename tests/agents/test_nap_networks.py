@@ -7,7 +7,7 @@ import torch
 
 import envs
 import nap
-from agents.networks import NETWORKS
+from agents.networks.encoders import NETWORKS
 
 
 @pytest.fixture(scope="module")

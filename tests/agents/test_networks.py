@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from agents.convolution import PixelConv2d
-from agents.networks import NETWORKS
+from agents.networks.convolution import PixelConv2d
+from agents.networks.encoders import NETWORKS
 
 SHAPE = (84, 84)
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import nap
-from agents.heads import Head
-from agents.layers import Noise, NoisyLinear
+from agents.networks.heads import Head
+from agents.networks.layers import Noise, NoisyLinear
 from plasticity import structure
 from plasticity.redo import ReDo
 

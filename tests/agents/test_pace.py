@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from agents.pace import SETTLED, Pace
-from agents.update_scheduler import UpdateScheduler
+from agents.training.pace import SETTLED, Pace
+from agents.training.update_scheduler import UpdateScheduler
 
 PLAY, UPDATE, COMPILE = 0.002, 0.05, 53.0
 """Seconds of a step without updates, of an update, and of compiling."""

@@ -10,7 +10,8 @@ import pytest
 
 from agents import cli, evaluate
 from agents.dqn import DQN
-from benchmarks import curves, report
+from benchmarks import curves
+from benchmarks.report import __main__ as report
 
 WORDS = [
     "--env=Catch", "--steps=130", "--update-start=40", "--batch-size=4", "--threads=1", "--compile=false",

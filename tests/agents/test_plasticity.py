@@ -14,7 +14,7 @@ from agents import cli
 from agents.build import build_learner
 from agents.config import DQNConfig
 from agents.dqn import DQN
-from agents.low_precision import LowPrecisionCopy
+from agents.networks.low_precision import LowPrecisionCopy
 from experiment.config import ConfigError, dump_yaml, load_yaml
 from experiment.determinism import parameter_hash
 from plasticity.method import Method

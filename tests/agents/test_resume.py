@@ -29,15 +29,15 @@ import agents.run
 from agents import cli
 from agents.config import DQNConfig
 from agents.run import Run
-from agents.saver import Saver
-from agents.trainer import Trainer
+from agents.training.saver import Saver
+from agents.training.trainer import Trainer
 from envs.catch import Catch
 from envs.protocol import PROTOCOLS
 from envs.vector_env import VectorEnv
-from experiment import checkpoint
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml
 from experiment.interrupt import cli_session
-from experiment.run_dir import RunDir
+from experiment.storage import checkpoint
+from experiment.storage.run_dir import RunDir
 from plasticity.registry import METHODS
 from tests.agents import toys
 from tests.agents.test_dqn import RAINBOW

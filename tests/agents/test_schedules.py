@@ -9,8 +9,8 @@ import torch
 import agents.build
 import nap
 from agents.config import DQNConfig
-from experiment import checkpoint
 from experiment.config import ConfigError
+from experiment.storage import checkpoint
 from tests.agents.toys import catch_trainer, run
 
 CLOSED = {"schedule": "cusum", "lr": 1e-3, "lr_floor": 1e-4, "cycles": 5, "lr_warmup": 20}

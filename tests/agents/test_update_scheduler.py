@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.update_scheduler import UpdateScheduler
+from agents.training.update_scheduler import UpdateScheduler
 
 
 @pytest.mark.parametrize("utd", [Fraction("0.25"), Fraction(1), Fraction(3, 7), Fraction(8)])

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-import agents.evaluation
-import agents.video
+import agents.playing.evaluation
+import agents.playing.video
 from agents import cli, evaluate
-from agents.evaluation import play_episodes
-from agents.games import Games
-from agents.video import Recorder, colored
+from agents.playing.evaluation import play_episodes
+from agents.playing.games import Games
+from agents.playing.video import Recorder, colored
 from envs.ale import AleVectorEnv
 from envs.catch import Catch
 from envs.protocol import PROTOCOLS
@@ -59,7 +59,7 @@ def test_the_screen_of_the_scored_games_is_filmed_in_colour(tmp_path):
 def test_another_game_than_the_scored_one_is_noticed(tmp_path, monkeypatch):
     pytest.importorskip("av")
     other = lambda env: AleVectorEnv(env.game, env.protocol, seed=env.seed + 1, color=True)  # noqa: E731
-    monkeypatch.setattr(agents.video, "color_twin", other)
+    monkeypatch.setattr(agents.playing.video, "color_twin", other)
     with pytest.raises(RuntimeError, match="the filmed game is not the one that is scored"):
         played(AleVectorEnv("Breakout", PROTOCOLS["atari100k"], 1, seed=3), 1, Recorder(tmp_path / "a.mp4"))
 
@@ -150,7 +150,7 @@ def test_a_video_from_the_command_line(saved, tmp_path, capsys):
 )
 def test_what_cannot_be_filmed_is_told_before_anything_is_played(words, said, saved, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(agents.evaluation, "score", None)
+    monkeypatch.setattr(agents.playing.evaluation, "score", None)
     if "install" in said:
         monkeypatch.setitem(sys.modules, "av", None)
     else:

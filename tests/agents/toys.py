@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from agents.acting import EpsilonGreedy, FrameStack
 from agents.build import build_learner, build_probe, build_replay, head_options
 from agents.config import STACK, DQNConfig
-from agents.convolution import PixelConv2d
-from agents.networks import QNetwork, small
-from agents.trainer import Trainer
+from agents.networks.convolution import PixelConv2d
+from agents.networks.encoders import QNetwork, small
+from agents.training.acting import EpsilonGreedy, FrameStack
+from agents.training.trainer import Trainer
 from envs.catch import Catch
 from experiment.determinism import configure
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.alternate import Contestant, Round, Series, alternate, best_peer, limit_of, ratio, rotated
+from benchmarks.speed.alternate import Contestant, Round, Series, alternate, best_peer, limit_of, ratio, rotated
 
 
 class Field:

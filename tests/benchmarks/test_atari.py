@@ -20,14 +20,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from agents.config import DQNConfig
-from benchmarks import atari, calibration, places, suites
-from benchmarks.manifest import Entry, Manifest
-from benchmarks.status import UPDATE, RunStatus, SweepStatus, as_panel, print_status, work
-from benchmarks.suites import SUITES, Arm, arms, check_agent, config_hash, difference, entries, games
-from benchmarks.suites import settings_of as settings_of_run
+from benchmarks import atari
+from benchmarks.sweep import calibration, places, suites
+from benchmarks.sweep.manifest import Entry, Manifest
+from benchmarks.sweep.status import UPDATE, RunStatus, SweepStatus, as_panel, print_status, work
+from benchmarks.sweep.suites import SUITES, Arm, arms, check_agent, config_hash, difference, entries, games
+from benchmarks.sweep.suites import settings_of as settings_of_run
 from envs.games import ATARI_57
-from experiment.run_dir import RunDir
-from experiment.sweep import SweepState
+from experiment.storage.run_dir import RunDir
+from experiment.sweeps.sweep import SweepState
 from experiment.values import ConfigError
 
 FAKE = """
@@ -35,7 +36,7 @@ import json, sys, time
 from pathlib import Path
 from agents.cli import settings
 from experiment.interrupt import Interrupt
-from experiment.run_dir import RunDir
+from experiment.storage.run_dir import RunDir
 
 class Agent: ...
 

@@ -11,8 +11,8 @@ import pytest
 from benchmarks import convert
 from benchmarks.formats.point import COLUMNS
 from benchmarks.formats.registry import FORMATS
-from benchmarks.reporting.scores import read_scores
-from benchmarks.reporting.tables import arms
+from benchmarks.report.scores import read_scores
+from benchmarks.report.tables import arms
 from experiment.config import ConfigError
 
 BBF = ",seed,game,GameScoreAverage,GameScoreNormalized\n0,7,pong,1.0,0.5\n1,8,pong,3.0,0.6\n2,9,upndown,2.0,0.1\n"

@@ -7,9 +7,9 @@ from torch import nn
 
 from agents.build import build_agent
 from agents.config import DQNConfig
-from benchmarks import counting
-from benchmarks.counting import OpCounter, eager_kernels
-from benchmarks.replays import add_run
+from benchmarks.speed import counting
+from benchmarks.speed.counting import OpCounter, eager_kernels
+from benchmarks.speed.replays import add_run
 from replay import FrameReplay
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.reporting.columns import NAMES, SEPARATORS
-from benchmarks.reporting.csv_files import run_id
-from benchmarks.reporting.scores import read_scores
-from benchmarks.reporting.summary import summarize
+from benchmarks.report.columns import NAMES, SEPARATORS
+from benchmarks.report.csv_files import run_id
+from benchmarks.report.scores import read_scores
+from benchmarks.report.summary import summarize
 from experiment.config import ConfigError
 
 HEADER = ("agent", "game", "run", "score")

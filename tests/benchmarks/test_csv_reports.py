@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from benchmarks import report
-from benchmarks.reporting import late_progress, summary
-from benchmarks.reporting.scores import read_scores
-from benchmarks.reporting.summary import summarize
-from benchmarks.reporting.tables import all_tables
+from benchmarks.report import __main__ as report
+from benchmarks.report import late_progress, summary
+from benchmarks.report.scores import read_scores
+from benchmarks.report.summary import summarize
+from benchmarks.report.tables import all_tables
 from envs.games import ATARI_57
 from tests.benchmarks.test_csv_files import HEADER, ROWS, read, refusal, values, write
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import curves
-from benchmarks.reporting.curve_tables import read_traces
-from benchmarks.reporting.runs import read_runs
+from benchmarks.report.curve_tables import read_traces
+from benchmarks.report.runs import read_runs
 from tests.benchmarks.test_curves import drawn, entries, make_run  # noqa: F401
 
 pytest.importorskip("matplotlib")

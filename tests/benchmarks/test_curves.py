@@ -8,15 +8,15 @@ import pytest
 
 from agents.config import DQNConfig
 from benchmarks import curves
-from benchmarks.manifest import Entry, Manifest
-from benchmarks.reporting.curves import Curve, game_curves, group, make_curves, measure_curves, read_trace
-from benchmarks.reporting.learning import own_names
-from benchmarks.reporting.measures import returns, smooth
-from benchmarks.reporting.panels import WIDTH, draw_curves, label, make_panels, make_room, styled
-from benchmarks.reporting.runs import check_arms, read_runs
+from benchmarks.report.curves import Curve, game_curves, group, make_curves, measure_curves, read_trace
+from benchmarks.report.learning import own_names
+from benchmarks.report.measures import returns, smooth
+from benchmarks.report.panels import WIDTH, draw_curves, label, make_panels, make_room, styled
+from benchmarks.report.runs import check_arms, read_runs
+from benchmarks.sweep.manifest import Entry, Manifest
 from experiment.config import ConfigError
-from experiment.run_dir import RunDir
 from experiment.statistics import t_interval
+from experiment.storage.run_dir import RunDir
 from studies.records import read_rows
 
 pytest.importorskip("matplotlib")

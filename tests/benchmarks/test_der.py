@@ -5,8 +5,8 @@ import pytest
 
 from agents.build import build_agent
 from benchmarks import der, memory
-from benchmarks.der_recipe import Network, Tree, recipe_run
-from benchmarks.replays import FRAME_SHAPE
+from benchmarks.speed.der_recipe import Network, Tree, recipe_run
+from benchmarks.speed.replays import FRAME_SHAPE
 
 SETTINGS = der.Settings(threads=1, compile=False)
 

@@ -12,11 +12,11 @@ from agents.config import DQNConfig
 from benchmarks import high_utd
 from benchmarks.atari import Command, Sweep
 from benchmarks.high_utd import STOPS, StudySettings, study
-from benchmarks.manifest import Manifest
-from benchmarks.reporting.curves import Trace
-from benchmarks.reporting.measures import WINDOW
-from benchmarks.reporting.stability import largest_fall, largest_rise
-from benchmarks.status import SweepStatus
+from benchmarks.report.curves import Trace
+from benchmarks.report.measures import WINDOW
+from benchmarks.report.stability import largest_fall, largest_rise
+from benchmarks.sweep.manifest import Manifest
+from benchmarks.sweep.status import SweepStatus
 from experiment.values import ConfigError
 
 TINY = "--steps 200 --update-start 80 --log-interval 20 --probe-interval 0 --eval-episodes 2 --compile false"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.manifest import NAME, Entry, Manifest
+from benchmarks.sweep.manifest import NAME, Entry, Manifest
 from experiment.values import ConfigError
 
 ENTRY = Entry("der-Pong-s0", "der", "Pong", 0, "ab12", ("python", "-m", "agents.der"))

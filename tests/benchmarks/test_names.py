@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from benchmarks.reporting.names import LONG, short_names
+from benchmarks.report.names import LONG, short_names
 
 WORDS = st.sampled_from(["dqn", "nap", "redo", "s0", "s1", "utd8", "lr=1e-3", "lr=1e-4", "", "20250101-120000", "a b"])
 PARTED = st.lists(st.tuples(st.sampled_from("-+ "), WORDS), max_size=7).map(lambda pairs: "".join(map("".join, pairs)))

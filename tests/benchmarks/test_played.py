@@ -7,8 +7,8 @@ import json
 import pytest
 
 from agents.config import DQNConfig
-from benchmarks import report
-from benchmarks.reporting.played import Played, described, read_played, sentence, total
+from benchmarks.report import __main__ as report
+from benchmarks.report.played import Played, described, read_played, sentence, total
 from experiment.config import ConfigError, as_plain, dump_yaml
 
 

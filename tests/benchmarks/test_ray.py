@@ -14,18 +14,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks import atari, ray_launcher
-from benchmarks.ray_launcher import TOKEN, attempt, node_sees_root
-from experiment.job import End, Job
-from experiment.run_dir import RunDir
-from experiment.sweep import LOST, sweep
+from benchmarks import atari
+from benchmarks.sweep import ray_launcher
+from benchmarks.sweep.ray_launcher import TOKEN, attempt, node_sees_root
+from experiment.storage.run_dir import RunDir
+from experiment.sweeps.job import End, Job
+from experiment.sweeps.sweep import LOST, sweep
 
 RUN = """
 import sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from experiment.interrupt import Interrupt
-from experiment.run_dir import RunDir
+from experiment.storage.run_dir import RunDir
 
 @dataclass
 class Config:
@@ -52,9 +53,9 @@ run.write_result({"steps": steps})
 DRIVER = """
 import sys
 from pathlib import Path
-from benchmarks.ray_launcher import RayTasks
-from experiment.job import Job
-from experiment.sweep import sweep
+from benchmarks.sweep.ray_launcher import RayTasks
+from experiment.sweeps.job import Job
+from experiment.sweeps.sweep import sweep
 script, root, address = sys.argv[1:]
 paths = [Path(root) / f"run{index}" for index in range(4)]
 jobs = [Job(path.name, (sys.executable, script, str(path), "60", "0.1"), path) for path in paths]

@@ -15,22 +15,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.config import DQNConfig
-from benchmarks import high_utd, report
-from benchmarks.manifest import Entry, Manifest
-from benchmarks.reporting.agreement import check_arms, comparable
-from benchmarks.reporting.curves import Curve, _sampled, make_curves, read_traces, resamples
-from benchmarks.reporting.facts import facts
-from benchmarks.reporting.figures import MANY, draw_figures, game_curves
-from benchmarks.reporting.panels import LINES, arm_styles, log_axis, make_panels
-from benchmarks.reporting.published import NAMES, STEPS, published_scores
-from benchmarks.reporting.scores import Missing, Score, Scores, read_scores
-from benchmarks.reporting.summary import summarize
-from benchmarks.reporting.tables import aggregates, all_tables, improvements
+from benchmarks import high_utd
+from benchmarks.report import __main__ as report
+from benchmarks.report.agreement import check_arms, comparable
+from benchmarks.report.curves import Curve, _sampled, make_curves, read_traces, resamples
+from benchmarks.report.facts import facts
+from benchmarks.report.figures import MANY, draw_figures, game_curves
+from benchmarks.report.panels import LINES, arm_styles, log_axis, make_panels
+from benchmarks.report.published import NAMES, STEPS, published_scores
+from benchmarks.report.scores import Missing, Score, Scores, read_scores
+from benchmarks.report.summary import summarize
+from benchmarks.report.tables import aggregates, all_tables, improvements
+from benchmarks.sweep.manifest import Entry, Manifest
 from envs.games import ATARI_100K, human_normalized, reference_scores
 from envs.protocol import PROTOCOLS
 from experiment.config import ConfigError, as_plain, dump_yaml
-from experiment.job import FAILED
 from experiment.statistics import iqm
+from experiment.sweeps.job import FAILED
 from studies.drawing import plotting
 
 SCORES = Path(os.environ.get("REWARM_ATARI100K_RUNS", "shared/reference/atari100k_runs.csv"))
@@ -506,7 +507,7 @@ def test_the_figure_says_how_many_resamples_its_bands_stand_on(tmp_path, monkeyp
     for seed in range(4):
         make_run(tmp_path, f"r{seed}", seed=seed, nap=seed == 0)
     for draws, said in ((10**6, " 2,000 resamples"), (900, " 300 to 900 resamples")):
-        monkeypatch.setattr("benchmarks.reporting.curves.DRAWS", draws)
+        monkeypatch.setattr("benchmarks.report.curves.DRAWS", draws)
         scores = read_scores([str(tmp_path)])
         drawn = draw_figures(summarize(scores), make_curves(read_traces(scores.runs)))
         assert [said in figure.note for figure in drawn if figure.name == "curves"] == [True]
@@ -526,7 +527,7 @@ def test_a_study_reads_the_metrics_of_a_run_once(tmp_path, monkeypatch):
         make_run(tmp_path / "runs", f"r{seed}", seed=seed)
     read = []
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or path.open("rb").read())
-    monkeypatch.setattr("benchmarks.reporting.figures.draw_figures", lambda *_: [])
+    monkeypatch.setattr("benchmarks.report.figures.draw_figures", lambda *_: [])
     high_utd.report(str(tmp_path / "runs"))
     assert read.count("metrics.jsonl") == 2
     assert "Largest fall" in (tmp_path / "runs" / "report" / "report.md").read_text()

@@ -8,9 +8,10 @@ import time
 import pytest
 from rich.console import Console
 
-from benchmarks import learners, limits, measure, measured, playing, throughput
-from benchmarks.alternate import Round, Series
-from benchmarks.measure import Results
+from benchmarks import throughput
+from benchmarks.speed import learners, limits, measure, measured, playing
+from benchmarks.speed.alternate import Round, Series
+from benchmarks.speed.measure import Results
 from benchmarks.throughput import Settings, main
 from envs.ale import AleVectorEnv
 from experiment.config import ConfigError
@@ -135,7 +136,7 @@ def test_who_takes_part_is_what_was_asked_for():
 
 
 def test_a_missing_peer_is_told_and_left_out(monkeypatch):
-    from benchmarks import peers
+    from benchmarks.speed import peers
 
     monkeypatch.setattr(peers, "find_spec", lambda name: None)
     field, missing = peers.contestants(Settings())

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import envs
 from agents.cli import settings as command_line
 from agents.config import DQNConfig
-from agents.networks import NETWORKS
+from agents.networks.encoders import NETWORKS
 from agents.run import build_trainer
-from benchmarks.suites import Arm
+from benchmarks.sweep.suites import Arm
 from envs.atari import episode_seed
 from envs.games import MINATAR, is_minatar, reference_scores, resolve_game, rom_id
 from envs.vector_env import VectorEnv

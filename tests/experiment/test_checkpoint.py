@@ -17,8 +17,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from experiment import checkpoint, files
-from experiment.checkpoint import (
+from experiment.storage import checkpoint, files
+from experiment.storage.checkpoint import (
     CheckpointError,
     checked_restore,
     load_for_resume,
@@ -28,7 +28,7 @@ from experiment.checkpoint import (
     save_or_warn,
     set_rng_state,
 )
-from experiment.run_dir import RunDir
+from experiment.storage.run_dir import RunDir
 from experiment.values import ConfigError
 
 
@@ -259,7 +259,7 @@ def test_a_file_that_the_system_will_not_let_grow(tmp_path):
 
 def test_a_kill_during_a_save_loses_nothing(tmp_path):
     script = (
-        "import torch, itertools, sys; from pathlib import Path; from experiment.checkpoint import save\n"
+        "import torch, itertools, sys; from pathlib import Path; from experiment.storage.checkpoint import save\n"
         "for step in itertools.count(1):\n"
         "    save(Path(sys.argv[1]), step, {'w': torch.full((200_000,), float(step)), 'step': step})\n"
         "    print(step, flush=True)\n"

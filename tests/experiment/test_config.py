@@ -272,7 +272,7 @@ def test_bad_input_exits_with_one_line(error, capsys):
 
 def test_the_light_modules_import_no_torch():
     code = (
-        "import sys, experiment.config, experiment.run_dir, experiment.tracking, experiment.progress,"
+        "import sys, experiment.config, experiment.storage.run_dir, experiment.storage.tracking, experiment.progress,"
         " experiment.interrupt; assert not {'torch', 'numpy', 'tyro'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,8 +6,8 @@ from torch import nn
 
 from agents.build import build_learner, head_options
 from agents.config import DQNConfig
-from agents.convolution import PixelConv2d
-from agents.networks import NETWORKS, QNetwork
+from agents.networks.convolution import PixelConv2d
+from agents.networks.encoders import NETWORKS, QNetwork
 from experiment.layout import NARROW, compiled, memory_format
 from studies.warm_start.networks import ResNet18, convolution, small_cnn
 

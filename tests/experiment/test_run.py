@@ -25,8 +25,8 @@ from experiment import determinism
 from experiment.config import load_yaml
 from experiment.interrupt import Interrupt
 from experiment.progress import Progress, Rate
-from experiment.run_dir import RunDir
-from experiment.tracking import Tracker
+from experiment.storage.run_dir import RunDir
+from experiment.storage.tracking import Tracker
 from experiment.values import ConfigError
 
 
@@ -109,7 +109,8 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
         RunDir.create(tmp_path, "dqn", Config())
 
 
-LOCK = "import sys; from experiment.run_dir import RunDir; RunDir.open(sys.argv[1]).lock(); print('locked', flush=True)"
+LOCK = """import sys; from experiment.storage.run_dir import RunDir
+RunDir.open(sys.argv[1]).lock(); print('locked', flush=True)"""
 
 
 def test_a_second_process_is_refused_until_the_first_one_dies(tmp_path):

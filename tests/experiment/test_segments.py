@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiment import segments as module
-from experiment.checkpoint import CheckpointError, load_latest, save, save_or_warn
-from experiment.segments import Segments
+from experiment.storage import segments as module
+from experiment.storage.checkpoint import CheckpointError, load_latest, save, save_or_warn
+from experiment.storage.segments import Segments
 from experiment.values import ConfigError
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiment.job import Job
-from experiment.processes import Processes, _claim
-from experiment.run_dir import RunDir
-from experiment.sweep import POLL, SweepState, plan, sweep
+from experiment.storage.run_dir import RunDir
+from experiment.sweeps.job import Job
+from experiment.sweeps.processes import Processes, _claim
+from experiment.sweeps.sweep import POLL, SweepState, plan, sweep
 from experiment.values import ConfigError
 
 RUN = """
@@ -27,7 +27,7 @@ import json, os, shutil, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from experiment.interrupt import Interrupt
-from experiment.run_dir import RunDir
+from experiment.storage.run_dir import RunDir
 
 @dataclass
 class Config:
@@ -60,8 +60,8 @@ run.write_result({"steps": step, "threads": os.environ.get("OMP_NUM_THREADS"), "
 LAUNCH = """
 import sys
 from pathlib import Path
-from experiment.job import Job
-from experiment.sweep import sweep
+from experiment.sweeps.job import Job
+from experiment.sweeps.sweep import sweep
 script, root, count, seconds = sys.argv[1:]
 def job(name):
     return Job(name, (sys.executable, script, str(Path(root) / name), "10", seconds), Path(root) / name)
@@ -290,7 +290,7 @@ class Seen:
 
 
 def test_a_view_sees_every_state_and_places_give_each_process_its_own_variables(tmp_path):
-    code = "import os; from pathlib import Path; from experiment.run_dir import RunDir as R; p = Path({!r});"
+    code = "import os; from pathlib import Path; from experiment.storage.run_dir import RunDir as R; p = Path({!r});"
     code += "p.mkdir(); R(p).write_result({{'gpu': os.environ['GPU'], 'cores': len(os.sched_getaffinity(0))}})"
     names = ("a", "b")
     view = Seen()

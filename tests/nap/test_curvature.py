@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import nap
-from nap.curvature import per_example_gradients
+from nap.metrics.curvature import per_example_gradients
 
 
 def quadratic(eigenvalues: list[float], seed: int = 0) -> tuple[Tensor, nn.Parameter]:

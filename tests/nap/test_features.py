@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import nap
-from nap.features import singular_values
+from nap.metrics.features import singular_values
 
 RANKS = [nap.erank_roy, nap.srank_kumar, nap.approximate_rank_yang, nap.stable_rank, nap.feature_rank_lyle]
 SHARES = [nap.dormant_sokar, nap.dormant_dohare, nap.dead_units, nap.linearised_units]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import nap
-from nap.probe import METRICS
+from nap.metrics.probe import CHANGES, METRICS
 
 FEATURE_METRICS = [name for name in METRICS if not name.startswith("policy_churn")]
 
@@ -211,7 +211,7 @@ def test_positions_are_rows_and_are_thinned() -> None:
 def test_changes_are_since_the_previous_call_and_since_the_first() -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(6, 3)
-    probe = nap.Probe(model, x, [name for name in METRICS if name.removesuffix("_from_first") in nap.probe.CHANGES])
+    probe = nap.Probe(model, x, [name for name in METRICS if name.removesuffix("_from_first") in CHANGES])
     seen = []
     for call in range(3):
         features, values = model[:2](x).detach(), model(x).detach()
@@ -347,7 +347,7 @@ def test_a_compiled_model_is_probed_without_compiling_again() -> None:
 def test_nothing_waits_for_the_device() -> None:
     """On the meta device any read of a value fails; ranks are left out, as their eigenvalues wait."""
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 8), nn.ReLU()).to("meta")
-    metrics = [name for name in FEATURE_METRICS if name not in nap.probe.RANKS]
+    metrics = [name for name in FEATURE_METRICS if name not in nap.metrics.probe.RANKS]
     probe = nap.Probe(model, torch.zeros(5, 1, 6, 6, device="meta"), metrics)
     probe.measure()
     assert len(probe.measure()) == 2 * len(metrics) + 4

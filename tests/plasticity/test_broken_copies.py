@@ -9,7 +9,7 @@ from torch import nn
 
 import nap
 from agents.dqn import DQN
-from agents.networks import NETWORKS
+from agents.networks.encoders import NETWORKS
 from plasticity.cbp import ContinualBackprop
 from plasticity.hare_tortoise import HareTortoise
 from plasticity.l2_init import L2Init

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from agents.networks import NETWORKS
-from nap.norms import NormalizedActivation
+from agents.networks.encoders import NETWORKS
+from nap.graph.norms import NormalizedActivation
 from plasticity.crelu import ConcatenatedReLU, CReLU
 from plasticity.injection import PlasticityInjection
 from plasticity.nap import NaP

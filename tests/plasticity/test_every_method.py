@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import nap
 from agents.build import build_learner
 from agents.config import DQNConfig
-from agents.networks import NETWORKS
+from agents.networks.encoders import NETWORKS
 from experiment.config import ConfigError
 from experiment.determinism import parameter_hash
 from plasticity.registry import METHODS

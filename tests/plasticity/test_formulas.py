@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nap
-from agents.layers import NoisyLinear
-from agents.low_precision import LowPrecisionCopy
+from agents.networks.layers import NoisyLinear
+from agents.networks.low_precision import LowPrecisionCopy
 from plasticity.dash import DASH
 from plasticity.hare_tortoise import HareTortoise
 from plasticity.l2_init import L2Init

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from agents.layers import Noise, NoisyLinear
-from agents.networks import NETWORKS
+from agents.networks.encoders import NETWORKS
+from agents.networks.layers import Noise, NoisyLinear
 from plasticity.injection import InjectedHead, PlasticityInjection
 from plasticity.nap import NaP
 from tests.plasticity.loops import Loop, cnn, mlp

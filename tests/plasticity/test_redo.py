@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from agents.networks import NETWORKS
+from agents.networks.encoders import NETWORKS
 from experiment.determinism import parameter_hash
 from plasticity.redo import ReDo
 from tests.plasticity.loops import Loop, cnn, mlp

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import nap
-from agents.networks import NETWORKS
+from agents.networks.encoders import NETWORKS
 from plasticity.structure import analyze, choose_layers, draw_layer, draw_network, hidden_layers
 from tests.plasticity.loops import INPUTS, cnn, mlp
 

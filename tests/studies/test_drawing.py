@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment.config import ConfigError
-from experiment.run_dir import RunDir
+from experiment.storage.run_dir import RunDir
 from studies.arms import Arm, over_seeds
 from studies.drawing import by_arm, median_and_range, thousands
 from studies.figures import figure_names

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from experiment import checkpoint
-from experiment.run_dir import RunDir
+from experiment.storage import checkpoint
+from experiment.storage.run_dir import RunDir
 from studies.grokking.__main__ import main as grokking
 from studies.grokking.learner import Learner as GrokkingLearner
 from studies.records import read_rows

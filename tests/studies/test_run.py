@@ -13,8 +13,8 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 from experiment.config import ConfigError
 from experiment.interrupt import INTERRUPTED
-from experiment.run_dir import RunDir
 from experiment.setting import setting
+from experiment.storage.run_dir import RunDir
 from studies import cli
 from studies.figures import load_finished
 from studies.records import load, read_rows

@@ -10,7 +10,7 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiment.config import ConfigError, dump_yaml
-from experiment.run_dir import RunDir
+from experiment.storage.run_dir import RunDir
 from studies.grokking import figures, speed
 from studies.grokking.__main__ import main, settings
 from studies.grokking.comparisons import _median_time, orders

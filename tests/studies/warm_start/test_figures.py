@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from experiment.config import ConfigError
-from experiment.run_dir import RunDir
+from experiment.storage.run_dir import RunDir
 from studies import drawing
 from studies import figures as shared
 from studies.records import FinishedRun

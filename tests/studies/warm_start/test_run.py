@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from experiment.interrupt import INTERRUPTED
-from experiment.run_dir import RunDir
+from experiment.storage.run_dir import RunDir
 from studies.records import read_rows
 from studies.warm_start.__main__ import main
 from studies.warm_start.data import load

@@ -1,0 +1,1 @@
+"""Games played to be scored or filmed."""

@@ -1,0 +1,178 @@
+"""Scoring an agent: games under the protocol's rules, raw returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.build import build_env
+from agents.config import DQNConfig
+from agents.dqn import DQN
+from agents.playing.games import Games, different, effective_number
+from agents.training.acting import EpsilonGreedy, FrameStack
+from envs.games import human_normalized, reference_scores
+from envs.vector_env import VectorEnv
+from experiment.determinism import device_of
+from experiment.progress import Progress, Rate, clock_time
+from experiment.values import counted
+
+if TYPE_CHECKING:
+    from agents.playing.video import Recorder
+
+NUM_ENVS = 10
+
+
+def play_episodes(
+    policy: Callable[[Tensor], Tensor],
+    env: VectorEnv,
+    games: Games,
+    epsilon: float,
+    seed: int,
+    device: torch.device,
+    recorder: Recorder | None = None,
+) -> Iterator[None]:
+    """Play `games`, which take in every step before it is yielded."""
+    act = EpsilonGreedy(policy, env.num_actions, seed)
+    stack = FrameStack(env.num_envs, env.stack, env.frame_shape, device)
+    first = env.reset()
+    if recorder is not None:
+        recorder.begin(env, first)
+    obs = stack.push(first, np.ones(env.num_envs, bool))
+    while games.playing:
+        actions = act(obs, epsilon)
+        step = env.step(actions)
+        if recorder is not None:
+            recorder.follow(actions, step)
+        games.follow(actions, step)
+        yield
+        obs = stack.push(step.first_frame, step.ended)
+
+
+def evaluated_policy(config: DQNConfig, agent: DQN) -> Callable[[Tensor], Tensor]:
+    """How the agent acts in an evaluation: without noise on its weights, unless its published rule keeps it."""
+    return agent.act if config.eval_noise else agent.act_without_noise
+
+
+def evaluation_epsilon(config: DQNConfig) -> float:
+    """The share of random actions in an evaluation."""
+    return config.rules.evaluation_epsilon if config.eval_epsilon is None else config.eval_epsilon
+
+
+def rules_played(config: DQNConfig, episodes: int) -> dict[str, Any]:
+    """The protocol, with the random actions, the number of games (0 for no evaluation) and the clipping of this run."""
+    played = {"evaluation_epsilon": evaluation_epsilon(config), "evaluation_episodes": episodes}
+    return asdict(config.rules) | played | {"clip_rewards": config.clips_rewards}
+
+
+def score(
+    config: DQNConfig,
+    policy: Callable[[Tensor], Tensor],
+    episodes: int,
+    seed: int,
+    stopped: Callable[[], bool] = lambda: False,
+    recorder: Recorder | None = None,
+) -> Games:
+    """That many games, with progress; fewer if `stopped`. The first are filmed by a `recorder`."""
+    env = build_env(config, min(episodes, NUM_ENVS), seed)
+    games = Games(env.num_envs, episodes, env.time_limit)
+    epsilon, device = evaluation_epsilon(config), device_of(config.device)
+    rate = Rate()  # from the end of the first step on, before which the emulators start
+    with Progress(episodes, "evaluation games", pace=lambda: time_left(games, rate.value())) as progress:
+        for _ in play_episodes(policy, env, games, epsilon, seed, device, recorder):
+            if stopped():
+                break
+            rate.add(time.monotonic(), games.time)
+            progress.update(len(games.ended), lambda: figures(games), begun=games.begun())
+    env.close()
+    return games
+
+
+def time_left(games: Games, rate: float) -> str:
+    """How long the games still take, in words, at so many steps of the environments a second: at most, and likely."""
+    most, likely = games.most_left(), games.likely_left()
+    if not games.playing:
+        return f"{clock_time(0)} left"
+    if not rate or (most is None and likely is None):
+        return "time left unknown"
+    upper = "" if most is None else f"at most {clock_time(most / rate)}"
+    if likely is None or likely == most:
+        return f"{upper} left"
+    return ", ".join(filter(None, [f"about {clock_time(likely / rate)} left", upper]))
+
+
+def figures(games: Games) -> dict[str, str]:
+    """What the live view shows of an evaluation."""
+    limit = "none" if games.limit is None else f"{games.limit:,}"
+    scores = [game.score for game in games.ended]
+    return {
+        "steps played": f"{games.steps:,}",
+        "longest running": f"{games.running.max():,}",
+        "limit of a game": limit,
+        "cut at the limit": f"{games.cut:,}",
+        "mean score": f"{np.mean(scores):.1f}" if scores else "-",
+    }
+
+
+def most_filmed(episodes: int) -> int:
+    """The games of an evaluation that one environment plays, the first."""
+    return -(-episodes // NUM_ENVS)
+
+
+def summary(game: str, games: Games) -> dict[str, Any]:
+    """Mean, median and deviation, what they stand on, and each game; human-normalised where a reference is known."""
+    scores = [each.score for each in games.ended]
+    mean = float(np.mean(scores))
+    return {
+        "episodes": len(scores),
+        "mean": mean,
+        "median": float(np.median(scores)),
+        "std": float(np.std(scores)),
+        "human_normalized": human_normalized(game, mean) if game in reference_scores() else None,
+        "limit_steps": games.limit,
+        "cut_games": games.cut,
+        "different_games": len(different(games.ended)),
+        "effective_games": effective_number(games.ended),
+        "score_wraps": sum(each.score_wraps for each in games.ended),
+        "scores": scores,
+        "steps": [each.steps for each in games.ended],
+        "cut": [each.cut for each in games.ended],
+    }
+
+
+def format_score(config: DQNConfig, games: Games) -> str:
+    """The score in one line, with the games that it is of and the rules that they were played under."""
+    found = summary(config.env, games)
+    normalized = found["human_normalized"]
+    human = "" if normalized is None else f", human-normalised {normalized:.3f}"
+    return (
+        f"{config.env}: mean {found['mean']:.1f}, median {found['median']:.1f} over {describe_games(found)}"
+        f" ({config.protocol}, epsilon {evaluation_epsilon(config):g}){human}"
+    )
+
+
+def describe_games(found: Mapping[str, Any]) -> str:
+    """The games of a summary in words: "100 games, 12 of 100 cut at the limit of 27,000 steps, 9 different games ...".
+
+    They are whole only where none was cut.
+    """
+    count, cut, kinds = found["episodes"], found["cut_games"], found["different_games"]
+    parts = [f"{count} {'' if cut else 'whole '}{_games(count)}"]
+    if cut:
+        parts.append(f"{cut} of {count} cut at the limit of {found['limit_steps']:,} steps")
+    if kinds == count > 1:
+        parts.append("all different")
+    elif kinds < count:
+        parts.append(f"{kinds} different {_games(kinds)} (effective number {found['effective_games']:.3g})")
+    if wraps := found["score_wraps"]:
+        parts.append(f"score counters wrapped {counted(wraps, 'time')}, so the scores are too low")
+    return ", ".join(parts)
+
+
+def _games(count: int) -> str:
+    return "game" if count == 1 else "games"

@@ -1,0 +1,106 @@
+"""What a checkpoint of a run holds, and how a run goes on from one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.config import DQNConfig
+from agents.training.trainer import Trainer
+from experiment.config import as_plain
+from experiment.determinism import environment
+from experiment.progress import Progress
+from experiment.storage import checkpoint
+from experiment.storage.segments import Segments
+
+DECIDE_BITS = ("rewarm", "commit", "torch", "numpy", "cpu", "gpu", "threads")
+"""What a run's bits depend on in addition to its settings."""
+
+LIMIT_BEFORE = 108_000
+"""Frames that every protocol allowed an episode before checkpoints stated the rules."""
+
+
+class Saver:
+    """Saves all of a run: settings, trainer, replay, environments, random numbers, length of the metrics.
+
+    Of the replay each save writes the steps since the last one. Environments that cannot be brought back are left out.
+    """
+
+    def __init__(self, config: DQNConfig, trainer: Trainer):
+        self.config, self.trainer = config, trainer
+        self.rows = Segments(trainer.replay)
+        self.made_by = bits_made_by(config)
+        self.saved_at: int | None = None
+
+    def save(self, directory: Path, metrics: int) -> bool:
+        """Write a checkpoint, or warn, unless the newest is of this very step; whether all is saved.
+
+        `metrics` is the length of the rows of metrics in bytes.
+        """
+        trainer = self.trainer
+        if trainer.agent_step == self.saved_at:
+            return True
+        run = {
+            "settings": as_plain(self.config),
+            "protocol": self.config.rules.summary(),
+            "made_by": self.made_by,
+            "metrics": metrics,
+            "env": trainer.env.state_dict() if trainer.env.exact_resume else None,
+            "rng": checkpoint.rng_state(),
+        }
+        state = {"run": run, "trainer": trainer.state_dict(), "replay": trainer.replay.state_dict()}
+        saved = checkpoint.save_or_warn(directory, trainer.agent_step, state, rows=self.rows)
+        self.saved_at = trainer.agent_step if saved else self.saved_at
+        return saved
+
+    def restore(self, saved: checkpoint.Checkpoint) -> bool:
+        """Bring everything back; whether the environments too go on where they were.
+
+        Raises ConfigError, in one line, for what does not fit: code of another version, say.
+        """
+        with checkpoint.checked_restore(saved):
+            return self._restore(saved)
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> bool:
+        trainer, run = self.trainer, saved.state["run"]
+        self._check_rules(run)
+        trainer.load_state_dict(saved.state["trainer"])
+        exact = run["env"] is not None
+        trainer.replay.load_state_dict(saved.state["replay"], spare=0 if exact else 1)
+        saved.load_rows(self.rows)
+        if not exact:
+            self.rows.forget(trainer.replay.head - 1)  # `Trainer.open` will end its episodes there
+        elif not trainer.done:
+            self._play_again(run["env"])
+        checkpoint.set_rng_state(run["rng"])
+        self.saved_at = saved.step
+        return exact
+
+    def _check_rules(self, run: dict[str, Any]) -> None:
+        """Raises ValueError if the run's protocol has other rules in this version than in the one that saved it."""
+        rules = self.config.rules
+        now = rules.summary()
+        unlike = run["protocol"] != now if "protocol" in run else rules.max_frames != LIMIT_BEFORE
+        if unlike:
+            before = run.get("protocol", f"{rules.name}, limit {LIMIT_BEFORE} frames")
+            raise ValueError(f"its rules were {before}, and in this version they are {now}")
+
+    def _play_again(self, state: dict[str, Any]) -> None:
+        """Bring the emulators back; a long episode takes some seconds."""
+        trainer = self.trainer
+        total = max(state.get("length", [0]))
+        if total:
+            with Progress(total, "agent steps played again") as progress:
+                frames = trainer.env.load_state_dict(state, lambda done, _: progress.update(done))
+        else:
+            frames = trainer.env.load_state_dict(state)
+        if not np.array_equal(frames, trainer.obs[:, -1].cpu().numpy()):
+            raise ValueError("the emulators, played again, show other frames than they did")
+
+
+def bits_made_by(config: DQNConfig) -> dict[str, str]:
+    """The software, the machine and the settings of it that decide the bits."""
+    here = environment()
+    return {name: str(here[name]) for name in DECIDE_BITS} | {"compile": config.compile}

@@ -1,0 +1,284 @@
+"""The training loop: act, store, update, report, save."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+
+from agents.config import DQNConfig
+from agents.dqn import DQN
+from agents.training.acting import EpsilonGreedy, FrameStack, linear_epsilon
+from agents.training.annealing import NStepAnneal
+from agents.training.monitor import Monitor, StateProbe
+from agents.training.update_scheduler import UpdateScheduler
+from envs.vector_env import Step, VectorEnv
+from experiment.values import ConfigError
+from replay import FrameReplay
+
+Row = dict[str, float | int | str | None]
+SIGNALS = ("loss", "td_error", "fresh_td_error", "return")
+"""What a schedule may listen to: means of the updates between two rows, the TD error of the newest transitions at each
+row, and the return of each episode."""
+FRESH = 64
+"""Newest transitions whose TD error each row has, at most; never more than there are between two rows, for what
+two rows share would look like less noise than there is."""
+
+
+class Trainer:
+    """One agent learning in one vector of environments; `step()` is one action in each and the updates that it earns.
+
+    Everything that a run carries from step to step is in `state_dict`, but for the replay and the environments, which
+    have state_dicts of their own. Raises ConfigError for a schedule that listens to what no agent has.
+    """
+
+    def __init__(
+        self,
+        config: DQNConfig,
+        env: VectorEnv,
+        replay: FrameReplay,
+        agent: DQN,
+        policy: EpsilonGreedy,
+        stack: FrameStack,
+        probe: StateProbe,
+    ):
+        if (signal := agent.schedule.signal) not in (None, *SIGNALS):
+            raise ConfigError(f"the schedule listens to {signal!r}, and an agent has {', '.join(SIGNALS)}")
+        self.config, self.env, self.replay, self.agent = config, env, replay, agent
+        self.policy, self.stack, self.probe = policy, stack, probe
+        self.update_scheduler = UpdateScheduler(config.utd, config.update_start)
+        n_step, gamma = (config.n_step, config.n_step_final), (config.gamma, config.gamma_final)
+        self.n_step_anneal = NStepAnneal(n_step, gamma, config.anneal_updates, agent.methods)
+        self.monitor = Monitor(agent)
+        self.agent_step = 0
+        self.episodes = 0
+        self.score_wraps = 0
+        self.returns: deque[float] = deque(maxlen=100)
+        self.seconds = 0.0
+        self.before_updates: Callable[[], object] = lambda: None
+        """Called before the updates of each step that makes some."""
+
+    @property
+    def done(self) -> bool:
+        return self.agent_step >= self.config.budget
+
+    @property
+    def updates(self) -> int:
+        return self.agent.updates
+
+    @property
+    def steps_left(self) -> int:
+        """Agent steps until the run ends; with several environments its last step may go past the budget."""
+        lanes = self.env.num_envs
+        return -(-max(self.config.budget - self.agent_step, 0) // lanes) * lanes
+
+    @property
+    def updates_left(self) -> int:
+        """Updates until the run ends."""
+        return self.update_scheduler.due(self.agent_step + self.steps_left, self.updates)
+
+    @property
+    def epsilon(self) -> float:
+        return linear_epsilon(self.agent_step, self.config.epsilon_final, self.config.epsilon_steps)
+
+    def open(self) -> None:
+        """Begin an episode in every environment; the replay's running ones, if there are any, end as truncated."""
+        first = self.env.reset()
+        if self.replay.started:
+            self.replay.cut(first)
+        else:
+            self.replay.start(first)
+        self.obs = self.stack.push(first, np.ones(self.env.num_envs, bool))
+
+    def refill(self, steps: int) -> None:
+        """Play `steps` agent steps with the present policy to fill the replay: no update is earned, no row written."""
+        for _ in range(-(-steps // self.env.num_envs)):
+            self.play(self.epsilon)
+
+    def step(self) -> list[Row]:
+        """One action in each environment and the updates that it earns; the rows of metrics that are due."""
+        began = time.perf_counter()
+        before, epsilon = self.agent_step, self.epsilon
+        self.agent_step += self.env.num_envs
+        self.agent.schedule.move_to(max(self.agent_step - self.config.update_start, 0))
+        if self.config.overlap:
+            step = self.play(epsilon, meanwhile=self.learn)
+        else:
+            step = self.play(epsilon)
+            self.learn()
+        if self.passes(self.config.target_period, before):
+            self.agent.sync_target()
+        self.seconds += time.perf_counter() - began
+        rows = self._finished_episodes(step)
+        measured = self._measured(before)
+        if self.passes(self.config.steps_per_row, before) or self.done:
+            rows.append({**self.figures(), "seconds": self.seconds, **self._report(), **measured})
+        elif measured:
+            rows.append({"agent_step": self.agent_step, **measured})
+        return rows
+
+    def _measured(self, before: int) -> dict[str, float]:
+        """The probe's figures, if it is due or has begun in this step."""
+        interval = self.config.steps_per_probe
+        if interval and (self.passes(interval, before) or self.done):
+            self.probe.measure()
+        return self.probe.report()
+
+    def _report(self) -> Row:
+        """The monitor's metrics, which the schedule may listen to, and what the schedule makes of its signal."""
+        watched, fresh = self.monitor.report(), self._fresh_td_error()
+        self._signal({"loss": watched.get("loss"), "td_error": watched.get("td_error"), "fresh_td_error": fresh})
+        found = self.agent.schedule.metrics()
+        if (stop := found.get("stopped_at")) is not None:
+            found["stopped_at"] = stop + self.config.update_start
+        return {**watched, **({} if fresh is None else {"td_error_fresh": fresh}), **found}
+
+    def _signal(self, signals: Mapping[str, float | None]) -> None:
+        """Let the schedule observe the one that it listens to, if it is known."""
+        schedule = self.agent.schedule
+        if schedule.signal is not None and (value := signals.get(schedule.signal)) is not None:
+            schedule.observe(value)
+
+    def _fresh_td_error(self) -> float | None:
+        """Mean TD error of the newest transitions, which updates have seen least.
+
+        At UTD 8 that is once or twice each with 5,000 steps in the replay, hardly at all with many more. None before
+        the first update, or if there are too few.
+        """
+        replay, returns = self.replay, self._returns()
+        count = min(FRESH, max(self.config.steps_per_row, replay.num_envs))
+        if self.agent.updates == 0 or replay.num_legal(returns["n_step"]) < count:
+            return None
+        end = (replay.head - returns["n_step"] + 1) * replay.num_envs
+        batch = replay.gather(torch.arange(end - count, end, device=replay.device).unsqueeze(0), **returns)
+        return float(self.agent.td_error(batch.squeeze(0)))
+
+    def _returns(self) -> dict[str, Any]:
+        """How the returns that are learned from are summed, at the present update."""
+        n_step, gamma = self.n_step_anneal.at(self.agent.updates)
+        config = self.config
+        return {
+            "n_step": n_step,
+            "gamma": gamma,
+            "cut_at_life_loss": config.rules.life_loss_ends_episode,
+            "clip_reward": 1.0 if config.clips_rewards else None,
+        }
+
+    def passes(self, period: int, before: int) -> bool:
+        """Whether a multiple of `period` agent steps lies behind step `before` and not behind this one."""
+        return self.agent_step // period > before // period
+
+    def play(self, epsilon: float, meanwhile: Callable[[], None] | None = None) -> Step:
+        """Act once in each environment and store what came of it; `meanwhile` runs while the emulators do."""
+        actions = self.policy(self.obs, epsilon)
+        self.env.send(actions)
+        if meanwhile is not None:
+            meanwhile()
+        step = self.env.recv()
+        self.replay.add(
+            actions, step.reward, step.terminated, step.truncated, step.life_lost, step.frame, step.first_frame
+        )
+        self.obs = self.stack.push(step.first_frame, step.ended)
+        self._count_wraps(step)
+        return step
+
+    def _count_wraps(self, step: Step) -> None:
+        """Count the score counters that wrapped, and warn of the first of the run."""
+        wraps = int(step.score_wrapped.sum())
+        if wraps and not self.score_wraps:
+            points = float(step.reward[step.score_wrapped][0])
+            learned = "-1, its rewards being clipped" if self.config.clips_rewards else f"{points:,.0f}"
+            warnings.warn(
+                f"agent step {self.agent_step:,}: the game's score counter went past its last number and began again, "
+                f"a reward of {points:,.0f}. The score stays the raw sum; the agent learned from {learned}. "
+                "score_wraps in the metrics counts how often",
+                stacklevel=2,
+            )
+        self.score_wraps += wraps
+
+    def learn(self) -> None:
+        """Make the updates that are due, in blocks that share a replay call and a pass of the target network."""
+        config = self.config
+        if not self.replay.ready(config.batch_size, self.n_step_anneal.longest):
+            return
+        due = self.update_scheduler.due(self.agent_step, self.agent.updates)
+        if due > 0:
+            self.before_updates()
+            self.probe.draw(self.replay)
+        while due > 0:
+            count = min(due, config.block)
+            block = self.replay.sample(config.batch_size, count, **self._returns())
+            batches = self.agent.bootstrap(block)
+            for batch in batches:
+                self.update(batch)
+            self.replay.update(block["index"], torch.stack([batch["losses"] for batch in batches]))
+            due -= count
+
+    def update(self, batch: TensorDictBase) -> None:
+        """Let the agent make one update, which the monitor and the probe observe."""
+        self.monitor.before_update()
+        metrics = self.agent.update(batch)
+        self.monitor.after_update(batch, metrics)
+        self.probe.after_update()
+
+    def _finished_episodes(self, step: Step) -> list[Row]:
+        rows: list[Row] = []
+        for i in np.flatnonzero(step.ended):
+            self.episodes += 1
+            score, length = float(step.episode_return[i]), int(step.episode_steps[i])
+            self.returns.append(score)
+            if self.agent.updates:  # before that the schedule stands still
+                self._signal({"return": score})
+            row: Row = {"agent_step": self.agent_step, "episode": self.episodes}
+            rows.append(row | {"episode_return": score, "episode_steps": length})
+        return rows
+
+    def figures(self) -> Row:
+        """What can be told at any step without asking the device."""
+        return {
+            "agent_step": self.agent_step,
+            "frames": self.agent_step * self.config.rules.frame_skip,
+            "updates": self.agent.updates,
+            "episodes": self.episodes,
+            "score_wraps": self.score_wraps,
+            "mean_return": float(np.mean(self.returns)) if self.returns else None,
+            "epsilon": self.epsilon,
+            **self.n_step_anneal.report(self.agent.updates),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "agent": self.agent.state_dict(),
+            "gradients": [parameter.grad for parameter in self.agent.network.parameters()],  # the next row reports them
+            "policy": self.policy.state_dict(),
+            "stack": self.stack.state_dict(),
+            "monitor": self.monitor.state_dict(),
+            "probe": self.probe.state_dict(),
+            "agent_step": self.agent_step,
+            "episodes": self.episodes,
+            "score_wraps": self.score_wraps,
+            "returns": list(self.returns),
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.agent.load_state_dict(state["agent"])
+        if self.agent.schedule.last_epoch != max(state["agent_step"] - self.config.update_start, 0):
+            raise ValueError("its learning rate follows another schedule, of an earlier version")
+        for parameter, gradient in zip(self.agent.network.parameters(), state["gradients"], strict=True):
+            parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
+        self.policy.load_state_dict(state["policy"])
+        self.stack.load_state_dict(state["stack"])
+        self.obs = self.stack.frames
+        self.monitor.load_state_dict(state["monitor"])
+        self.probe.load_state_dict(state["probe"])
+        self.agent_step, self.episodes, self.seconds = state["agent_step"], state["episodes"], state["seconds"]
+        self.score_wraps = state.get("score_wraps", 0)  # earlier checkpoints do not count them
+        self.returns.clear()
+        self.returns.extend(state["returns"])

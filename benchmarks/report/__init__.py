@@ -1,0 +1,1 @@
+"""Tables, figures and one page of any set of runs: `python -m benchmarks.report`."""

@@ -1,0 +1,56 @@
+"""Learning curves of others: a CSV table with a line for each measurement of each run (docs/formats.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.formats.curves import read_curves
+from benchmarks.formats.point import Given, Point, known_game
+from benchmarks.report.curves import Trace
+from envs.games import is_minatar
+from experiment.config import ConfigError
+
+FRAME_SKIP = 4
+"""Frames of an agent step of Atari where a table states none, as the report takes it; MinAtar's is 1."""
+
+
+def read_traces(path: Path) -> list[tuple[str, Trace]]:
+    """The curve of each run of a table, with the run's name there, its measurements as the table states them.
+
+    Raises ConfigError, in one line, for a table that cannot be read, a game that is not known, a line without steps and
+    frames, and a run with training and evaluation scores or two scores at one step.
+    """
+    runs: dict[tuple[str, str, str], list[Point]] = {}
+    for point in read_curves(path, Given()).points:
+        runs.setdefault((point.agent, _game(path, point), point.run), []).append(point)
+    return [(run[2], _trace(path, run, points)) for run, points in runs.items()]
+
+
+def _game(path: Path, point: Point) -> str:
+    if (game := known_game(point.game)) is None:
+        raise ConfigError(f"{path}: game {point.game!r} is not known here")
+    return game
+
+
+def _trace(path: Path, run: tuple[str, str, str], points: Sequence[Point]) -> Trace:
+    agent, game, name = run
+    where = f"{path}: run {name} of {agent} in {game}"
+    if len({point.kind for point in points}) > 1:
+        raise ConfigError(f"{where} has training and evaluation scores: leave one kind out")
+    scores = dict(sorted((_steps(where, game, point), point.score) for point in points))
+    if len(scores) < len(points):
+        raise ConfigError(f"{where} has two scores at one step")
+    steps = np.array(list(scores), float)
+    ends = np.array([0.0, steps[-1]])
+    return Trace(agent, game, ends, np.zeros(2), steps, np.array(list(scores.values()), float), {})
+
+
+def _steps(where: str, game: str, point: Point) -> float:
+    if point.steps is not None:
+        return point.steps
+    if point.frames is None:
+        raise ConfigError(f"{where} has a line with neither steps nor frames")
+    return point.frames / (point.frame_skip or (1 if is_minatar(game) else FRAME_SKIP))

@@ -1,0 +1,82 @@
+"""Where learning is unstable, and where cycling stopped by itself: the tables that the high-UTD study adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.report.curves import Trace
+from benchmarks.report.measures import WINDOW
+from benchmarks.report.scores import Scores
+from benchmarks.report.tables import Table, raw, with_bounds
+from experiment.statistics import Interval, t_interval
+
+Cells = dict[tuple[str, str], list[float]]
+
+
+def stability_tables(scores: Scores, traces: Sequence[Trace]) -> list[Table]:
+    """The largest falls of return and rises of TD error, and where schedules stopped by themselves; no empty table."""
+    falls: Cells = {}
+    rises: Cells = {}
+    stops: Cells = {}
+    for trace in traces:
+        key = (trace.game, trace.arm)
+        if (fall := largest_fall(trace, trace.length(wall=False) / 10)) is not None:
+            falls.setdefault(key, []).append(fall)
+        if (rise := largest_rise(trace)) is not None:
+            rises.setdefault(key, []).append(rise)
+        if trace.stopped is not None:
+            stops.setdefault(key, []).append(trace.stopped)
+    found = [
+        _table("stability", "Largest fall of the return", FALL, falls, scores.arms),
+        _table("td-rise", "Largest rise of the TD error", RISE, rises, scores.arms),
+        _table("stops", "Agent step at which cycling stopped by itself", STOP, stops, scores.arms),
+    ]
+    return [table for table in found if table.rows]
+
+
+FALL = (
+    f"How far the running mean return of {WINDOW} games fell at most within a tenth of the budget, in raw score: mean "
+    f"over runs of at least {WINDOW} games, 95% Student-t interval, number of runs (n)."
+)
+RISE = (
+    "How many times larger the TD error of the minibatches, a mean over the updates between rows of metrics, became at "
+    "most in the second half of the budget: mean over runs, 95% Student-t interval, number of runs (n). Rows whose TD "
+    "error is 0 or not finite are left out, and so are runs that ended as failed."
+)
+STOP = "Mean over runs, 95% Student-t interval, number of runs (n); a run that never stopped counts with its end."
+
+
+def largest_fall(trace: Trace, steps: float) -> float | None:
+    """The most that the running mean return lost between two games that ended at most `steps` agent steps apart.
+
+    Means of fewer games than the window are left out: they are the noisiest. None if there are no others.
+    """
+    ended, returns = trace.ended[WINDOW - 1 :], trace.returns[WINDOW - 1 :]
+    first = np.searchsorted(ended, ended - steps)
+    falls = (returns[low : end + 1].max() - returns[end] for end, low in enumerate(first))
+    return max(map(float, falls), default=None)
+
+
+def largest_rise(trace: Trace) -> float | None:
+    """The largest ratio of a TD error to an earlier one, both in the second half of the run; None if there are none."""
+    steps, errors = trace.measures["td"]
+    late = errors[(steps >= trace.length(wall=False) / 2) & (errors > 0)]
+    return float((late / np.minimum.accumulate(late)).max()) if late.size else None
+
+
+def _table(name: str, title: str, note: str, cells: Cells, arms: list[str]) -> Table:
+    shown = [arm for arm in arms if any(arm == known for _, known in cells)]
+    games = sorted({game for game, _ in cells})
+    found = {key: (t_interval(values), len(values)) for key, values in cells.items()}
+    rows = [[game, *(_cell(found.get((game, arm))) for arm in shown)] for game in games]
+    records = [
+        {"game": game, "arm": arm, **interval._asdict(), "runs": runs}
+        for (game, arm), (interval, runs) in found.items()
+    ]
+    return Table(name, title, ["game", *shown], rows, note, records)
+
+
+def _cell(found: tuple[Interval, int] | None) -> str:
+    return "–" if found is None else f"{with_bounds(found[0], raw)} n={found[1]}"

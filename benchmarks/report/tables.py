@@ -1,0 +1,345 @@
+"""The tables of a report, once for Markdown, CSV and HTML."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.report.agreement import comparable, kind_of, list_of
+from benchmarks.report.played import described, total
+from benchmarks.report.published import STEPS, published_label
+from benchmarks.report.scores import Score, Scores, run_order
+from benchmarks.report.summary import AGGREGATES, Aggregate, Cell, Summary
+from envs.games import reference_scores
+from experiment.statistics import Interval
+from experiment.values import counted
+
+ENOUGH = 10
+"""Runs of a game from which on bootstrap intervals are about as wide as they say."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows under a header; the first column names the row.
+
+    Attributes:
+        note: what the numbers are.
+        records: the same numbers unrounded, a CSV file's rows.
+    """
+
+    name: str
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    records: Sequence[Mapping[str, Any]] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """Heading, note and a pipe table whose numbers are to the right."""
+        rule = [":--", *["--:"] * (len(self.header) - 1)]
+        lines = ["| " + " | ".join(escaped(cell) for cell in row) + " |" for row in (self.header, rule, *self.rows)]
+        return "\n".join([f"## {self.title}", "", *([escaped(self.note), ""] if self.note else []), *lines, ""])
+
+    def csv(self) -> str:
+        """The records; empty for what is unknown."""
+        file = io.StringIO()
+        writer = csv.DictWriter(file, list(self.records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {key: "" if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
+            for record in self.records
+        )
+        return file.getvalue()
+
+
+def escaped(text: str) -> str:
+    """Text as Markdown shows it, not as markup."""
+    return text.replace("<", "&lt;").replace("|", "\\|")
+
+
+def raw(value: float) -> str:
+    """A game score."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.1f}"
+
+
+def fine(value: float) -> str:
+    """A normalised score."""
+    return f"{value:.3f}"
+
+
+def with_bounds(interval: Interval, text: Any) -> str:
+    """Value [low, high]; the bounds are left out where there are none."""
+    if math.isnan(interval.low):
+        return text(interval.value)
+    return f"{text(interval.value)} [{text(interval.low)}, {text(interval.high)}]"
+
+
+def _bounds(interval: Interval, prefix: str = "") -> dict[str, float]:
+    return {f"{prefix}{name}": value for name, value in interval._asdict().items()}
+
+
+def all_tables(scores: Scores, summary: Summary) -> list[Table]:
+    """The tables that have rows, in order."""
+    tables = [
+        aggregates(summary),
+        own_aggregates(summary),
+        improvements(summary),
+        games(summary),
+        evaluations(scores),
+        arms(scores),
+        differences(scores),
+        missing(scores),
+        versions(scores),
+        runs(scores),
+    ]
+    return [table for table in tables if table.rows or table.records]
+
+
+def aggregates(summary: Summary) -> Table:
+    """Human-normalised aggregates of the arms and, as far as their means tell, of published methods."""
+    published = [[label, "", fine(median), fine(mean), "", "", ""] for label, mean, median in summary.published]
+    count = f"the {len(summary.common)} games" if len(summary.common) > 1 else "the one game"
+    without = [arm for arm in summary.arms if arm not in {found.arm for found in summary.aggregates}]
+    every = "every arm with scores has" if without else "every arm has"
+    some = f"{count} that {every}" if summary.common else "each arm's own games"
+    note = (
+        f"Over {some}; 95% intervals of {summary.resamples:,} stratified bootstrap resamples of the runs. For the "
+        "optimality gap less is better."
+    ) + _few(min((each.fewest for each in summary.aggregates), default=ENOUGH))
+    if without:
+        note += f" Without a normalised score so far: {', '.join(without)}."
+    if published:
+        note += " Published rows are made from means per game, which tell mean and median alone."
+    if any(found.uneven for found in summary.aggregates):
+        note += (
+            " Some arms have more runs of some games than of others: in the IQM every run weighs the same, in the rest "
+            "every game."
+        )
+    if not summary.common:
+        note += " The arms have no game in common: these rows do not compare."
+    note += _after(summary.caution([each.arm for each in summary.aggregates]))
+    return _aggregate_table("aggregates", "Human-normalised score", summary.aggregates, published, note)
+
+
+def own_aggregates(summary: Summary) -> Table:
+    """The same over all games of an arm, where others lack some of them."""
+    note = "Over all games of the arm, some of which other arms lack: these rows do not compare."
+    return _aggregate_table("own_games", "Each arm over all its games", summary.own, [], note)
+
+
+def _aggregate_table(name: str, title: str, found: list[Aggregate], more: list[list[str]], note: str) -> Table:
+    header = ["arm", *(_capital(key) for key in AGGREGATES), "games", "runs"]
+    rows = [
+        [each.arm, *(with_bounds(each.values[key], fine) for key in AGGREGATES), str(len(each.games)), f"{each.runs:,}"]
+        for each in found
+    ]
+    records = [
+        {"arm": each.arm, "aggregate": key, **_bounds(each.values[key]), "games": len(each.games), "runs": each.runs}
+        for each in found
+        for key in AGGREGATES
+    ]
+    return Table(name, title, header, rows + more if found else [], note, records)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def improvements(summary: Summary) -> Table:
+    """How likely a run of an arm beats a run of another."""
+    found = summary.improvements
+    rows = [
+        [
+            f"{each.arm} > {each.other}",
+            with_bounds(each.interval, fine),
+            str(len(each.games)),
+            ", ".join(f"{count:,}" for count in each.runs),
+        ]
+        for each in found
+    ]
+    records = [
+        {"arm": each.arm, "other": each.other, **_bounds(each.interval), "games": len(each.games)}
+        | {"arm_runs": each.runs[0], "other_runs": each.runs[1]}
+        for each in found
+    ]
+    note = (
+        "That a run of the first arm scores above one of the second in a random game of both; a tie counts one half. "
+        f"95% intervals of {summary.resamples:,} stratified bootstrap resamples of the runs."
+    ) + _few(min((each.fewest for each in found), default=ENOUGH))
+    note += _after(summary.caution(summary.paired))
+    header = ["arms", "probability", "games", "runs of each"]
+    return Table("improvement", "Probability of improvement", header, rows, note, records)
+
+
+def _after(sentence: str) -> str:
+    return f" {sentence}" if sentence else ""
+
+
+def _few(fewest: int) -> str:
+    """A warning of bootstrap intervals of few runs; `experiment.statistics.stratified_interval` has the figures."""
+    if fewest >= ENOUGH:
+        return ""
+    runs = counted(fewest, "run")
+    return f" With as few as {runs} of a game they are too narrow: too sure of what chance may have done."
+
+
+def games(summary: Summary) -> Table:
+    """Every game: random play, the human tester, published means, and each arm."""
+    random, human = (published_label(name, summary.arms) for name in ("random", "human"))
+    header = ["game", random, human, *summary.references, *summary.arms]
+    rows, records = [], []
+    for game in summary.games:
+        references = dict(zip((random, human), reference_scores().get(game, (None, None)), strict=True))
+        references |= {name: scores.get(game) for name, scores in summary.references.items()}
+        cells = [summary.cells.get((arm, game)) for arm in summary.arms]
+        known = ["–" if value is None else raw(value) for value in references.values()]
+        rows.append([game, *known, *map(_game_cell, cells)])
+        for arm, cell in zip(summary.arms, cells, strict=True):
+            if cell is not None:
+                counts = {"runs": cell.runs, "missing": cell.missing}
+                records.append({"game": game, "arm": arm, **_bounds(cell.interval), **counts, **references})
+    note = (
+        "Mean raw score, its 95% Student-t interval over runs, and the number of runs (n). † marks runs that are "
+        "missing."
+    )
+    if summary.references:
+        note += f" {', '.join(summary.references)}: means at {STEPS:,} agent steps."
+    note += _after(summary.caution(summary.arms))
+    return Table("games", "Every game", header, rows, note, records)
+
+
+def _game_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    text = f"{with_bounds(cell.interval, raw)} n={cell.runs}" if cell.runs else "no run"
+    return f"{text} †{cell.missing}" if cell.missing else text
+
+
+def evaluations(scores: Scores) -> Table:
+    """The games that the scores are means of; no rows if no run says how they ended."""
+    names = [arm for arm in scores.arms if any(run.arm == arm for run in scores.runs)]
+    grouped: dict[tuple[str, str], list[Score]] = {}
+    for run in scores.runs:
+        grouped.setdefault((run.game, run.arm), []).append(run)
+    rows, records = [], []
+    for game in sorted({run.game for run in scores.runs if run.played is not None}):
+        groups = [grouped.get((game, arm), []) for arm in names]
+        rows.append([game, *(described([run.played for run in group]) for group in groups)])
+        for arm, group in zip(names, groups, strict=True):
+            played = total([run.played for run in group])
+            if played is not None:
+                recorded = sum(run.played is not None for run in group)
+                records.append({"game": game, "arm": arm, "runs": len(group), "recorded": recorded, **played._asdict()})
+    note = (
+        "Games of the final evaluations, of all runs together: whole ones unless some were cut at the limit. With a "
+        "deterministic agent many games are the same: different counts those that differ in actions, length or return, "
+        "within each run. The effective number is n² / Σ c² of n games of which the different ones came c times each: "
+        "so many independent games tell as much. Intervals over runs do not depend on it, the score of each run does."
+    )
+    return Table("evaluations", "Evaluations", ["game", *names], rows, note, records)
+
+
+def arms(scores: Scores) -> Table:
+    """What each arm stands on."""
+    header = ["arm", "runs", "missing", "games", "seeds", "protocol", "agent steps", "frame skip", "games per score"]
+    rows = []
+    by_arm: dict[str, list[Score]] = {arm: [] for arm in scores.arms}
+    for run in scores.runs:
+        by_arm[run.arm].append(run)
+    for arm, own in by_arm.items():
+        gone = sum(item.arm == arm for item in scores.missing)
+        rows.append([
+            arm,
+            f"{len(own):,}",
+            f"{gone:,}",
+            str(len({run.game for run in own})),
+            _seeds([run.run for run in own]),
+            _span(run.rules or None for run in own),
+            _budgets([run.steps for run in own]),
+            _span(run.skip for run in own),
+            _span(run.games for run in own),
+        ])  # fmt: skip
+    return Table("arms", "Arms", header, rows)
+
+
+def _budgets(steps: Sequence[int | None]) -> str:
+    """The budget of an arm; of runs scored in training it may differ a little, by the end of the last game."""
+    known = sorted({each for each in steps if each is not None})
+    return f"{known[0]:,} to {known[-1]:,}" if len(known) > 1 else _span(steps)
+
+
+def _span(values: Iterable[str | int | None]) -> str:
+    distinct = dict.fromkeys(values)
+    texts = ["not stated" if value is None else value if isinstance(value, str) else f"{value:,}" for value in distinct]
+    return list_of(texts) or "–"
+
+
+def _seeds(names: Sequence[str]) -> str:
+    """Seeds in order, long lists as their ends."""
+    distinct = sorted(set(names), key=run_order)
+    if len(distinct) <= 6:
+        return ", ".join(distinct) or "–"
+    return f"{distinct[0]} to {distinct[-1]} ({len(distinct)})"
+
+
+def differences(scores: Scores) -> Table:
+    """The settings in which the arms differ."""
+    first: dict[str, Score] = {}
+    for run in scores.runs:
+        first.setdefault(run.arm, run)
+    known = {arm: comparable(run.settings) for arm, run in first.items() if run.settings is not None}
+    names = list(dict.fromkeys(name for each in known.values() for name in each))
+    differing = [name for name in names if len({repr(each.get(name)) for each in known.values()}) > 1]
+    rows = [[name, *(_setting(each.get(name)) for each in known.values())] for name in differing]
+    return Table("settings", "Settings that differ", ["setting", *known], rows)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def missing(scores: Scores) -> Table:
+    """The runs without a score."""
+    records = [{"arm": item.arm, "game": item.game, "seed": item.run, "why": item.why} for item in scores.missing]
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for item in scores.missing:
+        groups.setdefault((item.arm, item.game, item.why), []).append(item.run)
+    rows = [[arm, game, _seeds(seeds), why] for (arm, game, why), seeds in groups.items()]
+    return Table("missing", "Missing runs", ["arm", "game", "seeds", "why"], rows, "", records)
+
+
+def versions(scores: Scores) -> Table:
+    """The software and machines of the runs, and how many runs each had."""
+    counts: dict[tuple[str, str], int] = {}
+    for run in scores.runs:
+        for name, value in (run.versions or {}).items():
+            counts[name, str(value)] = counts.get((name, str(value)), 0) + 1
+    rows = [[name, value, f"{count:,}"] for (name, value), count in sorted(counts.items()) if value != "None"]
+    return Table("versions", "Versions", ["of", "version", "runs"], rows)
+
+
+def runs(scores: Scores) -> Table:
+    """Every score, in the columns that the report reads back; for the CSV file alone."""
+    records = [
+        {
+            "agent": run.arm,
+            "game": run.game,
+            "run": run.run,
+            "score": run.score,
+            "protocol": run.rules,
+            "agent_steps": "" if run.steps is None else run.steps,
+            "frame_skip": "" if run.skip is None else run.skip,
+            "games": "" if run.games is None else run.games,
+            "kind": kind_of(run) or "",
+        }
+        for run in scores.runs
+    ]
+    return Table("scores", "Scores", [], [], "", records)

@@ -1,0 +1,1 @@
+"""How fast the parts are, in alternation with their peers and the limits of the machine."""

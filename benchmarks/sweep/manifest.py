@@ -1,0 +1,92 @@
+"""The list of a sweep's runs: manifest.json, next to their run directories."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from experiment.storage.files import write_atomic
+from experiment.values import ConfigError
+
+LAYOUT = 1
+NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run: its arm plays a game with a seed; `name` is that of its run directory.
+
+    `config_hash` stands for all settings that the runs of an arm share, `command` are the words that make the run.
+    """
+
+    name: str
+    arm: str
+    game: str
+    seed: int
+    config_hash: str
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The runs of a sweep in order; no two of one name, nor of one arm, game and seed."""
+
+    suite: str
+    runs: tuple[Entry, ...]
+
+    def save(self, folder: Path) -> None:
+        """Writes manifest.json, whole or not at all."""
+        runs = ",\n".join(json.dumps(vars(entry)) for entry in self.runs)
+        head = json.dumps({"layout": LAYOUT, "suite": self.suite})[:-1]
+        write_atomic(Path(folder) / NAME, f'{head}, "runs": [\n{runs}\n]}}\n')
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Reads manifest.json. Raises ConfigError if there is none, if it is damaged, or of another layout."""
+        path = Path(folder) / NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the list of runs {str(path)!r}: {error.strerror}") from None
+        except (ValueError, RecursionError):
+            raise ConfigError(f"{path} is damaged: it is not JSON") from None
+        if not isinstance(content, dict) or content.get("layout") != LAYOUT:
+            found = content.get("layout") if isinstance(content, dict) else None
+            raise ConfigError(f"{path} has layout {found!r}, and this version reads layout {LAYOUT}")
+        suite, runs = content.get("suite"), content.get("runs")
+        if not isinstance(suite, str) or not isinstance(runs, list) or not runs:
+            raise ConfigError(f"{path} is damaged: it has no suite or no list of runs")
+        entries = tuple(_entry(run, f"{path} is damaged: run {number}") for number, run in enumerate(runs, 1))
+        _check_unique(entries, path)
+        return cls(suite, entries)
+
+
+def _entry(run: Any, where: str) -> Entry:
+    names = [field.name for field in fields(Entry)]
+    if not isinstance(run, dict) or set(run) != set(names):
+        raise ConfigError(f"{where} does not have just {', '.join(names)}")
+    texts = [run[name] for name in ("name", "arm", "game", "config_hash")]
+    words = run["command"]
+    if not all(isinstance(text, str) and text for text in texts):
+        raise ConfigError(f"{where}: name, arm, game and config_hash have to be text")
+    if type(run["seed"]) is not int or run["seed"] < 0:
+        raise ConfigError(f"{where}: seed has to be a whole number of at least 0, not {run['seed']!r}")
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        raise ConfigError(f"{where}: command has to be a list of words")
+    if Path(run["name"]).name != run["name"] or run["name"].startswith("."):
+        raise ConfigError(f"{where}: its name has to be one directory name, not {run['name']!r}")
+    return Entry(**run | {"command": tuple(words)})
+
+
+def _check_unique(entries: tuple[Entry, ...], path: Path) -> None:
+    for what, keys in (
+        ("name", [entry.name for entry in entries]),
+        ("arm, game and seed", [(entry.arm, entry.game, entry.seed) for entry in entries]),
+    ):
+        seen: set[Any] = set()
+        for key in keys:
+            if key in seen:
+                raise ConfigError(f"{path} is damaged: two runs have the same {what}, {key}")
+            seen.add(key)

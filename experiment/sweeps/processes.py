@@ -1,0 +1,219 @@
+"""The processes of this machine that carry out a sweep's runs, each on its share of the cores."""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from experiment.command_line import shell
+from experiment.storage.run_dir import RunDir
+from experiment.sweeps.job import End, Job, last_line
+from experiment.values import ConfigError
+
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"),
+    "PYTHONUNBUFFERED": "1",  # so that the log of a run that is killed has its last line
+}
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class _Child:
+    """A process that works on a run; its log is locked as long as it, or what it has started, keeps the log open."""
+
+    job: Job
+    slot: int
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    offset: int
+    """Where in the log its own lines begin."""
+    free: list[int]
+    """Gets the slot back."""
+    notes: tuple[str, ...]
+
+    def end(self) -> End | None:
+        if self.process.poll() is None:
+            return None
+        self.kill()  # what it has started and left behind
+        self.free.append(self.slot)
+        with self.log:
+            if self.job.state() == "done":
+                return End("done", notes=self.notes)
+            return End("failed", self._reason(), self.notes)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def _reason(self) -> str:
+        code = self.process.returncode
+        if code < 0:
+            how = f"ended by signal {-code}, {signal.strsignal(-code)}"
+        else:
+            how = f"exit code {code}" if code else f"exit code 0, but no {RunDir(self.job.directory).result}"
+        return f"{last_line(self.job.log, self.offset)[-300:] or 'it printed nothing'} ({how})"
+
+
+class Processes:
+    """The executor of this machine: `processes` at a time (default: one per core), or one in each of `places`.
+
+    Each process keeps to its share of the cores, which is one where there are as many processes.
+    """
+
+    def __init__(self, processes: int | None = None, places: Sequence[Mapping[str, str]] | None = None) -> None:
+        self._cores = sorted(os.sched_getaffinity(0)) if places is None and hasattr(os, "sched_getaffinity") else []
+        if places is not None or processes is None:
+            processes = len(self._cores if places is None else places) or os.cpu_count() or 1
+        self._places = places
+        self._processes = processes
+        self._free = list(range(processes))
+
+    def room(self) -> bool:
+        return bool(self._free)
+
+    def start(self, job: Job, number: int) -> _Child | End:
+        log = _claim(job)
+        if log is None:
+            return End("elsewhere")
+        with contextlib.ExitStack() as on_error:
+            on_error.enter_context(log)
+            if job.state() == "done":  # another sweep was faster
+                return End("done")
+            note = _clear(job)
+            child = self._launch(job, number, log, (note,) if note else ())
+            on_error.pop_all()
+        return child
+
+    def _launch(self, job: Job, number: int, log: IO[bytes], notes: tuple[str, ...]) -> _Child:
+        words, slot = job.words(), self._free[0]
+        when = time.strftime("%Y-%m-%d %H:%M:%S")
+        lines = (*notes, f"{when}, attempt {number}: {shell(*words)}")
+        log.write("".join(f"--- {line}\n" for line in lines).encode(errors="backslashreplace"))
+        offset = log.tell()  # the child's first words move it
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=os.environ | ENVIRONMENT | (dict(self._places[slot]) if self._places else {}),
+            start_new_session=True,  # a Ctrl-C reaches it through this process alone
+            preexec_fn=child_setup(self._share(slot)),
+        )
+        del self._free[0]
+        return _Child(job, slot, process, log, offset, self._free, notes)
+
+    def _share(self, slot: int) -> list[int]:
+        if not self._cores:
+            return []
+        return self._cores[slot :: self._processes] or [self._cores[slot % len(self._cores)]]
+
+
+def _claim(job: Job) -> IO[bytes] | None:
+    """Opens and locks the run's log; None if another sweep or process works on the run."""
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    log = open(job.log, "ab", buffering=0)  # noqa: SIM115 (closed with the run's process)
+    try:
+        _lock(log)
+        if job.directory.is_dir():
+            run = RunDir(job.directory)
+            run.lock()
+            run.unlock()
+    except (BlockingIOError, ConfigError):
+        log.close()
+        return None
+    except BaseException:
+        log.close()
+        raise
+    return log
+
+
+def _lock(log: IO[bytes]) -> None:
+    """Locks a log; BlockingIOError if another has it for longer than it takes to look whether it is locked."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.002)
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _clear(job: Job) -> str:
+    """Makes room for a run that has to begin again; returns what was done if it moved something.
+
+    Raises:
+        FileExistsError: what is there is no run, and is left alone.
+    """
+    path = job.directory
+    if job.state() != "leftover":
+        return ""
+    if path.is_dir() and not any(_is_content(path, file) for file in path.rglob("*")):
+        shutil.rmtree(path)
+        return ""
+    if not RunDir(path).config.is_file():
+        raise FileExistsError(0, "this is no run directory, it has no config.yaml: move it out of the way", str(path))
+    aside = path.parent / "aside"
+    aside.mkdir(exist_ok=True)
+    count = 1
+    while (aside / f"{path.name}-{count}").exists():
+        count += 1
+    path.rename(aside / f"{path.name}-{count}")
+    return f"{job.name} begins again: it had no checkpoint; what it had is in {aside / path.name}-{count}"
+
+
+def _is_content(run: Path, file: Path) -> bool:
+    """Whether a file of a run is more than every run begins with: not empty, no setting, no half checkpoint."""
+    parts = file.relative_to(run).parts
+    setting = parts in ((".lock",), ("config.yaml",), (".config.yaml.tmp",))
+    half = parts[0] == "checkpoints" and len(parts) > 1 and parts[1].startswith(".tmp-")
+    return not (setting or half or file.is_dir() or file.stat().st_size == 0)
+
+
+def child_setup(cores: Collection[int] = ()) -> Callable[[], None]:
+    """What a child does before it becomes its command: binds its life to this process and itself to cores, if any."""
+    parent = os.getpid()
+
+    def setup() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray's processes block it; children inherit that
+        if _LIBC is not None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:  # it died before the line above
+                os._exit(1)
+        if cores:
+            os.sched_setaffinity(0, cores)
+
+    return setup
+
+
+@contextlib.contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """While it is entered, SIGTERM and SIGHUP raise SystemExit, so that what was begun is put away first.
+
+    One that is ignored (nohup) or handled stays so. Outside the main thread it does nothing.
+    """
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)  # the shell's code for a program that a signal ended
+
+    here = threading.current_thread() is threading.main_thread()
+    numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if here and signal.getsignal(each) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,107 @@
+"""The weight matrices of a module, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from nap.graph.foreign import LINEAR_ROLES, Role, coscaled_params, role
+
+_Transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_Transposed)
+MATRIX_LAYERS = (nn.Linear, *Conv, nn.Embedding)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight matrix: a whole parameter, or the rows of it that form the matrix."""
+
+    name: str
+    owner: nn.Module
+    parameter: nn.Parameter
+    rows: slice | None = None
+    owners: list[nn.Module] = field(default_factory=list)
+    """Every module that holds the parameter, `owner` first."""
+    tied: list[str] = field(default_factory=list)
+    """The parameter's other names."""
+    coscaled_params: list[nn.Parameter] = field(default_factory=list)
+    """What the layer's output is linear in together with the parameter, as the σ of a noisy layer."""
+
+    @property
+    def out_axis(self) -> int:
+        """The axis that counts the output features (of an embedding: the tokens)."""
+        transposed = isinstance(self.owner, _Transposed) or role(self.owner) is Role.TRANSPOSED_LINEAR
+        return 1 if transposed else 0
+
+    def value(self) -> Tensor:
+        """The matrix, detached, sharing storage with the parameter as it is stored now."""
+        value = self.parameter.detach()
+        return value if self.rows is None else value[self.rows]
+
+    def values(self) -> list[Tensor]:
+        """The matrix, and the parameters that have one scale with it."""
+        return [self.value(), *(parameter.detach() for parameter in self.coscaled_params)]
+
+
+def find_weights(module: nn.Module) -> dict[str, Weight]:
+    """The weight matrices of every linear, convolution, embedding and attention layer, in registration order.
+
+    A module of another library that computes x @ weight or x @ weight.T (+ bias) is a linear layer too.
+    `nn.MultiheadAttention` stores its query, key and value matrices as one parameter; they are three matrices here,
+    named `in_proj_weight[q]`, `[k]` and `[v]`. A tied parameter appears once, under its first name.
+    """
+    found: dict[str, Weight] = {}
+    whole: dict[int, Weight] = {}
+    for prefix, owner in module.named_modules():
+        for name, parameter, rows in _matrices(owner):
+            if isinstance(parameter, nn.parameter.UninitializedParameter):
+                raise ValueError(f"{prefix or type(owner).__name__} is lazy and has no weight yet: run one batch first")
+            full = f"{prefix}.{name}" if prefix else name
+            if rows is None and id(parameter) in whole:
+                first = whole[id(parameter)]
+                first.owners.append(owner)
+                first.tied.append(full)
+                continue
+            found[full] = Weight(full, owner, parameter, rows, [owner])
+            found[full].coscaled_params.extend(owner._parameters[other] for other in coscaled_params(owner, name))
+            if rows is None:
+                whole[id(parameter)] = found[full]
+    return found
+
+
+def _matrices(owner: nn.Module) -> Iterable[tuple[str, nn.Parameter, slice | None]]:
+    own = owner._parameters
+    if (isinstance(owner, MATRIX_LAYERS) or role(owner) in LINEAR_ROLES) and own.get("weight") is not None:
+        yield "weight", own["weight"], None  # type: ignore[misc]
+    elif isinstance(owner, nn.MultiheadAttention):
+        if (packed := own.get("in_proj_weight")) is not None:
+            size = owner.embed_dim
+            for i, part in enumerate("qkv"):
+                yield f"in_proj_weight[{part}]", packed, slice(i * size, (i + 1) * size)
+        for part in "qkv":
+            if (parameter := own.get(f"{part}_proj_weight")) is not None:
+                yield f"{part}_proj_weight", parameter, None
+
+
+def frobenius_norms(values: list[Tensor]) -> list[Tensor]:
+    """The norm of each tensor, one foreach call: float64 scalars if any is float64, else float32 (bfloat16 too)."""
+    double = any(value.dtype is torch.float64 for value in values)
+    return list(torch._foreach_norm(values, 2, torch.float64 if double else torch.float32)) if values else []
+
+
+def joint_norms(groups: list[list[Tensor]]) -> list[Tensor]:
+    """The norm of each group of tensors taken as one tensor; of a single tensor its own norm."""
+    norms = iter(frobenius_norms([value for group in groups for value in group]))
+    return [reduce(torch.hypot, [next(norms) for _ in group]) for group in groups]
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """The end of an error message: the close match of `word` among `known`, else all of them."""
+    names = list(known)
+    match = get_close_matches(word, names, n=1)
+    return f"did you mean {match[0]!r}?" if match else f"it must be one of {', '.join(names)}"

@@ -1,0 +1,116 @@
+"""What a run did to its weights: effective learning rates, rotation and norms, per weight matrix, with no host sync."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn, optim
+
+from nap.graph.weights import find_weights, frobenius_norms, joint_norms
+
+ADAPTIVE = (optim.Adam, optim.Adamax, optim.NAdam, optim.RAdam, optim.RMSprop, optim.Adagrad, optim.Adadelta)
+
+
+def weight_norms(module: nn.Module) -> dict[str, Tensor]:
+    """The Frobenius norm of every weight matrix by name, scalars; of a noisy layer that of μ and σ together."""
+    weights = find_weights(module)
+    return dict(zip(weights, joint_norms([weight.values() for weight in weights.values()]), strict=True))
+
+
+def effective_lr(module: nn.Module, optimizer: optim.Optimizer, *, adaptive: bool | None = None) -> dict[str, Tensor]:
+    """The effective learning rate of every weight matrix that `optimizer` owns, by name.
+
+    lr / ||W|| for optimisers whose update does not scale with the gradient (Adam's relatives), lr / ||W||^2 for SGD:
+    exact for scale-invariant weights, an approximation for others (arXiv 2507.20057, section 2.3). `adaptive` says
+    which, and must for an optimiser whose class does not tell.
+    Raises ValueError for such an optimiser without `adaptive`.
+    """
+    if adaptive is None:
+        adaptive = isinstance(optimizer, ADAPTIVE)
+        if not adaptive and not isinstance(optimizer, optim.SGD):
+            raise ValueError(
+                f"nap.effective_lr: pass adaptive=True if the updates of {type(optimizer).__name__} do not "
+                "scale with the gradient, as Adam's, or adaptive=False if they do, as SGD's"
+            )
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    weights = find_weights(module)
+    return {
+        name: rates[id(weights[name].parameter)] / (norm if adaptive else norm.square())
+        for name, norm in weight_norms(module).items()
+        if id(weights[name].parameter) in rates
+    }
+
+
+def snapshot(module: nn.Module, *, copy: bool = True) -> dict[str, Tensor]:
+    """Every weight matrix by name, of a noisy layer μ; without `copy` they share storage with the parameters."""
+    values = {name: weight.value() for name, weight in find_weights(module).items()}
+    return {name: value.clone() for name, value in values.items()} if copy else values
+
+
+def rotation(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The angle, in radians, between two versions of each weight matrix (`snapshot` before and after).
+
+    The quantity of Kosson et al. 2024, arXiv 2305.17212, which takes the arccos of the cosine; in float32 that is 0 for
+    every angle below 3e-4. The difference of two close matrices is exact, so its part across `before` gives the angle.
+    Raises ValueError if the names differ.
+    """
+    if before.keys() != after.keys():
+        raise ValueError(f"nap.rotation: the two have different weights: {sorted(before.keys() ^ after.keys())}")
+    return {name: angle(before[name], after[name]) for name in before}
+
+
+def gradient_norms(module: nn.Module) -> dict[str, Tensor]:
+    """The Frobenius norm of the gradient of every weight matrix that has one, of a noisy layer μ's, by name."""
+    values: dict[str, Tensor] = {}
+    for name, weight in find_weights(module).items():
+        if (grad := weight.parameter.grad) is not None:
+            grad = grad.to_dense() if grad.is_sparse else grad  # of a sparse embedding, rows not yet summed
+            values[name] = grad if weight.rows is None else grad[weight.rows]
+    return dict(zip(values, frobenius_norms(list(values.values())), strict=True))
+
+
+def update_ratio(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """||W' - W|| / ||W|| of each weight matrix (`snapshot` before and after); 0 where nothing moved.
+
+    One step apart it is the update/weight ratio; since initialisation, how far each layer has left it.
+    Raises ValueError if the names differ.
+    """
+    moved, size = _moves("update_ratio", before, after)
+    return {name: _ratio(moved[name], size[name]) for name in before}
+
+
+def laziness(initial: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> Tensor:
+    """||w - w_0|| / ||w_0|| of all weight matrices together, a scalar (Kumar et al. 2023, arXiv 2310.06110).
+
+    Small in lazy training, which leaves the features where they were. Raises ValueError if the names differ.
+    """
+    moved, size = _moves("laziness", initial, now)
+    return _ratio(*(torch.stack(list(norms.values())).norm() for norms in (moved, size)))
+
+
+def _moves(
+    where: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    if before.keys() != after.keys() or not before:
+        differing = sorted(before.keys() ^ after.keys()) or "none at all"
+        raise ValueError(f"nap.{where}: the two have different weights: {differing}")
+    old = list(before.values())
+    moved = frobenius_norms(list(torch._foreach_sub([after[name] for name in before], old)))
+    return dict(zip(before, moved, strict=True)), dict(zip(before, frobenius_norms(old), strict=True))
+
+
+def _ratio(moved: Tensor, size: Tensor) -> Tensor:
+    return torch.where(moved == 0, moved, moved / size)
+
+
+def angle(a: Tensor, b: Tensor) -> Tensor:
+    """The angle between two tensors taken as vectors, in radians from 0 to pi; 0 if one is zero."""
+    wide = torch.float64 if a.dtype is torch.float64 else torch.float32
+    a, b = a.flatten().to(wide), b.flatten().to(wide)
+    size = torch.linalg.vector_norm(a)
+    direction = a / size.clamp_min(1e-30)
+    difference = b - a
+    across = difference - direction * (direction @ difference)
+    found = torch.atan2(torch.linalg.vector_norm(across), direction @ b)
+    return torch.where(size == 0, torch.zeros_like(found), found).float()

@@ -1,0 +1,37 @@
+"""Learning-rate schedules that cycle early, re-warm and anneal (arXiv 2507.20057). Each says which signal it wants."""
+
+from nap.schedules.rewarm import Cusum, PageHinkley, Rewarm
+from nap.schedules.schedule import (
+    SCHEDULES,
+    Constant,
+    Cosine,
+    Cyclic,
+    DelayedCosine,
+    EarlyCycle,
+    Linear,
+    OneCycle,
+    Schedule,
+    load_optimizer_state,
+    make_schedule,
+)
+from nap.schedules.stopping import CusumStop, PlateauStop, StoppingCycle
+
+__all__ = [
+    "SCHEDULES",
+    "Constant",
+    "Cosine",
+    "Cusum",
+    "CusumStop",
+    "Cyclic",
+    "DelayedCosine",
+    "EarlyCycle",
+    "Linear",
+    "OneCycle",
+    "PageHinkley",
+    "PlateauStop",
+    "Rewarm",
+    "Schedule",
+    "StoppingCycle",
+    "load_optimizer_state",
+    "make_schedule",
+]
