@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from agents.config import DQNConfig
-from benchmarks.atari import carry_out
+from benchmarks.atari import AgentSweep
 from benchmarks.report.__main__ import ReportConfig, replace_report
 from benchmarks.sweep.command import Command, Settings
+from benchmarks.sweep.runs import KIND
 from benchmarks.sweep.suites import arms, games
 from experiment.config import ConfigError, exit_on_bad_input
 from experiment.interrupt import cli_session
+from experiment.setting import setting
+from experiment.sweeps.command import carry_out
 
 PROG = "python -m benchmarks.high_utd"
 DESCRIPTION = f"""Compare learning-rate schedules on many games with several seeds, as benchmarks.atari does, with
@@ -49,12 +52,12 @@ AUTOMATIC = ("early-cycle", "early-cycle-cusum", "early-cycle-plateau")
 class StudySettings(Settings):
     """Which experiment to run, on what, and where."""
 
-    suite: str = "high-utd-20"
+    suite: str = setting("high-utd-20", "runs")
     """high-utd-20, atari100k (26 games), atari57, minatar (5), or games with commas between: Pong,Krull; MinAtar's by
     themselves."""
-    experiment: Literal["schedules", "stops", "automatic"] = "schedules"
+    experiment: Literal["schedules", "stops", "automatic"] = setting("schedules", "runs")
     """The arms, as above; those of --arm come on top."""
-    figure: str | None = None
+    figure: str | None = setting(None, "plan and status")
     """A study's folder: write the report on it, with the largest falls and the stops, into its folder report; run
     nothing."""
 
@@ -107,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command.settings.figure is not None:
             print(report(command.settings.figure))
             return 0
-    return carry_out(lambda: command if command.settings.status else study(command))
+    return carry_out(command.settings, KIND, lambda: AgentSweep(study(command)))
 
 
 if __name__ == "__main__":

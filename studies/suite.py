@@ -1,138 +1,137 @@
-"""Runs one of a study's experiments, a named list of arms; what is finished is not run again."""
+"""The suites of a study as sweeps: each is a named list of arms, and its runs are those of the study's command."""
 
 from __future__ import annotations
 
 import sys
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from experiment.command_line import shell
-from experiment.config import ConfigError, exit_on_bad_input, load_yaml, near, parse_cli
+from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
 from experiment.interrupt import cli_session
-from experiment.setting import learning
-from experiment.sweeps.job import Job
-from experiment.sweeps.sweep import plan, sweep
+from experiment.setting import setting
+from experiment.sweeps.command import Sweep, SweepSettings, carry_out
+from experiment.sweeps.gpus import FIXED
+from experiment.sweeps.manifest import Entry
+from experiment.sweeps.workload import Config, RunKind, RunOutcome, Workload
 from studies.arms import Arm
 
 
 @dataclass(frozen=True)
-class SuiteConfig:
-    """What to run."""
+class SuiteSettings(SweepSettings):
+    """What to run, and where."""
 
-    suite: str = field(default="", metadata={"positional": True, "metavar": "NAME"})
-    """The experiment."""
-    seeds: int | None = None
-    """Of the experiment's seeds so many, from the first on; none: all."""
-    processes: int | None = None
-    """Runs side by side, one thread each; none: one a core."""
-    root: str = "run"
-    """Folder of the suites; each makes a folder of its run directories in it."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    suite: str = setting("", "runs", positional=True, metavar="NAME")
+    """The suite."""
+    seeds: int | None = setting(None, "runs", at_least=1)
+    """Of the suite's seeds so many, from the first on; none: all."""
+    root: str = setting("run", "runs")
+    """Folder of the suites; each makes a folder in it for manifest.json and its run directories."""
+    precision: Literal["fp32", "bf16"] = setting("fp32", "runs")
     """Precision of every run."""
-    compile: bool = False
+    compile: bool = setting(False, "runs")
     """Compile the loss in every run."""
-    device: str = "cpu"
-    """Device of every run: cpu, cuda, cuda:1, ..."""
-    log_interval: int = 200
+    log_interval: int = setting(200, "runs", at_least=1)
     """Updates between rows of every run."""
-    plan: bool = False
-    """Say what would be run, and run nothing."""
-    all_commands: bool = False
-    """--plan: print the command of every run, not the first alone."""
 
 
-@dataclass(frozen=True)
-class Study:
-    """A study with its experiments.
+class StudyRuns(RunKind[Config]):
+    """Runs of a study.
 
-    program: the module that makes a run, "studies.grokking". settings: the settings of its command line.
-    suites: lists of arms by name. defaults: those of the suite command.
+    Attributes:
+        program: the module that makes a run, "studies.grokking".
+        suites: lists of arms by name.
+        task: the setting that says what is learned.
     """
 
-    program: str
-    settings: Callable[[Sequence[str] | None], Any]
-    suites: Mapping[str, Callable[[], list[Arm]]]
-    defaults: SuiteConfig
+    program: ClassVar[str]
+    suites: ClassVar[Mapping[str, Callable[[], list[Arm]]]]
+    task: ClassVar[str]
+    step, steps, metric = "update", "updates", "test_accuracy"
+    score, ranking = "test accuracy", "test accuracy"
+    ending, on_top = "ends", "compiling and what is measured"
 
-    def jobs(self, config: SuiteConfig) -> list[Job]:
-        """The runs of a suite. Raises ConfigError for an unknown one, too many seeds, and a folder that is a file."""
-        name = config.suite
-        if name not in self.suites:
-            known = ", ".join(self.suites)
-            raise ConfigError(f"no suite is named {name!r}; it has to be one of {known}{near(name, self.suites)}")
-        folder = Path(config.root) / name
-        _check_folder(folder)
-        arms = self.suites[name]()
+    @abstractmethod
+    def parse(self, words: Sequence[str]) -> Config:
+        """The settings of the study's command line."""
+
+    @abstractmethod
+    def length(self, config: Config, updates: int) -> list[str]:
+        """Options that make a run so many updates long."""
+
+    def data_bytes(self, config: Config) -> float:
+        """Memory of a GPU that data and activations take."""
+        return 0.0
+
+    def settings(self, entry: Entry) -> Config:
+        if entry.command[2:3] != (self.program,):
+            raise ConfigError(f"run {entry.name!r} is none of {self.program}: its command is {' '.join(entry.command)}")
+        return self.parse(entry.command[3:])
+
+    def workload(self, config: Config) -> Workload:
+        return Workload(config.budget, bytes=FIXED + self.data_bytes(config))
+
+    def outcome(self, result: Mapping[str, Any]) -> RunOutcome:
+        seconds = result["seconds"]["training"] + result["seconds"]["measuring"]
+        return RunOutcome(float(result["final_test_accuracy"]), int(result["updates"]), float(seconds))
+
+    def short(self, config: Config, updates: int) -> list[str]:
+        rows = ["--log-interval", str(updates // 4), "--checkpoint-interval", "0", "--no-figure"]
+        return [*self.length(config, updates), *rows]
+
+    def rank(self, entry: Entry, score: float) -> float:
+        return score
+
+
+class StudySweep(Sweep):
+    """The sweep of a suite. Raises ConfigError for an unknown one, and for more seeds than it has."""
+
+    kind: StudyRuns
+    settings: SuiteSettings
+
+    def __init__(self, settings: SuiteSettings) -> None:
+        name, suites = settings.suite, self.kind.suites
+        if name not in suites:
+            known = ", ".join(suites)
+            raise ConfigError(f"no suite is named {name!r}; it has to be one of {known}{near(name, suites)}")
+        arms = suites[name]()
         seeds = sorted({arm.settings["seed"] for arm in arms})
-        if config.seeds is not None and config.seeds > len(seeds):
-            raise ConfigError(f"--seeds is {config.seeds}, but suite {name} has {len(seeds)}")
-        return [self._job(arm, folder, config) for arm in arms if arm.settings["seed"] in seeds[: config.seeds]]
+        if settings.seeds is not None and settings.seeds > len(seeds):
+            raise ConfigError(f"--seeds is {settings.seeds}, but suite {name} has {len(seeds)}")
+        self.arms = [arm for arm in arms if arm.settings["seed"] in seeds[: settings.seeds]]
+        self.configs: dict[str, Any] = {}
+        super().__init__(settings, Path(settings.root) / name)
 
-    def _job(self, arm: Arm, folder: Path, config: SuiteConfig) -> Job:
-        program = (sys.executable, "-m", self.program)
-        common = ["--precision", config.precision, "--log-interval", str(config.log_interval)]
-        common += ["--device", config.device, "--threads", "1", *(["--compile"] if config.compile else [])]
-        where = ["--root", str(folder), "--name", arm.name]
-        directory, place = folder / arm.name, self.place(config)
-        words = (*arm.options(), *common, *place, *where)
-        _check_settings(directory, self.settings(words))
-        return Job(arm.name, (*program, *words), directory, resume=(*program, "--resume", str(directory), *place))
+    def entries(self) -> tuple[Entry, ...]:
+        return tuple(map(self._entry, self.arms))
 
-    def place(self, config: SuiteConfig) -> list[str]:
-        """Options of every run that may change when it is resumed."""
-        return []
+    def _entry(self, arm: Arm) -> Entry:
+        given = self.settings
+        common = ["--precision", given.precision, "--log-interval", str(given.log_interval), "--device", self.device]
+        common += ["--threads", "1", *(["--compile"] if given.compile else []), *self.resume_options()]
+        words = (*arm.options(), *common, "--root", str(self.root), "--name", arm.name)
+        config = self.configs[arm.name] = self.kind.parse(words)
+        name, task = arm.name.removesuffix(f"-s{config.seed}"), getattr(config, self.kind.task)
+        command = (sys.executable, "-m", self.kind.program, *words)
+        return Entry(arm.name, name, task, config.seed, self.kind.config_hash(config), command)
 
-    def prepare(self, config: SuiteConfig) -> None:
-        """What is done once, before the first run. Raises ConfigError if nothing can be run."""
+    def wanted(self, entry: Entry) -> Any | None:
+        return self.configs.get(entry.name)
 
-    @cli_session()
-    def main(self, argv: Sequence[str] | None = None) -> int:
-        """The suite command; the exit code."""
-        with exit_on_bad_input():
-            config = self._parse(argv)
-            planned = self.jobs(config)
-            if config.plan:
-                print(plan(planned, config.all_commands))
-                return 0
-            self.prepare(config)
-        outcome = sweep(planned, config.processes)
-        if not outcome.failed and not outcome.left:
-            print("figures:", shell("python", "-m", f"{self.program}.figures", Path(config.root) / config.suite))
-        return outcome.exit_code
 
-    def _parse(self, argv: Sequence[str] | None) -> SuiteConfig:
-        config = parse_cli(
-            type(self.defaults),
+@cli_session()
+def main(make: type[StudySweep], defaults: SuiteSettings, argv: Sequence[str] | None = None) -> int:
+    """The suite command of a study; the exit code. `defaults` are those of its options."""
+    kind = make.kind
+    with exit_on_bad_input():
+        settings = parse_cli(
+            type(defaults),
             argv,
-            prog=f"python -m {self.program}.suite",
-            description=f"Run one experiment; what is finished is not run again. NAME: {', '.join(self.suites)}.",
+            prog=f"python -m {kind.command}",
+            description=f"Run a suite; the same command goes on where it stopped. NAME: {', '.join(kind.suites)}.",
             presets={},
-            base=self.defaults,
-        )
-        for option in ("seeds", "processes"):
-            value = getattr(config, option)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{option} is {value}: it has to be at least 1")
-        return config
-
-
-def _check_folder(folder: Path) -> None:
-    for part in (folder, *folder.parents):
-        if part.exists():
-            if not part.is_dir():
-                raise ConfigError(f"--root: {str(part)!r} is a file, where a folder is wanted")
-            return
-
-
-def _check_settings(directory: Path, wanted: Any) -> None:
-    """Raises ConfigError if a run of this name is there with other settings: it would pass for the wanted one."""
-    path = directory / "config.yaml"
-    if not path.is_file():
-        return
-    stored = load_yaml(type(wanted), path)
-    for name, value in learning(wanted).items():
-        if (there := getattr(stored, name)) != value:
-            option = name.replace("_", "-")
-            raise ConfigError(f"run {str(directory)!r} has --{option} {there}, this suite {value}: use another --root")
+            base=defaults,
+        ).checked()
+    return carry_out(settings, kind, lambda: make(settings))

@@ -13,10 +13,10 @@ from agents.config import DQNConfig
 from benchmarks.report.agreement import comparable, name_arms
 from benchmarks.report.curve_tables import read_traces
 from benchmarks.report.curves import Trace
-from benchmarks.sweep import manifest
-from benchmarks.sweep.manifest import Manifest
 from experiment.config import ConfigError, as_plain, load_yaml
 from experiment.storage.run_dir import RunDir
+from experiment.sweeps import manifest
+from experiment.sweeps.manifest import Manifest
 from studies.records import read_result
 
 

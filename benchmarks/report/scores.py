@@ -15,12 +15,11 @@ from agents.config import DQNConfig
 from benchmarks.report.agreement import check_arms, list_of, name_arms, steps_of
 from benchmarks.report.csv_files import read_rows
 from benchmarks.report.played import Played, read_played
-from benchmarks.sweep import manifest
-from benchmarks.sweep.manifest import Entry, Manifest
-from benchmarks.sweep.suites import job
 from envs.games import resolve_game
 from experiment.config import ConfigError, as_plain, load_yaml, near
 from experiment.storage.run_dir import RunDir
+from experiment.sweeps import manifest
+from experiment.sweeps.manifest import Entry, Manifest
 
 UNSCORED = "finished without an evaluation"
 RESULT = {"agent": str, "game": str, "seed": int, "agent_steps": int, "protocol": dict, "settings": dict}
@@ -214,11 +213,11 @@ def _read_entry(entry: Entry, path: Path) -> Score | Missing:
     run = RunDir(path)
     if not run.finished:
         why = "not finished" if path.is_dir() else "not begun"
-        if reason := job(entry, path.parent).failure():
+        if reason := entry.job(path.parent).failure():
             why = f"failed: {reason}"
-        return Missing(entry.arm, _game(entry.game, str(path)), str(entry.seed), why)
+        return Missing(entry.arm, _game(entry.task, str(path)), str(entry.seed), why)
     item = _read_result(run)
-    for what, listed, ran in (("game", _game(entry.game, str(path)), item.game), ("seed", str(entry.seed), item.run)):
+    for what, listed, ran in (("game", _game(entry.task, str(path)), item.game), ("seed", str(entry.seed), item.run)):
         if listed != ran:
             raise ConfigError(f"run {str(path)!r} has {what} {ran}, and {manifest.NAME} lists it with {listed}")
     return replace(item, arm=entry.arm)

@@ -1,18 +1,17 @@
-"""The command line of a sweep: its settings, its arms, and the options of all runs."""
+"""The command line of a sweep of agents: its settings, its arms, and the options of all runs."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, Self
 
 from agents.config import DQNConfig
-from benchmarks.sweep.ray_launcher import check_installed
 from benchmarks.sweep.suites import SUITES, games
 from experiment.config import ConfigError, parse_cli
+from experiment.setting import setting
+from experiment.sweeps.command import SweepSettings
 
 DESCRIPTION = f"""Train an agent on many games with several seeds, a process per core. The same command goes on where
 it stopped.
@@ -24,79 +23,22 @@ python -m benchmarks.atari --suite Pong,Qbert --agent der --arm nap:"--nap --utd
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(SweepSettings):
     """What to run, and where."""
 
-    suite: str = "atari100k"
+    suite: str = setting("atari100k", "runs")
     """atari100k (26 games), high-utd-20, atari57, minatar (5), or games with commas between: Pong,Breakout."""
-    agent: str = "dqn"
-    """dqn, rainbow, der, or module:Class of an own one."""
-    config: str | None = field(default=None, metadata={"metavar": "PRESET|FILE"})
-    """Preset or YAML file of the agent, for all arms; their flags override it."""
-    arm: tuple[str, ...] = field(default=(), metadata={"metavar": 'NAME:"FLAGS"'})
-    """name:"flags", repeated for each arm; flags of the agent's command. None: one arm, the agent as it is."""
-    seeds: int = 5
+    seeds: int = setting(5, "runs", at_least=1)
     """Runs of each arm on each game, with the seeds 0, 1, ..."""
-    root: str | None = None
+    root: str | None = setting(None, "runs")
     """Folder for manifest.json and a run directory ARM-GAME-sSEED for each run; none: run/SUITE. A list of
     games that is to grow needs a name of its own here."""
-    processes: int | None = None
-    """Runs side by side; none: one a core."""
-    device: str = "cpu"
-    """cpu, cuda (every GPU that is visible), cuda:1 ..."""
-    per_gpu: int | None = None
-    """Runs side by side on a GPU; none: as many as its free memory holds by an estimate, which is said."""
-    retries: int = 2
-    """How often a run that fails is tried again."""
-    launcher: Literal["local", "ray"] = "local"
-    """local: processes of this machine; ray: tasks of a Ray cluster, whose nodes all see --root (docs/cluster.md)."""
-    ray_address: str | None = None
-    """auto, ray://HOST:10001 ...; none: RAY_ADDRESS, or else a cluster of this machine alone is started."""
-    cpus_per_run: float = 1.0
-    """Ray: CPUs set apart for each run."""
-    gpus_per_run: float | None = None
-    """Ray: GPUs set apart for each run, 0.25 for four on one; none: 1 with --device cuda, else 0."""
-    dry_run: bool = False
-    """Say how many runs there are, what they cost, and what is done; run nothing and write nothing in --root."""
-    calibrate: bool = False
-    """--dry-run: measure the cost now, by 200 updates of each arm in a temporary folder; without it the last
-    measurement of this processor with such settings holds, kept in ~/.cache/rewarm."""
-    all_commands: bool = False
-    """--dry-run: print the command of every run, not the first alone."""
-    status: str | None = None
-    """A sweep's folder: say how far it is, from any terminal, and do nothing else."""
-
-    def checked(self) -> Self:
-        """These settings; a number out of its range raises ConfigError."""
-        least = {"seeds": 1, "processes": 1, "per_gpu": 1, "retries": 0, "cpus_per_run": 0.01, "gpus_per_run": 0}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and not value >= low:
-                raise ConfigError(f"--{name.replace('_', '-')} is {value}: it has to be at least {low}")
-        for name in ("calibrate", "all_commands"):
-            if getattr(self, name) and not self.dry_run:
-                raise ConfigError(f"--{name.replace('_', '-')} is for --dry-run")
-        if self.per_gpu is not None and self.device == "cpu":
-            raise ConfigError("--per-gpu is for --device cuda")
-        if self.launcher == "ray":
-            self._check_ray()
-        elif (self.ray_address, self.cpus_per_run, self.gpus_per_run) != (None, 1.0, None):
-            raise ConfigError("--ray-address, --cpus-per-run and --gpus-per-run are for --launcher ray")
-        return self
-
-    def _check_ray(self) -> None:
-        check_installed()
-        if self.per_gpu is not None:
-            raise ConfigError("--per-gpu is for --launcher local; --gpus-per-run 0.25 puts four runs on each GPU")
-        if self.device not in ("cpu", "cuda"):
-            raise ConfigError(f"--device {self.device}: with --launcher ray it is cpu or cuda, and Ray says which GPU")
-        if (self.device == "cuda") != (self.gpus > 0):
-            raise ConfigError(f"--device {self.device} with --gpus-per-run {self.gpus:g}: a GPU is for --device cuda")
-
-    @property
-    def gpus(self) -> float:
-        """GPUs that Ray sets apart for each run."""
-        return float(self.device == "cuda") if self.gpus_per_run is None else self.gpus_per_run
+    agent: str = setting("dqn", "runs")
+    """dqn, rainbow, der, or module:Class of an own one."""
+    config: str | None = setting(None, "runs", metavar="PRESET|FILE")
+    """Preset or YAML file of the agent, for all arms; their flags override it."""
+    arm: tuple[str, ...] = setting((), "runs", metavar='NAME:"FLAGS"')
+    """name:"flags", repeated for each arm; flags of the agent's command. None: one arm, the agent as it is."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +68,10 @@ class Command:
         return cls(settings, tuple(taken), settings.config, tuple(words[end + 1 :]))
 
     def folder(self) -> Path:
-        """The full path of --root."""
+        """The sweep's folder."""
         suite = self.settings.suite
         name = suite if suite in SUITES else "-".join(games(suite)).replace("/", "_")[:100]
-        root = Path(self.settings.root or Path("run") / name)
-        return Path(os.path.abspath(root))
+        return Path(self.settings.root or Path("run") / name)
 
 
 def _take_arms(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import shlex
 import sys
@@ -14,18 +12,15 @@ from pathlib import Path
 
 from agents.cli import check_stated, default_preset, own_agent, presets, settings
 from agents.config import AGENTS, DQNConfig
-from benchmarks.sweep.manifest import Entry
+from benchmarks.sweep.runs import KIND
 from envs.games import ATARI_57, ATARI_100K, HIGH_UTD_20, MINATAR, is_minatar, resolve_game
-from experiment.command_line import gather, shell
-from experiment.config import ConfigError, as_plain, near, parse_cli
-from experiment.setting import names_of
-from experiment.sweeps.job import Job
+from experiment.command_line import gather
+from experiment.config import ConfigError, near, parse_cli
+from experiment.sweeps.manifest import Entry
 
 SUITES = {"atari100k": ATARI_100K, "high-utd-20": HIGH_UTD_20, "atari57": ATARI_57, "minatar": MINATAR}
 OWN = ("--agent", "--env", "--seed", "--name", "--root", "--resume", "--device")
 """Options of a run that the sweep sets; no arm may, but for an --agent that is an import path."""
-AXES = ("env", "seed")
-"""Settings that tell the runs of an arm apart."""
 
 
 @dataclass(frozen=True)
@@ -146,31 +141,11 @@ def _refuse_own(words: Iterable[str], where: str) -> None:
             raise ConfigError(f"{where}: {option} is set by the sweep, for every run")
 
 
-def _shared() -> frozenset[str]:
-    """Settings that all runs of an arm share."""
-    return names_of(DQNConfig, "learning").difference(AXES)
-
-
-def config_hash(config: DQNConfig) -> str:
-    """Stands for what an arm learns by: equal for runs that may be averaged over games and seeds."""
-    plain = {name: value for name, value in as_plain(config).items() if name in _shared()}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def difference(old: DQNConfig, new: DQNConfig) -> str:
-    """The first shared setting in which two differ, as "--lr is 0.1 there and 0.2 here", or ""."""
-    before, after = as_plain(old), as_plain(new)
-    for name, value in after.items():
-        if name in _shared() and before[name] != value:
-            return f"--{name.replace('_', '-')} is {before[name]} there and {value} here"
-    return ""
-
-
 def entries(
     arms: Iterable[Arm], games: Sequence[str], seeds: int, root: Path, device: str = "cpu"
 ) -> tuple[Entry, ...]:
     """Every arm plays every game with the seeds 0 to `seeds` - 1: seeds outermost, so that a part says something."""
-    played = [(arm, game, config_hash(arm.config(game))) for game in games for arm in arms]
+    played = [(arm, game, KIND.config_hash(arm.config(game))) for game in games for arm in arms]
     return tuple(
         Entry(name := f"{arm.name}-{game.replace('/', '_')}-s{seed}", arm.name, game, seed, key,
               command(arm, game, seed, root, name, device))
@@ -187,17 +162,3 @@ def command(arm: Arm, game: str, seed: int, root: Path, name: str, device: str =
 
 def _program(agent: str) -> tuple[str, ...]:
     return (sys.executable, "-m", AGENTS.get(agent, AGENTS["dqn"]))
-
-
-def settings_of(entry: Entry) -> DQNConfig:
-    """The settings that a run's command gives; ConfigError if this version does not understand it."""
-    words = entry.command[3:]
-    if "--agent" not in words[:1]:
-        raise ConfigError(f"run {entry.name!r} is of another version: its command is {shell(*entry.command)}")
-    return settings(words[1], words)
-
-
-def job(entry: Entry, root: Path) -> Job:
-    """The run as a job of a sweep."""
-    directory = root / entry.name
-    return Job(entry.name, entry.command, directory, resume=(*entry.command[:3], "--resume", str(directory)))

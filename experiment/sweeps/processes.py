@@ -70,16 +70,16 @@ class _Child:
 
 
 class Processes:
-    """The executor of this machine: `processes` at a time (default: one per core), or one in each of `places`.
+    """The executor of this machine: `processes` at a time (default: one per core), or one in each of `slots`.
 
     Each process keeps to its share of the cores, which is one where there are as many processes.
     """
 
-    def __init__(self, processes: int | None = None, places: Sequence[Mapping[str, str]] | None = None) -> None:
-        self._cores = sorted(os.sched_getaffinity(0)) if places is None and hasattr(os, "sched_getaffinity") else []
-        if places is not None or processes is None:
-            processes = len(self._cores if places is None else places) or os.cpu_count() or 1
-        self._places = places
+    def __init__(self, processes: int | None = None, slots: Sequence[Mapping[str, str]] | None = None) -> None:
+        self._cores = sorted(os.sched_getaffinity(0)) if slots is None and hasattr(os, "sched_getaffinity") else []
+        if slots is not None or processes is None:
+            processes = len(self._cores if slots is None else slots) or os.cpu_count() or 1
+        self._slots = slots
         self._processes = processes
         self._free = list(range(processes))
 
@@ -110,7 +110,7 @@ class Processes:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=os.environ | ENVIRONMENT | (dict(self._places[slot]) if self._places else {}),
+            env=os.environ | ENVIRONMENT | (dict(self._slots[slot]) if self._slots else {}),
             start_new_session=True,  # a Ctrl-C reaches it through this process alone
             preexec_fn=child_setup(self._share(slot)),
         )

@@ -108,7 +108,7 @@ def sweep(
     retries: int = 2,
     console: "Console | None" = None,
     view: View | None = None,
-    places: Sequence[Mapping[str, str]] | None = None,
+    slots: Sequence[Mapping[str, str]] | None = None,
     executor: Executor | None = None,
 ) -> Outcome:
     """Runs what is not finished, `processes` at a time (default: one per core), each on its share of the cores.
@@ -118,7 +118,7 @@ def sweep(
     is passed on, so that the runs save and end; a second kills them. If this process is killed, they get a SIGTERM
     (on Linux). A run that another process has is waited for, and taken over if that leaves it unfinished. Sweeps of
     other runs at the same time do better on other cores (taskset), for each sweep shares out all that it may use.
-    `view` shows it in place of a line with the counts, on the same `console`. `places` gives each process environment
+    `view` shows it in place of a line with the counts, on the same `console`. `slots` gives each process environment
     variables of its own, the GPU that it may see, say: there are as many processes then, and no core is theirs alone.
     An `executor` takes the runs in place of this machine's processes; a run that it loses, with the machine it was on,
     is started again and has not failed.
@@ -131,7 +131,7 @@ def sweep(
     jobs, console = _checked(jobs), console or Console()
     if retries < 0 or (processes is not None and processes < 1):
         raise ConfigError(f"a sweep needs 1 process and 0 retries or more, not {processes} and {retries}")
-    state = _Sweep(jobs, executor or Processes(processes, places), retries, console)
+    state = _Sweep(jobs, executor or Processes(processes, slots), retries, console)
     return state.run(view or _SweepProgress(len(jobs), console, len(state.finished)))
 
 

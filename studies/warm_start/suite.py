@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from experiment.config import ConfigError
-from studies.suite import Study, SuiteConfig
+from experiment.setting import setting
+from studies import suite
+from studies.suite import StudyRuns, StudySweep, SuiteSettings
 from studies.warm_start.__main__ import settings
 from studies.warm_start.config import WarmStartConfig
 from studies.warm_start.download import ensure
@@ -14,32 +18,55 @@ from studies.warm_start.suites import SUITES
 
 DATASET = WarmStartConfig.dataset
 """What all suites train on."""
+IMAGES = 60_000 * 3 * 32 * 32
+"""Bytes of its images."""
+PER_IMAGE = {"cnn": 2**15, "resnet18": 2**18}
+"""Bytes of an image's activations in a batch, both passes, for each channel of the first convolution."""
 
 
 @dataclass(frozen=True)
-class WarmStartSuiteConfig(SuiteConfig):
-    """What to run, on which data."""
+class WarmStartSuiteSettings(SuiteSettings):
+    """What to run, on which data, and where."""
 
-    data_dir: str | None = None
+    data_dir: str | None = setting(None, "runs")
     """Folder of the data; none: $REWARM_DATA, else ~/.cache/rewarm."""
 
 
-class WarmStartStudy(Study):
-    """The warm-start study: its runs share a folder of data, which are downloaded once, before them."""
+class WarmStartRuns(StudyRuns[WarmStartConfig]):
+    """Runs of `python -m studies.warm_start`."""
 
-    def place(self, config: SuiteConfig) -> list[str]:
-        assert isinstance(config, WarmStartSuiteConfig)
-        return [] if config.data_dir is None else ["--data-dir", config.data_dir]
+    program, command, report = "studies.warm_start", "studies.warm_start.suite", "studies.warm_start.figures"
+    config_class, suites, task, lengths = WarmStartConfig, SUITES, "protocol", frozenset({"phase_updates"})
 
-    def prepare(self, config: SuiteConfig) -> None:
-        assert isinstance(config, WarmStartSuiteConfig)
-        ensure(DATASET, config.data_dir)
-        if not is_there(DATASET, config.data_dir):
-            raise ConfigError(f"{config.data_dir}: CIFAR-10 is not there; {remedy(DATASET, config.data_dir)}")
+    def parse(self, words: Sequence[str]) -> WarmStartConfig:
+        return settings(words)
+
+    def length(self, config: WarmStartConfig, updates: int) -> list[str]:
+        return ["--phase-updates", str(updates // config.phases)]
+
+    def data_bytes(self, config: WarmStartConfig) -> float:
+        assert config.width is not None, "resolved() comes first"
+        return IMAGES + config.batch_size * config.width * PER_IMAGE[config.network]
 
 
-DEFAULTS = WarmStartSuiteConfig(root="run/warm-start", log_interval=500)
-STUDY = WarmStartStudy("studies.warm_start", settings, SUITES, DEFAULTS)
+class WarmStartSweep(StudySweep):
+    """A suite of the study: its runs share a folder of data, which are downloaded once, before them."""
+
+    kind = WarmStartRuns()
+    settings: WarmStartSuiteSettings
+
+    def resume_options(self) -> tuple[str, ...]:
+        return () if self.settings.data_dir is None else ("--data-dir", self.settings.data_dir)
+
+    def prepare(self) -> None:
+        folder = self.settings.data_dir
+        ensure(DATASET, folder)
+        if not is_there(DATASET, folder):
+            raise ConfigError(f"{folder}: CIFAR-10 is not there; {remedy(DATASET, folder)}")
+
+
+DEFAULTS = WarmStartSuiteSettings(root="run/warm-start", log_interval=500)
+main = partial(suite.main, WarmStartSweep, DEFAULTS)
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main())
+    raise SystemExit(main())

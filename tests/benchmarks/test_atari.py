@@ -21,14 +21,17 @@ from rich.console import Console
 
 from agents.config import DQNConfig
 from benchmarks import atari
-from benchmarks.sweep import calibration, places, suites
-from benchmarks.sweep.manifest import Entry, Manifest
-from benchmarks.sweep.status import UPDATE, RunStatus, SweepStatus, as_panel, print_status, work
-from benchmarks.sweep.suites import SUITES, Arm, arms, check_agent, config_hash, difference, entries, games
-from benchmarks.sweep.suites import settings_of as settings_of_run
+from benchmarks.atari import AgentSweep, Command
+from benchmarks.sweep import suites
+from benchmarks.sweep.runs import KIND, UPDATE, part_length
+from benchmarks.sweep.suites import SUITES, Arm, arms, check_agent, entries, games
 from envs.games import ATARI_57
 from experiment.storage.run_dir import RunDir
+from experiment.sweeps import calibration, gpus
+from experiment.sweeps.manifest import Entry, Manifest
+from experiment.sweeps.status import RunStatus, SweepStatus
 from experiment.sweeps.sweep import SweepState
+from experiment.sweeps.view import as_panel, print_status
 from experiment.values import ConfigError
 
 FAKE = """
@@ -138,7 +141,7 @@ def test_kills_of_a_worker_and_the_launcher_and_a_closed_terminal_lose_no_run_an
     wait_for(lambda: pid_of(root / names[0]) and pid_of(root / names[1]))
     os.kill(pid_of(root / names[0]), signal.SIGKILL)
     wait_for(lambda: (root / names[2]).exists())
-    shown = lines_of(SweepStatus(root, Manifest.load(root).runs))
+    shown = lines_of(SweepStatus(KIND, root, Manifest.load(root).runs))
     assert re.search(r"\d+% \d(\.\d)?/4 runs, .*waiting 1, running 2, ", shown) or "done 1" in shown
     assert re.search(r"running: a-Breakout-s1: \d+/400 agent steps", shown)
     first.kill()
@@ -159,7 +162,7 @@ def test_kills_of_a_worker_and_the_launcher_and_a_closed_terminal_lose_no_run_an
         rows = [json.loads(line)["agent_step"] for line in (root / name / "metrics.jsonl").read_text().splitlines()]
         assert rows == list(range(40, 401, 40))
     assert "done 4, failed 0, best 1.000 a-Breakout-s1, worst 0.000 a-Breakout-s0" in lines_of(
-        SweepStatus(root, Manifest.load(root).runs)
+        SweepStatus(KIND, root, Manifest.load(root).runs)
     )
     before = (root / "logs" / f"{names[0]}.log").read_bytes()
     assert atari.main(command) == 0
@@ -217,7 +220,7 @@ def test_the_dry_run_measures_the_cost_when_told_to_remembers_it_and_writes_noth
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"KEY": 3}', '{"KEY": ["a", 1, "b"]}'])
 def test_a_lost_or_damaged_measurement_is_none(content, tmp_path):
-    memory, config = calibration.Memory("cpu"), DQNConfig().resolved()
+    memory, config = calibration.Memory(KIND, "cpu"), DQNConfig().resolved()
     if content is not None:
         memory.path.parent.mkdir(parents=True)
         memory.path.write_text(content.replace("KEY", memory._key(config)))
@@ -227,7 +230,7 @@ def test_a_lost_or_damaged_measurement_is_none(content, tmp_path):
     assert memory.recall(replace(config, steps=500, seed=3, env="Pong"))[:2] == (0.5, 2.0)
     for other in (replace(config, threads=config.threads + 1), replace(config, utd=Fraction(2))):
         assert memory.recall(other) is None
-    assert calibration.Memory("cuda").recall(config) is None
+    assert calibration.Memory(KIND, "cuda").recall(config) is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -247,10 +250,10 @@ def test_a_dry_run_that_is_ended_leaves_no_process_and_no_folder(tmp_path, numbe
 
 
 def test_a_sweep_takes_no_less_than_its_longest_run(tmp_path, monkeypatch):
-    ready = atari.Sweep(atari.Command.parse(words(tmp_path, "--arm", "a:", "--arm", "b:--utd 2", seeds=1)))
+    ready = AgentSweep(Command.parse(words(tmp_path, "--arm", "a:", "--arm", "b:--utd 2", seeds=1)))
     pace = {"a": 7200.0 / DQNConfig().budget, "b": 0.0}
-    monkeypatch.setattr(calibration, "calibrate", lambda entry, *_: calibration.Pace(*2 * [pace[entry.arm]], "now"))
-    assert [list(calibration.cost(ready.runs, count, {}, "cpu", True))[-1][:16] for count in (1, 8, None)] == [
+    monkeypatch.setattr(calibration, "calibrate", lambda _, entry, *__: calibration.Pace(*2 * [pace[entry.arm]], "now"))
+    assert [list(calibration.cost(KIND, ready.runs, count, {}, "cpu", True))[-1][:16] for count in (1, 8, None)] == [
         "cost: 4.00 hours",
         "cost: 2.00 hours",
         "cost: 4.00 hours",
@@ -258,20 +261,20 @@ def test_a_sweep_takes_no_less_than_its_longest_run(tmp_path, monkeypatch):
 
 
 def test_a_calibration_runs_where_the_sweep_will(tmp_path, monkeypatch):
-    ready, seen = atari.Sweep(atari.Command.parse(words(tmp_path, seeds=1))), []
+    ready, seen = AgentSweep(Command.parse(words(tmp_path, seeds=1))), []
 
     def run(words, *, env, **_):
         seen.append(env)
         return subprocess.CompletedProcess(words, 1, "", "no such GPU")
 
     monkeypatch.setattr(calibration.subprocess, "run", run)
-    lines = list(calibration.cost(ready.runs, 1, {"CUDA_VISIBLE_DEVICES": "7"}, "cuda", True))
+    lines = list(calibration.cost(KIND, ready.runs, 1, {"CUDA_VISIBLE_DEVICES": "7"}, "cuda", True))
     assert "could not be calibrated: no such GPU" in lines[0]
     assert {env["CUDA_VISIBLE_DEVICES"] for env in seen} == {"7"}
 
 
-def save(tmp_path: Path, *more: str, **options) -> atari.Sweep:
-    ready = atari.Sweep(atari.Command.parse(words(tmp_path, *more, **options)))
+def save(tmp_path: Path, *more: str, **options) -> AgentSweep:
+    ready = AgentSweep(Command.parse(words(tmp_path, *more, **options)))
     ready.write_manifest()
     return ready
 
@@ -282,7 +285,7 @@ def test_seeds_and_arms_extend_the_list_and_other_settings_are_refused(tmp_path)
     save(tmp_path, "--arm", "b:", "--arm", "a:--utd 2", seeds=3)
     loaded = Manifest.load(root)
     assert loaded.runs[:2] == one.runs
-    assert {(run.arm, run.game, run.seed) for run in loaded.runs} == {
+    assert {(run.arm, run.task, run.seed) for run in loaded.runs} == {
         (arm, game, seed) for arm in "ab" for game in ("Breakout", "Catch") for seed in range(3)
     }
     save(tmp_path, "--arm", "a:--utd 2 --threads 2")  # of the machine
@@ -445,10 +448,10 @@ def test_the_command_of_a_run_gives_its_settings(played, seeds, flags):
     assert len({entry.name for entry in made}) == len(made) == 2 * len(played) * seeds
     of = {arm.name: arm for arm in both}
     for entry in made:
-        config = settings_of_run(entry)
+        config = KIND.settings(entry)
         assert (config.name, config.root, config.steps) == (entry.name, "/root", 3000)
-        assert replace(config, name=None, root="run", seed=0) == of[entry.arm].config(entry.game)
-        assert (config.seed, config_hash(config)) == (entry.seed, entry.config_hash)
+        assert replace(config, name=None, root="run", seed=0) == of[entry.arm].config(entry.task)
+        assert (config.seed, KIND.config_hash(config)) == (entry.seed, entry.config_hash)
 
 
 def test_the_hash_tells_apart_what_is_learned_and_nothing_else():
@@ -457,8 +460,8 @@ def test_the_hash_tells_apart_what_is_learned_and_nothing_else():
     machine = {"device", "threads", "compile", "track", "on_nonfinite", "checkpoint_interval", "probe_interval"}
     for field in fields(DQNConfig):
         other = replace(config, **{field.name: "another"})
-        assert (config_hash(other) == config_hash(config)) == (field.name in names | machine), field.name
-        assert difference(config, other).startswith(f"--{field.name.replace('_', '-')} is ") == (
+        assert (KIND.config_hash(other) == KIND.config_hash(config)) == (field.name in names | machine), field.name
+        assert KIND.difference(config, other).startswith(f"--{field.name.replace('_', '-')} is ") == (
             field.name not in names | machine
         )
 
@@ -469,24 +472,22 @@ def test_the_hash_tells_apart_what_is_learned_and_nothing_else():
 )
 def test_a_calibration_can_train_and_foretells_a_steady_run(utd, batch_size, n_step, num_envs, start):
     config = DQNConfig(utd=utd, batch_size=batch_size, n_step=n_step, num_envs=num_envs)
-    part = calibration.part_length(config)
+    part = part_length(config, calibration.UPDATES)
     replace(config, steps=4 * part, update_start=2 * part, schedule="constant").resolved()
     assert part % num_envs == 0
     assert 2 * part * utd >= calibration.UPDATES
     times = {part: part * 0.5, 2 * part: part * 1.0, 3 * part: 1000.0, 4 * part: 1000.0 + 2 * part}
     whole = replace(config, steps=1000, update_start=start)
-    assert calibration.Pace(*calibration.paces(times), "").seconds(whole) == pytest.approx(
+    assert calibration.Pace(*calibration.paces(times), "").seconds(KIND.workload(whole)) == pytest.approx(
         0.5 * start + 2 * (1000 - start)
     )
 
 
-CONFIGS = {"a": DQNConfig(), "b": DQNConfig(utd=Fraction(2))}
-
-
 def board_of(statuses: list[RunStatus]) -> SweepStatus:
     runs = entries([Arm("a", "dqn", ()), Arm("b", "dqn", ("--utd", "2"))], ["Pong"], len(statuses) // 2, Path("/r"))
-    sweep = SweepStatus(Path("/r"), runs, {run.name: there for run, there in zip(runs, statuses, strict=True)})
-    sweep.configs = {(run.arm, run.config_hash): CONFIGS[run.arm] for run in runs}
+    sweep = SweepStatus(KIND, Path("/r"), runs, {run.name: there for run, there in zip(runs, statuses, strict=True)})
+    works = {"a": KIND.workload(DQNConfig()), "b": KIND.workload(DQNConfig(utd=Fraction(2)))}
+    sweep.workloads = {(run.arm, run.config_hash): works[run.arm] for run in runs}
     return sweep
 
 
@@ -505,12 +506,12 @@ def test_the_time_left_is_that_of_every_run_at_its_arms_pace(states, processes, 
     sweep = board_of([RunStatus()] * len(states))
     units = {}
     for run, state, step in zip(sweep.entries, states, steps, strict=True):
-        seconds = pace[run.arm] * work(sweep.config(run), step)
+        seconds = pace[run.arm] * sweep.workload(run).work(step)
         sweep.statuses[run.name] = RunStatus(state, step, None, seconds, step)
         if step:
             units.setdefault(run.arm, []).append(seconds)
     shares = [
-        work(sweep.config(run), step) / work(sweep.config(run), 100_000) if state != "done" else 1.0
+        sweep.workload(run).work(step) / sweep.workload(run).work(100_000) if state != "done" else 1.0
         for run, state, step in zip(sweep.entries, states, steps, strict=True)
     ]
     assert sweep.done() == pytest.approx(sum(shares))
@@ -519,7 +520,7 @@ def test_the_time_left_is_that_of_every_run_at_its_arms_pace(states, processes, 
         assert left is None
     elif len(units) == 2:
         each = [
-            pace[run.arm] * work(sweep.config(run), 100_000) * (1 - share)
+            pace[run.arm] * sweep.workload(run).work(100_000) * (1 - share)
             for run, share, state in zip(sweep.entries, shares, states, strict=True)
             if state in ("waiting", "running")
         ]
@@ -530,8 +531,8 @@ def test_the_time_left_is_that_of_every_run_at_its_arms_pace(states, processes, 
 def test_the_time_left_is_that_of_updates_however_quick_the_play_before_them(compiling, tmp_path):
     """A step of play takes 2 ms, one with its update 52 ms; the first update compiles."""
     (run,) = entries([Arm("a", "dqn", ())], ["Pong"], 1, tmp_path)
-    sweep = SweepStatus(tmp_path, [run])
-    config = sweep.config(run)
+    sweep = SweepStatus(KIND, tmp_path, [run])
+    config = KIND.settings(run)
     (tmp_path / run.name).mkdir()
     said = {}
     with open(tmp_path / run.name / "metrics.jsonl", "w") as file:
@@ -550,15 +551,15 @@ def test_the_time_left_is_that_of_updates_however_quick_the_play_before_them(com
 
 def test_a_run_that_plays_its_evaluation_says_so(tmp_path):
     (run,) = entries([Arm("a", "dqn", ())], ["Pong"], 1, tmp_path)
-    sweep = SweepStatus(tmp_path, [run], {run.name: RunStatus("running", 100_000)})
+    sweep = SweepStatus(KIND, tmp_path, [run], {run.name: RunStatus("running", 100_000)})
     console = Console(file=io.StringIO(), width=120)
     console.print(as_panel(sweep, 1, 20))
     assert "plays its evaluation" in console.file.getvalue()
 
 
 def test_work_counts_the_updates():
-    config = DQNConfig(utd=Fraction(1, 4), update_start=100)
-    assert [work(config, step) for step in (50, 100, 180)] == [50, 100, 180 + 80 * UPDATE / 4]
+    workload = KIND.workload(DQNConfig(utd=Fraction(1, 4), update_start=100))
+    assert [workload.work(step) for step in (50, 100, 180)] == [50, 100, 180 + 80 * UPDATE / 4]
 
 
 @pytest.mark.parametrize("text", ["{", '{"score": {"mean": "many"}, "agent_steps": 9, "training_seconds": 2.5}', "[]"])
@@ -566,7 +567,7 @@ def test_a_result_that_cannot_be_read_is_told_and_stops_nothing(text, tmp_path):
     ready = save(tmp_path, "--arm", "a:")
     (ready.root / ready.runs[0].name).mkdir()
     (ready.root / ready.runs[0].name / "result.json").write_text(text)
-    sweep = SweepStatus(ready.root, Manifest.load(ready.root).runs)
+    sweep = SweepStatus(KIND, ready.root, Manifest.load(ready.root).runs)
     assert f"done: {ready.runs[0].name}: its result.json cannot be read" in lines_of(sweep)
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     print_status(sweep, console)
@@ -582,58 +583,25 @@ def test_ten_thousand_runs_are_planned_and_told_in_seconds(tmp_path):
         (ready.root / run.name / "result.json").write_text(
             '{"score": {"mean": 5.0}, "agent_steps": 9, "training_seconds": 2.5}'
         )
-    shown = lines_of(SweepStatus(ready.root, Manifest.load(ready.root).runs))
+    shown = lines_of(SweepStatus(KIND, ready.root, Manifest.load(ready.root).runs))
     assert "waiting 9832, running 0, done 200, failed 0" in shown
-    sweep = SweepStatus(ready.root, ready.runs)
+    sweep = SweepStatus(KIND, ready.root, ready.runs)
     sweep.look(SweepState(9832, (), {run.name for run in ready.runs[:200]}, {}, ()))
     assert len(sweep.named("done")) == 200
     assert time.process_time() - began < 10
 
 
-def test_runs_share_gpus_by_what_fits_their_memory():
-    config = DQNConfig(replay_capacity=100_000)
-    each = places.need(config)
-    assert each > places.FIXED + 100_000 * 84 * 84
-    free = {"0": 40 * each, "GPU-b": 3.4 * each}
-    found, said = places.places("cuda", [config, DQNConfig(replay_capacity=1_000)], None, lambda: free, cores=64)
-    assert found == [{"CUDA_VISIBLE_DEVICES": name} for _ in range(3) for name in ("0", "GPU-b")]
-    assert said.startswith("2 GPUs, 3 runs on each: a run takes about ")
-    assert len(places.places("cuda", [config], None, lambda: free, cores=3)[0]) == 4
-    assert places.places("cuda:1", [config], 2, lambda: free)[0] == [{"CUDA_VISIBLE_DEVICES": "GPU-b"}] * 2
-    with pytest.raises(ConfigError, match="there are 2 GPUs, counted from 0"):
-        places.places("cuda:2", [config], None, lambda: free)
-    with pytest.raises(ConfigError, match="a smaller --replay-capacity helps"):
-        places.places("cuda", [config], None, lambda: {"0": each})
-
-
-def test_the_gpus_that_may_be_used_are_asked_of_nvidia_smi(monkeypatch):
-    answer = subprocess.CompletedProcess([], 0, stdout="0, GPU-a, 1024\n1, GPU-b, 2048\n")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert places.free_memory() == {"0": 2**30, "1": 2**31}
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b")
-    assert places.free_memory() == {"GPU-b": 2**31}
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(ConfigError, match="no GPU is visible"):
-        places.free_memory()
-
-
-def test_a_gpu_that_does_not_tell_its_memory_needs_per_gpu(monkeypatch):
-    answer = subprocess.CompletedProcess([], 0, stdout="0, GPU-a, [N/A]\n")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with pytest.raises(ConfigError, match=r"what GPU 0 has free: say --per-gpu$"):
-        places.places("cuda", [DQNConfig()], None)
-    found, said = places.places("cuda", [DQNConfig()], 2)
-    assert found == [{"CUDA_VISIBLE_DEVICES": "0"}] * 2
-    assert said.endswith("how much is free is unknown")
+def test_the_memory_of_a_run_holds_its_replay():
+    small, large = (KIND.workload(DQNConfig(replay_capacity=size)).bytes for size in (1_000, 100_000))
+    assert gpus.FIXED < small < large
+    assert large > gpus.FIXED + 100_000 * 84 * 84
 
 
 def test_a_run_goes_on_only_on_the_device_where_it_began(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(atari.Sweep.__init__.__globals__["places"], "__defaults__", (lambda: {"0": 1e12}, None))
+    monkeypatch.setattr(gpus, "free_memory", lambda: {"0": 1e12})
     ready = save(tmp_path, seeds=1, suite="Breakout")
     folder = ready.jobs[0].directory
-    run = RunDir.create(str(folder.parent), folder.name, settings_of_run(ready.runs[0]), explicit=True)
+    run = RunDir.create(str(folder.parent), folder.name, KIND.settings(ready.runs[0]), explicit=True)
     (run.checkpoints / "40").mkdir()
     on_gpu = words(tmp_path, "--device", "cuda", "--per-gpu", "1", seeds=1, suite="Breakout")
     on_gpu[on_gpu.index("--processes") : on_gpu.index("--processes") + 2] = []
@@ -647,9 +615,8 @@ def test_a_run_goes_on_only_on_the_device_where_it_began(tmp_path, monkeypatch, 
 
 
 def test_the_sweep_on_gpus_gives_each_run_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(places, "free_memory", lambda: {"0": 1e12, "1": 1e12})
-    monkeypatch.setattr(atari.Sweep.__init__.__globals__["places"], "__defaults__", (places.free_memory, None))
-    ready = atari.Sweep(atari.Command.parse(words(tmp_path, "--device", "cuda", "--per-gpu", "2")[:-2]))
+    monkeypatch.setattr(gpus, "free_memory", lambda: {"0": 1e12, "1": 1e12})
+    ready = AgentSweep(Command.parse(words(tmp_path, "--device", "cuda", "--per-gpu", "2")[:-2]))
     assert ready.processes == 2
     assert all(run.command[run.command.index("--device") + 1] == "cuda" for run in ready.runs)
     assert isinstance(ready.runs[0], Entry)

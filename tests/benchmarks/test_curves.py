@@ -13,10 +13,10 @@ from benchmarks.report.learning import own_names
 from benchmarks.report.measures import returns, smooth
 from benchmarks.report.panels import WIDTH, draw_curves, label, make_panels, make_room, styled
 from benchmarks.report.runs import check_arms, read_runs
-from benchmarks.sweep.manifest import Entry, Manifest
 from experiment.config import ConfigError
 from experiment.statistics import t_interval
 from experiment.storage.run_dir import RunDir
+from experiment.sweeps.manifest import Entry, Manifest
 from studies.records import read_rows
 
 pytest.importorskip("matplotlib")

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from agents.config import DQNConfig
 from benchmarks import high_utd
-from benchmarks.atari import Command, Sweep
+from benchmarks.atari import AgentSweep, Command
 from benchmarks.high_utd import STOPS, StudySettings, study
 from benchmarks.report.curves import Trace
 from benchmarks.report.measures import WINDOW
 from benchmarks.report.stability import largest_fall, largest_rise
-from benchmarks.sweep.manifest import Manifest
-from benchmarks.sweep.status import SweepStatus
+from benchmarks.sweep.runs import KIND
+from experiment.sweeps.manifest import Manifest
+from experiment.sweeps.status import SweepStatus
 from experiment.values import ConfigError
 
 TINY = "--steps 200 --update-start 80 --log-interval 20 --probe-interval 0 --eval-episodes 2 --compile false"
@@ -28,7 +29,9 @@ def parsed(experiment: str, *more: str, common: str = "--steps 20000 --log-inter
 
 
 def configs(experiment: str, *more: str, **options: str) -> dict[str, DQNConfig]:
-    return {name: arm.config("Catch") for name, arm in Sweep(study(parsed(experiment, *more, **options))).arms.items()}
+    return {
+        name: arm.config("Catch") for name, arm in AgentSweep(study(parsed(experiment, *more, **options))).arms.items()
+    }
 
 
 def test_schedules_are_five_with_nap_and_without():
@@ -74,7 +77,7 @@ def test_options_of_nap_are_shared_by_arms_with_and_without_it():
 )
 def test_what_cannot_be_run_is_said_before_anything_is_written(experiment, common, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
-        Sweep(study(parsed(experiment, "--root", str(tmp_path / "root"), common=common)))
+        AgentSweep(study(parsed(experiment, "--root", str(tmp_path / "root"), common=common)))
     assert not (tmp_path / "root").exists()
 
 
@@ -109,7 +112,7 @@ def test_the_command_runs_an_experiment_and_reports_on_it(tmp_path, monkeypatch)
     root = tmp_path / "root"
     where = ["--experiment", "automatic", "--suite", "Catch", "--seeds", "1", "--root", str(root)]
     assert high_utd.main([*where, "--", *shlex.split(TINY), "--lr-floor", "1e-5", "--cycle-patience", "2"]) == 0
-    sweep = SweepStatus(root, Manifest.load(root).runs)
+    sweep = SweepStatus(KIND, root, Manifest.load(root).runs)
     sweep.look()
     assert len(sweep.named("done")) == 2
     metrics = root / "early-cycle-plateau-Catch-s0" / "metrics.jsonl"

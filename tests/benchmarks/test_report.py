@@ -26,12 +26,12 @@ from benchmarks.report.published import NAMES, STEPS, published_scores
 from benchmarks.report.scores import Missing, Score, Scores, read_scores
 from benchmarks.report.summary import summarize
 from benchmarks.report.tables import aggregates, all_tables, improvements
-from benchmarks.sweep.manifest import Entry, Manifest
 from envs.games import ATARI_100K, human_normalized, reference_scores
 from envs.protocol import PROTOCOLS
 from experiment.config import ConfigError, as_plain, dump_yaml
 from experiment.statistics import iqm
 from experiment.sweeps.job import FAILED
+from experiment.sweeps.manifest import Entry, Manifest
 from studies.drawing import plotting
 
 SCORES = Path(os.environ.get("REWARM_ATARI100K_RUNS", "shared/reference/atari100k_runs.csv"))

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiment.config import ConfigError, dump_yaml
 from experiment.storage.run_dir import RunDir
-from studies.grokking import figures, speed
+from studies.grokking import figures, speed, suite
 from studies.grokking.__main__ import main, settings
 from studies.grokking.comparisons import _median_time, orders
 from studies.grokking.config import _NO_EFFECT, GrokkingConfig
@@ -20,10 +20,9 @@ from studies.grokking.learner import Learner
 from studies.grokking.model import make_model
 from studies.grokking.outcome import outcome, sentence
 from studies.grokking.run import Run
-from studies.grokking.suite import STUDY
+from studies.grokking.suite import DEFAULTS, GrokkingSweep
 from studies.grokking.suites import SUITES
 from studies.records import FinishedRun, read_rows
-from studies.suite import SuiteConfig
 
 LENGTHS = ["--delay", "10", "--warmup", "5", "--anneal", "15", "--log-interval", "5"]
 TINY = ["--modulus", "11", "--fraction", "0.5", "--batch-size", "32", *LENGTHS]
@@ -142,14 +141,14 @@ def test_a_hand_edited_setting_is_one_line_that_names_the_file(tmp_path, capsys)
 def test_a_root_that_is_a_file_is_refused(tmp_path, capsys, below):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as stopped:
-        STUDY.main(["controls", "--root", str(tmp_path / "file" / below)])
+        suite.main(["controls", "--root", str(tmp_path / "file" / below)])
     assert stopped.value.code == 2
     assert "is a file, where a folder is wanted" in capsys.readouterr().err
 
 
 def test_every_arm_of_every_suite_is_a_valid_run():
     for name in SUITES:
-        planned = STUDY.jobs(SuiteConfig(suite=name))  # reads the settings of each
+        planned = GrokkingSweep(replace(DEFAULTS, suite=name)).jobs  # reads the settings of each
         assert len({job.name for job in planned}) == len(planned)
 
 
@@ -250,9 +249,10 @@ def test_a_suite_refuses_a_run_of_other_settings(tmp_path, capsys):
     (folder / "peak0.001-s0").mkdir(parents=True)
     (folder / "peak0.001-s0" / "config.yaml").write_text(dump_yaml(config))
     with pytest.raises(SystemExit) as stopped:
-        STUDY.main(["controls", "--root", str(tmp_path), "--plan"])
+        suite.main(["controls", "--root", str(tmp_path), "--dry-run"])
     assert stopped.value.code == 2
-    assert "has --beta1 0.5, this suite 0.9" in capsys.readouterr().err
+    assert "arm 'peak0.001' has other settings" in (line := capsys.readouterr().err)
+    assert "--beta1 is 0.5 there and 0.9 here: give" in line
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_suite_refuses_a_run_of_other_settings(tmp_path, capsys):
 )
 def test_a_suite_refuses_bad_settings_at_once(words, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        STUDY.main(["controls", "--root", str(tmp_path), "--plan", *words])
+        suite.main(["controls", "--root", str(tmp_path), "--dry-run", *words])
     assert stopped.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 

@@ -10,11 +10,12 @@ import torch
 from experiment.config import dump_yaml
 from plasticity.registry import METHODS as REGISTRY
 from plasticity.registry import make, parse
+from studies.warm_start import suite
 from studies.warm_start.__main__ import settings
 from studies.warm_start.comparisons import reference
 from studies.warm_start.config import WarmStartConfig
 from studies.warm_start.networks import make_network
-from studies.warm_start.suite import STUDY
+from studies.warm_start.suite import DEFAULTS, WarmStartSweep
 from studies.warm_start.suites import METHODS, QUARTER, SUITES, TENTH
 
 
@@ -31,6 +32,11 @@ def planned(name):
 
 def seeds(name):
     return {arm.settings["seed"] for arm in SUITES[name]()}
+
+
+def jobs_of(name, **options):
+    """The runs of a suite."""
+    return WarmStartSweep(replace(DEFAULTS, suite=name, **options)).jobs
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -93,27 +99,28 @@ def test_every_arm_has_a_reference_that_starts_as_it_does(suite):
 def test_a_suite_finds_its_data_once_and_hands_them_on(tmp_path, monkeypatch, capsys):
     folder = str(tmp_path / "data")
     for name in SUITES:
-        jobs = STUDY.jobs(replace(STUDY.defaults, suite=name, root=str(tmp_path), data_dir=folder))
+        jobs = jobs_of(name, root=str(tmp_path), data_dir=folder)
         assert len(jobs) == len(SUITES[name]())
         for job in jobs:
             for words in (job.command, job.resume):
                 assert words[words.index("--data-dir") + 1] == folder
-    assert not any("--data-dir" in job.command for job in STUDY.jobs(replace(STUDY.defaults, suite="cusum")))
-    monkeypatch.setattr("studies.suite.sweep", lambda *_: pytest.fail("a run was started"))
+    assert not any("--data-dir" in job.command for job in jobs_of("cusum"))
+    monkeypatch.setattr("experiment.sweeps.command.sweep", lambda *_, **__: pytest.fail("a run was started"))
     with pytest.raises(SystemExit) as stopped:
-        STUDY.main(["cusum", "--root", str(tmp_path), "--data-dir", folder])
+        suite.main(["cusum", "--root", str(tmp_path), "--data-dir", folder])
     assert stopped.value.code == 2
     assert "CIFAR-10 is not there; `python -m studies.warm_start.download cifar10" in capsys.readouterr().err
     own = jobs[0].directory
     own.mkdir(parents=True)
     (own / "config.yaml").write_text(dump_yaml(settings(jobs[0].command[3:])))
-    STUDY.jobs(replace(STUDY.defaults, suite=name, root=str(tmp_path), data_dir="elsewhere"))
+    elsewhere = WarmStartSweep(replace(DEFAULTS, suite=name, root=str(tmp_path), data_dir="elsewhere"))
+    elsewhere.manifest()  # which compares settings
 
 
 @pytest.mark.parametrize("name", SUITES)
 def test_a_part_of_the_seeds_is_the_first_of_each_arm(name):
     def names(count):
-        return [job.name for job in STUDY.jobs(replace(STUDY.defaults, suite=name, seeds=count))]
+        return [job.name for job in jobs_of(name, seeds=count)]
 
     for count in range(1, len(seeds(name)) + 1):
         part = [f"-s{seed}" for seed in sorted(seeds(name))[:count]]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.sweep.manifest import NAME, Entry, Manifest
+from experiment.sweeps.manifest import NAME, Entry, Manifest
 from experiment.values import ConfigError
 
 ENTRY = Entry("der-Pong-s0", "der", "Pong", 0, "ab12", ("python", "-m", "agents.der"))
@@ -30,8 +30,8 @@ def test_what_is_saved_is_loaded(tmp_path_factory, suite, words, arms):
 
 
 def change(**values) -> str:
-    run = {"name": "a", "arm": "a", "game": "Pong", "seed": 0, "config_hash": "ab", "command": ["x"]} | values
-    return json.dumps({"layout": 1, "suite": "s", "runs": [run]})
+    run = {"name": "a", "arm": "a", "task": "Pong", "seed": 0, "config_hash": "ab", "command": ["x"]} | values
+    return json.dumps({"layout": 2, "suite": "s", "runs": [run]})
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def change(**values) -> str:
     [
         ("{", "is damaged: it is not JSON"),
         ("[" * 100_000, "is damaged: it is not JSON"),
-        ("[]", "has layout None, and this version reads layout 1"),
-        ('{"layout": 2}', "has layout 2, and this version reads layout 1"),
+        ("[]", "has layout None, and this version reads the layouts 1 and 2"),
+        ('{"layout": 3}', "has layout 3, and this version reads the layouts 1 and 2"),
         ('{"layout": 1, "suite": "s"}', "it has no suite or no list of runs"),
         ('{"layout": 1, "suite": "s", "runs": []}', "it has no suite or no list of runs"),
         (change(extra=1), "run 1 does not have just name, arm"),
@@ -58,6 +58,19 @@ def test_a_damaged_one_is_one_line(tmp_path, text, message):
     assert message in str(error.value)
     assert str(tmp_path / NAME) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_old_layout_is_read_and_saved_as_the_new_one(tmp_path):
+    old = vars(ENTRY) | {"game": ENTRY.task}
+    del old["task"]
+    (tmp_path / NAME).write_text(json.dumps({"layout": 1, "suite": "s", "runs": [old]}))
+    loaded = Manifest.load(tmp_path)
+    assert loaded == Manifest("s", (ENTRY,))
+    loaded.save(tmp_path)
+    assert json.loads((tmp_path / NAME).read_text())["runs"][0] == vars(ENTRY) | {"command": list(ENTRY.command)}
+    (tmp_path / NAME).write_text(json.dumps({"layout": 1, "suite": "s", "runs": [old | {"game": 3}]}))
+    with pytest.raises(ConfigError, match="run 1: name, arm, game and config_hash have to be text"):
+        Manifest.load(tmp_path)
 
 
 def test_none_and_two_of_a_kind_are_refused(tmp_path):

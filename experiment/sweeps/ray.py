@@ -42,7 +42,7 @@ def attempt(job: Job, number: int, token: str, folder: str) -> End:
     signals = Signals()
     with signals:
         try:
-            child = Processes(places=[{}]).start(job, number)
+            child = Processes(slots=[{}]).start(job, number)
         except OSError as error:
             return End("failed", f"{error.filename or job.log}: {error.strerror or error}")
         if isinstance(child, End):

@@ -1,24 +1,18 @@
-"""Where the runs of a sweep go on GPUs: how many fit together, and which GPU each process sees."""
+"""The GPUs of a sweep: how many of its runs fit on one together, and which one each process sees."""
 
 from __future__ import annotations
 
 import math
 import os
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
 
-from agents.config import DQNConfig
 from experiment.config import ConfigError
 from experiment.sweeps.cores import available_cores
 from experiment.values import counted
 
 GIB = 2**30
-FRAME = 84 * 84
 FIXED = 1.5 * GIB
-"""CUDA's context and libraries, compiled code, networks and optimiser of one run."""
-PER_TRANSITION = 2**20
-"""Activations of a transition in a block, both passes."""
-Free = Callable[[], Mapping[str, float]]
+"""What any run takes: CUDA's context and libraries, compiled code, networks and optimiser."""
 
 
 def free_memory() -> dict[str, float]:
@@ -49,36 +43,31 @@ def _bytes(mib: str) -> float:
         return math.nan
 
 
-def need(config: DQNConfig) -> float:
-    """Bytes of GPU memory that one run takes, about: its replay's frames, its blocks, and what each process takes."""
-    replay = min(config.replay_capacity, config.budget) * FRAME * 1.05
-    return FIXED + replay + config.block * config.batch_size * PER_TRANSITION
-
-
-def places(
-    device: str, configs: Iterable[DQNConfig], per_gpu: int | None, free: Free = free_memory, cores: int | None = None
+def gpu_slots(
+    device: str, need: float, per_gpu: int | None, lighter: str = "", cores: int | None = None
 ) -> tuple[list[dict[str, str]], str]:
     """The environment variables of each process, GPUs in turn, and a line that says how many fit and why.
 
-    Without `per_gpu` as many as 90% of the least free memory holds, and no more than there are cores for them.
+    `need`: bytes of a GPU's memory that a run takes; `lighter` says how it takes less. Without `per_gpu` as many go on
+    a GPU as 90% of the least free memory holds, and no more than there are cores for them.
     """
-    memory = dict(free())
+    memory = free_memory()
     if device != "cuda":
         number = int(device.partition(":")[2])
         if number >= len(memory):
             raise ConfigError(f"--device {device}: there are {len(memory)} GPUs, counted from 0")
         memory = dict([list(memory.items())[number]])
-    each, least = max(map(need, configs)), min(memory.values())
+    least = min(memory.values())
     cores = cores or available_cores()
     unknown = [name for name, size in memory.items() if math.isnan(size)]
     if unknown and per_gpu is None:
         raise ConfigError(f"--device {device}: nvidia-smi does not tell what GPU {unknown[0]} has free: say --per-gpu")
     there = "how much is free is unknown" if unknown else f"{least / GIB:.1f} GiB are free"
-    said = f"a run takes about {each / GIB:.1f} GiB of a GPU, {there}"
+    said = f"a run takes about {need / GIB:.1f} GiB of a GPU, {there}"
     if per_gpu is None:
-        fit = int(0.9 * least / each)
+        fit = int(0.9 * least / need)
         if fit < 1:
-            raise ConfigError(f"--device {device}: {said}: a smaller --replay-capacity helps, or say --per-gpu 1")
+            raise ConfigError(f"--device {device}: {said}: {lighter and f'{lighter}, or '}say --per-gpu 1")
         per_gpu = max(1, min(fit, -(-cores // len(memory))))
         said += f" and there are {cores} cores"
     line = f"{counted(len(memory), 'GPU')}, {counted(per_gpu, 'run')} on each: {said}"

@@ -15,10 +15,10 @@ import pytest
 from rich.console import Console
 
 from benchmarks import atari
-from benchmarks.sweep import ray_launcher
-from benchmarks.sweep.ray_launcher import TOKEN, attempt, node_sees_root
 from experiment.storage.run_dir import RunDir
+from experiment.sweeps import ray as ray_tasks
 from experiment.sweeps.job import End, Job
+from experiment.sweeps.ray import TOKEN, attempt, node_sees_root
 from experiment.sweeps.sweep import LOST, sweep
 
 RUN = """
@@ -53,7 +53,7 @@ run.write_result({"steps": steps})
 DRIVER = """
 import sys
 from pathlib import Path
-from benchmarks.sweep.ray_launcher import RayTasks
+from experiment.sweeps.ray import RayTasks
 from experiment.sweeps.job import Job
 from experiment.sweeps.sweep import sweep
 script, root, address = sys.argv[1:]
@@ -162,7 +162,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_a_mistake_is_one_line(monkeypatch, capfd, case):
     given, message = WRONG[case]
-    monkeypatch.setattr(ray_launcher, "find_spec", lambda name: None if case == "no Ray" else object())
+    monkeypatch.setattr(ray_tasks, "find_spec", lambda name: None if case == "no Ray" else object())
     with pytest.raises(SystemExit) as exit:
         atari.main(["--suite", "Catch", "--launcher", "ray", *given])
     out, err = capfd.readouterr()

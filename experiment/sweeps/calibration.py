@@ -15,91 +15,76 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agents.config import STACK, DQNConfig
-from benchmarks.sweep.manifest import Entry
-from benchmarks.sweep.suites import AXES, settings_of
 from experiment.config import as_plain
 from experiment.setting import names_of
 from experiment.storage.files import to_json, write_atomic
 from experiment.sweeps.cores import processor
+from experiment.sweeps.manifest import Entry
 from experiment.sweeps.processes import ENVIRONMENT, child_setup, exit_on_signals
+from experiment.sweeps.workload import RunKind, Workload
 from experiment.values import counted, one_line
 
 UPDATES = 200
 """Updates of a calibration; the second half of them is timed."""
-NO_MATTER = {*names_of(DQNConfig, "identity", "observing"), *AXES, "steps", "frames", "update_start"}
-"""Settings that say how long a run is, or change nothing of what its steps cost."""
 HOW = f" (--calibrate measures it now: {UPDATES} updates of each arm)"
 
 
 class Pace(NamedTuple):
-    """Seconds that an agent step takes before updates begin, and with its share of them; and who measured that."""
+    """Seconds that a cheap step takes, and a costly one, see `Workload`; and who measured that."""
 
-    play: float
-    learn: float
+    cheap: float
+    costly: float
     source: str
 
-    def seconds(self, config: DQNConfig) -> float:
-        """What a whole run trains, without its evaluation."""
-        before = min(config.update_start, config.budget)
-        return self.play * before + self.learn * (config.budget - before)
+    def seconds(self, workload: Workload) -> float:
+        """What a whole run trains."""
+        before = min(workload.start, workload.budget)
+        return self.cheap * before + self.costly * (workload.budget - before)
 
 
-def calibrate(entry: Entry, config: DQNConfig, place: Mapping[str, str]) -> Pace:
+def calibrate(kind: RunKind, entry: Entry, config: Any, slot: Mapping[str, str]) -> Pace:
     """Trains a short run like this one in a temporary folder.
 
-    `place`: environment variables that say where it runs. RuntimeError says why it could not be measured.
+    `slot`: environment variables that say where it runs. RuntimeError says why it could not be measured.
     """
-    part = part_length(config)
-    short = {
-        "steps": 4 * part, "frames": "none", "update-start": 2 * part, "log-interval": part, "schedule": "constant",
-        "probe-interval": 0, "checkpoint-interval": 0, "eval-episodes": 0, "name": "calibration",
-    }  # fmt: skip
     with exit_on_signals(), tempfile.TemporaryDirectory() as folder:
-        options = [word for name, value in (short | {"root": folder}).items() for word in (f"--{name}", str(value))]
-        words = [*entry.command, *options]
         done = subprocess.run(
-            words,
+            [*entry.command, *kind.short(config, UPDATES), "--root", folder, "--name", "calibration"],
             capture_output=True,
             text=True,
-            env={**os.environ, **ENVIRONMENT, **place},
+            env={**os.environ, **ENVIRONMENT, **slot},
             timeout=3600,
             preexec_fn=child_setup(),  # it must not outlive this process
         )
         if done.returncode:
             raise RuntimeError((done.stderr.strip() or "it printed nothing").splitlines()[-1])
         rows = map(json.loads, (Path(folder) / "calibration" / "metrics.jsonl").read_text().splitlines())
-        times = {row["agent_step"]: row["seconds"] for row in rows if "seconds" in row}
-        return Pace(*paces(times), f"by {UPDATES} updates on {entry.game}")
-
-
-def part_length(config: DQNConfig) -> int:
-    """Agent steps in each quarter of a calibration: two of play alone, and two that share the updates."""
-    window = max(config.n_step, config.n_step_final or 0) + STACK + 1
-    rows = math.ceil(UPDATES / 2 / config.utd / config.num_envs)
-    ready = math.ceil((window + math.ceil(config.batch_size / config.num_envs)) / 2)
-    return config.num_envs * max(rows, ready)
+        times = {row[kind.step]: row["seconds"] for row in rows if "seconds" in row}
+        return Pace(*paces(times), f"by {UPDATES} updates on {entry.task}")
 
 
 def paces(seconds: Mapping[int, float]) -> tuple[float, float]:
-    """Seconds of an agent step of play and of learning, from the times at the ends of the quarters.
+    """Seconds of a step in the second quarter of a calibration, and in the last one, from the times at steps.
 
-    The first updates compile and do not count.
+    The first costly steps compile and do not count.
     """
-    one, two, three, four = sorted(seconds)
-    return (seconds[two] - seconds[one]) / (two - one), (seconds[four] - seconds[three]) / (four - three)
+    part = max(seconds) // 4
+    one, two, three, four = (seconds[part * quarter] for quarter in (1, 2, 3, 4))
+    return (two - one) / part, (four - three) / part
 
 
 class Memory:
     """The paces that were measured on this machine, in a file of the user's cache; a lost file is no loss."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, kind: RunKind, device: str) -> None:
+        self.kind = kind
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         self.path = Path(home) / "rewarm" / "calibration.json"
         self.machine = processor() if device == "cpu" else f"{device} of {platform.node()}, {processor()}"
 
-    def _key(self, config: DQNConfig) -> str:
-        plain = {name: value for name, value in as_plain(config).items() if name not in NO_MATTER}
+    def _key(self, config: Any) -> str:
+        no_matter = names_of(type(config), "identity", "observing") | self.kind.axes | self.kind.lengths
+        plain = {name: value for name, value in as_plain(config).items() if name not in no_matter}
         text = json.dumps([self.machine, plain], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -110,17 +95,17 @@ class Memory:
             return {}
         return known if isinstance(known, dict) else {}
 
-    def recall(self, config: DQNConfig) -> Pace | None:
+    def recall(self, config: Any) -> Pace | None:
         """The last measurement with such settings, if there is one."""
         try:
-            play, learn, day = self._read()[self._key(config)]
-            return Pace(float(play), float(learn), f"as measured on {day}")
+            cheap, costly, day = self._read()[self._key(config)]
+            return Pace(float(cheap), float(costly), f"as measured on {day}")
         except (LookupError, TypeError, ValueError):
             return None
 
-    def keep(self, config: DQNConfig, pace: Pace) -> None:
+    def keep(self, config: Any, pace: Pace) -> None:
         """Puts a measurement into the file, where that can be written."""
-        known = self._read() | {self._key(config): [pace.play, pace.learn, time.strftime("%Y-%m-%d")]}
+        known = self._read() | {self._key(config): [pace.cheap, pace.costly, time.strftime("%Y-%m-%d")]}
         with contextlib.suppress(OSError):
             if self.path.is_absolute():  # it is not where the user has no home
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,43 +113,44 @@ class Memory:
 
 
 def cost(
-    entries: Iterable[Entry], processes: int | None, place: Mapping[str, str], device: str, calibrating: bool
+    kind: RunKind,
+    entries: Iterable[Entry],
+    processes: int | None,
+    slot: Mapping[str, str],
+    device: str,
+    calibrating: bool,
 ) -> Iterator[str]:
     """Lines that say what a run of each arm takes, and how long all of these runs do.
 
     Each arm is measured once if `calibrating`, else it is known from the last time that it was. `processes`: runs side
-    by side, None if that is not known. `place`: see `calibrate`.
+    by side, None if that is not known. `slot`: see `calibrate`.
     """
     arms: dict[str, list[Entry]] = {}
     for entry in entries:
         arms.setdefault(entry.config_hash, []).append(entry)
-    memory, longest = Memory(device), 0.0
+    memory, longest = Memory(kind, device), 0.0
     seconds: list[float] = []
     for runs in arms.values():
-        config = settings_of(runs[0])
+        config = kind.settings(runs[0])
         try:
-            pace = _measured(runs[0], config, place, memory) if calibrating else memory.recall(config)
-        except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+            pace = calibrate(kind, runs[0], config, slot) if calibrating else memory.recall(config)
+        except (LookupError, OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
             yield f"arm {runs[0].arm}: could not be calibrated: {one_line(error)}"
             continue
         if pace is None:
             yield f"arm {runs[0].arm}: cost unknown, {counted(len(runs), 'run')} to do"
             continue
-        each = pace.seconds(config)
+        if calibrating:
+            memory.keep(config, pace)
+        each = pace.seconds(kind.workload(config))
         seconds.append(each * len(runs))
         longest = max(longest, each)
         yield f"arm {runs[0].arm}: {each:,.0f} s a run, {pace.source}; {len(runs)} to do"
     how = HOW if not calibrating and len(seconds) < len(arms) else ""
-    yield _total(seconds, longest, len(arms), processes) + how
+    yield _total(seconds, longest, len(arms), processes, kind.on_top) + how
 
 
-def _measured(entry: Entry, config: DQNConfig, place: Mapping[str, str], memory: Memory) -> Pace:
-    pace = calibrate(entry, config, place)
-    memory.keep(config, pace)
-    return pace
-
-
-def _total(seconds: list[float], longest: float, arms: int, processes: int | None) -> str:
+def _total(seconds: list[float], longest: float, arms: int, processes: int | None, on_top: str) -> str:
     """The cost of all runs in words; `seconds` are those of the arms that are known."""
     if not seconds:
         return "cost: unknown"
@@ -175,4 +161,4 @@ def _total(seconds: list[float], longest: float, arms: int, processes: int | Non
         if processes is None
         else f"with {processes} at a time"
     )
-    return f"cost: {hours:,.2f} hours {side}{less}; games of the evaluations come on top"
+    return f"cost: {hours:,.2f} hours {side}{less}; {on_top} come on top"

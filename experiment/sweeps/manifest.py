@@ -8,30 +8,38 @@ from pathlib import Path
 from typing import Any
 
 from experiment.storage.files import write_atomic
+from experiment.sweeps.job import Job
 from experiment.values import ConfigError
 
-LAYOUT = 1
+LAYOUT = 2
+"""Layout 1, which is read too, has the task under the name game."""
 NAME = "manifest.json"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run: its arm plays a game with a seed; `name` is that of its run directory.
+    """One run: its arm is given a task (a game, say) with a seed; `name` is that of its run directory.
 
     `config_hash` stands for all settings that the runs of an arm share, `command` are the words that make the run.
     """
 
     name: str
     arm: str
-    game: str
+    task: str
     seed: int
     config_hash: str
     command: tuple[str, ...]
 
+    def job(self, root: Path, resume_options: tuple[str, ...] = ()) -> Job:
+        """The run in the sweep's folder; it is resumed by the same program, with these options alone."""
+        directory = root / self.name
+        resume = (*self.command[:3], "--resume", str(directory), *resume_options)
+        return Job(self.name, self.command, directory, resume)
+
 
 @dataclass(frozen=True)
 class Manifest:
-    """The runs of a sweep in order; no two of one name, nor of one arm, game and seed."""
+    """The runs of a sweep in order; no two of one name, nor of one arm, task and seed."""
 
     suite: str
     runs: tuple[Entry, ...]
@@ -52,38 +60,40 @@ class Manifest:
             raise ConfigError(f"cannot read the list of runs {str(path)!r}: {error.strerror}") from None
         except (ValueError, RecursionError):
             raise ConfigError(f"{path} is damaged: it is not JSON") from None
-        if not isinstance(content, dict) or content.get("layout") != LAYOUT:
-            found = content.get("layout") if isinstance(content, dict) else None
-            raise ConfigError(f"{path} has layout {found!r}, and this version reads layout {LAYOUT}")
+        layout = content.get("layout") if isinstance(content, dict) else None
+        if layout not in (1, LAYOUT):
+            raise ConfigError(f"{path} has layout {layout!r}, and this version reads the layouts 1 and {LAYOUT}")
         suite, runs = content.get("suite"), content.get("runs")
         if not isinstance(suite, str) or not isinstance(runs, list) or not runs:
             raise ConfigError(f"{path} is damaged: it has no suite or no list of runs")
-        entries = tuple(_entry(run, f"{path} is damaged: run {number}") for number, run in enumerate(runs, 1))
+        task = "game" if layout == 1 else "task"
+        entries = tuple(_entry(run, task, f"{path} is damaged: run {number}") for number, run in enumerate(runs, 1))
         _check_unique(entries, path)
         return cls(suite, entries)
 
 
-def _entry(run: Any, where: str) -> Entry:
-    names = [field.name for field in fields(Entry)]
+def _entry(run: Any, task: str, where: str) -> Entry:
+    """The entry that a file has; `task` is the name of that field there."""
+    names = [task if field.name == "task" else field.name for field in fields(Entry)]
     if not isinstance(run, dict) or set(run) != set(names):
         raise ConfigError(f"{where} does not have just {', '.join(names)}")
-    texts = [run[name] for name in ("name", "arm", "game", "config_hash")]
+    texts = [run[name] for name in ("name", "arm", task, "config_hash")]
     words = run["command"]
     if not all(isinstance(text, str) and text for text in texts):
-        raise ConfigError(f"{where}: name, arm, game and config_hash have to be text")
+        raise ConfigError(f"{where}: name, arm, {task} and config_hash have to be text")
     if type(run["seed"]) is not int or run["seed"] < 0:
         raise ConfigError(f"{where}: seed has to be a whole number of at least 0, not {run['seed']!r}")
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         raise ConfigError(f"{where}: command has to be a list of words")
     if Path(run["name"]).name != run["name"] or run["name"].startswith("."):
         raise ConfigError(f"{where}: its name has to be one directory name, not {run['name']!r}")
-    return Entry(**run | {"command": tuple(words)})
+    return Entry(*(run[name] for name in names[:-1]), tuple(words))
 
 
 def _check_unique(entries: tuple[Entry, ...], path: Path) -> None:
     for what, keys in (
         ("name", [entry.name for entry in entries]),
-        ("arm, game and seed", [(entry.arm, entry.game, entry.seed) for entry in entries]),
+        ("arm, task and seed", [(entry.arm, entry.task, entry.seed) for entry in entries]),
     ):
         seen: set[Any] = set()
         for key in keys:

@@ -1,0 +1,71 @@
+"""Runs of agents, as a sweep sees them: their settings, score, and what they take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from agents.cli import settings
+from agents.config import STACK, DQNConfig
+from envs.games import human_normalized, reference_scores
+from experiment.command_line import shell
+from experiment.config import ConfigError
+from experiment.sweeps.gpus import FIXED
+from experiment.sweeps.manifest import Entry
+from experiment.sweeps.workload import RunKind, RunOutcome, Workload
+
+UPDATE = 10
+"""Agent steps that take as long as one update, about: only to estimate arms of which nothing was measured yet."""
+FRAME = 84 * 84
+PER_TRANSITION = 2**20
+"""Bytes of a transition's activations in a block, both passes."""
+
+
+class AgentRuns(RunKind[DQNConfig]):
+    """Runs of `python -m agents.dqn` and its kin."""
+
+    command, report, config_class = "benchmarks.atari", "benchmarks.report", DQNConfig
+    axes = frozenset({"env", "seed"})
+    lengths = frozenset({"steps", "frames", "update_start"})
+    step, steps = "agent_step", "agent steps"
+    metric, score, digits, ranking = "mean_return", "return", ",.1f", "human-normalised"
+    ending, on_top = "plays its evaluation", "games of the evaluations"
+    lighter = "a smaller --replay-capacity helps"
+
+    def settings(self, entry: Entry) -> DQNConfig:
+        words = entry.command[3:]
+        if "--agent" not in words[:1]:
+            raise ConfigError(f"run {entry.name!r} is of another version: its command is {shell(*entry.command)}")
+        return settings(words[1], words)
+
+    def workload(self, config: DQNConfig) -> Workload:
+        replay = min(config.replay_capacity, config.budget) * FRAME * 1.05
+        need = FIXED + replay + config.block * config.batch_size * PER_TRANSITION
+        return Workload(config.budget, config.update_start, UPDATE * float(config.utd), need)
+
+    def outcome(self, result: Mapping[str, Any]) -> RunOutcome:
+        score = float(result["score"]["mean"]) if result["score"] else None
+        return RunOutcome(score, int(result["agent_steps"]), float(result["training_seconds"]))
+
+    def short(self, config: DQNConfig, updates: int) -> list[str]:
+        part = part_length(config, updates)
+        options = {
+            "steps": 4 * part, "frames": "none", "update-start": 2 * part, "log-interval": part,
+            "schedule": "constant", "probe-interval": 0, "checkpoint-interval": 0, "eval-episodes": 0,
+        }  # fmt: skip
+        return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+    def rank(self, entry: Entry, score: float) -> float | None:
+        return human_normalized(entry.task, score) if entry.task in reference_scores() else None
+
+
+def part_length(config: DQNConfig, updates: int) -> int:
+    """Agent steps in each quarter of a short run: two of play alone, and two that share the updates."""
+    window = max(config.n_step, config.n_step_final or 0) + STACK + 1
+    rows = math.ceil(updates / 2 / config.utd / config.num_envs)
+    ready = math.ceil((window + math.ceil(config.batch_size / config.num_envs)) / 2)
+    return config.num_envs * max(rows, ready)
+
+
+KIND = AgentRuns()

@@ -1,0 +1,276 @@
+"""The command of a sweep, the same for agents and studies: its options, its folder, and what is done with the runs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from experiment.command_line import shell
+from experiment.config import ConfigError, exit_on_bad_input, load_yaml
+from experiment.setting import check_ranges, setting
+from experiment.storage.run_dir import RunDir
+from experiment.sweeps.calibration import cost
+from experiment.sweeps.cores import available_cores
+from experiment.sweeps.gpus import gpu_slots
+from experiment.sweeps.manifest import NAME, Entry, Manifest
+from experiment.sweeps.ray import RayTasks, check_installed
+from experiment.sweeps.status import SweepStatus
+from experiment.sweeps.sweep import plan, sweep
+from experiment.sweeps.view import SweepView, print_status
+from experiment.sweeps.workload import RunKind
+from experiment.values import counted
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """What to run, and where."""
+
+    suite: str = setting("", "runs")
+    """Which runs."""
+    seeds: int | None = setting(None, "runs", at_least=1)
+    """Seeds of each arm."""
+    root: str | None = setting(None, "runs")
+    """Folder of the runs."""
+    processes: int | None = setting(None, "machine", at_least=1)
+    """Runs side by side, one thread each; none: one a core."""
+    device: str = setting("cpu", "machine")
+    """cpu, cuda (every GPU that is visible), cuda:1 ..."""
+    per_gpu: int | None = setting(None, "machine", at_least=1)
+    """Runs side by side on a GPU; none: as many as its free memory holds by an estimate, which is said."""
+    retries: int = setting(2, "machine", at_least=0)
+    """How often a run that fails is tried again."""
+    launcher: Literal["local", "ray"] = setting("local", "machine")
+    """local: processes of this machine; ray: tasks of a Ray cluster, whose nodes all see --root (docs/cluster.md)."""
+    ray_address: str | None = setting(None, "machine")
+    """auto, ray://HOST:10001 ...; none: RAY_ADDRESS, or else a cluster of this machine alone is started."""
+    cpus_per_run: float = setting(1.0, "machine", at_least=0.01)
+    """Ray: CPUs set apart for each run."""
+    gpus_per_run: float | None = setting(None, "machine", at_least=0)
+    """Ray: GPUs set apart for each run, 0.25 for four on one; none: 1 with --device cuda, else 0."""
+    dry_run: bool = setting(False, "plan and status")
+    """Say how many runs there are, what they cost, and what is done; run nothing and write nothing in --root."""
+    calibrate: bool = setting(False, "plan and status")
+    """--dry-run: measure the cost now, by 200 updates of each arm in a temporary folder; without it the last
+    measurement of this processor with such settings holds, kept in ~/.cache/rewarm."""
+    all_commands: bool = setting(False, "plan and status")
+    """--dry-run: print the command of every run, not the first alone."""
+    status: str | None = setting(None, "plan and status")
+    """A sweep's folder: say how far it is, from any terminal, and do nothing else."""
+
+    def checked(self) -> Self:
+        """These settings; what is out of its range, or would do nothing, raises ConfigError."""
+        check_ranges(self)
+        for name in ("calibrate", "all_commands"):
+            if getattr(self, name) and not self.dry_run:
+                raise ConfigError(f"--{name.replace('_', '-')} is for --dry-run")
+        if self.per_gpu is not None and self.device == "cpu":
+            raise ConfigError("--per-gpu is for --device cuda")
+        if self.launcher == "ray":
+            self._check_ray()
+        elif (self.ray_address, self.cpus_per_run, self.gpus_per_run) != (None, 1.0, None):
+            raise ConfigError("--ray-address, --cpus-per-run and --gpus-per-run are for --launcher ray")
+        return self
+
+    def _check_ray(self) -> None:
+        check_installed()
+        if self.per_gpu is not None:
+            raise ConfigError("--per-gpu is for --launcher local; --gpus-per-run 0.25 puts four runs on each GPU")
+        if self.device not in ("cpu", "cuda"):
+            raise ConfigError(f"--device {self.device}: with --launcher ray it is cpu or cuda, and Ray says which GPU")
+        if (self.device == "cuda") != (self.gpus > 0):
+            raise ConfigError(f"--device {self.device} with --gpus-per-run {self.gpus:g}: a GPU is for --device cuda")
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that Ray sets apart for each run."""
+        return float(self.device == "cuda") if self.gpus_per_run is None else self.gpus_per_run
+
+    @property
+    def run_device(self) -> str:
+        """The device of each run: with the local launcher a run sees its own GPU alone."""
+        return "cuda" if self.device != "cpu" and self.launcher == "local" else self.device
+
+
+class Sweep(ABC):
+    """A sweep that is ready to start: the runs that were asked for. ConfigError for any mistake."""
+
+    kind: RunKind
+
+    def __init__(self, settings: SweepSettings, root: Path | str) -> None:
+        self.settings, self.root = settings, Path(os.path.abspath(root))
+        _check_folder(self.root)
+        self.device = settings.run_device
+        self.runs = self.entries()
+        self.jobs = [entry.job(self.root, self.resume_options()) for entry in self.runs]
+        self.slots: list[dict[str, str]] | None = None
+        self.note = ""
+        if settings.device != "cpu" and settings.launcher == "local":
+            need = max(
+                map(SweepStatus(self.kind, self.root, self.runs).workload, self.runs), key=lambda each: each.bytes
+            )
+            slots, self.note = gpu_slots(settings.device, need.bytes, settings.per_gpu, self.kind.lighter)
+            self.slots = slots[: settings.processes]
+
+    @abstractmethod
+    def entries(self) -> tuple[Entry, ...]:
+        """The runs, on `device`, with directories in `root`."""
+
+    @abstractmethod
+    def wanted(self, entry: Entry) -> Any | None:
+        """The settings that this sweep would give to a run that the folder has; None if its arm is not here."""
+
+    def resume_options(self) -> tuple[str, ...]:
+        """Options of every run that may change when it is resumed."""
+        return ()
+
+    def prepare(self) -> None:  # noqa: B027 (most have nothing to do)
+        """What is done once, before the first run. Raises ConfigError if nothing can be run."""
+
+    @property
+    def processes(self) -> int:
+        """Runs that go side by side."""
+        return len(self.slots) if self.slots is not None else self.settings.processes or available_cores()
+
+    def manifest(self) -> Manifest:
+        """The folder's list with these runs in it; ConfigError if runs of an arm's name have other settings."""
+        known = Manifest.load(self.root) if (self.root / NAME).exists() else None
+        there = set(os.listdir(self.root)) if self.root.is_dir() else set()
+        hashes: dict[tuple[str, str], str] = {}
+        for entry in known.runs if known else self.runs:
+            wanted = self.wanted(entry) if known or entry.name in there else None
+            if wanted is None:
+                continue
+            key = (entry.arm, entry.task)
+            if key not in hashes:
+                hashes[key] = self.kind.config_hash(wanted)
+            if known is None or hashes[key] != entry.config_hash:  # equal ones: hashed by a version with other settings
+                self._compare(entry, wanted)
+        if known is None:
+            return Manifest(self.settings.suite, self.runs)
+        runs = {entry.name: entry for entry in (*known.runs, *self.runs)}
+        suites = known.suite.split(",") + self.settings.suite.split(",")
+        return Manifest(",".join(dict.fromkeys(suites)), tuple(runs.values()))
+
+    def _compare(self, entry: Entry, wanted: Any) -> None:
+        """Raises ConfigError with the first setting in which a run that is there differs from its arm."""
+        stored = RunDir(self.root / entry.name).config
+        there = load_yaml(self.kind.config_class, stored).resolved() if stored.is_file() else self.kind.settings(entry)
+        if found := self.kind.difference(there, wanted):
+            raise ConfigError(
+                f"arm {entry.arm!r} has other settings in {self.root}, {found}: give the arm another name, or the "
+                "sweep another --root"
+            )
+
+    def _check_devices(self) -> None:
+        """Raises ConfigError if a run would go on on another device: `--resume` keeps that on which it began."""
+        for each in self.jobs:
+            if each.state() == "interrupted" and not each.is_running():
+                began = load_yaml(self.kind.config_class, RunDir(each.directory).config).device
+                if began != self.device:
+                    raise ConfigError(
+                        f"--device {self.settings.device}: {each.directory} was interrupted and can only go on on "
+                        f"{began}, where it began: finish with --device {began}, or move it away"
+                    )
+
+    def dry_run(self) -> None:
+        """Print the number of runs, what those that are not done cost, and the state of each."""
+        self.manifest()
+        self._check_devices()
+        first, *lines = plan(self.jobs, self.settings.all_commands).splitlines()
+        print(first)
+        if self.note:
+            print(self.note)
+        open_runs = [entry for entry, job in zip(self.runs, self.jobs, strict=True) if job.state() != "done"]
+        if open_runs:
+            unknown = self.settings.launcher == "ray" and not self.settings.processes
+            processes = None if unknown else self.processes
+            slot = self.slots[0] if self.slots else {}
+            for line in cost(self.kind, open_runs, processes, slot, self.device, self.settings.calibrate):
+                print(line, flush=True)
+        for line in lines:
+            print(line)
+
+    def run(self) -> int:
+        """Run what is not done; the exit code."""
+        with exit_on_bad_input():
+            cluster = self._cluster()
+        with cluster as executor:
+            return self._run(executor)
+
+    def _cluster(self) -> AbstractContextManager[RayTasks | None]:
+        if self.settings.launcher == "local":
+            return nullcontext()
+        settings = self.settings
+        tasks = RayTasks(self.root, settings.ray_address, settings.cpus_per_run, settings.gpus, settings.processes)
+        self.note = tasks.warning
+        return tasks
+
+    def _run(self, executor: RayTasks | None) -> int:
+        from rich.console import Console
+
+        console, processes = Console(), self.processes if executor is None else executor.capacity
+        runs = counted(len(self.runs), "run")
+        status = shell("python", "-m", self.kind.command, "--status", self.root)
+        print(f"{runs} in {self.root}, {processes} at a time; from any terminal: {status}")
+        if self.note:
+            print(self.note)
+        outcome = sweep(
+            self.jobs,
+            self.settings.processes,
+            retries=self.settings.retries,
+            console=console,
+            view=SweepView(SweepStatus(self.kind, self.root, self.runs), processes, console),
+            slots=self.slots,
+            executor=executor,
+        )
+        if outcome.exit_code == 0:
+            print(f"done, {runs}: {shell('python', '-m', self.kind.report, self.root)}")
+        return outcome.exit_code
+
+    def write_manifest(self) -> None:
+        """Put these runs into the folder's list; sweeps that start at the same time wait for one another."""
+        self.manifest()
+        self._check_devices()
+        self.root.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.root, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            self.manifest().save(self.root)
+        finally:
+            os.close(folder)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises ConfigError unless runs can be kept there."""
+    there = next(part for part in (folder, *folder.parents) if os.path.lexists(part))
+    if not there.is_dir():
+        raise ConfigError(f"--root: {str(there)!r} is a file, where a folder is wanted")
+    if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError(f"--root: {str(there)!r} cannot be read and written")
+
+
+def carry_out(settings: SweepSettings, kind: RunKind, make: Callable[[], Sweep]) -> int:
+    """Tell the status, or make the sweep and plan or run it; the exit code.
+
+    Bad input ends in one line and code 2, and writes nothing.
+    """
+    with exit_on_bad_input():
+        if settings.status is not None:
+            from rich.console import Console
+
+            root = Path(settings.status)
+            print_status(SweepStatus(kind, root, Manifest.load(root).runs), Console())
+            return 0
+        ready = make()
+        if settings.dry_run:
+            ready.dry_run()
+            return 0
+        ready.prepare()
+        ready.write_manifest()
+    return ready.run()
