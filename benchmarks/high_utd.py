@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from agents.config import DQNConfig
-from benchmarks.atari import AgentSweep
 from benchmarks.report.__main__ import ReportConfig, replace_report
-from benchmarks.sweep.command import Command, Settings
+from benchmarks.sweep.command import AgentSweep, Settings, parse
 from benchmarks.sweep.runs import KIND
 from benchmarks.sweep.suites import arms, games
 from experiment.config import ConfigError, exit_on_bad_input
@@ -78,18 +77,16 @@ def experiment_arms(experiment: str, config: DQNConfig) -> tuple[str, ...]:
     return tuple(f"{name}:{words}" for name, words in both)
 
 
-def study(command: Command) -> Command:
-    """The sweep of a study's command; ConfigError for a floor that cannot be a rate of its own."""
-    settings = command.settings
-    assert isinstance(settings, StudySettings)
-    common = ("--anneal", "floor", *command.common)
-    (base,) = arms(settings.agent, command.preset, (), common)
+def study(settings: StudySettings, given: Sequence[str]) -> AgentSweep:
+    """The sweep of an experiment; ConfigError for a floor that cannot be a rate of its own."""
+    common = ("--anneal", "floor", *given)
+    (base,) = arms(settings.agent, settings.config, (), common)
     config = base.config(games(settings.suite)[0])
     if settings.experiment == "schedules" and not 0 < config.lr_floor <= config.lr:
         raise ConfigError(f"--lr-floor is {config.lr_floor}: it has to be above 0, at most --lr {config.lr}, for 'low'")
     own = experiment_arms(settings.experiment, config)
     root = settings.root or f"run/high-utd-{settings.experiment}"
-    return replace(command, settings=replace(settings, root=root), arms=(*own, *command.arms), common=common)
+    return AgentSweep(replace(settings, root=root, arm=(*own, *settings.arm)), common)
 
 
 def report(folder: str) -> str:
@@ -105,12 +102,11 @@ def report(folder: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run an experiment, or report on one; the exit code. Bad input ends in one line and code 2."""
     with exit_on_bad_input():
-        command = Command.parse(argv, StudySettings, PROG, DESCRIPTION)
-        assert isinstance(command.settings, StudySettings)
-        if command.settings.figure is not None:
-            print(report(command.settings.figure))
+        settings, common = parse(argv, StudySettings, PROG, DESCRIPTION)
+        if settings.figure is not None:
+            print(report(settings.figure))
             return 0
-    return carry_out(command.settings, KIND, lambda: AgentSweep(study(command)))
+    return carry_out(settings, KIND, lambda: study(settings, common))
 
 
 if __name__ == "__main__":

@@ -49,21 +49,16 @@ class StudyRuns(RunKind[Config]):
     program: ClassVar[str]
     suites: ClassVar[Mapping[str, Callable[[], list[Arm]]]]
     task: ClassVar[str]
-    step, steps, metric = "update", "updates", "test_accuracy"
-    score, ranking = "test accuracy", "test accuracy"
-    ending, on_top = "ends", "compiling and what is measured"
+    step, metric, score, scale = "update", "test_accuracy", "test accuracy", "test accuracy"
 
+    @staticmethod
     @abstractmethod
-    def parse(self, words: Sequence[str]) -> Config:
-        """The settings of the study's command line."""
+    def parse(argv: Sequence[str] | None) -> Any:
+        """The resolved settings of the study's command line."""
 
     @abstractmethod
     def length(self, config: Config, updates: int) -> list[str]:
         """Options that make a run so many updates long."""
-
-    def data_bytes(self, config: Config) -> float:
-        """Memory of a GPU that data and activations take."""
-        return 0.0
 
     def settings(self, entry: Entry) -> Config:
         if entry.command[2:3] != (self.program,):
@@ -71,7 +66,7 @@ class StudyRuns(RunKind[Config]):
         return self.parse(entry.command[3:])
 
     def workload(self, config: Config) -> Workload:
-        return Workload(config.budget, bytes=FIXED + self.data_bytes(config))
+        return Workload(config.budget, bytes=FIXED)
 
     def outcome(self, result: Mapping[str, Any]) -> RunOutcome:
         seconds = result["seconds"]["training"] + result["seconds"]["measuring"]

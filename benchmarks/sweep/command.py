@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 from agents.config import DQNConfig
-from benchmarks.sweep.suites import SUITES, games
+from benchmarks.sweep.runs import KIND
+from benchmarks.sweep.suites import SUITES, arms, entries, games
 from experiment.config import ConfigError, parse_cli
 from experiment.setting import setting
-from experiment.sweeps.command import SweepSettings
+from experiment.sweeps.command import Sweep, SweepSettings
+from experiment.sweeps.manifest import Entry
 
 DESCRIPTION = f"""Train an agent on many games with several seeds, a process per core. The same command goes on where
 it stopped.
@@ -41,37 +44,43 @@ class Settings(SweepSettings):
     """name:"flags", repeated for each arm; flags of the agent's command. None: one arm, the agent as it is."""
 
 
-@dataclass(frozen=True)
-class Command:
-    """The words of the command line, sorted: the sweep's settings, its arms, preset, and options of all runs."""
+Given = TypeVar("Given", bound=Settings)
 
-    settings: Settings
-    arms: tuple[str, ...]
-    preset: str | None
-    common: tuple[str, ...]
 
-    @classmethod
-    def parse(
-        cls,
-        argv: Sequence[str] | None,
-        kind: type[Settings] = Settings,
-        prog: str = "python -m benchmarks.atari",
-        description: str = DESCRIPTION,
-    ) -> Command:
-        words = list(sys.argv[1:] if argv is None else argv)
-        end = words.index("--") if "--" in words else len(words)
-        rest, taken = _take_arms(words[:end])
-        _refuse_loose_flags(rest, kind)
-        if sum(word.partition("=")[0] == "--config" for word in rest) > 1:
-            raise ConfigError("--config is given twice; an arm has its own in its flags")
-        settings = parse_cli(kind, rest, prog=prog, description=description, presets={}).checked()
-        return cls(settings, tuple(taken), settings.config, tuple(words[end + 1 :]))
+def parse(
+    argv: Sequence[str] | None,
+    kind: type[Given],
+    prog: str = "python -m benchmarks.atari",
+    description: str = DESCRIPTION,
+) -> tuple[Given, tuple[str, ...]]:
+    """The settings that a command line gives, and the options of all runs."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)
+    rest, taken = _take_arms(words[:end])
+    _refuse_loose_flags(rest, kind)
+    if sum(word.partition("=")[0] == "--config" for word in rest) > 1:
+        raise ConfigError("--config is given twice; an arm has its own in its flags")
+    settings = parse_cli(kind, rest, prog=prog, description=description, presets={}).checked()
+    return replace(settings, arm=tuple(taken)), tuple(words[end + 1 :])
 
-    def folder(self) -> Path:
-        """The sweep's folder."""
-        suite = self.settings.suite
-        name = suite if suite in SUITES else "-".join(games(suite)).replace("/", "_")[:100]
-        return Path(self.settings.root or Path("run") / name)
+
+class AgentSweep(Sweep):
+    """Every arm plays every game of the suite with every seed; `common` are the options of all runs."""
+
+    kind = KIND
+
+    def __init__(self, settings: Settings, common: Sequence[str]) -> None:
+        suite = settings.suite
+        self.arms = {arm.name: arm for arm in arms(settings.agent, settings.config, settings.arm, common)}
+        self.games, self.seeds = games(suite), settings.seeds
+        name = suite if suite in SUITES else "-".join(self.games).replace("/", "_")[:100]
+        super().__init__(settings, settings.root or Path("run") / name)
+
+    def entries(self) -> tuple[Entry, ...]:
+        return entries(self.arms.values(), self.games, self.seeds, self.root, self.device)
+
+    def wanted(self, entry: Entry) -> DQNConfig | None:
+        return self.arms[entry.arm].config(entry.task) if entry.arm in self.arms else None
 
 
 def _take_arms(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -28,10 +28,7 @@ class AgentRuns(RunKind[DQNConfig]):
     command, report, config_class = "benchmarks.atari", "benchmarks.report", DQNConfig
     axes = frozenset({"env", "seed"})
     lengths = frozenset({"steps", "frames", "update_start"})
-    step, steps = "agent_step", "agent steps"
-    metric, score, digits, ranking = "mean_return", "return", ",.1f", "human-normalised"
-    ending, on_top = "plays its evaluation", "games of the evaluations"
-    lighter = "a smaller --replay-capacity helps"
+    step, metric, score, scale = "agent_step", "mean_return", "return", "human-normalised"
 
     def settings(self, entry: Entry) -> DQNConfig:
         words = entry.command[3:]

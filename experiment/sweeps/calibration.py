@@ -147,10 +147,10 @@ def cost(
         longest = max(longest, each)
         yield f"arm {runs[0].arm}: {each:,.0f} s a run, {pace.source}; {len(runs)} to do"
     how = HOW if not calibrating and len(seconds) < len(arms) else ""
-    yield _total(seconds, longest, len(arms), processes, kind.on_top) + how
+    yield _total(seconds, longest, len(arms), processes) + how
 
 
-def _total(seconds: list[float], longest: float, arms: int, processes: int | None, on_top: str) -> str:
+def _total(seconds: list[float], longest: float, arms: int, processes: int | None) -> str:
     """The cost of all runs in words; `seconds` are those of the arms that are known."""
     if not seconds:
         return "cost: unknown"
@@ -161,4 +161,4 @@ def _total(seconds: list[float], longest: float, arms: int, processes: int | Non
         if processes is None
         else f"with {processes} at a time"
     )
-    return f"cost: {hours:,.2f} hours {side}{less}; {on_top} come on top"
+    return f"cost: {hours:,.2f} hours {side}{less}; compiling and evaluations come on top"

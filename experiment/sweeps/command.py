@@ -6,7 +6,6 @@ import fcntl
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -114,7 +113,7 @@ class Sweep(ABC):
             need = max(
                 map(SweepStatus(self.kind, self.root, self.runs).workload, self.runs), key=lambda each: each.bytes
             )
-            slots, self.note = gpu_slots(settings.device, need.bytes, settings.per_gpu, self.kind.lighter)
+            slots, self.note = gpu_slots(settings.device, need.bytes, settings.per_gpu)
             self.slots = slots[: settings.processes]
 
     @abstractmethod
@@ -198,23 +197,19 @@ class Sweep(ABC):
 
     def run(self) -> int:
         """Run what is not done; the exit code."""
+        given = self.settings
+        if given.launcher == "local":
+            return self._run(None, self.processes)
         with exit_on_bad_input():
-            cluster = self._cluster()
-        with cluster as executor:
-            return self._run(executor)
+            tasks = RayTasks(self.root, given.ray_address, given.cpus_per_run, given.gpus, given.processes)
+        with tasks:
+            self.note = tasks.warning
+            return self._run(tasks, tasks.capacity)
 
-    def _cluster(self) -> AbstractContextManager[RayTasks | None]:
-        if self.settings.launcher == "local":
-            return nullcontext()
-        settings = self.settings
-        tasks = RayTasks(self.root, settings.ray_address, settings.cpus_per_run, settings.gpus, settings.processes)
-        self.note = tasks.warning
-        return tasks
-
-    def _run(self, executor: RayTasks | None) -> int:
+    def _run(self, executor: RayTasks | None, processes: int) -> int:
         from rich.console import Console
 
-        console, processes = Console(), self.processes if executor is None else executor.capacity
+        console = Console()
         runs = counted(len(self.runs), "run")
         status = shell("python", "-m", self.kind.command, "--status", self.root)
         print(f"{runs} in {self.root}, {processes} at a time; from any terminal: {status}")

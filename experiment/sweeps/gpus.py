@@ -44,11 +44,11 @@ def _bytes(mib: str) -> float:
 
 
 def gpu_slots(
-    device: str, need: float, per_gpu: int | None, lighter: str = "", cores: int | None = None
+    device: str, need: float, per_gpu: int | None, cores: int | None = None
 ) -> tuple[list[dict[str, str]], str]:
     """The environment variables of each process, GPUs in turn, and a line that says how many fit and why.
 
-    `need`: bytes of a GPU's memory that a run takes; `lighter` says how it takes less. Without `per_gpu` as many go on
+    `need`: bytes of a GPU's memory that a run takes. Without `per_gpu` as many go on
     a GPU as 90% of the least free memory holds, and no more than there are cores for them.
     """
     memory = free_memory()
@@ -67,7 +67,7 @@ def gpu_slots(
     if per_gpu is None:
         fit = int(0.9 * least / need)
         if fit < 1:
-            raise ConfigError(f"--device {device}: {said}: {lighter and f'{lighter}, or '}say --per-gpu 1")
+            raise ConfigError(f"--device {device}: {said}: smaller runs fit, or say --per-gpu 1")
         per_gpu = max(1, min(fit, -(-cores // len(memory))))
         said += f" and there are {cores} cores"
     line = f"{counted(len(memory), 'GPU')}, {counted(per_gpu, 'run')} on each: {said}"

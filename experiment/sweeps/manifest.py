@@ -87,7 +87,7 @@ def _entry(run: Any, task: str, where: str) -> Entry:
         raise ConfigError(f"{where}: command has to be a list of words")
     if Path(run["name"]).name != run["name"] or run["name"].startswith("."):
         raise ConfigError(f"{where}: its name has to be one directory name, not {run['name']!r}")
-    return Entry(*(run[name] for name in names[:-1]), tuple(words))
+    return Entry(run["name"], run["arm"], run[task], run["seed"], run["config_hash"], tuple(words))
 
 
 def _check_unique(entries: tuple[Entry, ...], path: Path) -> None:

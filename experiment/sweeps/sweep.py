@@ -7,7 +7,6 @@ them, and a sweep that was killed can be started again at once.
 
 import contextlib
 import errno
-import math
 import signal
 import time
 from collections import Counter, deque
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from experiment.command_line import shell
 from experiment.interrupt import Interrupt
-from experiment.progress import Progress, Rate
 from experiment.sweeps.job import FAILED, Attempt, End, Executor, Job
 from experiment.sweeps.processes import Processes
 from experiment.values import ConfigError, counted
@@ -61,17 +59,6 @@ class SweepState(NamedTuple):
     failed: Mapping[str, str]
     elsewhere: tuple[str, ...]
     """Runs that another process has."""
-
-    def figures(self) -> dict[str, str]:
-        """The number of each, by label."""
-        counts = {
-            "waiting": self.waiting,
-            "running": len(self.running),
-            "done": len(tuple(self.finished)),
-            "failed": len(self.failed),
-            "in use elsewhere": len(self.elsewhere),
-        }
-        return {label: str(count) for label, count in counts.items() if count or label != "in use elsewhere"}
 
 
 class View(AbstractContextManager[Any], Protocol):
@@ -118,7 +105,7 @@ def sweep(
     is passed on, so that the runs save and end; a second kills them. If this process is killed, they get a SIGTERM
     (on Linux). A run that another process has is waited for, and taken over if that leaves it unfinished. Sweeps of
     other runs at the same time do better on other cores (taskset), for each sweep shares out all that it may use.
-    `view` shows it in place of a line with the counts, on the same `console`. `slots` gives each process environment
+    `view` shows how far it is, on the same `console`. `slots` gives each process environment
     variables of its own, the GPU that it may see, say: there are as many processes then, and no core is theirs alone.
     An `executor` takes the runs in place of this machine's processes; a run that it loses, with the machine it was on,
     is started again and has not failed.
@@ -132,7 +119,7 @@ def sweep(
     if retries < 0 or (processes is not None and processes < 1):
         raise ConfigError(f"a sweep needs 1 process and 0 retries or more, not {processes} and {retries}")
     state = _Sweep(jobs, executor or Processes(processes, slots), retries, console)
-    return state.run(view or _SweepProgress(len(jobs), console, len(state.finished)))
+    return state.run(view)
 
 
 def _checked(jobs: Iterable[Job]) -> list[Job]:
@@ -169,18 +156,6 @@ class Signals(Interrupt):
         self.count += 1
 
 
-class _SweepProgress(Progress):
-    """Progress of runs that take minutes or hours: the rate is that of the whole sweep."""
-
-    def __init__(self, total: int, console: "Console", start: int) -> None:
-        super().__init__(total, "runs", console, start=start, ticking=False)
-        self._rate = Rate(math.inf)
-        self._rate.add(self._began, start)
-
-    def show(self, moment: SweepState) -> None:
-        self.update(len(tuple(moment.finished)) + len(moment.failed), moment.figures())
-
-
 class _Sweep:
     """The state of a sweep while it runs."""
 
@@ -197,18 +172,18 @@ class _Sweep:
         self.look_again = 0.0
         self.start_again, self.pause = 0.0, POLL
 
-    def run(self, view: View) -> Outcome:
+    def run(self, view: View | None) -> Outcome:
         signals = Signals()
-        with signals, view:
+        with signals, view or contextlib.nullcontext():
             try:
                 while self.running or ((self.waiting or self.elsewhere) and not signals.requested):
                     self._obey(signals)
                     if not signals.requested:
                         self._start_jobs()
-                    view.show(self._state())
+                    self._show(view)
                     time.sleep(POLL)
                     self._reap()
-                view.show(self._state())
+                self._show(view)
             finally:
                 for attempt in self.running:
                     attempt.kill()
@@ -282,11 +257,10 @@ class _Sweep:
         with contextlib.suppress(OSError), open(job.log, "ab") as log:  # a full disk: it is named at the end anyway
             log.write(f"{FAILED}{reason}\n".encode(errors="backslashreplace"))
 
-    def _state(self) -> SweepState:
-        running = tuple(attempt.job.name for attempt in self.running)
-        return SweepState(
-            len(self.waiting), running, self.finished, self.failed, tuple(job.name for job in self.elsewhere)
-        )
+    def _show(self, view: View | None) -> None:
+        if view is not None:
+            running, elsewhere = (attempt.job.name for attempt in self.running), (job.name for job in self.elsewhere)
+            view.show(SweepState(len(self.waiting), tuple(running), self.finished, self.failed, tuple(elsewhere)))
 
     def _outcome(self) -> Outcome:
         names = [job.name for job in self.jobs]

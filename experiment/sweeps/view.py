@@ -38,7 +38,7 @@ def as_panel(sweep: SweepStatus, processes: int, height: int, before: str = "", 
     counts = "   ".join(f"{label} {text}" for label, text in figures.items())
     lines = [Text(f"{before}{sweep.remaining(processes)}", style="dim"), Text(counts)]
     if best:
-        lines.append(Text(f"{sweep.kind.ranking}, best {best}   worst {worst}"))
+        lines.append(Text(f"{sweep.kind.scale}, best {best}   worst {worst}"))
     room = max(height - 8, 4)
     return Group(bar, *lines, _running(sweep, room), *(_failed(sweep, max(room // 3, 2)) if failures else []))
 
@@ -58,7 +58,7 @@ def _running(sweep: SweepStatus, room: int) -> Table:
         status, budget = sweep.statuses[entry.name], sweep.workload(entry).budget
         bar = ProgressBar(total=1.0, completed=sweep.fraction(entry))
         steps = f"{status.step:,}/{budget:,}" if status.step else "begins"
-        steps = sweep.kind.ending if status.step >= budget else steps
+        steps = "evaluates or ends" if status.step >= budget else steps
         table.add_row(Text(entry.name), bar, steps, _score(sweep, entry))
     if len(running) > room:
         table.add_row(Text(f"and {len(running) - room} more", style="dim"))
@@ -68,7 +68,7 @@ def _running(sweep: SweepStatus, room: int) -> Table:
 def _score(sweep: SweepStatus, entry: Entry) -> str:
     """The score of a run so far, as "return 21.5" or "test accuracy 0.921", or ""."""
     score = sweep.statuses[entry.name].score
-    return "" if score is None else f"{sweep.kind.score} {score:{sweep.kind.digits}}"
+    return "" if score is None else f"{sweep.kind.score} {score:,.{1 if abs(score) >= 10 else 3}f}"
 
 
 def _failed(sweep: SweepStatus, room: int) -> list[Text]:
@@ -125,6 +125,6 @@ def print_status(sweep: SweepStatus, console: Console) -> None:
     print(as_line(sweep, processes), file=console.file)
     for entry in [*sweep.named("running", "interrupted", "failed"), *sweep.unreadable()]:
         status = sweep.statuses[entry.name]
-        steps = f"{status.step:,}/{sweep.workload(entry).budget:,} {sweep.kind.steps}"
+        steps = f"{status.step:,}/{sweep.workload(entry).budget:,} {sweep.kind.step.replace('_', ' ')}s"
         how_far = ", ".join(filter(None, (steps, _score(sweep, entry))))
         print(f"{status.state}: {entry.name}: {status.reason or how_far}", file=console.file)

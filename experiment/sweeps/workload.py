@@ -19,11 +19,8 @@ Config = TypeVar("Config", bound=Any)
 class Workload(NamedTuple):
     """What a run takes.
 
-    Attributes:
-        budget: its steps.
-        start: steps before the costly ones.
-        cost: what a costly step takes in addition to one of the others, in units of the latter.
-        bytes: memory of a GPU.
+    `budget` are its steps, of which those after the first `start` take `cost` more than one of these; `bytes` is the
+    memory of a GPU that it needs.
     """
 
     budget: int
@@ -37,44 +34,34 @@ class Workload(NamedTuple):
 
 
 class RunOutcome(NamedTuple):
-    """What a sweep shows of a finished run; `score` is None where nothing was scored."""
+    """What a sweep shows of a finished run: its score, None where there is none, its steps, and seconds of training."""
 
     score: float | None
     steps: int
     seconds: float
-    """Of training."""
 
 
 class RunKind(ABC, Generic[Config]):
-    """The runs of one program or of a family of programs, as a sweep sees them.
-
-    Attributes:
-        command, report: the modules that run a sweep, and that show what it came to.
-        config_class: the settings of a run.
-        axes: settings that tell the runs of an arm apart.
-        lengths: settings that say how long a run is, and change nothing of what a step costs.
-        step, steps: the key of a row's step in metrics.jsonl; what steps are called.
-        metric, score, digits: the key of what rows are judged by; what it is called, and how it is written.
-        ranking: what `rank` is called.
-        ending: what a run does after its last step.
-        on_top: what an estimate of the cost leaves out.
-        lighter: how a run takes less memory of a GPU, or "".
-    """
+    """The runs of one program or family of programs, as a sweep sees them."""
 
     command: ClassVar[str]
+    """The module that runs a sweep of them."""
     report: ClassVar[str]
+    """The module that shows what a sweep came to."""
     config_class: ClassVar[Any]
+    """The settings of a run."""
     axes: ClassVar[frozenset[str]] = frozenset({"seed"})
+    """Settings that tell the runs of an arm apart."""
     lengths: ClassVar[frozenset[str]]
+    """Settings that say how long a run is, and change nothing of what a step costs."""
     step: ClassVar[str]
-    steps: ClassVar[str]
+    """The step in a row of metrics.jsonl: "agent_step"."""
     metric: ClassVar[str]
+    """The score in a row of metrics.jsonl."""
     score: ClassVar[str]
-    digits: ClassVar[str] = ".3f"
-    ranking: ClassVar[str]
-    ending: ClassVar[str]
-    on_top: ClassVar[str]
-    lighter: ClassVar[str] = ""
+    """What the score is called."""
+    scale: ClassVar[str]
+    """What the scale of `rank` is called."""
 
     @abstractmethod
     def settings(self, entry: Entry) -> Config:
@@ -90,9 +77,9 @@ class RunKind(ABC, Generic[Config]):
 
     @abstractmethod
     def short(self, config: Config, updates: int) -> list[str]:
-        """Options that make of a run one of about so many updates.
+        """Options that make of a run one of about so many updates, with a row of metrics at each quarter of its steps.
 
-        It has rows of metrics at the quarters of its steps, of which the last two have all updates, and no more work.
+        The last two quarters have all updates; nothing is saved or evaluated.
         """
 
     @abstractmethod
@@ -100,7 +87,7 @@ class RunKind(ABC, Generic[Config]):
         """The score on a scale that all tasks share; None if there is none."""
 
     def shared(self, config: Config) -> dict[str, Any]:
-        """The settings that the runs of an arm share on a task, as plain values."""
+        """The settings that the runs of an arm share, as plain values."""
         names = names_of(type(config), "learning") - self.axes
         return {name: value for name, value in as_plain(config).items() if name in names}
 

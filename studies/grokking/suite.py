@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 from studies import suite
@@ -17,9 +16,7 @@ class GrokkingRuns(StudyRuns[GrokkingConfig]):
 
     program, command, report = "studies.grokking", "studies.grokking.suite", "studies.grokking.figures"
     config_class, suites, task, lengths = GrokkingConfig, SUITES, "operation", frozenset({"updates"})
-
-    def parse(self, words: Sequence[str]) -> GrokkingConfig:
-        return settings(words)
+    parse = staticmethod(settings)
 
     def length(self, config: GrokkingConfig, updates: int) -> list[str]:
         return ["--updates", str(updates)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from experiment.config import ConfigError
 from experiment.setting import setting
+from experiment.sweeps.gpus import FIXED
+from experiment.sweeps.workload import Workload
 from studies import suite
 from studies.suite import StudyRuns, StudySweep, SuiteSettings
 from studies.warm_start.__main__ import settings
@@ -37,16 +38,15 @@ class WarmStartRuns(StudyRuns[WarmStartConfig]):
 
     program, command, report = "studies.warm_start", "studies.warm_start.suite", "studies.warm_start.figures"
     config_class, suites, task, lengths = WarmStartConfig, SUITES, "protocol", frozenset({"phase_updates"})
-
-    def parse(self, words: Sequence[str]) -> WarmStartConfig:
-        return settings(words)
+    parse = staticmethod(settings)
 
     def length(self, config: WarmStartConfig, updates: int) -> list[str]:
         return ["--phase-updates", str(updates // config.phases)]
 
-    def data_bytes(self, config: WarmStartConfig) -> float:
+    def workload(self, config: WarmStartConfig) -> Workload:
         assert config.width is not None, "resolved() comes first"
-        return IMAGES + config.batch_size * config.width * PER_IMAGE[config.network]
+        need = FIXED + IMAGES + config.batch_size * config.width * PER_IMAGE[config.network]
+        return Workload(config.budget, bytes=need)
 
 
 class WarmStartSweep(StudySweep):

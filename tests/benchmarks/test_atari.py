@@ -21,8 +21,8 @@ from rich.console import Console
 
 from agents.config import DQNConfig
 from benchmarks import atari
-from benchmarks.atari import AgentSweep, Command
 from benchmarks.sweep import suites
+from benchmarks.sweep.command import AgentSweep, Settings, parse
 from benchmarks.sweep.runs import KIND, UPDATE, part_length
 from benchmarks.sweep.suites import SUITES, Arm, arms, check_agent, entries, games
 from envs.games import ATARI_57
@@ -113,6 +113,10 @@ def words(tmp_path: Path, *more: str, suite: str = "Breakout,Catch", seeds: int 
     return [*root, "--agent", "fake:Agent", "--processes", "2", *more]
 
 
+def parsed(words: list[str]) -> tuple[Settings, tuple[str, ...]]:
+    return parse(words, Settings)
+
+
 def launch(words: list[str], **options) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", "benchmarks.atari", *words], **options)
 
@@ -197,7 +201,7 @@ def test_the_dry_run_measures_the_cost_when_told_to_remembers_it_and_writes_noth
         "8 runs: 0 done, 0 to resume, 8 to start",
         "arm slow: 12 s a run, by 200 updates on Breakout; 4 to do",
         "arm plain: 12 s a run, by 200 updates on Breakout; 4 to do",
-        "cost: 0.01 hours with 2 at a time; games of the evaluations come on top",
+        "cost: 0.01 hours with 2 at a time; compiling and evaluations come on top",
     ]
     assert lines[4].startswith("start   slow-Breakout-s0: ")
     assert lines[5:] == ["and 7 more runs: --all-commands prints each"]
@@ -205,7 +209,7 @@ def test_the_dry_run_measures_the_cost_when_told_to_remembers_it_and_writes_noth
     assert re.fullmatch(r"arm slow: 12 s a run, as measured on \d{4}-\d\d-\d\d; 4 to do", again[1])
     assert again[3] == "arm new: cost unknown, 4 runs to do"
     assert again[4].startswith(
-        "cost: 0.01 hours with 2 at a time, without 1 arm; games of the evaluations come on top (--"
+        "cost: 0.01 hours with 2 at a time, without 1 arm; compiling and evaluations come on top (--"
     )
     assert [line.split()[1] for line in again[5:]] == [
         f"{arm}-{game}-s{seed}:"
@@ -250,7 +254,7 @@ def test_a_dry_run_that_is_ended_leaves_no_process_and_no_folder(tmp_path, numbe
 
 
 def test_a_sweep_takes_no_less_than_its_longest_run(tmp_path, monkeypatch):
-    ready = AgentSweep(Command.parse(words(tmp_path, "--arm", "a:", "--arm", "b:--utd 2", seeds=1)))
+    ready = AgentSweep(*parsed(words(tmp_path, "--arm", "a:", "--arm", "b:--utd 2", seeds=1)))
     pace = {"a": 7200.0 / DQNConfig().budget, "b": 0.0}
     monkeypatch.setattr(calibration, "calibrate", lambda _, entry, *__: calibration.Pace(*2 * [pace[entry.arm]], "now"))
     assert [list(calibration.cost(KIND, ready.runs, count, {}, "cpu", True))[-1][:16] for count in (1, 8, None)] == [
@@ -261,7 +265,7 @@ def test_a_sweep_takes_no_less_than_its_longest_run(tmp_path, monkeypatch):
 
 
 def test_a_calibration_runs_where_the_sweep_will(tmp_path, monkeypatch):
-    ready, seen = AgentSweep(Command.parse(words(tmp_path, seeds=1))), []
+    ready, seen = AgentSweep(*parsed(words(tmp_path, seeds=1))), []
 
     def run(words, *, env, **_):
         seen.append(env)
@@ -274,7 +278,7 @@ def test_a_calibration_runs_where_the_sweep_will(tmp_path, monkeypatch):
 
 
 def save(tmp_path: Path, *more: str, **options) -> AgentSweep:
-    ready = AgentSweep(Command.parse(words(tmp_path, *more, **options)))
+    ready = AgentSweep(*parsed(words(tmp_path, *more, **options)))
     ready.write_manifest()
     return ready
 
@@ -554,7 +558,7 @@ def test_a_run_that_plays_its_evaluation_says_so(tmp_path):
     sweep = SweepStatus(KIND, tmp_path, [run], {run.name: RunStatus("running", 100_000)})
     console = Console(file=io.StringIO(), width=120)
     console.print(as_panel(sweep, 1, 20))
-    assert "plays its evaluation" in console.file.getvalue()
+    assert "evaluates or ends" in console.file.getvalue()
 
 
 def test_work_counts_the_updates():
@@ -616,7 +620,7 @@ def test_a_run_goes_on_only_on_the_device_where_it_began(tmp_path, monkeypatch, 
 
 def test_the_sweep_on_gpus_gives_each_run_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(gpus, "free_memory", lambda: {"0": 1e12, "1": 1e12})
-    ready = AgentSweep(Command.parse(words(tmp_path, "--device", "cuda", "--per-gpu", "2")[:-2]))
+    ready = AgentSweep(*parsed(words(tmp_path, "--device", "cuda", "--per-gpu", "2")[:-2]))
     assert ready.processes == 2
     assert all(run.command[run.command.index("--device") + 1] == "cuda" for run in ready.runs)
     assert isinstance(ready.runs[0], Entry)

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from agents.config import DQNConfig
 from benchmarks import high_utd
-from benchmarks.atari import AgentSweep, Command
 from benchmarks.high_utd import STOPS, StudySettings, study
 from benchmarks.report.curves import Trace
 from benchmarks.report.measures import WINDOW
 from benchmarks.report.stability import largest_fall, largest_rise
+from benchmarks.sweep.command import parse
 from benchmarks.sweep.runs import KIND
 from experiment.sweeps.manifest import Manifest
 from experiment.sweeps.status import SweepStatus
@@ -23,15 +23,15 @@ from experiment.values import ConfigError
 TINY = "--steps 200 --update-start 80 --log-interval 20 --probe-interval 0 --eval-episodes 2 --compile false"
 
 
-def parsed(experiment: str, *more: str, common: str = "--steps 20000 --log-interval 50") -> Command:
+def parsed(
+    experiment: str, *more: str, common: str = "--steps 20000 --log-interval 50"
+) -> tuple[StudySettings, tuple[str, ...]]:
     words = ["--experiment", experiment, "--suite", "Catch", *more, "--", *shlex.split(common)]
-    return Command.parse(words, StudySettings)
+    return parse(words, StudySettings)
 
 
 def configs(experiment: str, *more: str, **options: str) -> dict[str, DQNConfig]:
-    return {
-        name: arm.config("Catch") for name, arm in AgentSweep(study(parsed(experiment, *more, **options))).arms.items()
-    }
+    return {name: arm.config("Catch") for name, arm in study(*parsed(experiment, *more, **options)).arms.items()}
 
 
 def test_schedules_are_five_with_nap_and_without():
@@ -77,7 +77,7 @@ def test_options_of_nap_are_shared_by_arms_with_and_without_it():
 )
 def test_what_cannot_be_run_is_said_before_anything_is_written(experiment, common, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
-        AgentSweep(study(parsed(experiment, "--root", str(tmp_path / "root"), common=common)))
+        study(*parsed(experiment, "--root", str(tmp_path / "root"), common=common))
     assert not (tmp_path / "root").exists()
 
 
