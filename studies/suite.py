@@ -15,7 +15,7 @@ from experiment.setting import setting
 from experiment.sweeps.command import Sweep, SweepSettings, carry_out
 from experiment.sweeps.gpus import FIXED
 from experiment.sweeps.manifest import Entry
-from experiment.sweeps.workload import Config, RunKind, RunOutcome, Workload
+from experiment.sweeps.workload import Config, RunKind, Workload
 from studies.arms import Arm
 
 
@@ -68,9 +68,9 @@ class StudyRuns(RunKind[Config]):
     def workload(self, config: Config) -> Workload:
         return Workload(config.budget, bytes=FIXED)
 
-    def outcome(self, result: Mapping[str, Any]) -> RunOutcome:
+    def outcome(self, result: Mapping[str, Any]) -> tuple[float, int, float]:
         seconds = result["seconds"]["training"] + result["seconds"]["measuring"]
-        return RunOutcome(float(result["final_test_accuracy"]), int(result["updates"]), float(seconds))
+        return float(result["final_test_accuracy"]), int(result["updates"]), float(seconds)
 
     def short(self, config: Config, updates: int) -> list[str]:
         rows = ["--log-interval", str(updates // 4), "--checkpoint-interval", "0", "--no-figure"]

@@ -13,7 +13,7 @@ from experiment.command_line import shell
 from experiment.config import ConfigError
 from experiment.sweeps.gpus import FIXED
 from experiment.sweeps.manifest import Entry
-from experiment.sweeps.workload import RunKind, RunOutcome, Workload
+from experiment.sweeps.workload import RunKind, Workload
 
 UPDATE = 10
 """Agent steps that take as long as one update, about: only to estimate arms of which nothing was measured yet."""
@@ -41,9 +41,9 @@ class AgentRuns(RunKind[DQNConfig]):
         need = FIXED + replay + config.block * config.batch_size * PER_TRANSITION
         return Workload(config.budget, config.update_start, UPDATE * float(config.utd), need)
 
-    def outcome(self, result: Mapping[str, Any]) -> RunOutcome:
+    def outcome(self, result: Mapping[str, Any]) -> tuple[float | None, int, float]:
         score = float(result["score"]["mean"]) if result["score"] else None
-        return RunOutcome(score, int(result["agent_steps"]), float(result["training_seconds"]))
+        return score, int(result["agent_steps"]), float(result["training_seconds"])
 
     def short(self, config: DQNConfig, updates: int) -> list[str]:
         part = part_length(config, updates)

@@ -113,12 +113,7 @@ class Memory:
 
 
 def cost(
-    kind: RunKind,
-    entries: Iterable[Entry],
-    processes: int | None,
-    slot: Mapping[str, str],
-    device: str,
-    calibrating: bool,
+    kind: RunKind, runs: Iterable[Entry], processes: int | None, slot: Mapping[str, str], device: str, calibrating: bool
 ) -> Iterator[str]:
     """Lines that say what a run of each arm takes, and how long all of these runs do.
 
@@ -126,28 +121,27 @@ def cost(
     by side, None if that is not known. `slot`: see `calibrate`.
     """
     arms: dict[str, list[Entry]] = {}
-    for entry in entries:
-        arms.setdefault(entry.config_hash, []).append(entry)
+    for run in runs:
+        arms.setdefault(run.config_hash, []).append(run)
     memory, longest = Memory(kind, device), 0.0
     seconds: list[float] = []
-    for runs in arms.values():
-        config = kind.settings(runs[0])
+    for same in arms.values():
+        config = kind.settings(same[0])
         try:
-            pace = calibrate(kind, runs[0], config, slot) if calibrating else memory.recall(config)
+            pace = calibrate(kind, same[0], config, slot) if calibrating else memory.recall(config)
         except (LookupError, OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
-            yield f"arm {runs[0].arm}: could not be calibrated: {one_line(error)}"
+            yield f"arm {same[0].arm}: could not be calibrated: {one_line(error)}"
             continue
         if pace is None:
-            yield f"arm {runs[0].arm}: cost unknown, {counted(len(runs), 'run')} to do"
+            yield f"arm {same[0].arm}: cost unknown, {counted(len(same), 'run')} to do"
             continue
         if calibrating:
             memory.keep(config, pace)
         each = pace.seconds(kind.workload(config))
-        seconds.append(each * len(runs))
+        seconds.append(each * len(same))
         longest = max(longest, each)
-        yield f"arm {runs[0].arm}: {each:,.0f} s a run, {pace.source}; {len(runs)} to do"
-    how = HOW if not calibrating and len(seconds) < len(arms) else ""
-    yield _total(seconds, longest, len(arms), processes) + how
+        yield f"arm {same[0].arm}: {each:,.0f} s a run, {pace.source}; {len(same)} to do"
+    yield _total(seconds, longest, len(arms), processes) + ("" if calibrating or len(seconds) == len(arms) else HOW)
 
 
 def _total(seconds: list[float], longest: float, arms: int, processes: int | None) -> str:
@@ -156,9 +150,5 @@ def _total(seconds: list[float], longest: float, arms: int, processes: int | Non
         return "cost: unknown"
     hours = max(math.fsum(seconds) / (processes or 1), longest) / 3600
     less = f", without {counted(arms - len(seconds), 'arm')}" if len(seconds) < arms else ""
-    side = (
-        "one after the other (--processes says how many at a time)"
-        if processes is None
-        else f"with {processes} at a time"
-    )
+    side = f"with {processes} at a time" if processes else "one after the other (--processes says how many at a time)"
     return f"cost: {hours:,.2f} hours {side}{less}; compiling and evaluations come on top"

@@ -90,11 +90,6 @@ class SweepSettings:
         """GPUs that Ray sets apart for each run."""
         return float(self.device == "cuda") if self.gpus_per_run is None else self.gpus_per_run
 
-    @property
-    def run_device(self) -> str:
-        """The device of each run: with the local launcher a run sees its own GPU alone."""
-        return "cuda" if self.device != "cpu" and self.launcher == "local" else self.device
-
 
 class Sweep(ABC):
     """A sweep that is ready to start: the runs that were asked for. ConfigError for any mistake."""
@@ -104,16 +99,16 @@ class Sweep(ABC):
     def __init__(self, settings: SweepSettings, root: Path | str) -> None:
         self.settings, self.root = settings, Path(os.path.abspath(root))
         _check_folder(self.root)
-        self.device = settings.run_device
+        on_gpus = settings.device != "cpu" and settings.launcher == "local"
+        self.device = "cuda" if on_gpus else settings.device  # a process sees its own GPU alone
         self.runs = self.entries()
         self.jobs = [entry.job(self.root, self.resume_options()) for entry in self.runs]
         self.slots: list[dict[str, str]] | None = None
         self.note = ""
-        if settings.device != "cpu" and settings.launcher == "local":
-            need = max(
-                map(SweepStatus(self.kind, self.root, self.runs).workload, self.runs), key=lambda each: each.bytes
-            )
-            slots, self.note = gpu_slots(settings.device, need.bytes, settings.per_gpu)
+        if on_gpus:
+            workload = SweepStatus(self.kind, self.root, self.runs).workload
+            need = max(workload(entry).bytes for entry in self.runs)
+            slots, self.note = gpu_slots(settings.device, need, settings.per_gpu)
             self.slots = slots[: settings.processes]
 
     @abstractmethod
@@ -140,16 +135,14 @@ class Sweep(ABC):
         """The folder's list with these runs in it; ConfigError if runs of an arm's name have other settings."""
         known = Manifest.load(self.root) if (self.root / NAME).exists() else None
         there = set(os.listdir(self.root)) if self.root.is_dir() else set()
-        hashes: dict[tuple[str, str], str] = {}
+        compared: set[tuple[str, str, str]] = set()
         for entry in known.runs if known else self.runs:
-            wanted = self.wanted(entry) if known or entry.name in there else None
-            if wanted is None:
+            key = (entry.arm, entry.task, entry.config_hash if known else entry.name)
+            if key in compared or not (known or entry.name in there) or (wanted := self.wanted(entry)) is None:
                 continue
-            key = (entry.arm, entry.task)
-            if key not in hashes:
-                hashes[key] = self.kind.config_hash(wanted)
-            if known is None or hashes[key] != entry.config_hash:  # equal ones: hashed by a version with other settings
-                self._compare(entry, wanted)
+            compared.add(key)
+            if known is None or self.kind.config_hash(wanted) != entry.config_hash:
+                self._compare(entry, wanted)  # equal ones were hashed by a version with other settings
         if known is None:
             return Manifest(self.settings.suite, self.runs)
         runs = {entry.name: entry for entry in (*known.runs, *self.runs)}
@@ -161,10 +154,8 @@ class Sweep(ABC):
         stored = RunDir(self.root / entry.name).config
         there = load_yaml(self.kind.config_class, stored).resolved() if stored.is_file() else self.kind.settings(entry)
         if found := self.kind.difference(there, wanted):
-            raise ConfigError(
-                f"arm {entry.arm!r} has other settings in {self.root}, {found}: give the arm another name, or the "
-                "sweep another --root"
-            )
+            where = f"arm {entry.arm!r} has other settings in {self.root}, {found}"
+            raise ConfigError(f"{where}: give the arm another name, or the sweep another --root")
 
     def _check_devices(self) -> None:
         """Raises ConfigError if a run would go on on another device: `--resume` keeps that on which it began."""

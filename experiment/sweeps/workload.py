@@ -33,14 +33,6 @@ class Workload(NamedTuple):
         return step + self.cost * max(step - self.start, 0)
 
 
-class RunOutcome(NamedTuple):
-    """What a sweep shows of a finished run: its score, None where there is none, its steps, and seconds of training."""
-
-    score: float | None
-    steps: int
-    seconds: float
-
-
 class RunKind(ABC, Generic[Config]):
     """The runs of one program or family of programs, as a sweep sees them."""
 
@@ -72,8 +64,11 @@ class RunKind(ABC, Generic[Config]):
         """What a run with these settings takes."""
 
     @abstractmethod
-    def outcome(self, result: Mapping[str, Any]) -> RunOutcome:
-        """Reads result.json. Raises LookupError, TypeError or ValueError if it cannot."""
+    def outcome(self, result: Mapping[str, Any]) -> tuple[float | None, int, float]:
+        """The score in a result.json, None if there is none, the steps, and seconds of training.
+
+        Raises LookupError, TypeError or ValueError if it cannot be read.
+        """
 
     @abstractmethod
     def short(self, config: Config, updates: int) -> list[str]:
