@@ -1,4 +1,4 @@
-"""The command of a sweep, the same for agents and studies: its options, its folder, and what is done with the runs."""
+"""The command of a sweep, the same for all kinds of runs: its options, its folder, and what is done with the runs."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class Entry:
-    """One run: its arm is given a task (a game, say) with a seed; `name` is that of its run directory.
+    """One run: its arm is given a task with a seed; `name` is that of its run directory.
 
     `config_hash` stands for all settings that the runs of an arm share, `command` are the words that make the run.
     """

@@ -1,4 +1,4 @@
-"""What a sweep has to be told about its runs by those who know their settings: the agents, or a study."""
+"""What a sweep has to be told about its runs by the package whose runs they are."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RunKind(ABC, Generic[Config]):
     lengths: ClassVar[frozenset[str]]
     """Settings that say how long a run is, and change nothing of what a step costs."""
     step: ClassVar[str]
-    """The step in a row of metrics.jsonl: "agent_step"."""
+    """The step in a row of metrics.jsonl, "update"."""
     metric: ClassVar[str]
     """The score in a row of metrics.jsonl."""
     score: ClassVar[str]

@@ -286,6 +286,8 @@ def save(tmp_path: Path, *more: str, **options) -> AgentSweep:
 def test_seeds_and_arms_extend_the_list_and_other_settings_are_refused(tmp_path):
     root = tmp_path / "root"
     one = save(tmp_path, "--arm", "a:--utd 2", seeds=1)
+    text = (root / "manifest.json").read_text()
+    (root / "manifest.json").write_text(text.replace('"layout": 2', '"layout": 1').replace('"task"', '"game"'))
     save(tmp_path, "--arm", "b:", "--arm", "a:--utd 2", seeds=3)
     loaded = Manifest.load(root)
     assert loaded.runs[:2] == one.runs
