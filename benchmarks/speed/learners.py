@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
 from typing import Literal
@@ -16,10 +16,10 @@ from agents.build import build_agent
 from agents.config import STACK, DQNConfig
 from agents.dqn import DQN
 from agents.training.monitor import Monitor
-from benchmarks.speed.alternate import Contestant, Run, Series, ratio
+from benchmarks.speed.alternate import Contestant, Run, Series, ratio, repeated
 from benchmarks.speed.counting import compiled_kernels, eager_kernels
 from benchmarks.speed.replays import FRAME_SHAPE, filled_replay
-from benchmarks.throughput import Settings
+from benchmarks.speed.settings import Settings
 from replay import FrameReplay
 
 NUM_ACTIONS = 4
@@ -123,15 +123,10 @@ def _graphed(settings: Settings, network: str, precision: Precision) -> Contesta
         torch.cuda.current_stream().wait_stream(side)
         with torch.cuda.graph(graph):
             update_block(agent, block)
-        return lambda blocks: _repeat(graph.replay, blocks)
+        return repeated(graph.replay)
 
     name = f"{precision}, eager in a CUDA graph, plain"
     return Contestant(f"learner {network}", name, "updates/s", setup, work=BLOCK, limit=limit_name(precision))
-
-
-def _repeat(call: Callable[[], object], count: int) -> None:
-    for _ in range(count):
-        call()
 
 
 def update_block(agent: DQN, block: TensorDict) -> None:

@@ -10,10 +10,10 @@ from torch import nn
 
 from agents.config import STACK
 from agents.networks.encoders import NETWORKS
-from benchmarks.speed.alternate import Contestant, Round, Run, Series
+from benchmarks.speed.alternate import Contestant, Round, Run, Series, repeated
 from benchmarks.speed.learners import BATCH, NUM_ACTIONS, PRECISIONS, limit_name
 from benchmarks.speed.replays import FRAME_SHAPE
-from benchmarks.throughput import Settings
+from benchmarks.speed.settings import Settings
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PEAK = (2048, 2048, 2048)
@@ -96,11 +96,7 @@ def matmul_run(shape: Shape, precision: str, device: str) -> Run:
     b = torch.randn(k, n, device=device).to(DTYPES[precision])
     out = a.new_empty(m, n)
 
-    def run(count: int) -> None:
-        for _ in range(count):
-            torch.mm(a, b, out=out)
-
-    return run
+    return repeated(lambda: torch.mm(a, b, out=out))
 
 
 def copy_run(source: str, device: str) -> Run:
@@ -108,11 +104,7 @@ def copy_run(source: str, device: str) -> Run:
     here = torch.ones(COPY_BYTES // 4, device=source, pin_memory=pinned)
     there = torch.zeros(COPY_BYTES // 4, device=device)
 
-    def run(count: int) -> None:
-        for _ in range(count):
-            there.copy_(here, non_blocking=pinned)
-
-    return run
+    return repeated(lambda: there.copy_(here, non_blocking=pinned))
 
 
 def learner_limits(settings: Settings, series: Sequence[Series]) -> list[Series]:
@@ -122,12 +114,12 @@ def learner_limits(settings: Settings, series: Sequence[Series]) -> list[Series]
     for network in settings.networks:
         costs = update_costs(network)
         for precision in PRECISIONS:
-            peak = by_name[matmul_name("large", PEAK, precision)].figures
+            peak = by_name[matmul_name("large", PEAK, precision)].values
             own = [
                 by_name.get(matmul_name(layer_name(network, i), cost.shape, precision)) for i, cost in enumerate(costs)
             ]
             at_peak = [_rate(costs, [rate] * len(costs)) for rate in peak]
-            at_own = [_rate(costs, [layer.figures[i] if layer else peak[i] for layer in own]) for i in range(len(peak))]
+            at_own = [_rate(costs, [layer.values[i] if layer else peak[i] for layer in own]) for i in range(len(peak))]
             name = f"arithmetic of an update at the rates of its own shapes, {precision}"
             found += [_derived(network, limit_name(precision), at_peak), _derived(network, name, at_own)]
     return found
@@ -138,6 +130,6 @@ def _rate(costs: Sequence[Cost], gflops: Sequence[float]) -> float:
     return 1 / sum(cost.gflop / rate for cost, rate in zip(costs, gflops, strict=True))
 
 
-def _derived(network: str, name: str, figures: Sequence[float]) -> Series:
-    rounds = [Round(0, 0.0, figure) for figure in figures]
+def _derived(network: str, name: str, values: Sequence[float]) -> Series:
+    rounds = [Round(0, 0.0, value) for value in values]
     return Series(f"learner {network}", name, "updates/s", "limit", rounds=rounds)

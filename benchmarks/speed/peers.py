@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from agents.config import STACK
-from benchmarks.speed.alternate import Contestant, Run
+from benchmarks.speed.alternate import Contestant, Run, repeated
 from benchmarks.speed.learners import BATCH, NUM_ACTIONS, STEPS, TARGET_PERIOD, limit_name
 from benchmarks.speed.replays import EPISODE, FRAME_SHAPE, POOL, random_frames
-from benchmarks.throughput import Settings
+from benchmarks.speed.settings import Settings
 
 Make = Callable[[Settings], Run]
 
@@ -100,16 +100,11 @@ def _sb3_buffer(settings: Settings) -> Any:
 
 def sb3_sample(settings: Settings) -> Run:
     buffer = _sb3_buffer(settings)
-    return lambda count: _repeat(lambda: buffer.sample(BATCH), count)
+    return repeated(lambda: buffer.sample(BATCH))
 
 
 def sb3_add(settings: Settings) -> Run:
     return sb3_add_run(_sb3_buffer(settings))
-
-
-def _repeat(call: Callable[[], object], count: int) -> None:
-    for _ in range(count):
-        call()
 
 
 def tianshou_buffer(capacity: int) -> Any:
@@ -168,7 +163,7 @@ def _tianshou_buffer(settings: Settings) -> Any:
 
 def tianshou_sample(settings: Settings) -> Run:
     buffer = _tianshou_buffer(settings)
-    return lambda count: _repeat(lambda: buffer.sample(BATCH), count)
+    return repeated(lambda: buffer.sample(BATCH))
 
 
 def tianshou_add(settings: Settings) -> Run:
