@@ -61,7 +61,7 @@ class ConvertConfig:
 
 def convert(config: ConvertConfig) -> None:
     """Reads all files, then writes the tables. ConfigError, in one line, for bad input; nothing is written then."""
-    from benchmarks.formats.tables import csv_text, final_scores, summary
+    from benchmarks.formats.final_scores import csv_text, final_scores, summary
     from experiment.storage.files import write_atomic
 
     form, paths = _form(config)
@@ -117,8 +117,8 @@ def _check_outs(config: ConvertConfig, inputs: Sequence[Path]) -> None:
 
 def _read(config: ConvertConfig, form: Format, paths: Sequence[Path]) -> tuple[list[Point], list[str]]:
     """The points of all paths that are of one kind, and notes."""
+    from benchmarks.formats.final_scores import run_of
     from benchmarks.formats.point import Given, known_game
-    from benchmarks.formats.tables import run_of
 
     given = Given(config.agent, config.game, config.run, config.monitor_frames)
     points: list[Point] = []
@@ -146,7 +146,7 @@ def _read(config: ConvertConfig, form: Format, paths: Sequence[Path]) -> tuple[l
 def _check(points: Sequence[Point], path: Path) -> None:
     """Refuses names that are empty or cannot be shown, and a mean that is there twice; single games may end at once."""
     from benchmarks.formats.files import check_name
-    from benchmarks.formats.tables import run_of
+    from benchmarks.formats.final_scores import run_of
 
     seen = set()
     for point in points:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from agents.config import DQNConfig
 from benchmarks.atari import carry_out
-from benchmarks.report.__main__ import ReportConfig, replace_report
+from benchmarks.report.writer import ReportConfig, replace_report
 from benchmarks.sweep.command import Command, Settings
 from benchmarks.sweep.suites import arms, games
 from experiment.config import ConfigError, exit_on_bad_input

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from agents.config import DQNConfig
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
+from experiment.tables import markdown_table
 from experiment.values import counted
 from plasticity.registry import METHODS
 
@@ -158,9 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     how = f"{config.network}, {config.precision}, {'compiled' if config.compile else 'eager'}"
     how += f", {counted(config.threads, 'thread')}"
     print(f"{config.env}, {how}; medians of {counted(config.rounds, 'round')} in alternation\n")
-    print("| method | in the game | ms an update | ratio to none |\n|---|---|---|---|")
-    for name, played, milliseconds, times in rows:
-        print(f"| {name} | {played} | {milliseconds:.2f} | {times:.2f} |")
+    cells = [(name, played, f"{milliseconds:.2f}", f"{times:.2f}") for name, played, milliseconds, times in rows]
+    print(markdown_table(("method", "in the game", "ms an update", "ratio to none"), cells), end="")
     return 0
 
 

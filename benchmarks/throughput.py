@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = device_of(settings.device)
         if settings.compile:
             check_compiler(device)
-    from benchmarks.speed.tables import show, write
+    from benchmarks.speed.output import show, write
 
     results = measure(settings)
     show(results)

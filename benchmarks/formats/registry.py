@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.formats import arrays, bbf, btr, curves, dopamine, events, mrq, openrlbenchmark, sb3
+from benchmarks.formats import arrays, bbf, btr, dopamine, events, long_table, mrq, openrlbenchmark, sb3
 from benchmarks.formats.point import EVALUATION, TRAINING, Given, Table
 
 
@@ -38,5 +38,5 @@ FORMATS = {
     "btr": Format(btr.read_btr, (EVALUATION,), ("agent", "run")),
     "openrlbenchmark": Format(openrlbenchmark.read_openrlbenchmark, (TRAINING,)),
     "scores": Format(arrays.read_scores, (EVALUATION,), ("agent", "game")),
-    "curves": Format(curves.read_curves, (EVALUATION, TRAINING)),
+    "curves": Format(long_table.read_curves, (EVALUATION, TRAINING)),
 }

@@ -8,9 +8,10 @@ from itertools import cycle
 from statistics import median, median_low
 from typing import Any
 
+from experiment.plot import BLUE, COLORS, GREY, RED
 from experiment.statistics import Interval, concordance
 from experiment.values import counted, every
-from studies.drawing import COLORS, accuracy_axis, by_arm, draw_seeds, median_and_range
+from studies.figures import by_arm, draw_seeds, updates_axis
 from studies.grokking.config import GrokkingConfig
 from studies.grokking.outcome import outcome
 from studies.records import FinishedRun
@@ -178,7 +179,7 @@ def _scatter(axis: Any, ends: Sequence[float], times: Sequence[int | None], budg
         if chosen:
             spread = [end * 1.06 ** (i % 9 - 4) for i, (end, _) in enumerate(chosen)]
             heights = [budget if time is None else time for _, time in chosen]
-            axis.plot(spread, heights, marker, color=COLORS[0] if reached else COLORS[4], alpha=0.7, label=label)
+            axis.plot(spread, heights, marker, color=BLUE if reached else RED, alpha=0.7, label=label)
     ticks = sorted(set(ends))
     axis.set_xscale("log")
     axis.set_xticks(ticks, [f"×{tick:g}" for tick in ticks])
@@ -187,10 +188,27 @@ def _scatter(axis: Any, ends: Sequence[float], times: Sequence[int | None], budg
     axis.legend(loc="best")
 
 
+def accuracy_axis(axis: Any, label: str, *, log: bool) -> None:
+    """Accuracy over updates."""
+    updates_axis(axis, label, log=log)
+    axis.set_ylim(-0.02, 1.04)
+
+
+def median_and_range(values: Sequence[float | None]) -> str:
+    """The median, and the lowest and highest of values; None is one that was not reached, and counts as the largest."""
+    reached = sorted(value for value in values if value is not None)
+    if not reached:
+        return "never"
+    if len(reached) < len(values):
+        middle = median_low([*reached, *[math.inf] * (len(values) - len(reached))])
+        return f"{'never' if middle == math.inf else f'{middle:,.0f}'} ({len(reached)} of {len(values)})"
+    return f"{median(reached):,.0f}" + (f" ({reached[0]:,.0f}-{reached[-1]:,.0f})" if len(reached) > 1 else "")
+
+
 def _floor(axis: Any, runs: Sequence[Run]) -> None:
     floors = [run.result["symmetric_floor"] for run in runs if run.result]
     if floors:
-        axis.axhline(median(floors), color="#718096", linestyle="--", linewidth=0.9, zorder=0)
+        axis.axhline(median(floors), color=GREY, linestyle="--", linewidth=0.9, zorder=0)
 
 
 DRAWINGS: dict[str, Callable[[Any, Sequence[Run]], Any]] = {

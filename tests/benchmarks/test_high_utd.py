@@ -12,8 +12,8 @@ from agents.config import DQNConfig
 from benchmarks import high_utd
 from benchmarks.atari import Command, Sweep
 from benchmarks.high_utd import STOPS, StudySettings, study
-from benchmarks.report.curves import Trace
-from benchmarks.report.measures import WINDOW
+from benchmarks.report.learning_curves import Trace
+from benchmarks.report.metric_series import WINDOW
 from benchmarks.report.stability import largest_fall, largest_rise
 from benchmarks.sweep.manifest import Manifest
 from benchmarks.sweep.status import SweepStatus

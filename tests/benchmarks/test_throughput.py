@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from benchmarks.speed import learners, limits, measurement, memory, playing, tables
+from benchmarks.speed import learners, limits, measurement, memory, output, playing
 from benchmarks.speed.alternate import Round, Series
 from benchmarks.speed.measurement import Results
 from benchmarks.speed.settings import GROUPS, Settings
@@ -37,7 +37,7 @@ def results() -> Results:
 
 def shown(width: int = 100) -> str:
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    tables.show(results(), console)
+    output.show(results(), console)
     return console.export_text()
 
 
@@ -54,7 +54,7 @@ def test_table_fits_100_columns_and_shows_medians_ratios_and_who_is_missing():
 
 
 def test_json_holds_every_round(tmp_path):
-    tables.write(results(), str(tmp_path / "out"))
+    output.write(results(), str(tmp_path / "out"))
     saved = json.loads((tmp_path / "out" / "throughput.json").read_text())
     first = saved["series"][0]
     assert [r["value"] for r in first["rounds"]] == [30.0, 33.0, 36.0]

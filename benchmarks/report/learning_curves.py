@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.report.measures import MEASURES, Row, returns, series, smooth
+from benchmarks.report.metric_series import MEASURES, Row, returns, series, smooth
 from benchmarks.report.scores import Score
 from benchmarks.report.summary import common_games, normalized
 from envs.games import reference_scores
