@@ -160,11 +160,10 @@ def log_axis(axis: Any, side: str = "y") -> None:
 
 
 def legend(figure: Any, axes: Sequence[Any]) -> None:
-    """One legend above all panels; a constrained layout makes room for it."""
+    """One legend above all panels of a figure with a constrained layout, which makes room for it."""
     handles = {text: line for axis in axes for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    place = "outside upper left" if figure.get_layout_engine() else "upper left"
     columns = _legend_columns(list(handles), figure.get_figwidth())
-    figure.legend(list(handles.values()), list(handles), loc=place, ncols=columns)
+    figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=columns)
 
 
 def _legend_columns(labels: Sequence[str], width: float) -> int:

@@ -16,7 +16,6 @@ from benchmarks.report.panels import (
     label,
     looks,
     make_panels,
-    make_room,
     rows_height,
 )
 from benchmarks.report.summary import AGGREGATES, Improvement, Summary
@@ -65,21 +64,13 @@ def draw_figures(summary: Summary, curves: Curves) -> list[Figure]:
     if any(curves.measures.values()):
         found.append(measures(pyplot, curves, look))
     for each in found:
-        _fix(each.figure)
+        each.figure.draw_without_rendering()
+        each.figure.set_layout_engine(None)  # laid out once instead of twice for each of its files
         pyplot.close(each.figure)  # so that nothing else keeps it
     drawn = list(dict.fromkeys(arm for axis in curves.games.values() for arms in axis.values() for arm in arms))
     compared = {"aggregates": list(summary.profiles), "profiles": list(summary.profiles), "improvement": summary.paired}
     cautions = [summary.caution(compared.get(each.name, drawn)) for each in found]
     return [replace(each, note=f"{each.note} {more}".rstrip()) for each, more in zip(found, cautions, strict=True)]
-
-
-def _fix(figure: Any) -> None:
-    """Lays a figure out once instead of twice for each of its files."""
-    if figure.get_layout_engine() is None:
-        make_room(figure)
-    else:
-        figure.draw_without_rendering()
-        figure.set_layout_engine(None)
 
 
 def aggregates(pyplot: Any, summary: Summary, look: Look) -> Figure:

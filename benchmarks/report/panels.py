@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from benchmarks.report.learning_curves import Curve
@@ -16,8 +16,6 @@ FEW = 5
 LINES = ("-", "--", ":", "-.")
 WIDTH = 56
 """Letters in a line of a label."""
-PIECE = re.compile(rf"[^-+_,:=]{{1,{WIDTH - 1}}}[-+_,:=]?|[-+_,:=]")
-"""What a word that is longer is divided into."""
 
 Look = Callable[[str], dict[str, Any]]
 
@@ -47,16 +45,7 @@ def arm_styles(arms: Sequence[str]) -> dict[str, tuple[int, int]]:
 
 def label(text: str) -> str:
     """A name in lines of `WIDTH` letters. matplotlib's legends leave out what begins with an underscore."""
-    lines = [" " if text.startswith("_") else ""]
-    for word in text.split():
-        pieces = PIECE.findall(word) if len(word) > WIDTH else [word]
-        for i, piece in enumerate(pieces):
-            gap = " " if lines[-1].strip() and not i else ""
-            if lines[-1].strip() and len(lines[-1] + gap + piece) > WIDTH:
-                lines.append(piece)
-            else:
-                lines[-1] += gap + piece
-    return "\n".join(lines)
+    return fill(" " * text.startswith("_") + " ".join(text.split()), WIDTH)
 
 
 def rows_height(labels: Sequence[str], least: float) -> float:
@@ -80,31 +69,14 @@ def draw_curves(axis: Any, arms: Mapping[str, Curve], look: Look) -> None:
 
 
 def make_panels(pyplot: Any, count: int, labels: Sequence[str], columns: int = 4) -> tuple[Any, list[Any]]:
-    """A grid of panels with room for a legend above; placed by hand, since a constrained layout of 26 takes seconds."""
+    """A grid of panels that is high enough for a legend above."""
     across = min(count, columns)
     down = math.ceil(count / across)
     width = max(2.9 * across + 0.5, 5)
-    top = 0.45 + legend_height(labels, width)
-    height = 2.0 * down + 0.4 + top
-    figure, axes = pyplot.subplots(down, across, figsize=(width, height), sharex=True, squeeze=False)
-    figure.subplots_adjust(
-        left=0.6 / width, right=1 - 0.15 / width, bottom=0.6 / height, top=1 - top / height, wspace=0.32, hspace=0.42
-    )
+    size = (width, 2.0 * down + 0.5 + legend_height(labels, width))
+    figure, axes = pyplot.subplots(down, across, figsize=size, sharex=True, squeeze=False, layout="constrained")
     for axis in axes.flat[count - across : count]:  # the lowest of each column
         axis.tick_params(labelbottom=True)
     for axis in axes.flat[count:]:
         axis.set_visible(False)
     return figure, list(axes.flat)
-
-
-def make_room(figure: Any) -> None:
-    """Moves the panels of `make_panels` apart until the labels of their ticks have room."""
-    shown = [axis for axis in figure.axes if axis.get_visible()]
-    renderer, width = figure.canvas.get_renderer(), figure.get_figwidth()
-    boxes = [(axis.bbox.x0, axis.yaxis.get_tightbbox(renderer)) for axis in shown]
-    needed = max((left - box.x0 for left, box in boxes if box is not None), default=0) / figure.dpi + 0.1
-    left = max(figure.subplotpars.left * width, needed)
-    columns = max(axis.get_subplotspec().colspan.stop for axis in shown)
-    gap = max(needed, 0.6)
-    panel = (figure.subplotpars.right * width - left - gap * (columns - 1)) / columns
-    figure.subplots_adjust(left=left / width, wspace=gap / panel)

@@ -81,8 +81,6 @@ def measure(settings: Settings) -> Results:
     torch._dynamo.config.accumulated_recompile_limit = 1024
     field, missing = contestants(settings)
     facts: dict[str, str] = {}
-    if "learner" in settings.only:
-        facts |= learners.kernel_counts(settings)
     if "replay" in settings.only:
         facts |= replays.bytes_per_step()
     if "memory" in settings.only:

@@ -11,7 +11,7 @@ from benchmarks import curves
 from benchmarks.report.curve_figure import own_names
 from benchmarks.report.learning_curves import Curve, game_curves, group, make_curves, measure_curves, read_trace
 from benchmarks.report.metric_series import returns, smooth
-from benchmarks.report.panels import WIDTH, draw_curves, label, make_panels, make_room
+from benchmarks.report.panels import WIDTH, draw_curves, label, make_panels
 from benchmarks.report.runs import check_arms, read_runs
 from benchmarks.sweep.manifest import Entry, Manifest
 from experiment.config import ConfigError
@@ -259,7 +259,6 @@ def test_ticks_of_panels_have_room_at_the_left_and_between(values):
     for axis in axes[:7]:
         axis.plot([0, 1], values)
         axis.ticklabel_format(useOffset=False, style="plain")
-    make_room(figure)
     figure.draw_without_rendering()
     boxes = {axis: axis.yaxis.get_tightbbox() for axis in axes[:7]}
     panels = [axis.get_window_extent() for axis in axes[:7]]

@@ -95,9 +95,8 @@ def test_every_panel_of_a_run_marks_the_switch_and_the_alarms(tmp_path, monkeypa
 @pytest.mark.parametrize("count", [1, run_figure.FEW, run_figure.FEW + 1, 20])
 def test_the_legend_has_the_colours_of_the_panels(tmp_path, monkeypatch, count):
     layers = [f"layer{i}" for i in range(count)] + ["head.fresh", "head.frozen"] * (count > run_figure.FEW)
-    figure, panels = drawn(
-        monkeypatch, run_figure.draw_run, make_run(tmp_path, "run", layers=layers), tmp_path / "a.png"
-    )
+    run = make_run(tmp_path, "run", layers=layers)
+    figure, panels = drawn(monkeypatch, run_figure.draw_run, run, tmp_path / "a.png")
     norms = [line for line in panels["Norm of the weights, ‖W‖"].lines if line.get_linestyle() == "-"]
     colors = dict(zip(layers, (line.get_color() for line in norms), strict=True))
     named = {line.get_label(): line.get_color() for line in figure.legends[0].legend_handles[1:]}
