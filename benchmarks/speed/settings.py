@@ -1,12 +1,14 @@
-"""What `benchmarks.throughput` measures, and for how long."""
+"""What the speed commands measure, and for how long."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from envs.games import resolve_game
 from experiment.config import ConfigError, near
+from experiment.setting import check_ranges, setting
 from experiment.sweeps.cores import available_cores
 
 GROUPS = ("learner", "replay", "environment", "loop", "memory", "limits")
@@ -14,26 +16,37 @@ NETWORKS = ("nature", "small")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Timing:
+    """How long a command measures, and on how many threads."""
+
+    rounds: int = setting(5, at_least=1)
+    """Rounds; in each everyone runs once. Results are medians over rounds."""
+    seconds: float = setting(1.0, above=0, at_most=3600)
+    """Time of one contestant in one round, about."""
+    threads: int = setting(0, at_least=0)
+    """CPU threads of torch; 0: all cores."""
+    compile: bool = True
+    """Compile losses; benchmarks.throughput measures eager ones all the same."""
+
+    def resolved(self) -> Self:
+        """These settings with the machine's cores filled in; a fault raises ConfigError."""
+        check_ranges(self)
+        return replace(self, threads=self.threads or available_cores())
+
+
+@dataclass(frozen=True)
+class Settings(Timing):
     """What is measured, and for how long."""
 
-    rounds: int = 5
-    """Rounds; in each everything runs once. Results are medians over rounds."""
-    seconds: float = 1.0
-    """Time of one contestant in one round, about."""
-    threads: int = 0
-    """CPU threads of torch; 0: all cores."""
     device: str = "cpu"
     """Device of networks and replay: cpu, cuda."""
     only: tuple[str, ...] = GROUPS
     """Groups to measure: learner, replay, environment, loop, memory, limits. Ratios to limits need limits."""
     networks: tuple[str, ...] = NETWORKS
     """Networks of the learner: nature, small."""
-    compile: bool = True
-    """Measure compiled learners too."""
     peers: bool = True
     """Measure Stable-Baselines3 and Tianshou too, where they are installed."""
-    capacity: int = 100_000
+    capacity: int = setting(100_000, at_least=300)
     """Agent steps that the replay buffers of replay and memory hold; the peers' take 3.5 GB at 100,000."""
     game: str = "Breakout"
     """Game of environment and loop."""
@@ -42,14 +55,9 @@ class Settings:
 
     def resolved(self) -> Settings:
         """These settings with the machine's cores filled in; a fault raises ConfigError."""
-        for field, low in {"rounds": 1, "threads": 0, "capacity": 300}.items():
-            if getattr(self, field) < low:
-                raise ConfigError(f"--{field} is {getattr(self, field)}: it has to be at least {low}")
-        if self.seconds <= 0:
-            raise ConfigError(f"--seconds is {self.seconds}: it has to be above 0")
         _check_names("only", self.only, GROUPS)
         _check_names("networks", self.networks, NETWORKS)
-        return replace(self, game=resolve_game(self.game), threads=self.threads or available_cores())
+        return replace(super().resolved(), game=resolve_game(self.game))
 
 
 def _check_names(field: str, names: Sequence[str], known: Sequence[str]) -> None:
