@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -75,19 +76,15 @@ def contestants(settings: Settings) -> list[Contestant]:
     for label, shape in shapes(settings.networks):
         m, k, n = shape
         for precision in PRECISIONS:
-            run = _deferred(matmul_run, shape, precision, settings.device)
+            run = partial(matmul_run, shape, precision, settings.device)
             work = 2 * m * k * n / 1e9
             found.append(Contestant("matmul", matmul_name(label, shape, precision), "GFLOP/s", run, "limit", work=work))
-    run = _deferred(copy_run, settings.device, settings.device)
+    run = partial(copy_run, settings.device, settings.device)
     found.append(Contestant("memory", "copy, read and write", "GB/s", run, "limit", work=2 * COPY_BYTES / 1e9))
     if settings.device.startswith("cuda"):
-        run = _deferred(copy_run, "cpu", settings.device)
+        run = partial(copy_run, "cpu", settings.device)
         found.append(Contestant("memory", "host to device, pinned", "GB/s", run, "limit", work=COPY_BYTES / 1e9))
     return found
-
-
-def _deferred(function: Callable[..., Run], *args: object) -> Callable[[], Run]:
-    return lambda: function(*args)
 
 
 def matmul_run(shape: Shape, precision: str, device: str) -> Run:
