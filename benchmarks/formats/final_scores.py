@@ -1,4 +1,4 @@
-"""From points to tables: one score for each run, CSV text, and what is said about both."""
+"""From points to tables: one score for each run, CSV text, and a summary of both."""
 
 from __future__ import annotations
 

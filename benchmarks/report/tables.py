@@ -78,7 +78,7 @@ def all_tables(scores: Scores, summary: Summary) -> list[Table]:
 
 
 def aggregates(summary: Summary) -> Table:
-    """Human-normalised aggregates of the arms and, as far as their means tell, of published methods."""
+    """Human-normalised aggregates of the arms and, as far as their means are known, of published methods."""
     published = [[label, "", fine(median), fine(mean), "", "", ""] for label, mean, median in summary.published]
     count = f"the {len(summary.common)} games" if len(summary.common) > 1 else "the one game"
     without = [arm for arm in summary.arms if arm not in {found.arm for found in summary.aggregates}]
@@ -91,7 +91,7 @@ def aggregates(summary: Summary) -> Table:
     if without:
         note += f" Without a normalised score so far: {', '.join(without)}."
     if published:
-        note += " Published rows are made from means per game, which tell mean and median alone."
+        note += " Published rows are made from means per game, which give mean and median alone."
     if any(found.uneven for found in summary.aggregates):
         note += (
             " Some arms have more runs of some games than of others: in the IQM every run weighs the same, in the rest "
@@ -158,7 +158,7 @@ def _after(sentence: str) -> str:
 
 
 def _few(fewest: int) -> str:
-    """A warning of bootstrap intervals of few runs; `experiment.statistics.stratified_interval` has the figures."""
+    """A warning of bootstrap intervals of few runs; `experiment.statistics.stratified_interval` has the numbers."""
     if fewest >= ENOUGH:
         return ""
     runs = counted(fewest, "run")
@@ -216,7 +216,7 @@ def evaluations(scores: Scores) -> Table:
         "Games of the final evaluations, of all runs together: whole ones unless some were cut at the limit. With a "
         "deterministic agent many games are the same: different counts those that differ in actions, length or return, "
         "within each run. The effective number is n² / Σ c² of n games of which the different ones came c times each: "
-        "so many independent games tell as much. Intervals over runs do not depend on it, the score of each run does."
+        "so many independent games are worth as much. Intervals over runs do not depend on it, each run's score does."
     )
     return Table("evaluations", "Evaluations", ["game", *names], rows, note, records)
 

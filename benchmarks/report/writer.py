@@ -65,8 +65,8 @@ def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = 
         if table.records:
             (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8", errors=odd)
     (folder / PAGE).write_text(html(config.title, lines, shown, figures), encoding="utf-8", errors=odd)
-    said = "".join(f"- {escaped(line)}\n" for line in lines)
-    parts = [f"# {escaped(config.title)}\n", said, *(table.markdown() for table in shown)]
+    listed = "".join(f"- {escaped(line)}\n" for line in lines)
+    parts = [f"# {escaped(config.title)}\n", listed, *(table.markdown() for table in shown)]
     (folder / "report.md").write_text("\n".join(parts), encoding="utf-8", errors=odd)
 
 

@@ -70,7 +70,7 @@ def contrasts(arms: Arms) -> list[tuple[str, str, list[float]]]:
     """Pairs of arms that differ in one thing of interest, and for each seed the one's gap less the other's.
 
     A free arm, with norms or without, against the projected one, each with a reference that differs from it in the
-    share of the data alone; a schedule that nobody tells of the switch against the one aligned with it, of one
+    share of the data alone; a schedule that does not know the switch against the one aligned with it, of one
     reference.
     """
     found = []
