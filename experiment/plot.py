@@ -16,12 +16,12 @@ from experiment.storage.files import write_atomic
 from experiment.values import ConfigError
 
 COLORS = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#c53030", "#718096", "#b7791f", "#0987a0", "#97266d")
-BLUE, ORANGE, GREEN, _, RED, GREY, *_ = COLORS
+BLUE, ORANGE, GREEN, PURPLE, RED, GREY = COLORS[:6]
 INK = "#1a202d"
 """Text and axes: an HTML page replaces it by its own colour."""
 THIN: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.45, "markersize": 2}
 """The line of a single run next to that of its arm."""
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     "axes.spines.top": False,
     "axes.spines.right": False,

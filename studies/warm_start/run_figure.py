@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise, zip_longest
 from pathlib import Path
@@ -35,7 +36,8 @@ FEW = 6
 def draw_run(directory: RunDir, out: Path) -> Path:
     """One run explained: accuracy, rates, norms, and what the features of each layer do, over updates."""
     run, pyplot = load(WarmStartConfig, directory), plotting()
-    panels = [_accuracy, _rates, _norms, *(partial(_feature, metric) for metric in FEATURES)]
+    panels: list[Callable[[Any, Run], None]] = [_accuracy, _rates, _norms]
+    panels += [partial(_feature, metric) for metric in FEATURES]
     figure = draw_panels(pyplot, run, panels, _mark, _title(run))
     figure.legend(handles=_legend(pyplot, run), loc="outside lower center", ncols=10)
     return save(figure, out)
