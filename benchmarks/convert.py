@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
 from experiment.interrupt import cli_session
+from experiment.setting import check_ranges, setting
 
 if TYPE_CHECKING:
     from benchmarks.formats.point import Point
@@ -40,23 +41,20 @@ class ConvertConfig:
     """The run, of one PATH; else it has the seed in the file or the name of its file or folder."""
     kind: Literal["training", "evaluation"] | None = None
     """Which returns to read, where a format has both."""
-    last: int | None = None
+    last: int | None = setting(None, at_least=1)
     """The score is the mean of so many last measurements of a run; by default of 100 games in training (sb3-monitor,
     cleanrl), else of the last measurement."""
-    steps: int | None = None
+    steps: int | None = setting(None, at_least=0)
     """Agent steps of training behind each score, where the files do not state them, or only up to the last game."""
-    frame_skip: int | None = None
+    frame_skip: int | None = setting(None, at_least=1)
     """Frames of an agent step, where the files do not state them."""
     protocol: str = ""
     """Name of the rules that the games were played under, where the files do not state them."""
-    monitor_frames: int | None = None
+    monitor_frames: int | None = setting(None, at_least=0)
     """sb3-monitor: frames of one step of the environment that Monitor wraps, 0 where its steps are agent steps."""
 
     def __post_init__(self) -> None:
-        for name, least in (("last", 1), ("steps", 0), ("frame_skip", 1), ("monitor_frames", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        check_ranges(self)
 
 
 def convert(config: ConvertConfig) -> None:

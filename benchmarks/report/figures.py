@@ -9,15 +9,7 @@ from typing import Any
 
 from benchmarks.report.learning_curves import Curve, Curves, resamples
 from benchmarks.report.metric_series import MEASURES, WINDOW
-from benchmarks.report.panels import (
-    FEW,
-    Look,
-    draw_curves,
-    label,
-    looks,
-    make_panels,
-    rows_height,
-)
+from benchmarks.report.panels import FEW, Look, draw_curves, label, looks, make_panels, rows_height
 from benchmarks.report.summary import AGGREGATES, Improvement, Summary
 from envs.games import reference_scores
 from experiment.plot import BLUE, INK, draw_band, draw_intervals, legend, legend_height, log_axis, plotting, render

@@ -10,6 +10,7 @@ from typing import Any
 
 from experiment.plot import BLUE, COLORS, GREY, RED
 from experiment.statistics import Interval, concordance
+from experiment.tables import with_bounds
 from experiment.values import counted, every
 from studies.figures import by_arm, draw_seeds, updates_axis
 from studies.grokking.config import GrokkingConfig
@@ -22,12 +23,16 @@ Run = FinishedRun[GrokkingConfig]
 def draw_curves(pyplot: Any, runs: Sequence[Run]) -> Any:
     """Test accuracy over updates for each arm: seeds thin, their median bold."""
     figure, axis = pyplot.subplots(figsize=(7.5, 4), layout="constrained")
-    for (name, members), color in zip(by_arm(runs).items(), cycle(COLORS), strict=False):
-        draw_seeds(axis, members, color, name)
-    accuracy_axis(axis, "updates", log=True)
-    axis.set_title("Test accuracy: seeds thin, median bold")
+    _draw_arms(axis, by_arm(runs))
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def _draw_arms(axis: Any, groups: dict[str, list[Run]]) -> None:
+    for (name, members), color in zip(groups.items(), cycle(COLORS), strict=False):
+        draw_seeds(axis, members, color, name)
+    accuracy_axis(axis, "updates (logarithmic)", log=True)
+    axis.set_title("Test accuracy: seeds thin, median bold")
 
 
 def draw_delays(pyplot: Any, runs: Sequence[Run]) -> Any:
@@ -79,11 +84,8 @@ def draw_methods(pyplot: Any, runs: Sequence[Run]) -> Any:
     """Test accuracy of each method, and a table of updates and seconds to 95% and 99%."""
     figure, (axis, table) = pyplot.subplots(2, 1, figsize=(8.5, 6), height_ratios=(3, 1.3), layout="constrained")
     groups = by_arm(runs)
-    for (name, members), color in zip(groups.items(), cycle(COLORS), strict=False):
-        draw_seeds(axis, members, color, name)
-    accuracy_axis(axis, "updates (logarithmic)", log=True)
+    _draw_arms(axis, groups)
     _floor(axis, runs)
-    axis.set_title("Test accuracy: seeds thin, median bold")
     axis.legend(loc="upper left")
     table.axis("off")
     cells = table.table(cellText=table_rows(groups), colLabels=TABLE_HEAD, loc="center", cellLoc="center")
@@ -122,7 +124,7 @@ def draw_norm_or_elr(pyplot: Any, runs: Sequence[Run]) -> Any:
     for axis, field, name in ((by_elr, "elr_end", "ELR"), (by_norm, "norm_end", "norm")):
         _scatter(axis, [getattr(run.config, field) for run in runs], times, budget)
         claim = "larger is earlier" if field == "elr_end" else "smaller is earlier"
-        axis.set_title(f"{name}, {claim}: concordance {_interval(scores[field])}", fontsize=9)
+        axis.set_title(f"{name}, {claim}: concordance {with_bounds(scores[field], '{:.2f}'.format)}", fontsize=9)
         axis.set_xlabel(f"final {name} / initial {name}")
     by_elr.set_ylabel("updates to test accuracy 0.95")
     return figure
@@ -138,23 +140,12 @@ def orders(runs: Sequence[Run], times: Sequence[int | None]) -> dict[str, Interv
     }
 
 
-def _interval(interval: Interval) -> str:
-    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
-
-
 def _heat(axis: Any, runs: Sequence[Run], times: Sequence[int | None], budget: int) -> None:
     norms = sorted({run.config.norm_end for run in runs})
     elrs = sorted({run.config.elr_end for run in runs})
     cells = [[_median_time(runs, times, norm, elr) for elr in elrs] for norm in norms]
     shades = [[min(value, budget) for value in row] for row in cells]
-    axis.imshow(
-        shades,
-        cmap="YlGnBu_r",
-        aspect="auto",
-        origin="lower",
-        vmin=0,
-        vmax=budget,
-    )
+    axis.imshow(shades, cmap="YlGnBu_r", aspect="auto", origin="lower", vmin=0, vmax=budget)
     for i, row in enumerate(cells):
         for j, value in enumerate(row):
             text = "" if value != value else "never" if value == math.inf else f"{value:,.0f}"
