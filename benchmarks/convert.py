@@ -124,8 +124,6 @@ def _read(config: ConvertConfig, form: Format, paths: Sequence[Path]) -> tuple[l
     source: dict[tuple[str, str, str], Path] = {}
     for path in paths:
         table = form.read(path, given)
-        if not table.points:
-            raise ConfigError(f"{path}: it holds no scores")
         found = [replace(point, game=known_game(point.game) or point.game) for point in table.points]
         _check(found, path)
         for run in dict.fromkeys(map(run_of, found)):
