@@ -61,7 +61,7 @@ def show(results: Results, console: Console | None = None) -> None:
         console.print(table(task, members))
     for lines in ([f"{name}: {text}" for name, text in results.facts.items()], results.missing):
         if lines:
-            console.print("\n".join(["", *lines]))
+            console.print("\n".join(["", *lines]), markup=False)
 
 
 def by_task(series: list[Series]) -> dict[str, list[Series]]:

@@ -32,7 +32,7 @@ def results() -> Results:
         series("share", 97.0, 98.0, 99.0, task="loop", unit="%"),
     ]
     machine = {"cpu": "a processor", "gpu": None, "torch": "2"}
-    return Results(Settings(out="x", only=("learner",)), machine, field, {"syncs": "0"}, ["a peer is not installed"], 1)
+    return Results(Settings(out="x", only=("learner",)), machine, field, {"syncs": "0"}, ["not there: .[bench]"], 1)
 
 
 def shown(width: int = 100) -> str:
@@ -50,7 +50,7 @@ def test_table_fits_100_columns_and_shows_medians_ratios_and_who_is_missing():
     assert peer.split()[2:] == ["20", "(18-22)", "50", "0.33"]
     assert "98 (97-99)" in text
     assert "syncs: 0" in text
-    assert "a peer is not installed" in text
+    assert "not there: .[bench]" in text
 
 
 def test_json_holds_every_round(tmp_path):
