@@ -1,10 +1,8 @@
-"""The house: no long files, no logic written twice, and commands that no library imports."""
+"""The house: no long files, no logic written twice."""
 
 import ast
 from collections import defaultdict
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("agents", "benchmarks", "envs", "examples", "experiment", "nap", "plasticity", "replay", "studies")
@@ -65,27 +63,3 @@ def test_a_copied_block_is_found_whatever_its_spaces_and_comments():
     found = repeated({"agents/a.py": logic(ast.parse(one)), "envs/b.py": logic(ast.parse(two))})
     assert found == ["agents/a.py, envs/b.py: x = x + 0"]
     assert repeated({"agents/a.py": logic(ast.parse(one)), "agents/b.py": logic(ast.parse(two))}) == []
-
-
-def is_command(file: Path) -> bool:
-    return '__name__ == "__main__"' in file.read_text()
-
-
-def imports_of(file: Path) -> set[str]:
-    """The modules that a file imports when it is loaded or later."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
-
-
-COMMANDS = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in FILES if is_command(file)}
-COMMANDS -= {"agents.dqn", "agents.rainbow", "agents.der"}  # each is the class of an agent, which its command runs
-
-
-@pytest.mark.parametrize("file", [file for file in FILES if not is_command(file)], ids=name)
-def test_a_library_imports_no_command(file):
-    assert not imports_of(file) & COMMANDS

@@ -21,7 +21,7 @@ from studies.records import Row
 from studies.run import StudyRun
 from studies.warm_start.config import WarmStartConfig
 from studies.warm_start.data import load
-from studies.warm_start.fetch import ensure
+from studies.warm_start.download import ensure
 from studies.warm_start.learner import Learner
 from studies.warm_start.monitor import Monitor
 from studies.warm_start.networks import make_network

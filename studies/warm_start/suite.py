@@ -8,7 +8,7 @@ from experiment.config import ConfigError
 from studies.suite import Study, SuiteConfig
 from studies.warm_start.__main__ import settings
 from studies.warm_start.config import WarmStartConfig
-from studies.warm_start.fetch import ensure
+from studies.warm_start.download import ensure
 from studies.warm_start.files import is_there, remedy
 from studies.warm_start.suites import SUITES
 

@@ -10,10 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from experiment.config import ConfigError
-from studies.warm_start import download as command
-from studies.warm_start import fetch as module
+from studies.warm_start import download as module
 from studies.warm_start import files
-from studies.warm_start.fetch import download, ensure
+from studies.warm_start.download import download, ensure
 
 CONTENT = bytes(range(256)) * 400
 
@@ -155,10 +154,10 @@ def test_ensure_leaves_alone_what_is_there_and_what_is_mistyped(server, tmp_path
 
 
 def test_the_command(server, tmp_path, capsys):
-    assert command.main(["cifar10", "--data-dir", str(tmp_path)]) == 0
+    assert module.main(["cifar10", "--data-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"in {tmp_path}"
     with pytest.raises(SystemExit) as caught:
-        command.main(["cifar"])
+        module.main(["cifar"])
     assert caught.value.code == 2
     assert "cifar10" in capsys.readouterr().err
 
