@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
 from experiment.interrupt import cli_session
+from experiment.setting import check_ranges, setting
 
 if TYPE_CHECKING:
     from benchmarks.formats.point import Point
@@ -40,28 +41,25 @@ class ConvertConfig:
     """The run, of one PATH; else it has the seed in the file or the name of its file or folder."""
     kind: Literal["training", "evaluation"] | None = None
     """Which returns to read, where a format has both."""
-    last: int | None = None
+    last: int | None = setting(None, at_least=1)
     """The score is the mean of so many last measurements of a run; by default of 100 games in training (sb3-monitor,
     cleanrl), else of the last measurement."""
-    steps: int | None = None
+    steps: int | None = setting(None, at_least=0)
     """Agent steps of training behind each score, where the files do not state them, or only up to the last game."""
-    frame_skip: int | None = None
+    frame_skip: int | None = setting(None, at_least=1)
     """Frames of an agent step, where the files do not state them."""
     protocol: str = ""
     """Name of the rules that the games were played under, where the files do not state them."""
-    monitor_frames: int | None = None
+    monitor_frames: int | None = setting(None, at_least=0)
     """sb3-monitor: frames of one step of the environment that Monitor wraps, 0 where its steps are agent steps."""
 
     def __post_init__(self) -> None:
-        for name, least in (("last", 1), ("steps", 0), ("frame_skip", 1), ("monitor_frames", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        check_ranges(self)
 
 
 def convert(config: ConvertConfig) -> None:
     """Reads all files, then writes the tables. ConfigError, in one line, for bad input; nothing is written then."""
-    from benchmarks.formats.tables import csv_text, final_scores, summary
+    from benchmarks.formats.final_scores import csv_text, final_scores, summary
     from experiment.storage.files import write_atomic
 
     form, paths = _form(config)
@@ -117,8 +115,8 @@ def _check_outs(config: ConvertConfig, inputs: Sequence[Path]) -> None:
 
 def _read(config: ConvertConfig, form: Format, paths: Sequence[Path]) -> tuple[list[Point], list[str]]:
     """The points of all paths that are of one kind, and notes."""
+    from benchmarks.formats.final_scores import run_of
     from benchmarks.formats.point import Given, known_game
-    from benchmarks.formats.tables import run_of
 
     given = Given(config.agent, config.game, config.run, config.monitor_frames)
     points: list[Point] = []
@@ -146,7 +144,7 @@ def _read(config: ConvertConfig, form: Format, paths: Sequence[Path]) -> tuple[l
 def _check(points: Sequence[Point], path: Path) -> None:
     """Refuses names that are empty or cannot be shown, and a mean that is there twice; single games may end at once."""
     from benchmarks.formats.files import check_name
-    from benchmarks.formats.tables import run_of
+    from benchmarks.formats.final_scores import run_of
 
     seen = set()
     for point in points:

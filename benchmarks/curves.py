@@ -26,12 +26,11 @@ class CurvesConfig:
 
 def draw(config: CurvesConfig) -> None:
     """Reads the runs and writes the figure. Raises ConfigError, in one line, for bad input."""
-    from benchmarks.report.learning import draw_learning
-    from benchmarks.report.panels import styled
+    from benchmarks.report.curve_figure import draw_learning
     from benchmarks.report.runs import check_arms, read_runs
-    from studies.figures import save
+    from experiment.plot import plotting, save
 
-    pyplot, out = styled(), Path(config.out)
+    pyplot, out = plotting(), Path(config.out)
     formats = pyplot.figure().canvas.get_supported_filetypes()
     pyplot.close("all")
     if out.suffix[1:] not in formats:
@@ -41,7 +40,7 @@ def draw(config: CurvesConfig) -> None:
         check_arms(runs)
     figure = draw_learning(pyplot, runs, config.each, config.plasticity)
     try:
-        save(pyplot, figure, out)
+        save(figure, out)
     except OSError as error:
         raise ConfigError(f"cannot write {config.out!r}: {error.strerror}") from None
 

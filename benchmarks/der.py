@@ -8,14 +8,13 @@ installed, in strict alternation, and prints updates/s and ratios to the peers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from benchmarks.speed.settings import Timing
+from experiment.config import exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
-from experiment.sweeps.cores import available_cores
 
 if TYPE_CHECKING:
     from agents.config import DQNConfig
@@ -27,43 +26,23 @@ TASK = "update of der-small at batch 32"
 RECIPE, TIANSHOU = "a careful script, compiled", "Tianshou 2 Rainbow"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is measured, and for how long."""
-
-    rounds: int = 7
-    """Rounds; in each everyone runs once."""
-    seconds: float = 1.0
-    """Time of one contestant in one round, about."""
-    threads: int = 0
-    """CPU threads of torch; 0: all cores."""
-    compile: bool = True
-    """Compile ours and the script."""
-
-    def resolved(self) -> Settings:
-        """These settings with the machine's cores filled in; a fault raises ConfigError."""
-        if self.rounds < 1 or self.threads < 0 or self.seconds <= 0:
-            raise ConfigError("--rounds has to be at least 1, --threads at least 0 and --seconds above 0")
-        return replace(self, threads=self.threads or available_cores())
-
-
-def der_config(settings: Settings, *words: str) -> DQNConfig:
+def der_config(settings: Timing, *argv: str) -> DQNConfig:
     """The settings of the preset, for so many threads."""
     from agents.cli import settings as agent_settings
 
     common = ["--config=small", "--env=Pong", f"--threads={settings.threads}", "--probe-interval=0"]
-    return agent_settings("der", [*common, f"--compile={str(settings.compile).lower()}", *words])
+    return agent_settings("der", [*common, f"--compile={str(settings.compile).lower()}", *argv])
 
 
-def contestants(settings: Settings) -> list[Contestant]:
+def contestants(settings: Timing) -> list[Contestant]:
     """Ours, and the peers that are installed."""
     from benchmarks.speed.alternate import Contestant
     from benchmarks.speed.der_recipe import recipe_run
 
     field = []
     for precision in ("fp32", "bf16"):
-        for label, words in (("", []), (", NaP", ["--nap"])):
-            config = der_config(settings, f"--precision={precision}", *words)
+        for label, argv in (("", []), (", NaP", ["--nap"])):
+            config = der_config(settings, f"--precision={precision}", *argv)
             for block in (8, 1):
                 setup = partial(ours, config, block)
                 field.append(Contestant(TASK, f"{precision}{label}, {block} a call", "updates/s", setup, work=block))
@@ -188,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure and print; the exit code."""
     with exit_on_bad_input():
         settings = parse_cli(
-            Settings, argv, prog="python -m benchmarks.der", description="Measure DER's update.", presets={}
+            Timing, argv, prog="python -m benchmarks.der", description="Measure DER's update.", presets={}
         ).resolved()
         if settings.compile:
             from experiment.compiler import check_compiler

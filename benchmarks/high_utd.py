@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from agents.config import DQNConfig
-from benchmarks.report.__main__ import ReportConfig, replace_report
+from benchmarks.report.writer import ReportConfig, replace_report
 from benchmarks.sweep.command import AgentSweep, Settings, parse
 from benchmarks.sweep.runs import KIND
 from benchmarks.sweep.suites import arms, games
@@ -27,7 +27,7 @@ cycling the rate stays at the floor (--anneal floor) unless another --anneal sta
 
 schedules: constant (the peak), low (the floor), cyclic, early-cycle and one-cycle, each with NaP and without;
 stops:     early-cycle with NaP, stopped after 0.04 to 1 of it, at a quarter of the peak, the peak, 4 times that;
-automatic: early-cycle with NaP that stops as told, by CUSUM on the TD error of new transitions, by a plateau of return.
+automatic: early-cycle with NaP that stops at a set step, by CUSUM on fresh TD errors, or by a plateau of return.
 
 The paper's size is {PROG} --config high-utd: 50M agent steps. One that 2 cores finish, and what it costs:
 
@@ -65,16 +65,18 @@ def experiment_arms(experiment: str, config: DQNConfig) -> tuple[str, ...]:
     """The arms of an experiment as name:flags, around the peak, floor and cycles of the settings of all runs."""
     peak, floor = config.lr, config.lr_floor
     if experiment == "schedules":
-        flags = {name: words.format(floor=repr(floor)) for name, words in SCHEDULES.items()}
-        both = [(f"nap-{name}", f"--nap {words}") for name, words in flags.items()] + list(flags.items())
+        plain = {name: flags.format(floor=repr(floor)) for name, flags in SCHEDULES.items()}
+        found = [(f"nap-{name}", f"--nap {flags}") for name, flags in plain.items()] + list(plain.items())
     elif experiment == "stops":
-        words = "--nap --schedule early-cycle --cycle-fraction {} --cycles {} --lr {!r}"
+        flags = "--nap --schedule early-cycle --cycle-fraction {} --cycles {} --lr {!r}"
         density = config.cycles / config.cycle_fraction  # cycles of one length, as in appendix B.3
         pairs = [(stop, float(f"{peak * factor:.6g}")) for stop in STOPS for factor in PEAKS]
-        both = [(f"stop{stop:g}-lr{lr:g}", words.format(stop, max(round(stop * density), 1), lr)) for stop, lr in pairs]
+        found = [
+            (f"stop{stop:g}-lr{lr:g}", flags.format(stop, max(round(stop * density), 1), lr)) for stop, lr in pairs
+        ]
     else:
-        both = [(name, f"--nap --schedule {name}") for name in AUTOMATIC]
-    return tuple(f"{name}:{words}" for name, words in both)
+        found = [(name, f"--nap --schedule {name}") for name in AUTOMATIC]
+    return tuple(f"{name}:{flags}" for name, flags in found)
 
 
 def study(settings: StudySettings, given: Sequence[str]) -> AgentSweep:

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from agents.config import DQNConfig
-from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from benchmarks.speed.settings import Timing
+from experiment.config import exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
+from experiment.setting import setting
+from experiment.tables import markdown_table
 from experiment.values import counted
 from plasticity.registry import METHODS
 
@@ -35,7 +38,7 @@ WARM_UP = 200  # agent steps before the first update
 
 
 @dataclass(frozen=True)
-class MethodsConfig:
+class MethodsConfig(Timing):
     """What is run, and for how long."""
 
     env: str = "Breakout"
@@ -44,25 +47,12 @@ class MethodsConfig:
     """Network of the agent."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the agent."""
-    compile: bool = True
-    """Compile the loss."""
-    updates: int = 200
+    updates: int = setting(200, at_least=1)
     """Updates of each short run."""
-    rounds: int = 5
-    """Rounds; in each, every method runs once. Figures are medians over rounds."""
-    seconds: float = 0.5
+    seconds: float = setting(0.5, above=0, at_most=3600)
     """Time of one method in one round, about."""
-    threads: int = 1
-    """CPU threads of torch."""
-
-    def resolved(self) -> MethodsConfig:
-        """These settings; a fault raises ConfigError."""
-        for name in ("updates", "rounds", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name} is {getattr(self, name)}: it has to be at least 1")
-        if not 0 < self.seconds < 3600:
-            raise ConfigError(f"--seconds is {self.seconds}: it has to be above 0 and below 3600")
-        return self
+    threads: int = setting(1, at_least=0)
+    """CPU threads of torch; 0: all cores."""
 
 
 def agent_config(config: MethodsConfig, spec: str) -> DQNConfig:
@@ -158,9 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     how = f"{config.network}, {config.precision}, {'compiled' if config.compile else 'eager'}"
     how += f", {counted(config.threads, 'thread')}"
     print(f"{config.env}, {how}; medians of {counted(config.rounds, 'round')} in alternation\n")
-    print("| method | in the game | ms an update | ratio to none |\n|---|---|---|---|")
-    for name, played, milliseconds, times in rows:
-        print(f"| {name} | {played} | {milliseconds:.2f} | {times:.2f} |")
+    cells = [(name, played, f"{milliseconds:.2f}", f"{times:.2f}") for name, played, milliseconds, times in rows]
+    print(markdown_table(("method", "in the game", "ms an update", "ratio to none"), cells), end="")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Intervals of independent values: bootstrap, paired and Student-t; concordance. Of scores: `experiment.statistics`."""
+"""Intervals of independent values: bootstrap and Student-t; concordance. Of scores: `experiment.statistics`."""
 
 import math
 from collections.abc import Callable
@@ -43,19 +43,6 @@ def bootstrap_interval(
     generator = np.random.default_rng(seed)
     picks = generator.integers(len(rows), size=(resamples, len(rows)))
     return percentiles(value, np.array([float(statistic(rows[pick])) for pick in picks]), confidence)
-
-
-def paired_interval(
-    a: ArrayLike, b: ArrayLike, statistic: Callable[[np.ndarray], Any] = np.mean, **settings: Any
-) -> Interval:
-    """The interval of a statistic of the differences a - b of runs that belong together, such as those of one seed.
-
-    `settings` are those of `bootstrap_interval`. Raises ValueError if there are not as many of the one as of the other.
-    """
-    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if first.shape != second.shape or first.ndim != 1:
-        raise ValueError(f"paired_interval: a and b must be of one length, got shapes {first.shape} and {second.shape}")
-    return bootstrap_interval(first - second, statistic, **settings)
 
 
 def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:

@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike
 from experiment.samples import Interval, check_settings, percentiles
 from experiment.samples import bootstrap_interval as bootstrap_interval
 from experiment.samples import concordance as concordance
-from experiment.samples import paired_interval as paired_interval
 from experiment.samples import t_interval as t_interval
 from experiment.samples import t_quantile as t_quantile
 
@@ -219,16 +218,6 @@ def _counted_iqm(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return total / (runs - 2 * cut)
 
 
-def improvement_interval(a: Mapping[str, ArrayLike], b: Mapping[str, ArrayLike], **settings: Any) -> Interval:
-    """`stratified_interval(probability_of_improvement, a, b)` in linear time: it counts how often each run is drawn.
-
-    Distributed alike, drawn otherwise. Raises ValueError if the tasks differ, and as `stratified_interval` does.
-    """
-    if a.keys() != b.keys():
-        probability_of_improvement(a, b)  # names the tasks
-    return improvement_intervals({"a": a, "b": b}, [("a", "b")], **settings)["a", "b"]
-
-
 def improvement_intervals(
     arms: Mapping[str, Mapping[str, ArrayLike]],
     pairs: Iterable[tuple[str, str]],
@@ -239,8 +228,10 @@ def improvement_intervals(
 ) -> dict[tuple[str, str], Interval]:
     """The probability that the first arm of each pair improves on the second over the tasks of both, and its interval.
 
-    The pairs of an arm share its resamples. An arm's resamples depend on its own name and scores alone, so that other
-    arms change no interval. Raises ValueError for a pair without a common task, and as `stratified_interval` does.
+    Each is `stratified_interval(probability_of_improvement, one, other)` in linear time: how often each run is drawn is
+    counted, so that it is distributed alike, and drawn otherwise. The pairs of an arm share its resamples. An arm's
+    resamples depend on its own name and scores alone, so that other arms change no interval. Raises ValueError for a
+    pair without a common task, and as `stratified_interval` does.
     """
     check_settings(resamples, confidence)
     scores = {arm: dict(zip(tasks, map(np.sort, _tasks(tasks)), strict=True)) for arm, tasks in arms.items()}

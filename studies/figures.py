@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, TypeVar
 
+from experiment import plot
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
 from experiment.storage.run_dir import RunDir
-from studies.drawing import plotting
-from studies.records import FinishedRun, load
+from studies.records import FinishedRun, Row, load
 
 Config = TypeVar("Config")
 
@@ -43,7 +44,7 @@ def main(
         config = parse_cli(FiguresConfig, argv, prog=prog, description="Draw runs.", presets={})
         if not config.runs:
             raise ConfigError("name at least one run directory, or a folder of them")
-        plotting()
+        plot.plotting()
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
         for path, name in figure_names([Path(run).resolve() for run in config.runs]).items():
@@ -80,17 +81,70 @@ def load_finished(config_class: type[Config], folder: Path) -> list[FinishedRun[
     return runs
 
 
-def save(pyplot: Any, figure: Any, out: Path) -> Path:
-    """Writes and closes a figure; in an SVG the points of lines are rounded, so that it is half as large."""
-    is_svg = out.suffix == ".svg"
-    figure.savefig(out, metadata={"Date": None} if is_svg else None)
-    pyplot.close(figure)
-    if is_svg:
-        text = re.sub(r"\n +", "\n", out.read_text(encoding="utf-8"))
-        out.write_text(re.sub(r'(?<= d=)"[^"]*"', lambda path: _rounded(path[0]), text), encoding="utf-8")
-    return out
+# --- what the figures of both studies draw
 
 
-def _rounded(path: str) -> str:
-    """The path with its numbers to a tenth of a point, on one line."""
-    return re.sub(r"(\.\d)\d+", r"\1", path.replace(" \n", "").replace("\n", ""))
+def by_arm(runs: Sequence[FinishedRun[Config]]) -> dict[str, list[FinishedRun[Config]]]:
+    """Runs that differ in the seed alone, by what their names have in common."""
+    groups: dict[str, list[FinishedRun[Config]]] = {}
+    for run in runs:
+        groups.setdefault(re.sub(r"-s\d+$", "", run.name), []).append(run)
+    return groups
+
+
+def draw_seeds(
+    axis: Any,
+    runs: Sequence[FinishedRun[Any]],
+    color: Any,
+    label: str | None,
+    *,
+    metric: str = "test_accuracy",
+    shift: int = 0,
+) -> None:
+    """A metric over updates, `shift` of them taken off: seeds thin, their median over common updates bold."""
+    curves = [dict(zip(run.column("update"), run.column(metric), strict=True)) for run in runs]
+    for curve in curves:
+        axis.plot([update - shift for update in curve], list(curve.values()), color=color, **plot.THIN)
+    common = sorted(set.intersection(*(set(curve) for curve in curves)))
+    middle = [median(curve[update] for curve in curves) for update in common]
+    axis.plot([update - shift for update in common], middle, color=color, linewidth=1.8, label=label)
+
+
+def updates_axis(axis: Any, label: str = "updates", *, log: bool = False) -> None:
+    """Updates along the axis, from 100 if logarithmic."""
+    if log:
+        axis.set_xlim(left=100)
+        plot.log_axis(axis, "x")
+    axis.xaxis.set_major_formatter(plot.thousands)
+    axis.set_xlabel(label)
+
+
+def draw_panels(
+    pyplot: Any,
+    run: FinishedRun[Any],
+    panels: Sequence[Callable[[Any, FinishedRun[Any]], None]],
+    mark: Callable[[Any, FinishedRun[Any]], None],
+    title: str,
+) -> Any:
+    """One run explained: panels over updates, three in a line, and in each what `mark` draws."""
+    lines = -(-len(panels) // 3)
+    figure, axes = pyplot.subplots(lines, 3, figsize=(13, 3.05 * lines), sharex=True, layout="constrained")
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        panel(axis, run)
+        mark(axis, run)
+        axis.margins(x=0.01)
+        updates_axis(axis, "")
+    for axis in axes[-1]:
+        axis.set_xlabel("updates")
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
+def layers(rows: Sequence[Row], metric: str) -> dict[str, str]:
+    """The keys of the metric whose name begins so, by layer, in the order of the network."""
+    found = {}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        name, _, layer = key.partition("/")
+        if layer and name.startswith(metric):
+            found[layer.removesuffix(".weight")] = key
+    return found

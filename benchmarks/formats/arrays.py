@@ -23,8 +23,6 @@ def read_scores(path: Path, given: Given) -> Table:
         for game, run, score in _scores(scores, path, given):
             value = number(score, f"{path} {agent}, {game}, run {run}")
             table.points.append(Point(agent, game, str(run), value, EVALUATION))
-    if not table.points:
-        raise ConfigError(f"{path}: it holds no scores")
     return table
 
 

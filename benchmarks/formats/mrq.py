@@ -35,6 +35,4 @@ def read_mrq(path: Path, given: Given) -> Table:
             for run, cell in zip(runs, cells[1:], strict=True):
                 score = number(cell, where)
                 table.points.append(Point(agent, name, run, score, EVALUATION, steps, frames, skip, rules, EPISODES))
-    if not table.points:
-        raise ConfigError(f"{path}: it holds no scores")
     return table

@@ -34,8 +34,6 @@ def read_openrlbenchmark(path: Path, given: Given) -> Table:
             agent = name.removesuffix(" ({})")
             score, spread = number(mean, where), number(deviation, where)
             table.points.append(Point(agent, row[0], given.run or RUN, score, TRAINING, deviation=spread))
-    if not table.points:
-        raise ConfigError(f"{path}: it holds no scores")
     if empty:
         table.notes.append(f"{path}: left out since they have no runs (nan): {counted(empty, 'cell')}")
     return table

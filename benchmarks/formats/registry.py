@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.formats import arrays, bbf, btr, curves, dopamine, events, mrq, openrlbenchmark, sb3
+from benchmarks.formats import arrays, bbf, btr, dopamine, events, long_table, mrq, openrlbenchmark, sb3
 from benchmarks.formats.point import EVALUATION, TRAINING, Given, Table
+from experiment.config import ConfigError
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,17 @@ class Format:
         last: training points that the score is the mean of unless --last says otherwise.
     """
 
-    read: Callable[[Path, Given], Table]
+    reader: Callable[[Path, Given], Table]
     kinds: tuple[str, ...]
     takes: tuple[str, ...] = ()
     last: int = 1
+
+    def read(self, path: Path, given: Given) -> Table:
+        """The table of a file; ConfigError for one without scores."""
+        table = self.reader(path, given)
+        if not table.points:
+            raise ConfigError(f"{path}: it holds no scores")
+        return table
 
 
 ONE_RUN = ("agent", "game", "run")
@@ -38,5 +46,5 @@ FORMATS = {
     "btr": Format(btr.read_btr, (EVALUATION,), ("agent", "run")),
     "openrlbenchmark": Format(openrlbenchmark.read_openrlbenchmark, (TRAINING,)),
     "scores": Format(arrays.read_scores, (EVALUATION,), ("agent", "game")),
-    "curves": Format(curves.read_curves, (EVALUATION, TRAINING)),
+    "curves": Format(long_table.read_curves, (EVALUATION, TRAINING)),
 }

@@ -5,102 +5,12 @@ RUNS are run directories, sweeps, CSV files with the columns agent,game,run,scor
 
 from __future__ import annotations
 
-import os
-import shutil
-import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from benchmarks.report.writer import PAGE, ReportConfig, replace_report
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
-
-if TYPE_CHECKING:
-    from benchmarks.report.curves import Trace
-    from benchmarks.report.scores import Scores
-    from benchmarks.report.tables import Table
-
-PAGE = "index.html"
-MoreTables = Callable[["Scores", "Sequence[Trace]"], "list[Table]"]
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """What to report."""
-
-    runs: tuple[str, ...] = field(default=(), metadata={"positional": True, "metavar": "RUNS"})
-    """Run directories, sweeps (folders with a manifest), CSV files of agent,game,run,score, or folders of them."""
-    out: str = "report"
-    """Folder of the report; an older report there is replaced."""
-    title: str = "Report"
-    """Heading of the page."""
-
-
-def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = None) -> None:
-    """Reads, computes and writes everything into a new folder. ConfigError, in one line, for bad input.
-
-    first: makes tables that stand before all others.
-    """
-    from benchmarks.report.curves import make_curves, read_traces
-    from benchmarks.report.facts import facts
-    from benchmarks.report.figures import draw_figures
-    from benchmarks.report.page import html
-    from benchmarks.report.scores import read_scores
-    from benchmarks.report.summary import summarize
-    from benchmarks.report.tables import all_tables, escaped
-
-    scores = read_scores(config.runs)
-    traces = read_traces(scores.runs)
-    curves = make_curves(traces)
-    summary = summarize(scores)
-    tables, figures = all_tables(scores, summary), draw_figures(summary, curves)
-    tables = [*(first(scores, traces) if first else ()), *tables]
-    lines = facts(scores, summary, curves)
-    shown = [table for table in tables if table.rows]
-    odd = "backslashreplace"  # names of folders that are no UTF-8
-    (folder / "figures").mkdir(parents=True)
-    for figure in figures:
-        (folder / "figures" / f"{figure.name}.svg").write_text(figure.svg, encoding="utf-8")
-        if not figure.vector:
-            (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png())
-    for table in tables:
-        if table.records:
-            (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8", errors=odd)
-    (folder / PAGE).write_text(html(config.title, lines, shown, figures), encoding="utf-8", errors=odd)
-    said = "".join(f"- {escaped(line)}\n" for line in lines)
-    parts = [f"# {escaped(config.title)}\n", said, *(table.markdown() for table in shown)]
-    (folder / "report.md").write_text("\n".join(parts), encoding="utf-8", errors=odd)
-
-
-def replace_report(config: ReportConfig, first: MoreTables | None = None) -> None:
-    """Builds the report next to its folder and renames it, so that there is an old one, or a whole new one.
-
-    first: as in `write_report`.
-    """
-    out = Path(config.out).resolve()
-    if not _may_be_replaced(out):
-        raise ConfigError(f"--out {config.out!r} is no report: choose a folder that is new, empty or an older report")
-    temporary, old = (out.parent / f".{out.name}.{uuid.uuid4().hex}" for _ in range(2))
-    try:
-        write_report(config, temporary, first)
-        if out.exists():
-            os.rename(out, old)
-        os.rename(temporary, out)
-    finally:
-        if old.exists() and not out.exists():
-            os.rename(old, out)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _may_be_replaced(out: Path) -> bool:
-    from benchmarks.report.page import MARK
-
-    if not out.is_dir():
-        return not out.exists()
-    page = out / PAGE
-    return not any(out.iterdir()) or (page.is_file() and MARK in page.read_text(encoding="utf-8", errors="replace"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.formats.curves import read_curves
+from benchmarks.formats.long_table import read_curves
 from benchmarks.formats.point import Given, Point, known_game
-from benchmarks.report.curves import Trace
+from benchmarks.report.learning_curves import Trace
 from envs.games import is_minatar
 from experiment.config import ConfigError
 

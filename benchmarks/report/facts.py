@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.report.agreement import list_of
-from benchmarks.report.curves import Curves
-from benchmarks.report.measures import WINDOW
+from benchmarks.report.learning_curves import Curves
+from benchmarks.report.metric_series import WINDOW
 from benchmarks.report.played import sentence
 from benchmarks.report.scores import Scores
 from benchmarks.report.summary import Summary

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from benchmarks.report.curves import Curve, Curves, resamples
-from benchmarks.report.measures import MEASURES, WINDOW
-from benchmarks.report.panels import (
-    FEW,
-    INK,
-    Look,
-    draw_band,
-    draw_curves,
-    label,
-    legend,
-    legend_height,
-    log_axis,
-    looks,
-    make_panels,
-    make_room,
-    rows_height,
-    styled,
-)
-from benchmarks.report.summary import AGGREGATES, Aggregate, Improvement, Summary
+from benchmarks.report.learning_curves import Curve, Curves, resamples
+from benchmarks.report.metric_series import MEASURES, WINDOW
+from benchmarks.report.panels import FEW, Look, draw_curves, label, looks, make_panels, rows_height
+from benchmarks.report.summary import AGGREGATES, Improvement, Summary
 from envs.games import reference_scores
-from studies.drawing import COLORS
+from experiment.plot import BLUE, INK, draw_band, draw_intervals, legend, legend_height, log_axis, plotting, render
 
 MANY = 12
 """Panels above which a figure has no PNG."""
@@ -50,21 +34,17 @@ class Figure:
     vector: bool = False
 
     def png(self) -> bytes:
-        file = io.BytesIO()
-        self.figure.savefig(file, metadata={"Software": None})
-        return file.getvalue()
+        return render(self.figure, "png")
 
     @cached_property
     def svg(self) -> str:
         """On no ground; equal figures give equal text."""
-        file = io.StringIO()
-        self.figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-        return file.getvalue()
+        return render(self.figure, "svg", transparent=True).decode()
 
 
 def draw_figures(summary: Summary, curves: Curves) -> list[Figure]:
     """Every figure that there are numbers for. Raises ConfigError if matplotlib is not installed."""
-    pyplot, look = styled(), looks(summary.arms)
+    pyplot, look = plotting(), looks(summary.arms)
     found = []
     if summary.aggregates:
         found += [aggregates(pyplot, summary, look), profiles(pyplot, summary, look)]
@@ -76,21 +56,13 @@ def draw_figures(summary: Summary, curves: Curves) -> list[Figure]:
     if any(curves.measures.values()):
         found.append(measures(pyplot, curves, look))
     for each in found:
-        _fix(each.figure)
+        each.figure.draw_without_rendering()
+        each.figure.set_layout_engine(None)  # laid out once instead of twice for each of its files
         pyplot.close(each.figure)  # so that nothing else keeps it
     drawn = list(dict.fromkeys(arm for axis in curves.games.values() for arms in axis.values() for arm in arms))
     compared = {"aggregates": list(summary.profiles), "profiles": list(summary.profiles), "improvement": summary.paired}
     cautions = [summary.caution(compared.get(each.name, drawn)) for each in found]
     return [replace(each, note=f"{each.note} {more}".rstrip()) for each, more in zip(found, cautions, strict=True)]
-
-
-def _fix(figure: Any) -> None:
-    """Lays a figure out once instead of twice for each of its files."""
-    if figure.get_layout_engine() is None:
-        make_room(figure)
-    else:
-        figure.draw_without_rendering()
-        figure.set_layout_engine(None)
 
 
 def aggregates(pyplot: Any, summary: Summary, look: Look) -> Figure:
@@ -101,22 +73,11 @@ def aggregates(pyplot: Any, summary: Summary, look: Look) -> Figure:
         1, len(AGGREGATES), figsize=(10, 0.9 + rows_height(labels, 0.34)), sharey=True, layout="constrained"
     )
     for axis, key in zip(axes, AGGREGATES, strict=True):
-        for place, each in enumerate(found):
-            _interval(axis, place, each, key, look(each.arm)["color"])
+        draw_intervals(axis, [each.values[key] for each in found], [look(each.arm)["color"] for each in found], labels)
         axis.set_title(f"{key[:1].upper()}{key[1:]}")
-        axis.set_yticks(range(len(found)), labels)
-        axis.set_ylim(len(found) - 0.5, -0.5)
-        axis.tick_params(axis="y", length=0)
-        axis.grid(axis="x", alpha=0.25)
-    figure.supxlabel("human-normalised score", fontsize=9)
+    figure.supxlabel("human-normalised score")
     note = "Dot: the value; bar: its 95% stratified bootstrap interval. For the optimality gap less is better."
     return Figure("aggregates", "Aggregates", note, figure, 760)
-
-
-def _interval(axis: Any, place: int, each: Aggregate, key: str, color: str) -> None:
-    value, low, high = each.values[key]
-    axis.plot([low, high], [place, place], color=color, linewidth=6, alpha=0.35, solid_capstyle="butt")
-    axis.plot([value], [place], "o", color=color, markersize=5)
 
 
 def profiles(pyplot: Any, summary: Summary, look: Look) -> Figure:
@@ -137,13 +98,9 @@ def improvements(pyplot: Any, found: Sequence[Improvement], look: Look) -> Figur
     """How likely one arm beats another."""
     pairs = [label(f"{look(each.arm)['label']} > {look(each.other)['label']}") for each in found]
     figure, axis = pyplot.subplots(figsize=(7, 0.9 + rows_height(pairs, 0.3)), layout="constrained")
-    for place, each in enumerate(found):
-        value, low, high = each.interval
-        axis.plot([low, high], [place, place], color=COLORS[0], linewidth=6, alpha=0.35, solid_capstyle="butt")
-        axis.plot([value], [place], "o", color=COLORS[0], markersize=5)
+    draw_intervals(axis, [each.interval for each in found], [BLUE] * len(found), pairs)
     axis.axvline(0.5, color=INK, alpha=0.5, linewidth=0.8, linestyle=":")
-    axis.set_yticks(range(len(found)), pairs)
-    axis.set(xlim=(-0.02, 1.02), ylim=(len(found) - 0.5, -0.5), xlabel="probability that the first scores higher")
+    axis.set(xlim=(-0.02, 1.02), xlabel="probability that the first scores higher")
     note = "Dot: the probability of improvement; bar: its 95% stratified bootstrap interval."
     return Figure("improvement", "Probability of improvement", note, figure, 520)
 
@@ -188,7 +145,7 @@ def game_curves(pyplot: Any, kind: str, games: Mapping[str, Mapping[str, Curve]]
         if game in reference_scores():
             axis.axhline(reference_scores()[game][0], color=INK, alpha=0.5, linewidth=0.8, linestyle=":")
     legend(figure, axes)
-    figure.supxlabel(AXES[kind], fontsize=9)
+    figure.supxlabel(AXES[kind])
     note = (
         f"The running mean return of {WINDOW} games, mean over runs; thin lines: single runs, where they are at most "
         f"{FEW}, or else a band: the 95% Student-t interval. Dotted: random play. A run that has ended keeps its last "
@@ -209,11 +166,11 @@ def measures(pyplot: Any, curves: Curves, look: Look) -> Figure:
     figure, axes = make_panels(pyplot, len(known), [look(arm)["label"] for arm in counts], columns=3)
     for axis, measure in zip(axes, known, strict=False):
         draw_curves(axis, curves.measures[measure.name], look)
-        axis.set_title(measure.title, fontsize=9)
+        axis.set_title(measure.title)
         if measure.log:
             log_axis(axis)
     legend(figure, axes)
-    figure.supxlabel(AXES["steps"], fontsize=9)
+    figure.supxlabel(AXES["steps"])
     note = (
         "The median run of all games that an arm has; bands: the middle half of the runs. Dormant units, ranks and "
         f"churn are of 256 fixed states. Runs: {runs}."

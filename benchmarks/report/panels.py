@@ -1,39 +1,23 @@
-"""What figures of curves share: the look of arms, lines with intervals, axes, legends, and room for their labels."""
+"""What the figures of the report share: the look of arms, their curves, and grids of panels."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
-import numpy as np
-
-from benchmarks.report.curves import Curve
+from benchmarks.report.learning_curves import Curve
 from benchmarks.report.names import short_names
-from studies.drawing import COLORS, plotting, thousands
+from experiment.plot import COLORS, THIN, draw_band, draw_line, legend_height, thousands
 
-INK = "#1a202d"
-"""Text and axes: the page replaces it by its own colour."""
 FEW = 5
 """Runs of a game that are drawn one by one instead of as an interval."""
 LINES = ("-", "--", ":", "-.")
 WIDTH = 56
 """Letters in a line of a label."""
-PIECE = re.compile(rf"[^-+_,:=]{{1,{WIDTH - 1}}}[-+_,:=]?|[-+_,:=]")
-"""What a word that is longer is divided into."""
 
 Look = Callable[[str], dict[str, Any]]
-
-
-def styled() -> Any:
-    """matplotlib's pyplot with the style of the report. Raises ConfigError if matplotlib is not installed."""
-    pyplot = plotting()
-    ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    pyplot.rcParams |= dict.fromkeys(ink, INK)
-    pyplot.rcParams |= {"svg.hashsalt": "rewarm", "svg.fonttype": "none", "text.parse_math": False}
-    pyplot.rcParams["axes.titley"] = 1.0  # where it is anyhow: else it is looked for at every drawing
-    return pyplot
 
 
 def looks(arms: Sequence[str]) -> Look:
@@ -61,16 +45,7 @@ def arm_styles(arms: Sequence[str]) -> dict[str, tuple[int, int]]:
 
 def label(text: str) -> str:
     """A name in lines of `WIDTH` letters. matplotlib's legends leave out what begins with an underscore."""
-    lines = [" " if text.startswith("_") else ""]
-    for word in text.split():
-        pieces = PIECE.findall(word) if len(word) > WIDTH else [word]
-        for i, piece in enumerate(pieces):
-            gap = " " if lines[-1].strip() and not i else ""
-            if lines[-1].strip() and len(lines[-1] + gap + piece) > WIDTH:
-                lines.append(piece)
-            else:
-                lines[-1] += gap + piece
-    return "\n".join(lines)
+    return fill(" " * text.startswith("_") + " ".join(text.split()), WIDTH)
 
 
 def rows_height(labels: Sequence[str], least: float) -> float:
@@ -85,7 +60,7 @@ def draw_curves(axis: Any, arms: Mapping[str, Curve], look: Look) -> None:
         draw_line(axis, curve.x, curve.middle, **style)
         if 1 < len(curve.lines) <= FEW:
             for line in curve.lines:
-                draw_line(axis, curve.x, line, color=style["color"], linewidth=0.5, markersize=2, alpha=0.45)
+                draw_line(axis, curve.x, line, color=style["color"], **THIN)
         elif len(curve.lines) != 1:
             draw_band(axis, curve.x, curve.low, curve.high, style["color"])
     axis.xaxis.set_major_formatter(thousands)
@@ -93,79 +68,15 @@ def draw_curves(axis: Any, arms: Mapping[str, Curve], look: Look) -> None:
     axis.set_xlim(left=0)
 
 
-def draw_line(axis: Any, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
-    """A line; where only one point is known, a marker, since a line of one point is invisible."""
-    single = np.isfinite(y).sum() == 1
-    axis.plot(x, y, **{"markersize": 4} | style, marker="o" if single else None, clip_on=not single)
-
-
-def draw_band(axis: Any, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str) -> None:
-    """The interval of a line; where only one point is known, a bar."""
-    known = np.isfinite(low)
-    if known.sum() == 1:
-        axis.vlines(x[known], low[known], high[known], color=color, alpha=0.35, linewidth=4)
-    elif known.any():
-        axis.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
-
-
-def log_axis(axis: Any) -> None:
-    """A logarithmic axis with few ticks, in plain figures: formulas are not parsed, so that names may hold dollars."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axis.set_yscale("log")
-    low, high = axis.get_ylim()
-    narrow = high < 100 * low
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=20 if narrow else 6))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
-
-
 def make_panels(pyplot: Any, count: int, labels: Sequence[str], columns: int = 4) -> tuple[Any, list[Any]]:
-    """A grid of panels with room for a legend above; placed by hand, since a constrained layout of 26 takes seconds."""
+    """A grid of panels that is high enough for a legend above."""
     across = min(count, columns)
     down = math.ceil(count / across)
     width = max(2.9 * across + 0.5, 5)
-    top = 0.45 + legend_height(labels, width)
-    height = 2.0 * down + 0.4 + top
-    figure, axes = pyplot.subplots(down, across, figsize=(width, height), sharex=True, squeeze=False)
-    figure.subplots_adjust(
-        left=0.6 / width, right=1 - 0.15 / width, bottom=0.6 / height, top=1 - top / height, wspace=0.32, hspace=0.42
-    )
+    size = (width, 2.0 * down + 0.5 + legend_height(labels, width))
+    figure, axes = pyplot.subplots(down, across, figsize=size, sharex=True, squeeze=False, layout="constrained")
     for axis in axes.flat[count - across : count]:  # the lowest of each column
         axis.tick_params(labelbottom=True)
     for axis in axes.flat[count:]:
         axis.set_visible(False)
     return figure, list(axes.flat)
-
-
-def make_room(figure: Any) -> None:
-    """Moves the panels of `make_panels` apart until the labels of their ticks have room."""
-    shown = [axis for axis in figure.axes if axis.get_visible()]
-    renderer, width = figure.canvas.get_renderer(), figure.get_figwidth()
-    boxes = [(axis.bbox.x0, axis.yaxis.get_tightbbox(renderer)) for axis in shown]
-    needed = max((left - box.x0 for left, box in boxes if box is not None), default=0) / figure.dpi + 0.1
-    left = max(figure.subplotpars.left * width, needed)
-    columns = max(axis.get_subplotspec().colspan.stop for axis in shown)
-    gap = max(needed, 0.6)
-    panel = (figure.subplotpars.right * width - left - gap * (columns - 1)) / columns
-    figure.subplots_adjust(left=left / width, wspace=gap / panel)
-
-
-def legend(figure: Any, axes: Sequence[Any]) -> None:
-    """One legend above all panels; a constrained layout makes room for it."""
-    handles = {text: line for axis in axes for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    place = "outside upper left" if figure.get_layout_engine() else "upper left"
-    columns = _legend_columns(list(handles), figure.get_figwidth())
-    figure.legend(list(handles.values()), list(handles), loc=place, ncols=columns)
-
-
-def _legend_columns(labels: Sequence[str], width: float) -> int:
-    """As many as surely fit: a letter takes about 0.075 inches, the line next to it half an inch."""
-    longest = max(len(line) for text in labels for line in text.splitlines())
-    return max(int(width / (0.6 + 0.075 * longest)), 1)
-
-
-def legend_height(labels: Sequence[str], width: float) -> float:
-    """Inches that the legend of a figure of this width takes."""
-    lines = math.ceil(len(labels) / _legend_columns(labels, width)) * max(text.count("\n") + 1 for text in labels)
-    return 0.17 * lines

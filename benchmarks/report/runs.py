@@ -12,7 +12,7 @@ from typing import Any
 from agents.config import DQNConfig
 from benchmarks.report.agreement import comparable, name_arms
 from benchmarks.report.curve_tables import read_traces
-from benchmarks.report.curves import Trace
+from benchmarks.report.learning_curves import Trace
 from experiment.config import ConfigError, as_plain, load_yaml
 from experiment.storage.run_dir import RunDir
 from experiment.sweeps import manifest

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.report.curves import Trace
-from benchmarks.report.measures import WINDOW
+from benchmarks.report.learning_curves import Trace
+from benchmarks.report.metric_series import WINDOW
 from benchmarks.report.scores import Scores
-from benchmarks.report.tables import Table, raw, with_bounds
+from benchmarks.report.tables import Table, raw
 from experiment.statistics import Interval, t_interval
+from experiment.tables import with_bounds
 
 Cells = dict[tuple[str, str], list[float]]
 

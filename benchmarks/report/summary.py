@@ -1,4 +1,4 @@
-"""What the scores of a report come to: each game, aggregates over games, comparisons of arms."""
+"""The statistics of a report: each game, aggregates over games, comparisons of arms."""
 
 from __future__ import annotations
 

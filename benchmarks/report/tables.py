@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +13,7 @@ from benchmarks.report.scores import Score, Scores, run_order
 from benchmarks.report.summary import AGGREGATES, Aggregate, Cell, Summary
 from envs.games import reference_scores
 from experiment.statistics import Interval
+from experiment.tables import csv_table, escaped, markdown_table, with_bounds
 from experiment.values import counted
 
 ENOUGH = 10
@@ -40,25 +38,12 @@ class Table:
 
     def markdown(self) -> str:
         """Heading, note and a pipe table whose numbers are to the right."""
-        rule = [":--", *["--:"] * (len(self.header) - 1)]
-        lines = ["| " + " | ".join(escaped(cell) for cell in row) + " |" for row in (self.header, rule, *self.rows)]
-        return "\n".join([f"## {self.title}", "", *([escaped(self.note), ""] if self.note else []), *lines, ""])
+        note = f"{escaped(self.note)}\n\n" if self.note else ""
+        return f"## {self.title}\n\n{note}{markdown_table(self.header, self.rows)}"
 
     def csv(self) -> str:
         """The records; empty for what is unknown."""
-        file = io.StringIO()
-        writer = csv.DictWriter(file, list(self.records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {key: "" if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
-            for record in self.records
-        )
-        return file.getvalue()
-
-
-def escaped(text: str) -> str:
-    """Text as Markdown shows it, not as markup."""
-    return text.replace("<", "&lt;").replace("|", "\\|")
+        return csv_table(list(self.records[0]), [list(record.values()) for record in self.records])
 
 
 def raw(value: float) -> str:
@@ -69,13 +54,6 @@ def raw(value: float) -> str:
 def fine(value: float) -> str:
     """A normalised score."""
     return f"{value:.3f}"
-
-
-def with_bounds(interval: Interval, text: Any) -> str:
-    """Value [low, high]; the bounds are left out where there are none."""
-    if math.isnan(interval.low):
-        return text(interval.value)
-    return f"{text(interval.value)} [{text(interval.low)}, {text(interval.high)}]"
 
 
 def _bounds(interval: Interval, prefix: str = "") -> dict[str, float]:
@@ -100,7 +78,7 @@ def all_tables(scores: Scores, summary: Summary) -> list[Table]:
 
 
 def aggregates(summary: Summary) -> Table:
-    """Human-normalised aggregates of the arms and, as far as their means tell, of published methods."""
+    """Human-normalised aggregates of the arms and, as far as their means are known, of published methods."""
     published = [[label, "", fine(median), fine(mean), "", "", ""] for label, mean, median in summary.published]
     count = f"the {len(summary.common)} games" if len(summary.common) > 1 else "the one game"
     without = [arm for arm in summary.arms if arm not in {found.arm for found in summary.aggregates}]
@@ -113,7 +91,7 @@ def aggregates(summary: Summary) -> Table:
     if without:
         note += f" Without a normalised score so far: {', '.join(without)}."
     if published:
-        note += " Published rows are made from means per game, which tell mean and median alone."
+        note += " Published rows are made from means per game, which give mean and median alone."
     if any(found.uneven for found in summary.aggregates):
         note += (
             " Some arms have more runs of some games than of others: in the IQM every run weighs the same, in the rest "
@@ -180,7 +158,7 @@ def _after(sentence: str) -> str:
 
 
 def _few(fewest: int) -> str:
-    """A warning of bootstrap intervals of few runs; `experiment.statistics.stratified_interval` has the figures."""
+    """A warning of bootstrap intervals of few runs; `experiment.statistics.stratified_interval` has the numbers."""
     if fewest >= ENOUGH:
         return ""
     runs = counted(fewest, "run")
@@ -238,7 +216,7 @@ def evaluations(scores: Scores) -> Table:
         "Games of the final evaluations, of all runs together: whole ones unless some were cut at the limit. With a "
         "deterministic agent many games are the same: different counts those that differ in actions, length or return, "
         "within each run. The effective number is n² / Σ c² of n games of which the different ones came c times each: "
-        "so many independent games tell as much. Intervals over runs do not depend on it, the score of each run does."
+        "so many independent games are worth as much. Intervals over runs do not depend on it, each run's score does."
     )
     return Table("evaluations", "Evaluations", ["game", *names], rows, note, records)
 

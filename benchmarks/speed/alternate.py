@@ -18,7 +18,7 @@ Role = Literal["ours", "peer", "limit"]
 class Contestant:
     """One thing to measure: `setup()` builds it once and gives `run(count)`, which does `count` calls of it.
 
-    Its figure of a round is `work` · count / seconds in `unit`, unless `run` returns a figure of its own. Contestants
+    Its value of a round is `work` · count / seconds in `unit`, unless `run` returns a value of its own. Contestants
     with one `task` are compared with one another; `limit` names the series of that task that bounds this one. A round
     is at least `least` calls.
     """
@@ -35,11 +35,11 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Round:
-    """One round of one contestant: its calls, their time, and the figure in the contestant's unit."""
+    """One round of one contestant: its calls, their time, and the value in the contestant's unit."""
 
     count: int
     seconds: float
-    figure: float
+    value: float
 
 
 @dataclass
@@ -56,16 +56,26 @@ class Series:
     rounds: list[Round] = field(default_factory=list)
 
     @property
-    def figures(self) -> list[float]:
-        return [r.figure for r in self.rounds]
+    def values(self) -> list[float]:
+        return [r.value for r in self.rounds]
 
     @property
     def median(self) -> float:
-        return statistics.median(self.figures)
+        return statistics.median(self.values)
 
     @property
     def range(self) -> tuple[float, float]:
-        return min(self.figures), max(self.figures)
+        return min(self.values), max(self.values)
+
+
+def repeated(call: Callable[[], object]) -> Run:
+    """A run that makes so many calls."""
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            call()
+
+    return run
 
 
 def rotated(items: Sequence[T], round: int, rounds: int) -> list[T]:
@@ -75,8 +85,8 @@ def rotated(items: Sequence[T], round: int, rounds: int) -> list[T]:
 
 
 def ratio(series: Series, other: Series) -> float:
-    """The median over rounds of one's figure over the other's in the same round, which drift cannot move far."""
-    return statistics.median(a / b for a, b in zip(series.figures, other.figures, strict=True))
+    """The median over rounds of one's value over the other's in the same round, which drift cannot move far."""
+    return statistics.median(a / b for a, b in zip(series.values, other.values, strict=True))
 
 
 def best_peer(series: Series, field: Iterable[Series]) -> Series | None:
@@ -104,9 +114,9 @@ def calls_for(seconds: float, run: Run, clock: Callable[[], float]) -> int:
 
 def _timed(run: Run, count: int, clock: Callable[[], float], work: float = 1.0) -> Round:
     began = clock()
-    figure = run(count)
+    value = run(count)
     seconds = clock() - began
-    return Round(count, seconds, work * count / seconds if figure is None else figure)
+    return Round(count, seconds, work * count / seconds if value is None else value)
 
 
 def alternate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
 from typing import Literal
@@ -16,10 +16,9 @@ from agents.build import build_agent
 from agents.config import STACK, DQNConfig
 from agents.dqn import DQN
 from agents.training.monitor import Monitor
-from benchmarks.speed.alternate import Contestant, Run, Series, ratio
-from benchmarks.speed.counting import compiled_kernels, eager_kernels
+from benchmarks.speed.alternate import Contestant, Run, Series, ratio, repeated
 from benchmarks.speed.replays import FRAME_SHAPE, filled_replay
-from benchmarks.throughput import Settings
+from benchmarks.speed.settings import Settings
 from replay import FrameReplay
 
 NUM_ACTIONS = 4
@@ -123,44 +122,15 @@ def _graphed(settings: Settings, network: str, precision: Precision) -> Contesta
         torch.cuda.current_stream().wait_stream(side)
         with torch.cuda.graph(graph):
             update_block(agent, block)
-        return lambda blocks: _repeat(graph.replay, blocks)
+        return repeated(graph.replay)
 
     name = f"{precision}, eager in a CUDA graph, plain"
     return Contestant(f"learner {network}", name, "updates/s", setup, work=BLOCK, limit=limit_name(precision))
 
 
-def _repeat(call: Callable[[], object], count: int) -> None:
-    for _ in range(count):
-        call()
-
-
 def update_block(agent: DQN, block: TensorDict) -> None:
     for batch in agent.bootstrap(block):
         agent.update(batch)
-
-
-def kernel_counts(settings: Settings) -> dict[str, str]:
-    """Kernels and host syncs per update of each learner, in words."""
-    facts: dict[str, str] = {}
-    for network in settings.networks:
-        for precision in PRECISIONS:
-            for nap in (False, True):
-                title = f"{network} {precision}" + (" NaP" if nap else "")
-                facts |= _kernel_count(settings, network, precision, nap, title)
-    return facts
-
-
-def _kernel_count(settings: Settings, network: str, precision: Precision, nap: bool, title: str) -> dict[str, str]:
-    block = learner_replay(settings.device).sample(BATCH, BLOCK)
-    config = agent_config(settings, network, precision, nap=nap)
-    eager = eager_kernels(build_agent(config, FRAME_SHAPE, NUM_ACTIONS, seed=0), block)
-    facts = {f"host syncs per update, {title}": f"{eager.syncs / BLOCK:g}"}
-    text = f"{eager.kernels / BLOCK:.1f} eager"
-    if settings.compile:
-        config = agent_config(settings, network, precision, compile=True, nap=nap)
-        compiled = compiled_kernels(build_agent(config, FRAME_SHAPE, NUM_ACTIONS, seed=0), block, eager)
-        text += f", {compiled / BLOCK:.1f} compiled: {compiled / eager.kernels:.2f} of eager"
-    return facts | {f"kernels per update, {title}": text}
 
 
 def nap_costs(series: Sequence[Series]) -> dict[str, str]:

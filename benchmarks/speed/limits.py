@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from agents.config import STACK
 from agents.networks.encoders import NETWORKS
-from benchmarks.speed.alternate import Contestant, Round, Run, Series
+from benchmarks.speed.alternate import Contestant, Round, Run, Series, repeated
 from benchmarks.speed.learners import BATCH, NUM_ACTIONS, PRECISIONS, limit_name
 from benchmarks.speed.replays import FRAME_SHAPE
-from benchmarks.throughput import Settings
+from benchmarks.speed.settings import Settings
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PEAK = (2048, 2048, 2048)
@@ -75,19 +76,15 @@ def contestants(settings: Settings) -> list[Contestant]:
     for label, shape in shapes(settings.networks):
         m, k, n = shape
         for precision in PRECISIONS:
-            run = _deferred(matmul_run, shape, precision, settings.device)
+            run = partial(matmul_run, shape, precision, settings.device)
             work = 2 * m * k * n / 1e9
             found.append(Contestant("matmul", matmul_name(label, shape, precision), "GFLOP/s", run, "limit", work=work))
-    run = _deferred(copy_run, settings.device, settings.device)
+    run = partial(copy_run, settings.device, settings.device)
     found.append(Contestant("memory", "copy, read and write", "GB/s", run, "limit", work=2 * COPY_BYTES / 1e9))
     if settings.device.startswith("cuda"):
-        run = _deferred(copy_run, "cpu", settings.device)
+        run = partial(copy_run, "cpu", settings.device)
         found.append(Contestant("memory", "host to device, pinned", "GB/s", run, "limit", work=COPY_BYTES / 1e9))
     return found
-
-
-def _deferred(function: Callable[..., Run], *args: object) -> Callable[[], Run]:
-    return lambda: function(*args)
 
 
 def matmul_run(shape: Shape, precision: str, device: str) -> Run:
@@ -96,11 +93,7 @@ def matmul_run(shape: Shape, precision: str, device: str) -> Run:
     b = torch.randn(k, n, device=device).to(DTYPES[precision])
     out = a.new_empty(m, n)
 
-    def run(count: int) -> None:
-        for _ in range(count):
-            torch.mm(a, b, out=out)
-
-    return run
+    return repeated(lambda: torch.mm(a, b, out=out))
 
 
 def copy_run(source: str, device: str) -> Run:
@@ -108,11 +101,7 @@ def copy_run(source: str, device: str) -> Run:
     here = torch.ones(COPY_BYTES // 4, device=source, pin_memory=pinned)
     there = torch.zeros(COPY_BYTES // 4, device=device)
 
-    def run(count: int) -> None:
-        for _ in range(count):
-            there.copy_(here, non_blocking=pinned)
-
-    return run
+    return repeated(lambda: there.copy_(here, non_blocking=pinned))
 
 
 def learner_limits(settings: Settings, series: Sequence[Series]) -> list[Series]:
@@ -122,12 +111,12 @@ def learner_limits(settings: Settings, series: Sequence[Series]) -> list[Series]
     for network in settings.networks:
         costs = update_costs(network)
         for precision in PRECISIONS:
-            peak = by_name[matmul_name("large", PEAK, precision)].figures
+            peak = by_name[matmul_name("large", PEAK, precision)].values
             own = [
                 by_name.get(matmul_name(layer_name(network, i), cost.shape, precision)) for i, cost in enumerate(costs)
             ]
             at_peak = [_rate(costs, [rate] * len(costs)) for rate in peak]
-            at_own = [_rate(costs, [layer.figures[i] if layer else peak[i] for layer in own]) for i in range(len(peak))]
+            at_own = [_rate(costs, [layer.values[i] if layer else peak[i] for layer in own]) for i in range(len(peak))]
             name = f"arithmetic of an update at the rates of its own shapes, {precision}"
             found += [_derived(network, limit_name(precision), at_peak), _derived(network, name, at_own)]
     return found
@@ -138,6 +127,6 @@ def _rate(costs: Sequence[Cost], gflops: Sequence[float]) -> float:
     return 1 / sum(cost.gflop / rate for cost, rate in zip(costs, gflops, strict=True))
 
 
-def _derived(network: str, name: str, figures: Sequence[float]) -> Series:
-    rounds = [Round(0, 0.0, figure) for figure in figures]
+def _derived(network: str, name: str, values: Sequence[float]) -> Series:
+    rounds = [Round(0, 0.0, value) for value in values]
     return Series(f"learner {network}", name, "updates/s", "limit", rounds=rounds)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from agents.config import STACK
-from benchmarks.speed.alternate import Contestant, Run
+from benchmarks.speed.alternate import Contestant, Run, repeated
 from benchmarks.speed.learners import BATCH, NUM_ACTIONS, STEPS, TARGET_PERIOD, limit_name
 from benchmarks.speed.replays import EPISODE, FRAME_SHAPE, POOL, random_frames
-from benchmarks.throughput import Settings
+from benchmarks.speed.settings import Settings
 
 Make = Callable[[Settings], Run]
 
@@ -27,15 +28,14 @@ def contestants(settings: Settings) -> tuple[list[Contestant], list[str]]:
             continue
         if "learner" in settings.only and "nature" in settings.networks:
             name, limit = f"{title}, with its sampling", limit_name("fp32")
-            found.append(Contestant("learner nature", name, "updates/s", _bind(update, settings), "peer", limit=limit))
+            found.append(
+                Contestant("learner nature", name, "updates/s", partial(update, settings), "peer", limit=limit)
+            )
         if "replay" in settings.only:
-            found.append(Contestant("replay sample 32", title, "batches/s", _bind(sample, settings), "peer"))
-            found.append(Contestant("replay add", f"{title}, 1 environment", "steps/s", _bind(add, settings), "peer"))
+            found.append(Contestant("replay sample 32", title, "batches/s", partial(sample, settings), "peer"))
+            name = f"{title}, 1 environment"
+            found.append(Contestant("replay add", name, "steps/s", partial(add, settings), "peer"))
     return found, missing
-
-
-def _bind(make: Make, settings: Settings) -> Callable[[], Run]:
-    return lambda: make(settings)
 
 
 def _stacks() -> list[np.ndarray]:
@@ -88,28 +88,21 @@ def sb3_update(settings: Settings) -> Run:
     return lambda count: model.train(count, BATCH)
 
 
-_buffers: dict[str, Any] = {}  # one buffer of 100,000 steps a library serves sampling and adding
-
-
-def _sb3_buffer(settings: Settings) -> Any:
-    if "sb3" not in _buffers:
-        _buffers["sb3"] = sb3_model(settings.device, settings.capacity).replay_buffer
-        sb3_add_run(_buffers["sb3"])(settings.capacity)
-    return _buffers["sb3"]
+@cache
+def _sb3_buffer(device: str, capacity: int) -> Any:
+    """A full buffer, which serves sampling and adding."""
+    buffer = sb3_model(device, capacity).replay_buffer
+    sb3_add_run(buffer)(capacity)
+    return buffer
 
 
 def sb3_sample(settings: Settings) -> Run:
-    buffer = _sb3_buffer(settings)
-    return lambda count: _repeat(lambda: buffer.sample(BATCH), count)
+    buffer = _sb3_buffer(settings.device, settings.capacity)
+    return repeated(lambda: buffer.sample(BATCH))
 
 
 def sb3_add(settings: Settings) -> Run:
-    return sb3_add_run(_sb3_buffer(settings))
-
-
-def _repeat(call: Callable[[], object], count: int) -> None:
-    for _ in range(count):
-        call()
+    return sb3_add_run(_sb3_buffer(settings.device, settings.capacity))
 
 
 def tianshou_buffer(capacity: int) -> Any:
@@ -159,20 +152,21 @@ def tianshou_update(settings: Settings) -> Run:
     return run
 
 
-def _tianshou_buffer(settings: Settings) -> Any:
-    if "tianshou" not in _buffers:
-        _buffers["tianshou"] = tianshou_buffer(settings.capacity)
-        tianshou_add_run(_buffers["tianshou"])(settings.capacity)
-    return _buffers["tianshou"]
+@cache
+def _tianshou_buffer(capacity: int) -> Any:
+    """A full buffer, which serves sampling and adding."""
+    buffer = tianshou_buffer(capacity)
+    tianshou_add_run(buffer)(capacity)
+    return buffer
 
 
 def tianshou_sample(settings: Settings) -> Run:
-    buffer = _tianshou_buffer(settings)
-    return lambda count: _repeat(lambda: buffer.sample(BATCH), count)
+    buffer = _tianshou_buffer(settings.capacity)
+    return repeated(lambda: buffer.sample(BATCH))
 
 
 def tianshou_add(settings: Settings) -> Run:
-    return tianshou_add_run(_tianshou_buffer(settings))
+    return tianshou_add_run(_tianshou_buffer(settings.capacity))
 
 
 PEERS: tuple[tuple[str, str, Make, Make, Make], ...] = (

@@ -18,7 +18,7 @@ from agents.config import DQNConfig
 from agents.run import build_trainer
 from benchmarks.speed.alternate import Contestant, Run
 from benchmarks.speed.learners import PRECISIONS
-from benchmarks.throughput import Settings
+from benchmarks.speed.settings import Settings
 from envs.games import rom_id
 from experiment.values import counted
 
@@ -101,7 +101,7 @@ def loops(settings: Settings) -> list[Contestant]:
 
 
 def loop_run(config: DQNConfig) -> Run:
-    """Agent steps of a trainer; its figure is the percentage of their time inside `learn`."""
+    """Agent steps of a trainer; its value is the percentage of their time inside `learn`."""
     trainer = build_trainer(config)
     learn, spent = trainer.learn, 0.0
 

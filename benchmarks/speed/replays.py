@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from agents.config import STACK
-from benchmarks.speed.alternate import Contestant, Run
-from benchmarks.throughput import Settings
+from benchmarks.speed.alternate import Contestant, Run, repeated
+from benchmarks.speed.settings import Settings
 from replay import FrameReplay
 
 FRAME_SHAPE = (84, 84)
@@ -63,11 +63,7 @@ def contestants(settings: Settings) -> list[Contestant]:
 
 
 def sample_run(replay: FrameReplay, num_batches: int) -> Run:
-    def run(count: int) -> None:
-        for _ in range(count):
-            replay.sample(32, num_batches)
-
-    return run
+    return repeated(lambda: replay.sample(32, num_batches))
 
 
 def gather_run(replay: FrameReplay) -> Run:

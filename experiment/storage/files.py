@@ -24,12 +24,12 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Writes a text file next to `path` and renames it; on an OSError `path` is as it was."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Writes a file next to `path` and renames it; on an OSError `path` is as it was."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

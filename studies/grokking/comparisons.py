@@ -8,9 +8,11 @@ from itertools import cycle
 from statistics import median, median_low
 from typing import Any
 
+from experiment.plot import BLUE, COLORS, GREY, RED
 from experiment.statistics import Interval, concordance
+from experiment.tables import with_bounds
 from experiment.values import counted, every
-from studies.drawing import COLORS, accuracy_axis, by_arm, draw_seeds, median_and_range
+from studies.figures import by_arm, draw_seeds, updates_axis
 from studies.grokking.config import GrokkingConfig
 from studies.grokking.outcome import outcome
 from studies.records import FinishedRun
@@ -21,12 +23,16 @@ Run = FinishedRun[GrokkingConfig]
 def draw_curves(pyplot: Any, runs: Sequence[Run]) -> Any:
     """Test accuracy over updates for each arm: seeds thin, their median bold."""
     figure, axis = pyplot.subplots(figsize=(7.5, 4), layout="constrained")
-    for (name, members), color in zip(by_arm(runs).items(), cycle(COLORS), strict=False):
-        draw_seeds(axis, members, color, name)
-    accuracy_axis(axis, "updates", log=True)
-    axis.set_title("Test accuracy: seeds thin, median bold")
+    _draw_arms(axis, by_arm(runs))
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def _draw_arms(axis: Any, groups: dict[str, list[Run]]) -> None:
+    for (name, members), color in zip(groups.items(), cycle(COLORS), strict=False):
+        draw_seeds(axis, members, color, name)
+    accuracy_axis(axis, "updates (logarithmic)", log=True)
+    axis.set_title("Test accuracy: seeds thin, median bold")
 
 
 def draw_delays(pyplot: Any, runs: Sequence[Run]) -> Any:
@@ -78,11 +84,8 @@ def draw_methods(pyplot: Any, runs: Sequence[Run]) -> Any:
     """Test accuracy of each method, and a table of updates and seconds to 95% and 99%."""
     figure, (axis, table) = pyplot.subplots(2, 1, figsize=(8.5, 6), height_ratios=(3, 1.3), layout="constrained")
     groups = by_arm(runs)
-    for (name, members), color in zip(groups.items(), cycle(COLORS), strict=False):
-        draw_seeds(axis, members, color, name)
-    accuracy_axis(axis, "updates (logarithmic)", log=True)
+    _draw_arms(axis, groups)
     _floor(axis, runs)
-    axis.set_title("Test accuracy: seeds thin, median bold")
     axis.legend(loc="upper left")
     table.axis("off")
     cells = table.table(cellText=table_rows(groups), colLabels=TABLE_HEAD, loc="center", cellLoc="center")
@@ -121,7 +124,7 @@ def draw_norm_or_elr(pyplot: Any, runs: Sequence[Run]) -> Any:
     for axis, field, name in ((by_elr, "elr_end", "ELR"), (by_norm, "norm_end", "norm")):
         _scatter(axis, [getattr(run.config, field) for run in runs], times, budget)
         claim = "larger is earlier" if field == "elr_end" else "smaller is earlier"
-        axis.set_title(f"{name}, {claim}: concordance {_interval(scores[field])}", fontsize=9)
+        axis.set_title(f"{name}, {claim}: concordance {with_bounds(scores[field], '{:.2f}'.format)}", fontsize=9)
         axis.set_xlabel(f"final {name} / initial {name}")
     by_elr.set_ylabel("updates to test accuracy 0.95")
     return figure
@@ -137,23 +140,12 @@ def orders(runs: Sequence[Run], times: Sequence[int | None]) -> dict[str, Interv
     }
 
 
-def _interval(interval: Interval) -> str:
-    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
-
-
 def _heat(axis: Any, runs: Sequence[Run], times: Sequence[int | None], budget: int) -> None:
     norms = sorted({run.config.norm_end for run in runs})
     elrs = sorted({run.config.elr_end for run in runs})
     cells = [[_median_time(runs, times, norm, elr) for elr in elrs] for norm in norms]
     shades = [[min(value, budget) for value in row] for row in cells]
-    axis.imshow(
-        shades,
-        cmap="YlGnBu_r",
-        aspect="auto",
-        origin="lower",
-        vmin=0,
-        vmax=budget,
-    )
+    axis.imshow(shades, cmap="YlGnBu_r", aspect="auto", origin="lower", vmin=0, vmax=budget)
     for i, row in enumerate(cells):
         for j, value in enumerate(row):
             text = "" if value != value else "never" if value == math.inf else f"{value:,.0f}"
@@ -178,7 +170,7 @@ def _scatter(axis: Any, ends: Sequence[float], times: Sequence[int | None], budg
         if chosen:
             spread = [end * 1.06 ** (i % 9 - 4) for i, (end, _) in enumerate(chosen)]
             heights = [budget if time is None else time for _, time in chosen]
-            axis.plot(spread, heights, marker, color=COLORS[0] if reached else COLORS[4], alpha=0.7, label=label)
+            axis.plot(spread, heights, marker, color=BLUE if reached else RED, alpha=0.7, label=label)
     ticks = sorted(set(ends))
     axis.set_xscale("log")
     axis.set_xticks(ticks, [f"×{tick:g}" for tick in ticks])
@@ -187,10 +179,27 @@ def _scatter(axis: Any, ends: Sequence[float], times: Sequence[int | None], budg
     axis.legend(loc="best")
 
 
+def accuracy_axis(axis: Any, label: str, *, log: bool) -> None:
+    """Accuracy over updates."""
+    updates_axis(axis, label, log=log)
+    axis.set_ylim(-0.02, 1.04)
+
+
+def median_and_range(values: Sequence[float | None]) -> str:
+    """The median, and the lowest and highest of values; None is one that was not reached, and counts as the largest."""
+    reached = sorted(value for value in values if value is not None)
+    if not reached:
+        return "never"
+    if len(reached) < len(values):
+        middle = median_low([*reached, *[math.inf] * (len(values) - len(reached))])
+        return f"{'never' if middle == math.inf else f'{middle:,.0f}'} ({len(reached)} of {len(values)})"
+    return f"{median(reached):,.0f}" + (f" ({reached[0]:,.0f}-{reached[-1]:,.0f})" if len(reached) > 1 else "")
+
+
 def _floor(axis: Any, runs: Sequence[Run]) -> None:
     floors = [run.result["symmetric_floor"] for run in runs if run.result]
     if floors:
-        axis.axhline(median(floors), color="#718096", linestyle="--", linewidth=0.9, zorder=0)
+        axis.axhline(median(floors), color=GREY, linestyle="--", linewidth=0.9, zorder=0)
 
 
 DRAWINGS: dict[str, Callable[[Any, Sequence[Run]], Any]] = {

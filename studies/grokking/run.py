@@ -64,6 +64,6 @@ class Run(StudyRun[GrokkingConfig]):
         return sentence(found, self.config)
 
     def draw(self) -> Path:
-        from studies.grokking.figures import draw_run
+        from studies.grokking.run_figure import draw_run
 
         return draw_run(self.directory, self.directory.path / "figure.png")

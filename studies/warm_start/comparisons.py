@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import permutations, product
 from statistics import fmean
+from typing import Any
 
 from experiment.setting import learning
 from experiment.statistics import t_interval
+from experiment.tables import csv_table, markdown_table, with_bounds
 from experiment.values import counted
 from studies.records import FinishedRun, Row
 from studies.warm_start.config import CLOSED_LOOP, WarmStartConfig
@@ -70,7 +70,7 @@ def contrasts(arms: Arms) -> list[tuple[str, str, list[float]]]:
     """Pairs of arms that differ in one thing of interest, and for each seed the one's gap less the other's.
 
     A free arm, with norms or without, against the projected one, each with a reference that differs from it in the
-    share of the data alone; a schedule that nobody tells of the switch against the one aligned with it, of one
+    share of the data alone; a schedule that does not know the switch against the one aligned with it, of one
     reference.
     """
     found = []
@@ -143,18 +143,16 @@ def shown(values: Sequence[float], number: str) -> str:
     """Mean and 95% Student-t interval as "0.746 [0.740, 0.752]"; of one value itself, of none "-"."""
     if not values:
         return "-"
-    mean, low, high = (format(bound, f"z{number}") for bound in t_interval(values))
-    return f"{mean} [{low}, {high}]" if len(values) > 1 else mean
+    return with_bounds(t_interval(values), lambda bound: format(bound, f"z{number}"))
 
 
 def markdown(suite: str, arms: Arms) -> str:
     """The table of a suite: what was trained on what and what is missing, a row for each arm, the contrasts, alarms."""
     head = ["arm", "n", *(column.title for column in columns(arms)), "gap to"]
     rows = [[arm, str(len(arms[arm])), *_cells(arm, arms), _reference_cell(arm, arms)] for arm in arms]
-    lines = [f"| {' | '.join(row)} |" for row in (head, ["---", *["---:"] * (len(head) - 2), "---"], *rows)]
     notes = [_intervals_note(arms), _gap_note(arms), *_contrast_notes(arms), *_alarm_notes(arms)]
     first = f"{described(arms)}; missing: {missing(suite, arms) or 'nothing'}"
-    return "\n".join([first, "", *lines, "", *(f"- {note}" for note in notes), ""])
+    return "\n".join([first, "", markdown_table(head, rows), *(f"- {note}" for note in notes), ""])
 
 
 def _reference_cell(arm: str, arms: Arms) -> str:
@@ -177,31 +175,26 @@ def table_csv(arms: Arms) -> str:
     """The table's numbers and the contrasts: how many values, their mean, and the bounds of its interval."""
     found = [(arm, column.title, column.values(arm, arms)) for arm in arms for column in columns(arms)]
     found += [(free, f"gap less that of {projected} (points)", values) for free, projected, values in contrasts(arms)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["arm", "metric", "n", "mean", "low", "high"])
-    for arm, title, values in found:
-        if values:
-            numbers = ["" if math.isnan(number) else f"{number:.6g}" for number in t_interval(values)]
-            writer.writerow([arm, title, len(values), *numbers])
-    return text.getvalue()
+    rows = [[arm, title, len(values), *map(_six_digits, t_interval(values))] for arm, title, values in found if values]
+    return csv_table(["arm", "metric", "n", "mean", "low", "high"], rows)
+
+
+def _six_digits(number: float) -> str:
+    return "" if math.isnan(number) else f"{number:.6g}"
 
 
 def runs_csv(arms: Arms) -> str:
     """A line for each run: what the table is made of, for other statistics than the table's."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["arm", "seed", "phase_accuracy", "final_test_accuracy", "switches", "alarms", "seconds"])
-    for arm, members in arms.items():
-        for run in members:
-            result = _result(run)
-            lists = {
-                name: " ".join(map(str, result.get(name) or [])) for name in ("phase_accuracy", "switches", "alarms")
-            }
-            seconds = format(result["seconds"]["training"], ".0f")
-            row = [lists["phase_accuracy"], final(run), lists["switches"], lists["alarms"], seconds]
-            writer.writerow([arm, run.config.seed, *row])
-    return text.getvalue()
+    header = ["arm", "seed", "phase_accuracy", "final_test_accuracy", "switches", "alarms", "seconds"]
+    return csv_table(header, [[arm, *_run_cells(run)] for arm, members in arms.items() for run in members])
+
+
+def _run_cells(run: Run) -> list[Any]:
+    result = _result(run)
+    phases, switches, alarms = (
+        " ".join(map(str, result.get(name) or [])) for name in ("phase_accuracy", "switches", "alarms")
+    )
+    return [run.config.seed, phases, final(run), switches, alarms, f"{result['seconds']['training']:.0f}"]
 
 
 def described(arms: Arms) -> str:

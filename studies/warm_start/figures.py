@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise, zip_longest
 from pathlib import Path
 from statistics import fmean, median
 from textwrap import fill
 from typing import Any
 
 from experiment.config import ConfigError
+from experiment.plot import INK, RED, draw_intervals, log_axis, plotting, save, shades
 from experiment.statistics import t_interval
 from experiment.storage.files import write_atomic
-from experiment.storage.run_dir import RunDir
-from experiment.values import counted, every
 from studies import figures
-from studies.drawing import BLUE, COLORS, GREY, RED, by_arm, draw_seeds, plotting, thousands, updates_axis
+from studies.figures import by_arm, draw_seeds, layers, updates_axis
 from studies.records import FinishedRun, Row, load
 from studies.warm_start.comparisons import (
     COMPARED_WITH,
@@ -34,19 +32,10 @@ from studies.warm_start.comparisons import (
     table_csv,
 )
 from studies.warm_start.config import WarmStartConfig
-from studies.warm_start.outcome import outcome
+from studies.warm_start.run_figure import FEATURES, SWITCH, draw_run, is_trained, switches
 
 Run = FinishedRun[WarmStartConfig]
 
-FEATURES = {
-    "covariance_change": "Δ_C between rows, on test images: the Gram matrix",
-    "pattern_change": "Δ_A between rows, on test images: ReLUs that switched",
-    "dormant_sokar": "Dormant units (Sokar, 0.025)",
-    "dead_units": "Dead units",
-    "erank_roy": "Effective rank (Roy)",
-    "srank_kumar": "srank (Kumar, 0.01)",
-}
-"""Measurements of the features of each layer, and their titles for one run."""
 MEASURED = {
     "global_norm": "Norm of all weights",
     "elr": "Effective learning rate, mean over layers",
@@ -58,140 +47,8 @@ MEASURED = {
     "srank_kumar": "srank (Kumar, 0.01), last features",
 }
 RANKS = ("erank_roy", "srank_kumar")
-SWITCH: dict[str, Any] = {"color": RED, "linestyle": ":", "linewidth": 1.2}
-ALARM: dict[str, Any] = {"color": "black", "linestyle": "-.", "linewidth": 0.9}
 TITLE_WIDTH = 150
 """Letters in a line above a comparison."""
-FEW = 6
-"""Layers that have a colour of their own; more have shades from the first to the last."""
-
-
-def draw_run(directory: RunDir, out: Path) -> Path:
-    """One run explained: accuracy, rates, norms, and what the features of each layer do, over updates."""
-    run, pyplot = load(WarmStartConfig, directory), plotting()
-    figure, axes = pyplot.subplots(3, 3, figsize=(14, 9), sharex=True, layout="constrained")
-    panels: list[Callable[[Any, Run], None]] = [_accuracy, _rates, _norms]
-    for axis, panel in zip(axes[0], panels, strict=True):
-        panel(axis, run)
-    for axis, (metric, title) in zip(axes[1:].flat, FEATURES.items(), strict=True):
-        _layers(axis, run, metric, width=1.3)
-        axis.set(title=title)
-        axis.set_ylim(bottom=0)
-    for axis in axes.flat:
-        _mark(axis, run)
-        axis.margins(x=0.01)
-        axis.xaxis.set_major_formatter(thousands)
-    for axis in axes[-1]:
-        axis.set_xlabel("updates")
-    figure.legend(handles=_legend(pyplot, run), loc="outside lower center", ncols=10)
-    figure.suptitle(_title(run), fontsize=11, x=0.01, ha="left")
-    return figures.save(pyplot, figure, out)
-
-
-def _title(run: Run) -> str:
-    """Data, protocol, start; network, schedule, methods."""
-    config = run.config
-    data = run.result["data"] if run.result else config.dataset
-    then = "then all" if config.phases == 2 else "a tenth more in each phase"
-    start = "all images from the start" if config.fraction == 1 else f"{config.fraction:.0%} of the images, {then}"
-    methods = [f"projected {every(config.nap_every, 'update')}"] * config.nap + list(config.plasticity)
-    rate = f"{config.schedule} lr {config.lr:g}" + f", rates {config.rates}" * (config.rates != "constant")
-    unfinished = "" if run.result else f"; not finished: {run.rows[-1]['update']:,} of {config.budget:,} updates"
-    return (
-        f"{data}, {config.protocol}: {start}; {config.phases} × {counted(config.phase_updates or 0, 'update')}, "
-        f"{config.at_switch} start, seed {config.seed}{unfinished}\n"
-        f"{config.network} of width {config.width}, {rate}, {', '.join(methods) or 'unconstrained'}"
-    )
-
-
-def _accuracy(axis: Any, run: Run) -> None:
-    axis.plot(run.column("update"), run.column("train_accuracy"), color=GREY, label="training batches")
-    axis.plot(run.column("update"), run.column("test_accuracy"), color=BLUE, label="test")
-    axis.set(title=f"Accuracy, test {run.rows[-1]['test_accuracy']:.3f} in the last row", ylim=(-0.02, 1.04))
-    axis.legend(loc="lower right")
-
-
-def _rates(axis: Any, run: Run) -> None:
-    axis.plot(run.column("update"), run.column("lr"), color="black", linestyle="--", label="lr")
-    _layers(axis, run, "elr")
-    axis.set(title="Learning rate (dashed), and effective: lr / ‖W‖", yscale="log")
-
-
-def _norms(axis: Any, run: Run) -> None:
-    _layers(axis, run, "norm")
-    axis.set(title="Norm of the weights, ‖W‖")
-    axis.set_ylim(bottom=0)
-
-
-def _layers(axis: Any, run: Run, metric: str, *, width: float = 1.0) -> None:
-    found = layers(run.rows, metric)
-    for key, color in zip(found.values(), shades(len(found), _few(run)), strict=True):
-        axis.plot(run.column("update"), run.column(key), color=color, linewidth=width)
-
-
-def layers(rows: Sequence[Row], metric: str) -> dict[str, str]:
-    """The keys of the metric whose name begins so, by layer, in the order of the network."""
-    found = {}
-    for key in dict.fromkeys(key for row in rows for key in row):
-        name, _, layer = key.partition("/")
-        if layer and name.startswith(metric):
-            found[layer.removesuffix(".weight")] = key
-    return found
-
-
-def _few(run: Run) -> int:
-    """How many layers have a colour of their own in the figure of a run: in all its panels or in none."""
-    return FEW if max(len(layers(run.rows, metric)) for metric in ("norm", "erank_roy")) <= FEW else 0
-
-
-def shades(count: int, few: int = len(COLORS)) -> list[Any]:
-    """Colours of so many layers or arms: their own if they are few, else shades from the first to the last."""
-    from matplotlib import colormaps
-
-    if count <= few:
-        return list(COLORS[:count])
-    # darker, for names on white
-    bright = [colormaps["turbo"](0.05 + 0.9 * i / max(count - 1, 1)) for i in range(count)]
-    return [(0.8 * red, 0.8 * green, 0.8 * blue) for red, green, blue, _ in bright]
-
-
-def _legend(pyplot: Any, run: Run) -> list[Any]:
-    """What the vertical lines are, and the layers by colour."""
-
-    def line(label: str, **style: Any) -> Any:
-        return pyplot.Line2D([], [], label=label, **style)
-
-    handles = [line("the data change", **SWITCH)] * bool(switches(run)) + [line("alarm", **ALARM)] * bool(alarms(run))
-    weights, features = (list(layers(run.rows, metric)) for metric in ("norm", "erank_roy"))
-    if _few(run):
-        names = [", ".join(filter(None, pair)) for pair in zip_longest(weights, features)]
-        return handles + [line(name, color=color) for name, color in zip(names, shades(len(names)), strict=True)]
-    colors, trained = dict(zip(weights, shades(len(weights), 0), strict=True)), [*filter(_is_trained, weights)]
-    ends = {"first layer": trained[0], "middle": trained[len(trained) // 2], "last": trained[-1]}
-    return handles + [line(f"{place}, {layer}", color=colors[layer]) for place, layer in ends.items()]
-
-
-def _mark(axis: Any, run: Run) -> None:
-    for update in switches(run):
-        axis.axvline(update, **SWITCH, zorder=0)
-    for update in alarms(run):
-        axis.axvline(update, **ALARM, zorder=0)
-
-
-def switches(run: Run) -> list[int]:
-    """The updates after which the data changed, so far."""
-    return outcome(run.rows)["switches"]
-
-
-def alarms(run: Run) -> list[int]:
-    """The updates of the alarms; while a run goes on, the rows by which there were more."""
-    if run.result:
-        return run.result.get("alarms") or []
-    return [
-        row["update"]
-        for before, row in pairwise(run.rows)
-        for _ in range(row.get("alarms", 0) - before.get("alarms", 0))
-    ]
 
 
 def draw_folder(folder: Path, out: Path) -> Path:
@@ -208,7 +65,7 @@ def draw_folder(folder: Path, out: Path) -> Path:
     lacking = missing(name, arms, whole_arms=False)
     parts = [described(arms)] + [f"missing: {lacking}"] * bool(lacking)
     title = "\n".join(fill(part, TITLE_WIDTH, break_on_hyphens=False) for part in parts)
-    return figures.save(pyplot, draw_arms(pyplot, arms, title), out)
+    return save(draw_arms(pyplot, arms, title), out)
 
 
 def load_arms(folder: Path) -> Arms:
@@ -250,21 +107,16 @@ def draw_arms(pyplot: Any, arms: Arms, title: str) -> Any:
     for i, (metric, text) in enumerate(MEASURED.items()):
         axis = figure.add_subplot(grid[1 + i // 4, i % 4])
         _over_updates(axis, curves, colors, metric, text)
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 
 def summarised(run: Run) -> Run:
     """The run with one number for all layers of each measurement: `MEASURED` says which."""
     found = {metric: layers(run.rows, metric) for metric in ("elr", *FEATURES)}
-    keys = {metric: [names[layer] for layer in names if _is_trained(layer)] for metric, names in found.items()}
+    keys = {metric: [names[layer] for layer in names if is_trained(layer)] for metric, names in found.items()}
     keys |= {metric: keys[metric][-1:] for metric in RANKS}
     return replace(run, rows=[row | {metric: _mean(row, names) for metric, names in keys.items()} for row in run.rows])
-
-
-def _is_trained(layer: str) -> bool:
-    """Whether a layer learns: not those that the method injection freezes."""
-    return not {"frozen", "fresh"} & set(layer.split("."))
 
 
 def _mean(row: Row, names: Sequence[str]) -> float | None:
@@ -276,11 +128,11 @@ def _over_updates(axis: Any, curves: dict[str, list[Run]], colors: dict[str, Any
     for arm, members in curves.items():
         draw_seeds(axis, members, colors[arm], None, metric=metric)
     _mark_arms(axis, curves, colors)
-    updates_axis(axis, "updates", log=False)
+    updates_axis(axis)
     axis.set_title(title)
     axis.set_xlim(0, max(run.rows[-1]["update"] for members in curves.values() for run in members))
     if metric == "elr":
-        axis.set_yscale("log")
+        log_axis(axis)
     elif metric not in ("test_accuracy", *RANKS):
         axis.set_ylim(bottom=0)
 
@@ -318,7 +170,7 @@ def _gaps(axis: Any, arms: Arms, colors: dict[str, Any]) -> None:
     notes = [f"{one} less {other}: {shown(paired, '.1f')}" for one, other, paired in contrasts(arms)]
     axis.set_xlabel("\n".join(notes), loc="right")  # long ones reach to the left, where there is room
     if any(found.values()):
-        axis.axvline(0, color="black", linewidth=0.8)
+        axis.axvline(0, color=INK, linewidth=0.8)
     else:
         axis.set_xticks([])
         axis.text(0.5, 0.5, "no run of these seeds had them", transform=axis.transAxes, ha="center", va="center")
@@ -326,15 +178,9 @@ def _gaps(axis: Any, arms: Arms, colors: dict[str, Any]) -> None:
 
 def _intervals(axis: Any, arms: Arms, colors: dict[str, Any], values: dict[str, list[float]]) -> None:
     """Every seed, and the mean with its Student-t interval, in a line for each arm."""
-    for i, arm in enumerate(arms):
-        if values[arm]:
-            found = t_interval(values[arm])
-            axis.plot(values[arm], [i] * len(values[arm]), "|", color=colors[arm], markersize=7, alpha=0.6)
-            axis.plot(found.value, i, "o", color=colors[arm], markersize=5)
-            axis.plot([found.low, found.high], [i, i], color=colors[arm], linewidth=1.6)
-    axis.grid(axis="y", color="#e2e8f0", linewidth=0.6)
-    axis.set_ylim(len(arms) - 0.4, -0.6)
-    axis.locator_params(axis="x", nbins=5)
+    draw_intervals(axis, [t_interval(values[arm]) if values[arm] else None for arm in arms], list(colors.values()))
+    for place, arm in enumerate(arms):
+        axis.plot(values[arm], [place] * len(values[arm]), "|", color=colors[arm], markersize=7)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

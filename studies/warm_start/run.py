@@ -112,7 +112,7 @@ class Run(StudyRun[WarmStartConfig]):
 
     def draw(self) -> Path:
         """The figure of this run."""
-        from studies.warm_start.figures import draw_run
+        from studies.warm_start.run_figure import draw_run
 
         return draw_run(self.directory, self.directory.path / "figure.png")
 

@@ -34,8 +34,8 @@ class Field:
         return alternate(contestants, rounds, seconds, clock=lambda: self.now)
 
 
-def series(name: str, figures, role="ours", task="task", limit="") -> Series:
-    return Series(task, name, "x/s", role, limit, rounds=[Round(1, 1.0, figure) for figure in figures])
+def series(name: str, values, role="ours", task="task", limit="") -> Series:
+    return Series(task, name, "x/s", role, limit, rounds=[Round(1, 1.0, value) for value in values])
 
 
 @given(st.integers(1, 12), st.integers(1, 8))
@@ -60,14 +60,14 @@ def test_rounds_alternate_and_hold_calls_for_the_asked_time(costs, rounds):
         assert all(0.99 <= r.seconds <= 1.0 + cost + 1e-6 for r in each.rounds)
 
 
-def test_work_scales_figures_least_sets_calls_and_a_run_may_tell_its_own_figure():
+def test_work_scales_values_least_sets_calls_and_a_run_may_report_its_own_value():
     field = Field()
     worker = field.contestant("worker", 0.5, work=8.0, least=20)
     teller = Contestant("task", "teller", "%", lambda: lambda count: setattr(field, "now", field.now + count) or 42.0)
     worked, told = field.run([worker, teller], 3)
     assert worked.median == pytest.approx(16.0)
     assert {r.count for r in worked.rounds} == {20}
-    assert told.figures == [42.0, 42.0, 42.0]
+    assert told.values == [42.0, 42.0, 42.0]
 
 
 def test_setup_time_holds_the_first_call():
@@ -90,7 +90,7 @@ def test_ratio_is_blind_to_a_drift_that_ratios_of_medians_show():
     ours, peer = series("a", [30 * s for s in speed]), series("b", [10 * s for s in speed], "peer")
     assert ratio(ours, peer) == pytest.approx(3.0)
     shifted = series("b", [10 * s for s in speed[1:] + speed[:1]], "peer")
-    assert ratio(ours, shifted) != pytest.approx(statistics.median(ours.figures) / shifted.median)
+    assert ratio(ours, shifted) != pytest.approx(statistics.median(ours.values) / shifted.median)
 
 
 def test_best_peer_and_limit_stay_within_the_task():

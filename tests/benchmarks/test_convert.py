@@ -185,7 +185,7 @@ def test_every_format_is_in_the_help_and_the_docs(capsys):
         (["bbf", "missing.csv"], "cannot read 'missing.csv': No such file or directory"),
         (["bbf", "x.csv", "--kind", "training"], "--kind training: files of format bbf hold returns of evaluation"),
         (["bbf", "x.csv", "--game", "Pong"], "--game has no use here: files of format bbf state it"),
-        (["bbf", "x.csv", "--last", "0"], "--last must be at least 1, got 0"),
+        (["bbf", "x.csv", "--last", "0"], "--last is 0: it has to be at least 1"),
         (["btr", "x.csv", "y.csv", "--run", "1"], "--run names the run of one path, and 2 are given"),
         (["bbf", "x.csv", "--out", "s.csv", "--curves", "s.csv"], "--out and --curves are the same file"),
         (["bbf", "x.csv", "--out", "./x.csv", "--overwrite"], "cannot write 'x.csv': it is read"),

@@ -8,12 +8,13 @@ import pytest
 
 from agents.config import DQNConfig
 from benchmarks import curves
-from benchmarks.report.curves import Curve, game_curves, group, make_curves, measure_curves, read_trace
-from benchmarks.report.learning import own_names
-from benchmarks.report.measures import returns, smooth
-from benchmarks.report.panels import WIDTH, draw_curves, label, make_panels, make_room, styled
+from benchmarks.report.curve_figure import own_names
+from benchmarks.report.learning_curves import Curve, game_curves, group, make_curves, measure_curves, read_trace
+from benchmarks.report.metric_series import returns, smooth
+from benchmarks.report.panels import WIDTH, draw_curves, label, make_panels
 from benchmarks.report.runs import check_arms, read_runs
 from experiment.config import ConfigError
+from experiment.plot import plotting
 from experiment.statistics import t_interval
 from experiment.storage.run_dir import RunDir
 from experiment.sweeps.manifest import Entry, Manifest
@@ -39,7 +40,7 @@ def make_run(root, name, game="Catch", score=None, steps=300, probes=(), level=1
 def drawn(monkeypatch):
     """The figures that are saved, in place of their files."""
     figures = []
-    monkeypatch.setattr("studies.figures.save", lambda pyplot, figure, out: figures.append(figure) or out)
+    monkeypatch.setattr("experiment.plot.save", lambda figure, out: figures.append(figure) or out)
     return figures
 
 
@@ -210,7 +211,7 @@ def test_a_panel_shows_every_return_and_its_legend_hides_none(tmp_path, drawn, l
 
 
 def test_a_curve_of_one_point_is_a_marker_and_its_interval_a_bar():
-    axis = styled().figure().subplots()
+    axis = plotting().figure().subplots()
     x, unknown = np.array([1.0, 2.0, 3.0]), np.nan
     low, middle, high = (np.array([unknown, value, unknown]) for value in (1.0, 2.0, 4.0))
     draw_curves(axis, {"a": Curve(x, middle, low, high, 9, np.empty((0, 3)))}, lambda arm: {"color": "red"})
@@ -253,12 +254,11 @@ def test_probes_that_fell_on_unlike_steps_still_make_a_point(tmp_path):
 
 @pytest.mark.parametrize("values", [(1e-5, 3e-5), (12_345_678.25, 12_345_679.5), (0.0, 1.0)])
 def test_ticks_of_panels_have_room_at_the_left_and_between(values):
-    pyplot = styled()
+    pyplot = plotting()
     figure, axes = make_panels(pyplot, 7, ["a"], columns=3)
     for axis in axes[:7]:
         axis.plot([0, 1], values)
         axis.ticklabel_format(useOffset=False, style="plain")
-    make_room(figure)
     figure.draw_without_rendering()
     boxes = {axis: axis.yaxis.get_tightbbox() for axis in axes[:7]}
     panels = [axis.get_window_extent() for axis in axes[:7]]

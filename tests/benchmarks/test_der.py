@@ -1,14 +1,15 @@
-"""The comparison of DER's update is fair, and the measurements of DER and of memory refuse what they cannot do."""
+"""The comparison of DER's update is fair."""
 
 import numpy as np
 import pytest
 
 from agents.build import build_agent
-from benchmarks import der, memory
+from benchmarks import der
 from benchmarks.speed.der_recipe import Network, Tree, recipe_run
 from benchmarks.speed.replays import FRAME_SHAPE
+from benchmarks.speed.settings import Timing
 
-SETTINGS = der.Settings(threads=1, compile=False)
+SETTINGS = Timing(threads=1, compile=False)
 
 
 def test_the_script_has_a_network_of_the_same_size():
@@ -29,10 +30,3 @@ def test_the_scripts_tree_draws_in_proportion():
     index, probability = tree.draw(20_000, random)
     assert probability == pytest.approx(index / np.arange(600.0).sum())
     assert index.mean() == pytest.approx((np.arange(600.0) ** 2).sum() / np.arange(600.0).sum(), rel=0.01)
-
-
-@pytest.mark.parametrize("words", [["--runs", "der"], ["--runs", "der:smal"], ["--runs", "derr:small"]])
-def test_memory_of_an_unknown_run(words, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        memory.main(words)
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1

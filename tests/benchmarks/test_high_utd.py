@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from agents.config import DQNConfig
 from benchmarks import high_utd
 from benchmarks.high_utd import STOPS, StudySettings, study
-from benchmarks.report.curves import Trace
-from benchmarks.report.measures import WINDOW
+from benchmarks.report.learning_curves import Trace
+from benchmarks.report.metric_series import WINDOW
 from benchmarks.report.stability import largest_fall, largest_rise
 from benchmarks.sweep.command import parse
 from benchmarks.sweep.runs import KIND

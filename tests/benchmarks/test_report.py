@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from agents.config import DQNConfig
 from benchmarks import high_utd
 from benchmarks.report import __main__ as report
+from benchmarks.report import writer
 from benchmarks.report.agreement import check_arms, comparable
-from benchmarks.report.curves import Curve, _sampled, make_curves, read_traces, resamples
 from benchmarks.report.facts import facts
 from benchmarks.report.figures import MANY, draw_figures, game_curves
-from benchmarks.report.panels import LINES, arm_styles, log_axis, make_panels
+from benchmarks.report.learning_curves import Curve, _sampled, make_curves, read_traces, resamples
+from benchmarks.report.panels import LINES, arm_styles, make_panels
 from benchmarks.report.published import NAMES, STEPS, published_scores
 from benchmarks.report.scores import Missing, Score, Scores, read_scores
 from benchmarks.report.summary import summarize
@@ -29,10 +30,10 @@ from benchmarks.report.tables import aggregates, all_tables, improvements
 from envs.games import ATARI_100K, human_normalized, reference_scores
 from envs.protocol import PROTOCOLS
 from experiment.config import ConfigError, as_plain, dump_yaml
+from experiment.plot import log_axis, plotting
 from experiment.statistics import iqm
 from experiment.sweeps.job import FAILED
 from experiment.sweeps.manifest import Entry, Manifest
-from studies.drawing import plotting
 
 SCORES = Path(os.environ.get("REWARM_ATARI100K_RUNS", "shared/reference/atari100k_runs.csv"))
 """Scores of published runs, agent,game,run,score; outside the repository."""
@@ -224,7 +225,7 @@ def test_an_older_report_outlives_a_failure_and_a_link_to_it_stays(tmp_path, mon
     moved = iter([True, False])
     monkeypatch.setattr(os, "rename", lambda *paths: rename(*paths) if next(moved, True) else 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        report.replace_report(report.ReportConfig((str(tmp_path / "a.csv"),), str(out)))
+        writer.replace_report(writer.ReportConfig((str(tmp_path / "a.csv"),), str(out)))
     assert sorted(tmp_path.rglob("*")) == before
     assert link.is_symlink()
 
@@ -507,7 +508,7 @@ def test_the_figure_says_how_many_resamples_its_bands_stand_on(tmp_path, monkeyp
     for seed in range(4):
         make_run(tmp_path, f"r{seed}", seed=seed, nap=seed == 0)
     for draws, said in ((10**6, " 2,000 resamples"), (900, " 300 to 900 resamples")):
-        monkeypatch.setattr("benchmarks.report.curves.DRAWS", draws)
+        monkeypatch.setattr("benchmarks.report.learning_curves.DRAWS", draws)
         scores = read_scores([str(tmp_path)])
         drawn = draw_figures(summarize(scores), make_curves(read_traces(scores.runs)))
         assert [said in figure.note for figure in drawn if figure.name == "curves"] == [True]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from experiment import statistics
 from experiment.statistics import (
-    improvement_interval,
+    improvement_intervals,
     iqm,
     iqm_curve,
     mean,
@@ -56,12 +56,10 @@ def test_the_bounds_of_a_profile_are_those_of_resampled_values():
 
 def test_the_interval_of_improvement_is_that_of_resampled_values():
     a, b = ragged(2), dict(reversed(ragged(3, (3, 6, 4)).items()))
-    fast = improvement_interval(a, b, resamples=20_000)
+    fast = improvement_intervals({"a": a, "b": b}, [("a", "b")], resamples=20_000)["a", "b"]
     slow = stratified_interval(probability_of_improvement, a, b, resamples=20_000)
     assert fast.value == slow.value
     np.testing.assert_allclose(fast[1:], slow[1:], atol=0.01)
-    with pytest.raises(ValueError, match="one side alone"):
-        improvement_interval(a, {"0": [1.0]})
 
 
 @given(counts=st.lists(st.integers(0, 4), min_size=1, max_size=9).filter(any), data=st.data())

@@ -8,19 +8,19 @@ import time
 import pytest
 from rich.console import Console
 
-from benchmarks import throughput
-from benchmarks.speed import learners, limits, measure, measured, playing
+from benchmarks.speed import learners, limits, measurement, memory, output, playing
 from benchmarks.speed.alternate import Round, Series
-from benchmarks.speed.measure import Results
-from benchmarks.throughput import Settings, main
+from benchmarks.speed.measurement import Results
+from benchmarks.speed.settings import GROUPS, Settings
+from benchmarks.throughput import main
 from envs.ale import AleVectorEnv
 from experiment.config import ConfigError
 from experiment.determinism import device_of
 from tests.agents.toys import catch_trainer
 
 
-def series(name: str, *figures: float, task="learner nature", role="ours", unit="updates/s", limit="") -> Series:
-    return Series(task, name, unit, role, limit, rounds=[Round(8, 0.5, figure) for figure in figures])
+def series(name: str, *values: float, task="learner nature", role="ours", unit="updates/s", limit="") -> Series:
+    return Series(task, name, unit, role, limit, rounds=[Round(8, 0.5, value) for value in values])
 
 
 def results() -> Results:
@@ -32,12 +32,12 @@ def results() -> Results:
         series("share", 97.0, 98.0, 99.0, task="loop", unit="%"),
     ]
     machine = {"cpu": "a processor", "gpu": None, "torch": "2"}
-    return Results(Settings(out="x", only=("learner",)), machine, field, {"syncs": "0"}, ["a peer is not installed"], 1)
+    return Results(Settings(out="x", only=("learner",)), machine, field, {"syncs": "0"}, ["not there: .[bench]"], 1)
 
 
 def shown(width: int = 100) -> str:
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    measured.show(results(), console)
+    output.show(results(), console)
     return console.export_text()
 
 
@@ -50,14 +50,14 @@ def test_table_fits_100_columns_and_shows_medians_ratios_and_who_is_missing():
     assert peer.split()[2:] == ["20", "(18-22)", "50", "0.33"]
     assert "98 (97-99)" in text
     assert "syncs: 0" in text
-    assert "a peer is not installed" in text
+    assert "not there: .[bench]" in text
 
 
 def test_json_holds_every_round(tmp_path):
-    measured.write(results(), str(tmp_path / "out"))
+    output.write(results(), str(tmp_path / "out"))
     saved = json.loads((tmp_path / "out" / "throughput.json").read_text())
     first = saved["series"][0]
-    assert [r["figure"] for r in first["rounds"]] == [30.0, 33.0, 36.0]
+    assert [r["value"] for r in first["rounds"]] == [30.0, 33.0, 36.0]
     assert (first["median"], first["times_best_peer"], first["of_limit"]) == (33.0, 1.5, 0.5)
     assert saved["environment"]["libraries"]["tensordict"]
     assert saved["settings"]["rounds"] == 5
@@ -86,7 +86,7 @@ def test_learner_limits_follow_from_the_rates_of_each_round():
     at_peak, at_own, *bf16 = limits.learner_limits(settings, field)
     assert at_peak.name == learners.limit_name("fp32")
     for found, rate in ((at_peak, 100), (at_own, 100), *((each, 400) for each in bf16)):
-        assert found.figures == pytest.approx([rate / gflop, rate / 2 / gflop])
+        assert found.values == pytest.approx([rate / gflop, rate / 2 / gflop])
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,11 @@ def test_limits_refuse_what_is_not_there():
 
 
 def test_who_takes_part_is_what_was_asked_for():
-    field, _ = measure.contestants(Settings(only=("replay",), peers=False, threads=1))
+    field, _ = measurement.contestants(Settings(only=("replay",), peers=False, threads=1))
     assert {each.task for each in field} == {"replay sample 32", "replay add"}
-    field, _ = measure.contestants(Settings(only=("learner",), networks=("nature",), peers=False, threads=1).resolved())
+    field, _ = measurement.contestants(
+        Settings(only=("learner",), networks=("nature",), peers=False, threads=1).resolved()
+    )
     names = [each.name for each in field]
     assert len(names) == len(set(names)) == 2 * 2 * 2 + 2 + 1
 
@@ -192,6 +194,14 @@ def slow(trainer, clock: Clock):
     return trainer
 
 
+def test_the_peak_memory_of_a_run_grows_with_its_replay(monkeypatch):
+    monkeypatch.setattr(memory, "RUNS", [("der", "small")])
+    small, large = (
+        memory.peaks(Settings(compile=False, capacity=capacity))["peak memory, der small"] for capacity in (400, 60_000)
+    )
+    assert 0.3 < float(large.removesuffix(" GB")) - float(small.removesuffix(" GB")) < 0.6  # 7,056 bytes a step
+
+
 def test_a_tiny_real_run(tmp_path, capsys):
     words = "--rounds 1 --seconds 0.002 --threads 1 --only learner,replay --networks small --no-compile"
     assert main([*words.split(), "--no-peers", "--capacity", "300", "--out", str(tmp_path)]) == 0
@@ -199,6 +209,5 @@ def test_a_tiny_real_run(tmp_path, capsys):
     tasks = {each["task"] for each in saved["series"]}
     assert tasks == {"learner small", "replay sample 32", "replay add"}
     assert all(each["median"] > 0 for each in saved["series"])
-    assert saved["facts"]["host syncs per update, small fp32 NaP"] == "0"
     assert saved["facts"]["replay, bytes per agent step"] == "7,074"
-    assert throughput.GROUPS[0] in capsys.readouterr().out
+    assert GROUPS[0] in capsys.readouterr().out

@@ -16,7 +16,6 @@ from experiment.statistics import (
     mean,
     median,
     optimality_gap,
-    paired_interval,
     probability_of_improvement,
     stratified_interval,
     t_interval,
@@ -151,14 +150,6 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
     assert np.mean([interval.low <= 0 <= interval.high for interval in intervals]) == pytest.approx(0.78, abs=0.05)
 
 
-def test_pairs_cancel_what_they_share():
-    shared = np.random.default_rng(0).normal(size=6) * 100
-    interval = paired_interval(shared + np.array([1, 2, 3, 1, 2, 3]), shared)
-    assert interval.value == pytest.approx(2)
-    assert 1 < interval.low < 2 < interval.high < 3
-    assert paired_interval([3, 4], [1, 1], np.max, resamples=50).value == 3
-
-
 def test_one_run_gives_no_bounds():
     for interval in (bootstrap_interval([2.0]), t_interval([2.0]), stratified_interval(iqm, {"a": [2.0], "b": [2.0]})):
         assert interval.value == 2
@@ -253,7 +244,6 @@ def test_concordance_of_perfect_random_and_incomparable_orders():
         (lambda: t_interval([]), r"at least one number, got shape \(0,\)"),
         (lambda: t_interval([1, math.nan]), "not finite"),
         (lambda: t_interval([1, 2], confidence=1), "between 0 and 1, got 1"),
-        (lambda: paired_interval([1, 2], [1]), r"got shapes \(2,\) and \(1,\)"),
         (lambda: concordance([1], [1, 2], [True]), r"got shapes \(1,\), \(2,\), \(1,\)"),
     ],
 )

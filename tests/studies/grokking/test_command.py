@@ -7,17 +7,13 @@ import sys
 from dataclasses import replace
 
 import pytest
-from torch.utils.flop_counter import FlopCounterMode
 
 from experiment.config import ConfigError, dump_yaml
 from experiment.storage.run_dir import RunDir
-from studies.grokking import figures, speed, suite
+from studies.grokking import figures, suite
 from studies.grokking.__main__ import main, settings
 from studies.grokking.comparisons import _median_time, orders
 from studies.grokking.config import _NO_EFFECT, GrokkingConfig
-from studies.grokking.data import make_task
-from studies.grokking.learner import Learner
-from studies.grokking.model import make_model
 from studies.grokking.outcome import outcome, sentence
 from studies.grokking.run import Run
 from studies.grokking.suite import DEFAULTS, GrokkingSweep
@@ -234,15 +230,6 @@ def test_cells_have_the_lower_median_and_never_is_last():
     assert math.isnan(_median_time(runs, times, 2.0, 1.0))
 
 
-def test_the_flop_of_an_update_are_those_that_torch_counts():
-    config = replace(GrokkingConfig(), batch_size=64).resolved()
-    task = make_task("add", 117, 0.2, 0)
-    learner = Learner(config, task, make_model(config, task.size, 0), 0)
-    with FlopCounterMode(display=False) as counter:
-        learner.loss(*learner._batch()).backward()
-    assert speed.multiply_adds(config, task.size) == pytest.approx(counter.get_total_flops(), rel=0.02)
-
-
 def test_a_suite_refuses_a_run_of_other_settings(tmp_path, capsys):
     folder = tmp_path / "controls"
     config = settings(["--lr", "1e-3", "--seed", "0", "--beta1", "0.5", "--root", str(folder)])
@@ -262,13 +249,5 @@ def test_a_suite_refuses_a_run_of_other_settings(tmp_path, capsys):
 def test_a_suite_refuses_bad_settings_at_once(words, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         suite.main(["controls", "--root", str(tmp_path), "--dry-run", *words])
-    assert stopped.value.code == 2
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1
-
-
-@pytest.mark.parametrize("words", [["--rounds", "0"], ["--updates", "0"], ["--threads", "0"], ["--batch-size", "-1"]])
-def test_speed_refuses_bad_settings(words, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        speed.main(words)
     assert stopped.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -8,12 +8,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from experiment import plot
 from experiment.config import ConfigError
 from experiment.storage.run_dir import RunDir
-from studies import drawing
-from studies import figures as shared
+from studies.figures import layers as layers_of
 from studies.records import FinishedRun
-from studies.warm_start import figures
+from studies.warm_start import figures, run_figure
 from studies.warm_start.comparisons import markdown
 from studies.warm_start.config import WarmStartConfig
 from studies.warm_start.outcome import outcome
@@ -25,7 +25,7 @@ INTERVAL = 25
 @pytest.fixture(autouse=True)
 def _coarse(monkeypatch):
     """Few pixels, so that drawing is quick."""
-    monkeypatch.setitem(drawing.STYLE, "savefig.dpi", 20)
+    monkeypatch.setitem(plot.STYLE, "savefig.dpi", 20)
 
 
 def measured(config, update, final, layers):
@@ -66,7 +66,8 @@ def drawn(monkeypatch, draw, *arguments):
     """The figure that is drawn, with its panels by title."""
     kept = []
     with monkeypatch.context() as patched:
-        patched.setattr(shared, "save", lambda pyplot, figure, out: kept.append(figure))
+        for module in (figures, run_figure):
+            patched.setattr(module, "save", lambda figure, out: kept.append(figure))
         draw(*arguments)
     return kept[0], {axis.get_title(loc="left"): axis for axis in kept[0].axes}
 
@@ -79,7 +80,7 @@ def verticals(axis):
 
 def test_every_panel_of_a_run_marks_the_switch_and_the_alarms(tmp_path, monkeypatch):
     run = make_run(tmp_path, "run", schedule="cusum", cycles=2, alarms=[110, 130])
-    _, panels = drawn(monkeypatch, figures.draw_run, run, tmp_path / "a.png")
+    _, panels = drawn(monkeypatch, run_figure.draw_run, run, tmp_path / "a.png")
     assert {title.partition(",")[0] for title in panels} == {
         "Accuracy", "Learning rate (dashed)", "Norm of the weights", "Δ_C between rows", "Δ_A between rows",
         "Dormant units (Sokar", "Dead units", "Effective rank (Roy)", "srank (Kumar",
@@ -91,14 +92,15 @@ def test_every_panel_of_a_run_marks_the_switch_and_the_alarms(tmp_path, monkeypa
     assert (test.get_xdata()[-1], test.get_ydata()[-1]) == (200, pytest.approx(0.7))
 
 
-@pytest.mark.parametrize("count", [1, figures.FEW, figures.FEW + 1, 20])
+@pytest.mark.parametrize("count", [1, run_figure.FEW, run_figure.FEW + 1, 20])
 def test_the_legend_has_the_colours_of_the_panels(tmp_path, monkeypatch, count):
-    layers = [f"layer{i}" for i in range(count)] + ["head.fresh", "head.frozen"] * (count > figures.FEW)
-    figure, panels = drawn(monkeypatch, figures.draw_run, make_run(tmp_path, "run", layers=layers), tmp_path / "a.png")
+    layers = [f"layer{i}" for i in range(count)] + ["head.fresh", "head.frozen"] * (count > run_figure.FEW)
+    run = make_run(tmp_path, "run", layers=layers)
+    figure, panels = drawn(monkeypatch, run_figure.draw_run, run, tmp_path / "a.png")
     norms = [line for line in panels["Norm of the weights, ‖W‖"].lines if line.get_linestyle() == "-"]
     colors = dict(zip(layers, (line.get_color() for line in norms), strict=True))
     named = {line.get_label(): line.get_color() for line in figure.legends[0].legend_handles[1:]}
-    if count <= figures.FEW:
+    if count <= run_figure.FEW:
         assert named == {f"layer{i}, relu{i + 1}": colors[f"layer{i}"] for i in range(count)}
     else:
         places = {"first layer": 0, "middle": count // 2, "last": count - 1}
@@ -163,17 +165,17 @@ def loaded(rows, result=None):
 )
 def test_a_run_is_explained_in_one_figure_whatever_its_state(tmp_path, options):
     run = make_run(tmp_path, "run", **options)
-    assert figures.draw_run(run, tmp_path / "a.png") == tmp_path / "a.png"
+    assert run_figure.draw_run(run, tmp_path / "a.png") == tmp_path / "a.png"
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_a_figure_marks():
     rows = [{"update": 10 * i, "phase": phase, "test_accuracy": 0.5, "train_accuracy": 0.5, "alarms": count}
             for i, (phase, count) in enumerate([(0, 0), (0, 1), (1, 1), (1, 3), (2, 3)])]  # fmt: skip
-    assert figures.switches(loaded(rows)) == [10, 30]
-    assert figures.alarms(loaded(rows)) == [10, 30, 30]
-    assert figures.alarms(loaded(rows, {"alarms": [7, 22, 24]})) == [7, 22, 24]
-    assert figures.alarms(loaded(rows, {"alarms": None})) == []
+    assert run_figure.switches(loaded(rows)) == [10, 30]
+    assert run_figure.alarms(loaded(rows)) == [10, 30, 30]
+    assert run_figure.alarms(loaded(rows, {"alarms": [7, 22, 24]})) == [7, 22, 24]
+    assert run_figure.alarms(loaded(rows, {"alarms": None})) == []
 
 
 def test_layers_keep_the_order_of_the_network_and_leave_out_totals():
@@ -181,9 +183,9 @@ def test_layers_keep_the_order_of_the_network_and_leave_out_totals():
         {"erank_roy/b": 1, "dead_units": 0, "dead_units/b": 1},
         {"erank_roy/b": 1, "erank_roy/a": 3, "norm/b.weight": 1},
     ]
-    assert figures.layers(rows, "erank_roy") == {"b": "erank_roy/b", "a": "erank_roy/a"}
-    assert figures.layers(rows, "dead") == {"b": "dead_units/b"}
-    assert list(figures.layers(rows, "norm")) == ["b"]
+    assert layers_of(rows, "erank_roy") == {"b": "erank_roy/b", "a": "erank_roy/a"}
+    assert layers_of(rows, "dead") == {"b": "dead_units/b"}
+    assert list(layers_of(rows, "norm")) == ["b"]
     summary = figures.summarised(loaded([{"erank_roy/b": 1, "erank_roy/a": 3, "elr/a": 2, "elr/b": 4}])).rows[0]
     assert (summary["erank_roy"], summary["elr"], summary["dead_units"]) == (3, 3, None)
 

@@ -1,14 +1,13 @@
-"""From points to tables: one score for each run, CSV text, and what is said about both."""
+"""From points to tables: one score for each run, CSV text, and a summary of both."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from benchmarks.formats.point import COLUMNS, Point, known_game
+from experiment.tables import csv_table
 
 Run = tuple[str, str, str]
 
@@ -47,11 +46,7 @@ def _mean(points: Sequence[Point]) -> Point:
 def csv_text(points: Sequence[Point]) -> str:
     """A line for each point; columns that no point fills are left out."""
     used = [name for name in COLUMNS if any(getattr(point, name) is not None for point in points)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(used)
-    writer.writerows([getattr(point, name) for name in used] for point in points)
-    return text.getvalue()
+    return csv_table(used, [[getattr(point, name) for name in used] for point in points])
 
 
 def summary(points: Sequence[Point], scores: Sequence[Point], last: int) -> list[str]:

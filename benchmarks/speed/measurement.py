@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed import learners, limits, peers, playing, replays
+from benchmarks.speed import learners, limits, memory, peers, playing, replays
 from benchmarks.speed.alternate import Contestant, Run, Series, alternate
-from benchmarks.throughput import Settings
+from benchmarks.speed.settings import Settings
 from experiment.determinism import configure, environment
 
 
@@ -63,9 +63,9 @@ def _finished(setup: Callable[[], Run]) -> Callable[[], Run]:
         run = setup()
 
         def finish(count: int) -> float | None:
-            figure = run(count)
+            value = run(count)
             torch.cuda.synchronize()
-            return figure
+            return value
 
         return finish
 
@@ -81,10 +81,10 @@ def measure(settings: Settings) -> Results:
     torch._dynamo.config.accumulated_recompile_limit = 1024
     field, missing = contestants(settings)
     facts: dict[str, str] = {}
-    if "learner" in settings.only:
-        facts |= learners.kernel_counts(settings)
     if "replay" in settings.only:
         facts |= replays.bytes_per_step()
+    if "memory" in settings.only:
+        facts |= memory.peaks(settings)
     series = alternate(field, settings.rounds, settings.seconds, _progress)
     facts |= learners.nap_costs(series)
     if "limits" in settings.only and "learner" in settings.only:

@@ -8,15 +8,17 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from benchmarks.report.curves import Curve, Trace, game_curves, group, measure_curves, read_trace
-from benchmarks.report.measures import MEASURES, WINDOW, Measure
-from benchmarks.report.panels import FEW, INK, Look, draw_curves, log_axis, looks
+from benchmarks.report.learning_curves import Curve, Trace, game_curves, group, measure_curves, read_trace
+from benchmarks.report.metric_series import MEASURES, WINDOW, Measure
+from benchmarks.report.panels import FEW, Look, draw_curves, looks
 from benchmarks.report.panels import WIDTH as LETTERS
 from benchmarks.report.runs import Run
-from benchmarks.report.tables import raw, with_bounds
+from benchmarks.report.tables import raw
 from envs.games import reference_scores
 from experiment.config import ConfigError
+from experiment.plot import INK, log_axis
 from experiment.statistics import t_interval
+from experiment.tables import with_bounds
 
 BELOW = tuple(measure for measure in MEASURES if measure.name in ("elr", "dormant", "erank", "srank"))
 """The measures that --plasticity draws."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.report.measures import MEASURES, Row, returns, series, smooth
+from benchmarks.report.metric_series import MEASURES, Row, returns, series, smooth
 from benchmarks.report.scores import Score
 from benchmarks.report.summary import common_games, normalized
 from envs.games import reference_scores
@@ -78,11 +78,11 @@ def read_trace(arm: str, game: str, directory: RunDir) -> Trace | None:
 
 
 def _stopped(rows: Sequence[Row]) -> float | None:
-    told = [row for row in rows if "stopped_at" in row]
-    if not told:
+    known = [row for row in rows if "stopped_at" in row]
+    if not known:
         return None
-    stop = told[-1]["stopped_at"]
-    return float(told[-1]["agent_step"] if stop is None else stop)
+    stop = known[-1]["stopped_at"]
+    return float(known[-1]["agent_step"] if stop is None else stop)
 
 
 @dataclass(frozen=True)

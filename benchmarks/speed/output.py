@@ -1,11 +1,10 @@
-"""What a measurement says: a table, a JSON file, a roofline."""
+"""A measurement as tables on the screen and as a JSON file."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from importlib import metadata
-from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.speed.alternate import Series, best_peer, limit_of, ratio
-from benchmarks.speed.measure import Results
+from benchmarks.speed.measurement import Results
 from experiment.values import counted
 
 LIBRARIES = ("ale-py", "envpool", "gymnasium", "stable-baselines3", "tensordict", "tianshou")
@@ -62,7 +61,7 @@ def show(results: Results, console: Console | None = None) -> None:
         console.print(table(task, members))
     for lines in ([f"{name}: {text}" for name, text in results.facts.items()], results.missing):
         if lines:
-            console.print("\n".join(["", *lines]))
+            console.print("\n".join(["", *lines]), markup=False)
 
 
 def by_task(series: list[Series]) -> dict[str, list[Series]]:
@@ -103,18 +102,9 @@ def _versions() -> dict[str, str]:
 
 
 def write(results: Results, folder: str) -> None:
-    """throughput.json, and roofline.png where matplotlib is installed and the limits were measured."""
+    """Writes throughput.json."""
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "throughput.json"
     path.write_text(json.dumps(as_json(results), indent=1) + "\n", encoding="utf-8")
     print(f"\nevery round: {path}")
-    if "limits" not in results.settings.only:
-        return
-    if find_spec("matplotlib") is None:
-        print("no roofline: pip install -e .[plot]")
-        return
-    from benchmarks.speed.roofline import draw
-
-    draw(results, out / "roofline.png")
-    print(f"roofline: {out / 'roofline.png'}")

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment.config import ConfigError
+from experiment.plot import thousands
 from experiment.storage.run_dir import RunDir
 from studies.arms import Arm, over_seeds
-from studies.drawing import by_arm, median_and_range, thousands
-from studies.figures import figure_names
+from studies.figures import by_arm, figure_names
+from studies.grokking.comparisons import median_and_range
 from studies.records import FinishedRun, read_result, read_rows
 
 
