@@ -10,10 +10,11 @@ from dataclasses import dataclass, fields
 from itertools import permutations, product
 from statistics import fmean
 
+from experiment.results import Row
 from experiment.setting import learning
 from experiment.statistics import t_interval
 from experiment.values import counted
-from studies.records import FinishedRun, Row
+from studies.records import FinishedRun
 from studies.warm_start.config import CLOSED_LOOP, WarmStartConfig
 from studies.warm_start.suites import SUITES
 

@@ -11,13 +11,14 @@ from textwrap import fill
 from typing import Any
 
 from experiment.config import ConfigError
+from experiment.results import Row
 from experiment.statistics import t_interval
 from experiment.storage.files import write_atomic
 from experiment.storage.run_dir import RunDir
 from experiment.values import counted, every
 from studies import figures
 from studies.drawing import BLUE, COLORS, GREY, RED, by_arm, draw_seeds, plotting, thousands, updates_axis
-from studies.records import FinishedRun, Row, load
+from studies.records import FinishedRun, load
 from studies.warm_start.comparisons import (
     COMPARED_WITH,
     Arms,

@@ -15,9 +15,9 @@ from benchmarks.report.panels import WIDTH, draw_curves, label, make_panels, mak
 from benchmarks.report.runs import check_arms, read_runs
 from benchmarks.sweep.manifest import Entry, Manifest
 from experiment.config import ConfigError
+from experiment.results import read_rows
 from experiment.statistics import t_interval
 from experiment.storage.run_dir import RunDir
-from studies.records import read_rows
 
 pytest.importorskip("matplotlib")
 

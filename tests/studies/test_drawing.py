@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment.config import ConfigError
+from experiment.results import read_result, read_rows
 from experiment.storage.run_dir import RunDir
 from studies.arms import Arm, over_seeds
 from studies.drawing import by_arm, median_and_range, thousands
 from studies.figures import figure_names
-from studies.records import FinishedRun, read_result, read_rows
+from studies.records import FinishedRun
 
 
 @given(st.lists(st.integers(1, 99).map(lambda n: 100 * n), min_size=2, max_size=9))

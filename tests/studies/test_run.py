@@ -13,11 +13,12 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 from experiment.config import ConfigError
 from experiment.interrupt import INTERRUPTED
+from experiment.results import read_rows
 from experiment.setting import setting
 from experiment.storage.run_dir import RunDir
 from studies import cli
 from studies.figures import load_finished
-from studies.records import load, read_rows
+from studies.records import load
 from studies.run import StudyRun
 from tests.broken_compiler import broken_compiler
 

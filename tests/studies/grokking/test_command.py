@@ -10,6 +10,7 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiment.config import ConfigError, dump_yaml
+from experiment.results import read_rows
 from experiment.storage.run_dir import RunDir
 from studies.grokking import figures, speed
 from studies.grokking.__main__ import main, settings
@@ -22,7 +23,7 @@ from studies.grokking.outcome import outcome, sentence
 from studies.grokking.run import Run
 from studies.grokking.suite import STUDY
 from studies.grokking.suites import SUITES
-from studies.records import FinishedRun, read_rows
+from studies.records import FinishedRun
 from studies.suite import SuiteConfig
 
 LENGTHS = ["--delay", "10", "--warmup", "5", "--anneal", "15", "--log-interval", "5"]
