@@ -31,7 +31,7 @@ _WORDS = {dict: "a mapping", int: "a whole number", str: "text"}
 def read_result(run: RunDir, needed: Mapping[str, type] | None = None, kind: str = "a run") -> Row | None:
     """What a run came to; None while it has not ended.
 
-    `needed`: keys that the caller cannot do without, in addition to the settings; `kind`: what run it has to be of.
+    `needed`: keys that the caller cannot do without; `kind`: what run it has to be of.
     Raises ConfigError, in one line, if the file cannot be read, or has a key that is missing or of another type.
     """
     if not run.finished:
@@ -42,15 +42,17 @@ def read_result(run: RunDir, needed: Mapping[str, type] | None = None, kind: str
         raise ConfigError(f"cannot read {str(run.result)!r}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{run.result}: not valid JSON: {error}") from None
-    for key, type_ in {**(needed or {}), "settings": dict}.items():
-        if not isinstance(result, dict) or not isinstance(result.get(key), type_):
+    if not isinstance(result, dict):
+        raise ConfigError(f"{run.result} is not the result of {kind}: it is no mapping")
+    for key, type_ in (needed or {}).items():
+        if not isinstance(result.get(key), type_):
             raise ConfigError(f"{run.result} is not the result of {kind}: it has no {key!r}")
     for key, type_ in RESULT.items():
         if not isinstance(value := result.get(key), type_ | None):
             raise ConfigError(f"{run.result}: its {key} is {value!r}, not {_WORDS[type_]}")
     if "training_seconds" in result:  # an agent's
         result.setdefault("seconds", {"training": result["training_seconds"]})
-    return {"seed": result["settings"].get("seed")} | result
+    return {"seed": result.get("settings", {}).get("seed")} | result
 
 
 def read_rows(run: RunDir) -> list[Row]:

@@ -65,11 +65,10 @@ def test_a_run_that_is_stopped_and_resumed_is_the_run_in_one_go(tmp_path, varian
     run = Run(settings(words))
     run._measure()
     for _ in range(13):
-        run.learner.update()
-        run._report(run.due(run.learner.updates))
+        run.advance(None)
     run._save()
-    run.learner.update()  # is lost
-    run._report(due=True)
+    run.due = lambda _: True
+    run.advance(None)  # is lost
     run.tracker.close()
     run.directory.unlock()
     assert main(["--resume", str(tmp_path / "parts")]) == 0
