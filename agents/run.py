@@ -104,8 +104,9 @@ class AgentRun(Run[DQNConfig]):
 
     def restore(self, saved: checkpoint.Checkpoint) -> str:
         self.playing = self.saver.restore(saved)
-        lost = "with new episodes: this backend's emulators cannot be brought back"
-        return "where it was saved" if self.playing else lost
+        if self.playing:
+            return "where it was saved"
+        return "with new episodes: this backend's emulators cannot be brought back"
 
     def check(self) -> None:
         self.trainer.monitor.check()
@@ -221,7 +222,8 @@ def result(config: DQNConfig, trainer: Trainer, games: Games | None) -> dict[str
         "agent_steps": trainer.agent_step,
         "frames": trainer.agent_step * config.rules.frame_skip,
         "training_score_wraps": trainer.score_wraps,
-        "training_seconds": trainer.seconds,
+        "seconds": {"training": trainer.seconds},
+        "training_seconds": trainer.seconds,  # what sweeps read of results of every version
     }
 
 
