@@ -87,7 +87,8 @@ class AgentRun(Run[DQNConfig]):
         if saved is None or saved.step < self.config.budget:
             self.config = settle_compile(self.config, self.resumed)
         self.trainer = build_trainer(self.config, saved.step if saved else 0)
-        self.command = command_of(self.config.agent)
+        self.command, self.remedies = command_of(self.config.agent), advice(self.config)
+        self.skipping = "--on-nonfinite skip" if self.config.on_nonfinite == "stop" else ""
         self.learner, self.network = self.trainer.agent, self.trainer.agent.network
         self.saver = Saver(self.config, self.trainer)
         self.segments = self.saver.rows
@@ -192,14 +193,6 @@ class AgentRun(Run[DQNConfig]):
         if self.games is not None:
             print(format_score(self.config, self.games))
         return result(self.config, self.trainer, self.games)
-
-    def remedies(self) -> str:
-        return advice(self.config)
-
-    def after_nonfinite(self) -> str:
-        if self.config.on_nonfinite != "stop":
-            return super().after_nonfinite()
-        return f"To go on from it without the updates that spoil: {self.resume_command()} --on-nonfinite skip"
 
 
 def probed(figures: dict[str, float]) -> dict[str, str]:

@@ -53,14 +53,18 @@ class Run(ABC, Generic[Config]):
         memory_options: the options that a smaller run has other values of.
         resumed: the directory of the run that goes on, None for a new one; known when `build` is called.
         command: what goes on with it, as "python -m agents.dqn".
+        remedies: options that make it less likely that numbers overflow.
+        skipping: the option that leaves out updates that overflow, if there is one and it is not given yet.
         learner: what is trained. network: what the result has the hash of.
-        segments: rows that are saved with each checkpoint, if there are any. `build` sets these four.
+        segments: rows that are saved with each checkpoint, if there are any. `build` sets these from `command` on.
     """
 
     unit: ClassVar[str]
     rows_end: ClassVar[str]
     memory_options: ClassVar[str] = "--batch-size"
     command: str
+    remedies: str
+    skipping: str = ""
     learner: Learner
     network: nn.Module
     segments: Segments | None = None
@@ -122,14 +126,6 @@ class Run(ABC, Generic[Config]):
     def conclude(self) -> dict[str, Any]:
         """Says what the run came to, and returns it for result.json. Raises ConfigError if that is not known."""
 
-    @abstractmethod
-    def remedies(self) -> str:
-        """Options that make it less likely that the numbers overflow."""
-
-    def resume_command(self) -> str:
-        """The command line that goes on with the run."""
-        return f"{self.command} {shell('--resume', self.directory.path)}"
-
     # --- what a subclass may say otherwise
 
     def check_compiler(self) -> None:
@@ -152,10 +148,6 @@ class Run(ABC, Generic[Config]):
     def evaluate(self, interrupt: Interrupt) -> bool:
         """What follows training; whether it came to its end."""
         return True
-
-    def after_nonfinite(self) -> str:
-        """How to go on from the last good checkpoint of a run whose numbers overflowed."""
-        return f"To go on from it: {self.resume_command()}"
 
     # --- making a run
 
@@ -197,7 +189,7 @@ class Run(ABC, Generic[Config]):
         except NonFinite as error:
             reason = self._diverged(str(error))
         except ChildProcessError as error:  # a worker of the environments is gone, killed for memory, say
-            reason = f"{error}; go on from the last checkpoint: {self.resume_command()}"
+            reason = f"{error}; go on from the last checkpoint: {self._resume_command()}"
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 reason = self._out_of_memory()
@@ -274,26 +266,30 @@ class Run(ABC, Generic[Config]):
         }
 
     def _stop(self, saved: bool) -> int:
-        done = f"{self._where()}, all is saved; go on with: {self.resume_command()}"
+        done = f"{self._where()}, all is saved; go on with: {self._resume_command()}"
         print(f"stopped at {done}" if saved else f"stopped: {self._unsaved()}")
         return INTERRUPTED
 
     def _unsaved(self) -> str:
-        return self.directory.unsaved(self._where(), self.resume_command())
+        return self.directory.unsaved(self._where(), self._resume_command())
 
     def _diverged(self, found: str) -> str:
-        last = self.directory.newest_checkpoint()
-        kept = f"The last good checkpoint stands: {last}. {self.after_nonfinite()}"
-        kept = kept if last else "There is no checkpoint from before."
-        return f"stopped at {self._where()}: {found}. What may help a new run: {self.remedies()}. {kept}"
+        kept, resume = "There is no checkpoint from before.", self._resume_command()
+        if last := self.directory.newest_checkpoint():
+            skip = f" without the updates that spoil: {resume} {self.skipping}" if self.skipping else f": {resume}"
+            kept = f"The last good checkpoint stands: {last}. To go on from it{skip}"
+        return f"stopped at {self._where()}: {found}. What may help a new run: {self.remedies}. {kept}"
 
     def _out_of_memory(self) -> str:
-        go_on = f"go on, where there is more, with: {self.resume_command()}"
+        go_on = f"go on, where there is more, with: {self._resume_command()}"
         saved = self.directory.newest_checkpoint() is not None
         return f"out of memory at {self._where()}: {go_on if saved else f'a smaller {self.memory_options} helps'}"
 
     def _where(self) -> str:
         return f"{self.unit} {self.step:,}"
+
+    def _resume_command(self) -> str:
+        return f"{self.command} {shell('--resume', self.directory.path)}"
 
 
 def _failed(reason: str) -> int:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
+import experiment.run
 from experiment.compiler import check_compiler
 from experiment.config import ConfigError
 from experiment.guard import check_finite
@@ -24,10 +25,8 @@ from experiment.storage import checkpoint
 from experiment.terminal import children_outlive_interrupt
 
 
-class Learner(Protocol):
+class Learner(experiment.run.Learner, Protocol):
     """What is trained."""
-
-    updates: int
 
     @property
     def model(self) -> nn.Module: ...
@@ -37,8 +36,6 @@ class Learner(Protocol):
 
     def update(self) -> None:
         """One update, counted in `updates`."""
-
-    def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -91,6 +88,7 @@ class StudyRun(Run[Config]):
     def build(self, saved: checkpoint.Checkpoint | None) -> None:
         self.make()
         self.command, self.network = f"python -m {self.program}", self.learner.model
+        self.remedies = "a lower --lr, --precision fp32" if self.config.precision == "bf16" else "a lower --lr"
         self.seconds = {"training": 0.0, "measuring": 0.0, "compiling": 0.0}
         self.last: Row = {}
         self.rows = 0
@@ -159,9 +157,6 @@ class StudyRun(Run[Config]):
     def ms_per_update(self) -> float:
         """Milliseconds of training per update so far."""
         return 1e3 * self.seconds["training"] / max(self.learner.updates, 1)
-
-    def remedies(self) -> str:
-        return "a lower --lr, --precision fp32" if self.config.precision == "bf16" else "a lower --lr"
 
     def conclude(self) -> dict[str, Any]:
         found = self.outcome(self._all_rows())
