@@ -52,7 +52,7 @@ def read_result(run: RunDir, needed: Mapping[str, type] | None = None, kind: str
             raise ConfigError(f"{run.result}: its {key} is {value!r}, not {_WORDS[type_]}")
     if "training_seconds" in result:  # an agent's
         result.setdefault("seconds", {"training": result["training_seconds"]})
-    return {"seed": result.get("settings", {}).get("seed")} | result
+    return {"seed": (result.get("settings") or {}).get("seed")} | result
 
 
 def read_rows(run: RunDir) -> list[Row]:
