@@ -140,7 +140,7 @@ class AgentRun(Run[DQNConfig]):
         """Progress with the pace of play and of updates; episodes begin in environments that are not playing yet."""
         if not self.playing:
             self.trainer.open()
-        self.pace, self.began, self.estimate = Pace(self.trainer), time.monotonic(), None
+        self.pace, self.began, self.estimated = Pace(self.trainer), time.monotonic(), False
         pace, start = (lambda: str(self.pace)), self.step
         with Progress(self.config.budget, "agent steps", start=start, pace=pace) as progress, ExitStack() as self.first:
             self.trainer.before_updates = lambda: self._before_updates(progress, interrupt)
@@ -160,8 +160,8 @@ class AgentRun(Run[DQNConfig]):
         if self.first_update is None and self.pace.learns:
             self.first_update = time.monotonic() - self.began
             self.first.close()
-        if self.estimate is None and (estimate := self.pace.first_estimate()):
-            self.estimate = estimate
+        if not self.estimated and (estimate := self.pace.first_estimate()):
+            self.estimated = True
             progress.say(estimate)
 
     def live_metrics(self) -> dict[str, str]:
