@@ -12,9 +12,9 @@ from agents import metrics
 from agents.config import AGENTS, DQNConfig, command_of
 from envs.games import is_minatar
 from experiment.command_line import gather
-from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
+from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
-from experiment.storage.run_dir import RunDir, check_resumed
+from experiment.storage.run_dir import RunDir, check_resumed, load_settings
 from plasticity.listing import answer
 from plasticity.registry import listing
 
@@ -86,7 +86,7 @@ def settings(command: str, argv: Sequence[str] | None) -> DQNConfig:
     )
     config = parse(default_preset=default_preset(agent, command))
     if config.resume not in (None, "auto"):
-        stored = load_yaml(DQNConfig, RunDir.open(config.resume).config)
+        stored = load_settings(DQNConfig, RunDir.open(config.resume))
         config = parse(base=stored)
         check_resumed(config, stored)
     chosen = config.agent or agent
@@ -121,7 +121,7 @@ def main(agent: str, argv: Sequence[str] | None = None) -> int:
             print(text)
             return 0
         config = settings(agent, words)
-        from agents.run import Run
+        from agents.run import AgentRun
 
-        run = Run(config)
+        run = AgentRun(config)
     return run.train()

@@ -1,14 +1,12 @@
-"""One run from settings to result: build or resume, train with a live view, save, evaluate."""
+"""One run of an agent: what it is built of, what it shows, and how it is scored."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
-import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,21 +18,16 @@ from agents.playing.evaluation import evaluated_policy, format_score, rules_play
 from agents.playing.games import Games
 from agents.training.acting import EpsilonGreedy, FrameStack
 from agents.training.compiling import settle_compile
-from agents.training.divergence import nonfinite_message
+from agents.training.divergence import advice
 from agents.training.pace import Pace
 from agents.training.saver import Saver
 from agents.training.trainer import Trainer
-from experiment.command_line import shell
-from experiment.compiler import ADVICE, is_toolchain_failure, one_line
-from experiment.config import as_plain, load_yaml
-from experiment.determinism import configure, device_of, environment, parameter_hash, seeds
-from experiment.guard import NonFinite, is_out_of_memory
-from experiment.interrupt import INTERRUPTED, Interrupt
+from experiment.determinism import seeds
+from experiment.interrupt import Interrupt
 from experiment.progress import Progress
-from experiment.setting import changeable
+from experiment.run import Run
 from experiment.storage import checkpoint
-from experiment.storage.run_dir import RunDir, find_resumed, say_kept
-from experiment.storage.tracking import Tracker, check_tracker
+from experiment.storage.run_dir import RunDir
 from experiment.terminal import children_outlive_interrupt
 from experiment.values import counted
 from nap import effective_lr
@@ -81,125 +74,45 @@ def build_trainer(config: DQNConfig, agent_step: int = 0) -> Trainer:
     return Trainer(config, env, replay, agent, policy, stack, build_probe(config, agent, seed["probe"]))
 
 
-class Run:
-    """A run that is ready to train: whatever bad input could spoil has been tried by then."""
+class AgentRun(Run[DQNConfig]):
+    """A run of an agent, ready to train."""
 
-    def __init__(self, config: DQNConfig):
-        """Build every part, or load the run to go on with; ConfigError before anything is written."""
-        check_tracker(config.track)
-        resumed = find_resumed(config)
-        saved = None
-        if resumed is not None:
-            saved = checkpoint.load_for_resume(resumed)
-            stored = load_yaml(DQNConfig, resumed.config)
-            if config.resume == "auto":
-                say_kept(resumed, config, stored)
-            config = dataclasses.replace(stored, **changeable(config))
-            if saved is not None:
-                checkpoint.check_settings(saved, config, resumed.config)
-        elif config.resume == "auto":
-            print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
-        device_of(config.device)
-        configure(config.threads, config.seed)
-        if saved is None or saved.step < config.budget:
-            config = settle_compile(config, resumed)
-        self.config = config
+    unit = "agent step"
+    rows_end = "metrics"
+    memory_options = "--batch-size, --block, --replay-capacity or --num-envs"
+    default_name = staticmethod(default_name)
+
+    def build(self, saved: checkpoint.Checkpoint | None) -> None:
+        """Settle whether the loss is compiled, then build every part."""
+        if saved is None or saved.step < self.config.budget:
+            self.config = settle_compile(self.config, self.resumed)
+        self.trainer = build_trainer(self.config, saved.step if saved else 0)
+        self.command, self.remedies = command_of(self.config.agent), advice(self.config)
+        self.skipping = "--on-nonfinite skip" if self.config.on_nonfinite == "stop" else ""
+        self.learner, self.network = self.trainer.agent, self.trainer.agent.network
+        self.saver = Saver(self.config, self.trainer)
+        self.segments = self.saver.rows
+        self.playing = False
         self.first_update: float | None = None
-        self.trainer = build_trainer(config, saved.step if saved else 0)
-        self.saver = Saver(config, self.trainer)
-        self.playing = saved is not None and self._restore(saved)
-        self.directory = resumed or self._create(config)
-        self.tracker = Tracker(self.directory.metrics, config.track, config=as_plain(config))
-        self.tracker.cut_to(saved.state["run"]["metrics"] if saved is not None else 0)
+        self.games: Games | None = None
 
-    def _create(self, config: DQNConfig) -> RunDir:
-        name = default_name(config) if config.name is None else config.name
-        stored = dataclasses.replace(config, name=None, resume=None)
-        room = checkpoint.tensor_bytes(self.trainer.agent.state_dict())
-        return RunDir.create(config.root, name, stored, explicit=config.name is not None, room=room)
+    @property
+    def step(self) -> int:
+        return self.trainer.agent_step
 
-    def _restore(self, saved: checkpoint.Checkpoint) -> bool:
-        """Bring the run back; whether the environments go on where they were."""
-        exact = self.saver.restore(saved)
-        how = "where it was saved" if exact else "with new episodes: this backend's emulators cannot be brought back"
-        print(f"resuming at agent step {saved.step:,}, {how}")
-        if differs := checkpoint.changes(saved.state["run"]["made_by"], self.saver.made_by):
-            print(f"saved elsewhere ({differs}): the run goes on, but its bits may be others than there")
-        return exact
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        return self.saver.state_dict()
 
-    def _save(self) -> bool:
+    def restore(self, saved: checkpoint.Checkpoint) -> str:
+        self.playing = self.saver.restore(saved)
+        if self.playing:
+            return "where it was saved"
+        return "with new episodes: this backend's emulators cannot be brought back"
+
+    def check(self) -> None:
         self.trainer.monitor.check()
-        return self.saver.save(self.directory.checkpoints, self.tracker.offset())
 
-    def train(self) -> int:
-        """Train to the end of the budget, save, evaluate; the exit code."""
-        try:
-            return self._train()
-        except NonFinite as error:
-            return self._diverged(str(error))
-        except ChildProcessError as error:  # a worker of the environments is gone, killed for memory, say
-            return self._lost_worker(str(error))
-        except (MemoryError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                return self._out_of_memory()
-            if is_toolchain_failure(error):
-                return self._not_compiled(error)
-            raise
-
-    def _out_of_memory(self) -> int:
-        self.tracker.close()
-        less = "--batch-size, --block, --replay-capacity or --num-envs"
-        print(
-            f"error: out of memory at agent step {self.trainer.agent_step:,}: a smaller {less} helps", file=sys.stderr
-        )
-        return 1
-
-    def _lost_worker(self, found: str) -> int:
-        self.tracker.close()
-        print(f"error: {found}; go on from the last checkpoint: {self._resume_command()}", file=sys.stderr)
-        return 1
-
-    def _not_compiled(self, error: Exception) -> int:
-        self.tracker.close()
-        where, cause = f"agent step {self.trainer.agent_step:,}", one_line(error)
-        print(f"error: the loss cannot be compiled at {where}: {cause}; {ADVICE}", file=sys.stderr)
-        return 1
-
-    def _diverged(self, found: str) -> int:
-        self.tracker.close()
-        resume, last = self._resume_command(), self.directory.newest_checkpoint()
-        print(nonfinite_message(self.config, self.trainer.agent_step, found, last, resume), file=sys.stderr)
-        return 1
-
-    def _train(self) -> int:
-        print(self._headline())
-        saved = True
-        with Interrupt() as interrupt:
-            if not self.trainer.done:
-                if not self.playing:
-                    self.trainer.open()
-                self._train_until(interrupt)
-                saved = self._save()
-            trained = parameter_hash(self.trainer.agent.network)  # games draw the noise of noisy layers again
-            games = None if interrupt.requested else self._evaluate(interrupt)
-            if interrupt.requested:
-                return self._stop(saved)
-        return self._finish(games, trained, saved)
-
-    def _stop(self, saved: bool) -> int:
-        self.tracker.close()
-        step = self.trainer.agent_step
-        command = self._resume_command()
-        if saved:
-            print(f"stopped at agent step {step:,}, all is saved; go on with: {command}")
-        else:
-            print("stopped:", self.directory.unsaved(f"agent step {step:,}", command))
-        return INTERRUPTED
-
-    def _resume_command(self) -> str:
-        return f"{command_of(self.config.agent)} {shell('--resume', self.directory.path)}"
-
-    def _headline(self) -> str:
+    def headline(self) -> str:
         config = self.config
         lines = [
             self.trainer.env.describe(),
@@ -207,7 +120,6 @@ class Run:
             f"{config.precision} on {config.device}, {counted(config.threads, 'thread')}",
             f"plasticity methods: {describe_methods(config, self.trainer.agent.methods)}",
             f"budget: {self._budget()}",
-            f"run directory: {self.directory.path}",
         ]
         if not self.trainer.env.exact_resume:
             lines.append("this backend's emulators cannot be brought back: a resume begins new episodes (ale's can)")
@@ -223,44 +135,43 @@ class Run:
         made = f"{trainer.agent_step:,} steps and {trainer.updates:,} updates are made"
         return f"{text}; {made}" if trainer.agent_step else text
 
-    def _train_until(self, interrupt: Interrupt) -> None:
-        trainer, pace, estimate, began = self.trainer, Pace(self.trainer), None, time.monotonic()
-        budget, start = self.config.budget, trainer.agent_step
-        with Progress(budget, "agent steps", start=start, pace=lambda: str(pace)) as progress, ExitStack() as first:
-            trainer.before_updates = lambda: self._before_updates(first, progress, interrupt)
-            while not trainer.done and not interrupt.requested:
-                self._step()
-                pace.note()
-                if self.first_update is None and pace.learns:
-                    self.first_update = time.monotonic() - began
-                    first.close()
-                if estimate is None and (estimate := pace.first_estimate()):
-                    progress.say(estimate)
-                progress.update(trainer.agent_step, lambda: self._figures(pace))
+    @contextmanager
+    def live_view(self, interrupt: Interrupt) -> Iterator[Progress]:
+        """Progress with the pace of play and of updates; episodes begin in environments that are not playing yet."""
+        if not self.playing:
+            self.trainer.open()
+        self.pace, self.began, self.estimated = Pace(self.trainer), time.monotonic(), False
+        pace, start = (lambda: str(self.pace)), self.step
+        with Progress(self.config.budget, "agent steps", start=start, pace=pace) as progress, ExitStack() as self.first:
+            self.trainer.before_updates = lambda: self._before_updates(progress, interrupt)
+            yield progress
 
-    def _before_updates(self, first: ExitStack, progress: Progress, interrupt: Interrupt) -> None:
-        """Before the first update, which compiles: say so, and let no Ctrl-C end the compiler, until `first` closes."""
+    def _before_updates(self, progress: Progress, interrupt: Interrupt) -> None:
+        """Before the first update, which compiles: say so, and until it is made let no Ctrl-C end the compiler."""
         if self.first_update is None and self.config.compile == "true":
             progress.busy(lambda: "compiling, then stopping" if interrupt.requested else "compiling")
-            first.callback(progress.busy, "")
-            first.enter_context(children_outlive_interrupt())
+            self.first.callback(progress.busy, "")
+            self.first.enter_context(children_outlive_interrupt())
 
-    def _step(self) -> None:
-        before = self.trainer.agent_step
+    def advance(self, progress: Progress) -> None:
         for row in self.trainer.step():
             self.tracker.log(row)
-        interval = self.config.checkpoint_interval
-        if interval and self.trainer.passes(interval, before):
-            self._save()
+        self.pace.note()
+        if self.first_update is None and self.pace.learns:
+            self.first_update = time.monotonic() - self.began
+            self.first.close()
+        if not self.estimated and (estimate := self.pace.first_estimate()):
+            self.estimated = True
+            progress.say(estimate)
 
-    def _figures(self, pace: Pace) -> dict[str, str]:
+    def live_metrics(self) -> dict[str, str]:
         trainer, agent = self.trainer, self.trainer.agent
         elr = torch.stack(list(effective_lr(agent.network, agent.optimizer).values())).log().mean().exp()
         mean = f"{sum(trainer.returns) / len(trainer.returns):.1f}" if trainer.returns else "-"
         return {
             "frames": f"{trainer.agent_step * self.config.rules.frame_skip:,}",
             "updates": f"{agent.updates:,}",
-            "updates/s": f"{pace.updates_per_second:.1f}",
+            "updates/s": f"{self.pace.updates_per_second:.1f}",
             f"return (last {len(trainer.returns)})": mean,
             "first update": "-" if self.first_update is None else f"{self.first_update:.1f} s",
             "epsilon": f"{trainer.epsilon:.3f}",
@@ -269,29 +180,19 @@ class Run:
             **probed(trainer.probe.figures),
         }
 
-    def _evaluate(self, interrupt: Interrupt) -> Games | None:
-        episodes = self.config.eval_episodes
-        if not episodes:
-            return None
-        seed = seeds(self.config.seed, "evaluation")["evaluation"]
-        policy = evaluated_policy(self.config, self.trainer.agent)
-        return score(self.config, policy, episodes, seed, stopped=lambda: interrupt.requested)
+    def evaluate(self, interrupt: Interrupt) -> bool:
+        """Play the games of the score, unless Ctrl-C has come; False if it comes amid them."""
+        config, episodes = self.config, self.config.eval_episodes
+        if episodes and not interrupt.requested:
+            seed = seeds(config.seed, "evaluation")["evaluation"]
+            policy = evaluated_policy(config, self.trainer.agent)
+            self.games = score(config, policy, episodes, seed, stopped=lambda: interrupt.requested)
+        return not interrupt.requested
 
-    def _finish(self, games: Games | None, trained: str, saved: bool) -> int:
-        self.tracker.close()
-        if games is not None:
-            print(format_score(self.config, games))
-        if not saved:  # a result would say that the run is done, and there is no agent
-            where = f"agent step {self.trainer.agent_step:,}"
-            print(f"error: no result: {self.directory.unsaved(where, self._resume_command())}", file=sys.stderr)
-            return 1
-        try:
-            self.directory.write_result(result(self.config, self.trainer, games, trained))
-        except OSError as error:
-            print(f"warning: {self.directory.result} could not be written: {error.strerror}", file=sys.stderr)
-            return 1
-        print(f"result: {self.directory.result}")
-        return 0
+    def conclude(self) -> dict[str, Any]:
+        if self.games is not None:
+            print(format_score(self.config, self.games))
+        return result(self.config, self.trainer, self.games)
 
 
 def probed(figures: dict[str, float]) -> dict[str, str]:
@@ -303,23 +204,19 @@ def probed(figures: dict[str, float]) -> dict[str, str]:
     return shown | ({"churn": f"{figures['policy_churn']:.1%}"} if "policy_churn" in figures else {})
 
 
-def result(config: DQNConfig, trainer: Trainer, games: Games | None, trained: str) -> dict[str, Any]:
-    """What result.json holds: the score, and everything that it stands on; `trained`: the network's hash."""
+def result(config: DQNConfig, trainer: Trainer, games: Games | None) -> dict[str, Any]:
+    """What the result of an agent has in addition to what every result has: the score, and its rules."""
     return {
         "agent": config.agent,
         "game": config.env,
         "score": None if games is None else summary(config.env, games),
         "protocol": rules_played(config, 0 if games is None else len(games.ended)),
-        "settings": as_plain(config),
         "backend": trainer.env.describe(),
-        "seed": config.seed,
         "agent_steps": trainer.agent_step,
         "frames": trainer.agent_step * config.rules.frame_skip,
-        "updates": trainer.agent.updates,
         "training_score_wraps": trainer.score_wraps,
-        "training_seconds": trainer.seconds,
-        "parameter_hash": trained,
-        "environment": environment(),
+        "seconds": {"training": trainer.seconds},
+        "training_seconds": trainer.seconds,  # what sweeps read of results of every version
     }
 
 

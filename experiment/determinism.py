@@ -85,6 +85,13 @@ def environment() -> dict[str, Any]:
     }
 
 
+def made_by(compiled: object) -> dict[str, str]:
+    """The software, the machine and the settings of it that decide a run's bits in addition to what it learns by."""
+    here = environment()
+    names = ("rewarm", "commit", "torch", "numpy", "cpu", "gpu", "threads")
+    return {name: str(here[name]) for name in names} | {"compile": str(compiled)}
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
+from experiment.config import exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
-from experiment.setting import changeable
-from experiment.storage.run_dir import RunDir, check_resumed, find_resumed, say_kept
+from experiment.storage.run_dir import RunDir, check_resumed, load_settings
 
 Config = TypeVar("Config", bound=Any)
 """A config dataclass with `resume`, `track`, and `resolved()`, which checks it and gives itself back if it is whole."""
@@ -31,32 +29,12 @@ def settings(config_class: type[Config], argv: Sequence[str] | None, *, prog: st
         parse_cli, config_class, argv, prog=prog, description=description, presets={}
     )
     config = parse()
-    if config.resume is None:
+    if config.resume in (None, "auto"):  # which run that is, the run itself finds out
         return config.resolved()
-    if config.resume == "auto":
-        return _found(config_class, config.resolved())
-    stored = _stored(config_class, config.resume)
+    stored = load_settings(config_class, RunDir.open(config.resume))
     asked = parse(base=stored)
     check_resumed(asked, stored)
     return asked
-
-
-def _found(config_class: type[Config], config: Config) -> Config:
-    run = find_resumed(config)
-    if run is None:
-        print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
-        return replace(config, resume=None)
-    stored = _stored(config_class, str(run.path))
-    say_kept(run, config, stored)
-    return replace(stored, resume=str(run.path), **changeable(config))
-
-
-def _stored(config_class: type[Config], run: str) -> Config:
-    path = RunDir.open(run).config
-    try:
-        return load_yaml(config_class, path).resolved()
-    except ConfigError as error:
-        raise ConfigError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
 @cli_session()

@@ -13,8 +13,9 @@ from typing import Any, Literal, TypeVar
 from experiment import plot
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
+from experiment.results import Row
 from experiment.storage.run_dir import RunDir
-from studies.records import FinishedRun, Row, load
+from studies.records import FinishedRun, load
 
 Config = TypeVar("Config")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from tensordict import TensorDictBase
@@ -52,16 +51,3 @@ def advice(config: DQNConfig) -> str:
         options.append("--clip-rewards")
     options.append(f"--adam-eps {min(config.adam_eps * 10, 1):.2g}")
     return ", ".join(options)
-
-
-def nonfinite_message(config: DQNConfig, step: int, found: str, checkpoint: Path | None, resume: str) -> str:
-    """The paragraph that ends such a run; `checkpoint` is the last good one, `resume` the command that goes on."""
-    if checkpoint is None:
-        kept = "There is no checkpoint from before."
-    else:
-        kept = f"The last good checkpoint stands: {checkpoint}. "
-        if config.on_nonfinite == "stop":
-            kept += f"To go on from it without the updates that spoil: {resume} --on-nonfinite skip"
-        else:
-            kept += f"To go on from it: {resume}"
-    return f"error: stopped at agent step {step:,}: {found}. What may help a new run: {advice(config)}. {kept}"

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agents.config import DQNConfig
 from agents.training.trainer import Trainer
-from experiment.config import as_plain
-from experiment.determinism import environment
 from experiment.progress import Progress
 from experiment.storage import checkpoint
 from experiment.storage.segments import Segments
-
-DECIDE_BITS = ("rewarm", "commit", "torch", "numpy", "cpu", "gpu", "threads")
-"""What a run's bits depend on in addition to its settings."""
 
 LIMIT_BEFORE = 108_000
 """Frames that every protocol allowed an episode before checkpoints stated the rules."""
 
 
 class Saver:
-    """Saves all of a run: settings, trainer, replay, environments, random numbers, length of the metrics.
+    """Saves trainer, replay, environments and random numbers.
 
     Of the replay each save writes the steps since the last one. Environments that cannot be brought back are left out.
     """
@@ -31,39 +25,19 @@ class Saver:
     def __init__(self, config: DQNConfig, trainer: Trainer):
         self.config, self.trainer = config, trainer
         self.rows = Segments(trainer.replay)
-        self.made_by = bits_made_by(config)
-        self.saved_at: int | None = None
 
-    def save(self, directory: Path, metrics: int) -> bool:
-        """Write a checkpoint, or warn, unless the newest is of this very step; whether all is saved.
-
-        `metrics` is the length of the rows of metrics in bytes.
-        """
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """The parts of a checkpoint, but for the rows of the replay."""
         trainer = self.trainer
-        if trainer.agent_step == self.saved_at:
-            return True
         run = {
-            "settings": as_plain(self.config),
             "protocol": self.config.rules.summary(),
-            "made_by": self.made_by,
-            "metrics": metrics,
             "env": trainer.env.state_dict() if trainer.env.exact_resume else None,
             "rng": checkpoint.rng_state(),
         }
-        state = {"run": run, "trainer": trainer.state_dict(), "replay": trainer.replay.state_dict()}
-        saved = checkpoint.save_or_warn(directory, trainer.agent_step, state, rows=self.rows)
-        self.saved_at = trainer.agent_step if saved else self.saved_at
-        return saved
+        return {"run": run, "trainer": trainer.state_dict(), "replay": trainer.replay.state_dict()}
 
     def restore(self, saved: checkpoint.Checkpoint) -> bool:
-        """Bring everything back; whether the environments too go on where they were.
-
-        Raises ConfigError, in one line, for what does not fit: code of another version, say.
-        """
-        with checkpoint.checked_restore(saved):
-            return self._restore(saved)
-
-    def _restore(self, saved: checkpoint.Checkpoint) -> bool:
+        """Bring everything back; whether the environments too go on where they were."""
         trainer, run = self.trainer, saved.state["run"]
         self._check_rules(run)
         trainer.load_state_dict(saved.state["trainer"])
@@ -75,7 +49,6 @@ class Saver:
         elif not trainer.done:
             self._play_again(run["env"])
         checkpoint.set_rng_state(run["rng"])
-        self.saved_at = saved.step
         return exact
 
     def _check_rules(self, run: dict[str, Any]) -> None:
@@ -98,9 +71,3 @@ class Saver:
             frames = trainer.env.load_state_dict(state)
         if not np.array_equal(frames, trainer.obs[:, -1].cpu().numpy()):
             raise ValueError("the emulators, played again, show other frames than they did")
-
-
-def bits_made_by(config: DQNConfig) -> dict[str, str]:
-    """The software, the machine and the settings of it that decide the bits."""
-    here = environment()
-    return {name: str(here[name]) for name in DECIDE_BITS} | {"compile": config.compile}

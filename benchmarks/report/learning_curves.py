@@ -12,9 +12,9 @@ from benchmarks.report.scores import Score
 from benchmarks.report.summary import common_games, normalized
 from envs.games import reference_scores
 from experiment.config import ConfigError
+from experiment.results import read_rows
 from experiment.statistics import iqm_curve, t_quantile
 from experiment.storage.run_dir import RunDir
-from studies.records import read_rows
 
 POINTS = 40
 DRAWS = 10**6

@@ -14,10 +14,10 @@ from benchmarks.report.agreement import comparable, name_arms
 from benchmarks.report.curve_tables import read_traces
 from benchmarks.report.learning_curves import Trace
 from experiment.config import ConfigError, as_plain, load_yaml
+from experiment.results import read_result
 from experiment.storage.run_dir import RunDir
 from experiment.sweeps import manifest
 from experiment.sweeps.manifest import Manifest
-from studies.records import read_result
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _read(directory: RunDir, arm: str) -> Run:
 
 def _score(directory: RunDir) -> tuple[float | None, int | None]:
     result = read_result(directory)
-    score = result.get("score") if isinstance(result, dict) else None
+    score = result.get("score") if result else None
     if score is None:
         return None, None
     mean, games = (score.get("mean"), score.get("episodes")) if isinstance(score, dict) else (score, None)

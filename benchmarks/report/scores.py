@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from benchmarks.report.csv_files import read_rows
 from benchmarks.report.played import Played, read_played
 from envs.games import resolve_game
 from experiment.config import ConfigError, as_plain, load_yaml, near
+from experiment.results import read_result
 from experiment.storage.run_dir import RunDir
 from experiment.sweeps import manifest
 from experiment.sweeps.manifest import Entry, Manifest
@@ -233,7 +233,8 @@ def _read_run(path: Path) -> Score | Missing:
 
 
 def _read_result(run: RunDir) -> Score | Missing:
-    result = _json(run.result)
+    result = read_result(run, RESULT, "an agent's run")
+    assert result is not None, "only finished runs have scores"
     game, seed, settings = _game(result["game"], str(run.result)), str(result["seed"]), _defaults() | result["settings"]
     settings["agent"] = result["agent"]
     if result.get("score") is None:
@@ -242,14 +243,12 @@ def _read_result(run: RunDir) -> Score | Missing:
     mean = score.get("mean") if isinstance(score, dict) else None
     if not _is_finite(mean):
         raise ConfigError(f"{run.result}: its mean score is {mean!r}, not a number")
-    episodes, environment = score.get("episodes"), result.get("environment")
+    episodes = score.get("episodes")
     if not isinstance(episodes, int | None):
         raise ConfigError(f"{run.result}: its score is of {episodes!r} episodes, not a whole number")
-    if not isinstance(environment, dict | None):
-        raise ConfigError(f"{run.result}: its environment is {environment!r}, not a mapping")
     return Score(
         "", game, seed, float(mean), str(run.path), result["protocol"], result["agent_steps"], settings,
-        environment, episodes, run, read_played(score, str(run.result)),
+        result.get("environment"), episodes, run, read_played(score, str(run.result)),
     )  # fmt: skip
 
 
@@ -258,20 +257,6 @@ def _is_finite(value: Any) -> TypeGuard[float]:
         return isinstance(value, int | float) and math.isfinite(value)
     except OverflowError:  # a whole number of hundreds of digits
         return False
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A result.json that has what the report needs."""
-    try:
-        result = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise ConfigError(f"{path} is damaged: it is not JSON") from None
-    for key, kind in RESULT.items():
-        if not isinstance(result, dict) or not isinstance(result.get(key), kind):
-            raise ConfigError(f"{path} is not the result of an agent's run: it has no {key!r}")
-    return result
 
 
 @cache

@@ -172,6 +172,14 @@ def _make_folder(root: Path) -> None:
         raise ConfigError(f"runs cannot be kept in {str(root)!r}: {error.strerror}") from None
 
 
+def load_settings(config_class: type[Config], run: RunDir) -> Config:
+    """The resolved settings of a run. Raises ConfigError, which names the file, if this version does not take them."""
+    try:
+        return load_yaml(config_class, run.config).resolved()
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(run.config) in str(error) else f"{run.config}: {error}") from None
+
+
 def find_resumed(config: Any) -> RunDir | None:
     """The run that `config.resume` means, or None for a new one.
 

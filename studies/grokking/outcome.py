@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from experiment.results import Row
 from experiment.values import counted
 from studies.grokking.config import GrokkingConfig
-from studies.records import Row
 
 MILESTONES = (("train", 0.99), ("test", 0.95), ("test", 0.99))
 STEADY = 0.1

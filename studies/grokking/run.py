@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from experiment.determinism import seeds
+from experiment.results import Row
 from studies.grokking.config import GrokkingConfig
 from studies.grokking.data import make_task
 from studies.grokking.learner import Learner
 from studies.grokking.model import make_model
 from studies.grokking.monitor import Monitor
 from studies.grokking.outcome import outcome, sentence
-from studies.records import Row
 from studies.run import StudyRun
 
 
@@ -29,7 +29,7 @@ class Run(StudyRun[GrokkingConfig]):
         parts = ["grokking", task, config.model, config.schedule, f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")]
         return "-".join(parts)
 
-    def build(self) -> None:
+    def make(self) -> None:
         config = self.config
         seed = seeds(config.seed, "split", "network", "batches", "probe")
         self.task = make_task(config.operation, config.modulus, config.fraction, seed["split"]).to(self.device)
@@ -49,7 +49,7 @@ class Run(StudyRun[GrokkingConfig]):
         ]
         return "\n".join(lines)
 
-    def figures(self) -> dict[str, str]:
+    def live_metrics(self) -> dict[str, str]:
         return {
             "train": f"{self.last['train_accuracy']:.3f}",
             "test": f"{self.last['test_accuracy']:.3f}",

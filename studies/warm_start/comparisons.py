@@ -9,11 +9,12 @@ from itertools import permutations, product
 from statistics import fmean
 from typing import Any
 
+from experiment.results import Row
 from experiment.setting import learning
 from experiment.statistics import t_interval
 from experiment.tables import csv_table, markdown_table, with_bounds
 from experiment.values import counted
-from studies.records import FinishedRun, Row
+from studies.records import FinishedRun
 from studies.warm_start.config import CLOSED_LOOP, WarmStartConfig
 from studies.warm_start.suites import SUITES
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from experiment.config import ConfigError
 from experiment.plot import INK, RED, draw_intervals, log_axis, plotting, save, shades
+from experiment.results import Row
 from experiment.statistics import t_interval
 from experiment.storage.files import write_atomic
 from studies import figures
 from studies.figures import by_arm, draw_seeds, layers, updates_axis
-from studies.records import FinishedRun, Row, load
+from studies.records import FinishedRun, load
 from studies.warm_start.comparisons import (
     COMPARED_WITH,
     Arms,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import nap
-from studies.records import Row
+from experiment.results import Row
 from studies.warm_start.data import prepare
 from studies.warm_start.learner import Learner
 

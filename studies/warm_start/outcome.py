@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from studies.records import Row
+from experiment.results import Row
 
 
 def outcome(rows: Sequence[Row]) -> Row:

@@ -13,11 +13,11 @@ import torch
 import nap
 from experiment.config import ConfigError
 from experiment.determinism import seeds
+from experiment.results import Row
 from experiment.values import counted
 from plasticity.method import Method
 from plasticity.nap import NaP
 from plasticity.registry import make
-from studies.records import Row
 from studies.run import StudyRun
 from studies.warm_start.config import WarmStartConfig
 from studies.warm_start.data import load
@@ -43,7 +43,7 @@ class Run(StudyRun[WarmStartConfig]):
         parts = ["warm-start", config.dataset, config.protocol, f"{config.fraction:g}", *(methods or ["plain"])]
         return "-".join([*parts, config.schedule, f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")])
 
-    def build(self) -> None:
+    def make(self) -> None:
         """Data, network, methods, learner and monitor."""
         config = self.config
         seed = seeds(config.seed, "phases", "network", "batches", "probe")
@@ -86,7 +86,7 @@ class Run(StudyRun[WarmStartConfig]):
             ]
         )
 
-    def figures(self) -> dict[str, str]:
+    def live_metrics(self) -> dict[str, str]:
         """Training and test accuracy, rate and speed."""
         row = self.last
         train = row["train_accuracy"]

@@ -110,19 +110,20 @@ def test_a_stopped_run_goes_on_where_it_stopped(tmp_path, number):
 def stop_at(monkeypatch):
     """Makes the next runs stop as by Ctrl-C at an agent step; inf: never."""
     import agents.run
+    import experiment.run
 
     steps, runs = [float("inf")], []
-    original = agents.run.Run.__init__
+    original = agents.run.AgentRun.__init__
 
     def remember(run, config):
         runs.append(run)
         original(run, config)
 
-    class Stop(agents.run.Interrupt):
+    class Stop(experiment.run.Interrupt):
         requested = property(lambda self: runs[-1].trainer.agent_step >= steps[0], lambda self, value: None)
 
-    monkeypatch.setattr(agents.run.Run, "__init__", remember)
-    monkeypatch.setattr(agents.run, "Interrupt", Stop)
+    monkeypatch.setattr(agents.run.AgentRun, "__init__", remember)
+    monkeypatch.setattr(experiment.run, "Interrupt", Stop)
 
     def set_step(step):
         steps[0] = step

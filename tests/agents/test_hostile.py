@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agents import build, cli, evaluate
 from agents.config import DQNConfig
-from agents.dqn import DQN
 from experiment.config import ConfigError, as_plain, from_mapping, load_yaml
 from experiment.storage.tracking import Tracker
 from experiment.values import members
@@ -249,25 +247,6 @@ def test_what_cannot_be_held_in_memory_is_one_line(tmp_path, capsys, monkeypatch
     assert "--replay-capacity" in refused(capsys, [*words, "--replay-capacity", "1" + "0" * 15])
     assert "--batch-size 10000" in refused(capsys, [*words, "--batch-size=10000", "--block=1024"])
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    "error", [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("[enforce] DefaultCPUAllocator: no"), None]
-)
-def test_memory_that_runs_out_in_training_is_one_line_and_other_faults_are_not_hidden(
-    error, tmp_path, capsys, monkeypatch
-):
-    def fail(*_):
-        raise error or RuntimeError("a fault of ours")
-
-    monkeypatch.setattr(DQN, "update", fail)
-    words = [*BASE, "--root", str(tmp_path), "--name=a"]
-    if error is None:
-        with pytest.raises(RuntimeError, match="a fault of ours"):
-            cli.main("dqn", words)
-    else:
-        assert cli.main("dqn", words) == 1
-        assert capsys.readouterr().err.startswith("error: out of memory at agent step 41: a smaller --batch-size, ")
 
 
 @pytest.mark.parametrize("kind", ["pipe", "terminal", "full disk", "closed"])

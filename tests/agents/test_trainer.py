@@ -183,7 +183,7 @@ def test_score_counters_that_wrap_are_counted_and_told_once(clips, learned, monk
     (line,) = (str(warning.message) for warning in told)
     assert line.startswith("agent step 12: ")
     assert f"a reward of -199,900. The score stays the raw sum; the agent learned from {learned}." in line
-    assert result(trainer.config, trainer, None, "")["training_score_wraps"] == 3
+    assert result(trainer.config, trainer, None)["training_score_wraps"] == 3
 
 
 def test_wraps_are_counted_across_a_resume_and_told_in_the_first_part_alone(monkeypatch, recwarn):

@@ -15,10 +15,10 @@ from benchmarks.report.panels import WIDTH, draw_curves, label, make_panels
 from benchmarks.report.runs import check_arms, read_runs
 from experiment.config import ConfigError
 from experiment.plot import plotting
+from experiment.results import read_rows
 from experiment.statistics import t_interval
 from experiment.storage.run_dir import RunDir
 from experiment.sweeps.manifest import Entry, Manifest
-from studies.records import read_rows
 
 pytest.importorskip("matplotlib")
 

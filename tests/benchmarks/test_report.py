@@ -570,7 +570,7 @@ def spoil(key, value):
 BAD = {
     "an empty folder": (lambda folder: (folder / "empty").mkdir(), "empty", "no run in folder"),
     "nothing": (lambda folder: None, "b", "no such file or folder"),
-    "damaged": (lambda folder: (folder / "a/result.json").write_text("{"), "a", "not JSON"),
+    "damaged": (lambda folder: (folder / "a/result.json").write_text("{"), "a", "not valid JSON"),
     "no game": (spoil("game", {}), "a", "no 'game'"),
     "no protocol": (spoil("", {"protocol": None}), "a", "no 'protocol'"),
     "no number": (spoil("", {"score": {"mean": None}}), "a", "not a number"),

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from experiment.results import read_rows
 from experiment.storage import checkpoint
 from experiment.storage.run_dir import RunDir
 from studies.grokking.__main__ import main as grokking
 from studies.grokking.learner import Learner as GrokkingLearner
-from studies.records import read_rows
 from studies.warm_start.__main__ import main as warm_start
 from studies.warm_start.learner import Learner as WarmStartLearner
 from tests.agents.test_resume import differences

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from experiment.config import ConfigError
+from experiment.results import read_rows
 from experiment.storage.run_dir import RunDir
 from experiment.sweeps import gpus
 from experiment.sweeps.manifest import NAME, Manifest
 from experiment.sweeps.status import SweepStatus
 from studies.grokking.suite import DEFAULTS, GrokkingSweep
-from studies.records import read_rows
 from studies.warm_start import suite as warm_start
 
 TINY = """

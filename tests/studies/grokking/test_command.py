@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from experiment.config import ConfigError, dump_yaml
+from experiment.results import read_rows
 from experiment.storage.run_dir import RunDir
 from studies.grokking import figures, suite
 from studies.grokking.__main__ import main, settings
@@ -18,7 +19,7 @@ from studies.grokking.outcome import outcome, sentence
 from studies.grokking.run import Run
 from studies.grokking.suite import DEFAULTS, GrokkingSweep
 from studies.grokking.suites import SUITES
-from studies.records import FinishedRun, read_rows
+from studies.records import FinishedRun
 
 LENGTHS = ["--delay", "10", "--warmup", "5", "--anneal", "15", "--log-interval", "5"]
 TINY = ["--modulus", "11", "--fraction", "0.5", "--batch-size", "32", *LENGTHS]
@@ -59,11 +60,10 @@ def test_a_run_that_is_stopped_and_resumed_is_the_run_in_one_go(tmp_path, varian
     run = Run(settings(words))
     run._measure()
     for _ in range(13):
-        run.learner.update()
-        run._report(run.due(run.learner.updates))
+        run.advance(None)
     run._save()
-    run.learner.update()  # is lost
-    run._report(due=True)
+    run.due = lambda _: True
+    run.advance(None)  # is lost
     run.tracker.close()
     run.directory.unlock()
     assert main(["--resume", str(tmp_path / "parts")]) == 0

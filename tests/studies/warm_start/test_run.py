@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from experiment.interrupt import INTERRUPTED
+from experiment.results import read_rows
 from experiment.storage.run_dir import RunDir
-from studies.records import read_rows
 from studies.warm_start.__main__ import main
 from studies.warm_start.data import load
 from studies.warm_start.learner import Learner

@@ -1,0 +1,297 @@
+"""One run from settings to result, for agents and studies alike: build or resume, train, save, finish.
+
+    settings -> the run to go on with and its checkpoint -> device, threads, seeds -> build -> restore
+             -> run directory, metrics cut to the checkpoint -> advance, log, save, ... -> evaluate -> result.json
+
+What bad input could spoil comes before the run directory: until then nothing is written. From then on a run ends in its
+result, in a state that a resume goes on from, or in one line that says what is lost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from torch import nn
+
+from experiment.command_line import shell
+from experiment.compiler import ADVICE, is_toolchain_failure, one_line
+from experiment.config import ConfigError, as_plain
+from experiment.determinism import configure, device_of, environment, made_by, parameter_hash
+from experiment.guard import NonFinite, check_finite, is_out_of_memory
+from experiment.interrupt import INTERRUPTED, Interrupt
+from experiment.progress import Progress
+from experiment.setting import changeable
+from experiment.storage import checkpoint
+from experiment.storage.run_dir import RunDir, find_resumed, load_settings, say_kept
+from experiment.storage.segments import Segments
+from experiment.storage.tracking import Tracker, check_tracker
+
+Config = TypeVar("Config", bound=Any)
+"""A config dataclass with seed, threads, device, root, name, resume, track, checkpoint_interval, budget, compile and
+`resolved()`; checkpoint_interval and budget are in units of the run."""
+
+
+class Learner(Protocol):
+    """What is trained."""
+
+    updates: int
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+class Run(ABC, Generic[Config]):
+    """A run that is ready to train: whatever bad input could spoil has been tried by then.
+
+    Attributes:
+        unit: what budget, checkpoints and intervals count, as "agent step".
+        rows_end: the key, in the part "run" of a checkpoint, of the length of metrics.jsonl.
+        memory_options: the options that a smaller run has other values of.
+        resumed: the directory of the run that goes on, None for a new one; known when `build` is called.
+        command: what goes on with it, as "python -m agents.dqn".
+        remedies: options that make it less likely that numbers overflow.
+        skipping: the option that leaves out updates that overflow, if there is one and it is not given yet.
+        learner: what is trained. network: what the result has the hash of.
+        segments: rows that are saved with each checkpoint, if there are any. `build` sets these from `command` on.
+    """
+
+    unit: ClassVar[str]
+    rows_end: ClassVar[str]
+    memory_options: ClassVar[str] = "--batch-size"
+    command: str
+    remedies: str
+    skipping: str = ""
+    learner: Learner
+    network: nn.Module
+    segments: Segments | None = None
+
+    def __init__(self, config: Config) -> None:
+        """Build every part, or load the run to go on with; ConfigError before anything is written."""
+        check_tracker(config.track)
+        self.resumed = find_resumed(config)
+        self.config, saved = self._found(config)
+        self.device = device_of(self.config.device)
+        configure(self.config.threads, self.config.seed)
+        self.build(saved)
+        self.made_by = made_by(self.config.compile)
+        self.saved_at: int | None = None
+        if saved is not None:
+            self._restore(saved)
+        self.check_compiler()
+        self.directory = self.resumed or self._create()
+        self.tracker = Tracker(self.directory.metrics, self.config.track, config=as_plain(self.config))
+        self.tracker.cut_to(0 if saved is None else saved.state["run"][self.rows_end])
+
+    # --- what a subclass says
+
+    @staticmethod
+    @abstractmethod
+    def default_name(config: Any) -> str:
+        """What tells the run from others, and the time."""
+
+    @abstractmethod
+    def build(self, saved: checkpoint.Checkpoint | None) -> None:
+        """Builds all parts from `config`, on `device`; `saved` will be restored. Raises ConfigError."""
+
+    @property
+    @abstractmethod
+    def step(self) -> int:
+        """Units done."""
+
+    @abstractmethod
+    def advance(self, progress: Progress) -> None:
+        """Does one unit, or one in each environment, and logs the rows that are due."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """The parts of a checkpoint by name. The harness adds settings, software and rows to the part "run"."""
+
+    @abstractmethod
+    def restore(self, saved: checkpoint.Checkpoint) -> str:
+        """Takes back what `state_dict` gave; returns in words where the run goes on. May raise what it likes."""
+
+    @abstractmethod
+    def headline(self) -> str:
+        """What is trained on what, in a few lines."""
+
+    @abstractmethod
+    def live_metrics(self) -> dict[str, str]:
+        """What the live line shows: text by label."""
+
+    @abstractmethod
+    def conclude(self) -> dict[str, Any]:
+        """Says what the run came to, and returns it for result.json. Raises ConfigError if that is not known."""
+
+    # --- what a subclass may say otherwise
+
+    def check_compiler(self) -> None:
+        """Raises ConfigError if what is left to train cannot be compiled here."""
+
+    def finished(self) -> bool:
+        """Whether all training is done."""
+        return self.step >= self.config.budget
+
+    def check(self) -> None:
+        """Raises NonFinite if what is learned should not be saved."""
+        check_finite(self.learner.state_dict())
+
+    @contextmanager
+    def live_view(self, interrupt: Interrupt) -> Iterator[Progress]:
+        """The progress of training, shown while it is entered."""
+        with Progress(self.config.budget, f"{self.unit}s", start=self.step) as progress:
+            yield progress
+
+    def evaluate(self, interrupt: Interrupt) -> bool:
+        """What follows training; whether it came to its end."""
+        return True
+
+    # --- making a run
+
+    def _found(self, config: Config) -> tuple[Config, checkpoint.Checkpoint | None]:
+        """The settings, those of the run that is resumed if there is one, and its checkpoint. Locks the run."""
+        if self.resumed is None:
+            if config.resume is not None:
+                print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
+            return dataclasses.replace(config, resume=None), None
+        saved = checkpoint.load_for_resume(self.resumed)
+        stored = load_settings(type(config), self.resumed)
+        if config.resume == "auto":
+            say_kept(self.resumed, config, stored)
+        config = dataclasses.replace(stored, **changeable(config))
+        if saved is not None:
+            checkpoint.check_settings(saved, config, self.resumed.config)
+        return config, saved
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        with checkpoint.checked_restore(saved):
+            how = self.restore(saved)
+        self.saved_at = saved.step
+        print(f"resuming at {self.unit} {saved.step:,}, {how}")
+        if differs := checkpoint.changes(saved.state["run"].get("made_by", {}), self.made_by):
+            print(f"saved elsewhere ({differs}): the run goes on, but its bits may be others than there")
+
+    def _create(self) -> RunDir:
+        name = self.default_name(self.config) if self.config.name is None else self.config.name
+        stored = dataclasses.replace(self.config, name=None)
+        room = checkpoint.tensor_bytes(self.learner.state_dict())
+        return RunDir.create(self.config.root, name, stored, explicit=self.config.name is not None, room=room)
+
+    # --- training
+
+    def train(self) -> int:
+        """Train to the end of the budget, save, evaluate; the exit code."""
+        try:
+            return self._train()
+        except NonFinite as error:
+            reason = self._diverged(str(error))
+        except ChildProcessError as error:  # a worker of the environments is gone, killed for memory, say
+            reason = f"{error}; go on from the last checkpoint: {self._resume_command()}"
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                reason = self._out_of_memory()
+            elif is_toolchain_failure(error):
+                reason = f"the loss cannot be compiled at {self._where()}: {one_line(error)}; {ADVICE}"
+            else:
+                raise
+        self.tracker.close()
+        return _failed(reason)
+
+    def _train(self) -> int:
+        print(f"{self.headline()}\nrun directory: {self.directory.path}", flush=True)
+        saved = True
+        with Interrupt() as interrupt:
+            if not self.finished():
+                self._train_until(interrupt)
+                saved = self._save()
+            self.trained = parameter_hash(self.network)  # an evaluation may draw the noise of noisy layers again
+            whole = self.finished() and self.evaluate(interrupt)
+        self.tracker.close()
+        return self.finish(saved) if whole else self._stop(saved)
+
+    def _train_until(self, interrupt: Interrupt) -> None:
+        interval = self.config.checkpoint_interval
+        with self.live_view(interrupt) as progress:
+            while not self.finished() and not interrupt.requested:
+                before = self.step
+                self.advance(progress)
+                if interval and self.step // interval > before // interval and not self.finished():
+                    self._save()
+                progress.update(self.step, self.live_metrics)
+
+    def _save(self) -> bool:
+        """Saves, or warns, unless the newest checkpoint is of this very step; returns whether all is saved."""
+        self.check()
+        if self.step == self.saved_at:
+            return True
+        state = self.state_dict()
+        run = {"settings": as_plain(self.config), "made_by": self.made_by, self.rows_end: self.tracker.offset()}
+        state["run"] = state["run"] | run
+        saved = checkpoint.save_or_warn(self.directory.checkpoints, self.step, state, rows=self.segments)
+        self.saved_at = self.step if saved else self.saved_at
+        return saved
+
+    # --- how it ends
+
+    def finish(self, saved: bool) -> int:
+        """Concludes, and writes the result, unless the network is lost: a result would say that there is one."""
+        try:
+            found, fault = self.conclude(), ""
+        except ConfigError as error:
+            found, fault = {}, str(error)
+        if not saved:
+            fault = f"no result: {self._unsaved()}"
+        if fault:
+            return _failed(fault)
+        try:
+            self.directory.write_result(found | self._facts())
+        except OSError as error:
+            print(f"warning: {self.directory.result} could not be written: {error.strerror}", file=sys.stderr)
+            return 1
+        print(f"result: {self.directory.result}")
+        return 0
+
+    def _facts(self) -> dict[str, Any]:
+        """What every result says in addition to what the run came to: see `experiment.results`."""
+        return {
+            "settings": as_plain(self.config),
+            "seed": self.config.seed,
+            "updates": self.learner.updates,
+            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
+            "parameter_hash": self.trained,
+            "environment": environment(),
+        }
+
+    def _stop(self, saved: bool) -> int:
+        done = f"{self._where()}, all is saved; go on with: {self._resume_command()}"
+        print(f"stopped at {done}" if saved else f"stopped: {self._unsaved()}")
+        return INTERRUPTED
+
+    def _unsaved(self) -> str:
+        return self.directory.unsaved(self._where(), self._resume_command())
+
+    def _diverged(self, found: str) -> str:
+        kept, resume = "There is no checkpoint from before.", self._resume_command()
+        if last := self.directory.newest_checkpoint():
+            skip = f" without the updates that spoil: {resume} {self.skipping}" if self.skipping else f": {resume}"
+            kept = f"The last good checkpoint stands: {last}. To go on from it{skip}"
+        return f"stopped at {self._where()}: {found}. What may help a new run: {self.remedies}. {kept}"
+
+    def _out_of_memory(self) -> str:
+        go_on = f"go on, where there is more, with: {self._resume_command()}"
+        saved = self.directory.newest_checkpoint() is not None
+        return f"out of memory at {self._where()}: {go_on if saved else f'a smaller {self.memory_options} helps'}"
+
+    def _where(self) -> str:
+        return f"{self.unit} {self.step:,}"
+
+    def _resume_command(self) -> str:
+        return f"{self.command} {shell('--resume', self.directory.path)}"
+
+
+def _failed(reason: str) -> int:
+    print(f"error: {reason}", file=sys.stderr)
+    return 1
