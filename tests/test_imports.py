@@ -1,4 +1,4 @@
-"""Imports point one way: benchmarks, examples -> agents, studies -> {plasticity, replay, envs} -> {nap, experiment}.
+"""Imports point one way: examples -> {benchmarks -> agents, studies} -> {plasticity, replay, envs} -> {nap, experiment}.
 
 nap stands on torch alone. experiment knows nothing of RL.
 """
@@ -19,7 +19,7 @@ ALLOWED = {
     "experiment": set(),
     "agents": PARTS,
     "studies": {"nap", "plasticity", "experiment"},
-    "benchmarks": PARTS | {"agents", "studies"},
+    "benchmarks": PARTS | {"agents"},
     "examples": PARTS | {"agents", "studies"},
 }
 
