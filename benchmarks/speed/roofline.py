@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from agents.config import STACK
-from agents.networks.encoders import NETWORKS
+from agents.networks.encoders import make_network
 from benchmarks.speed.alternate import Series
 from benchmarks.speed.learners import BATCH, NUM_ACTIONS, PRECISIONS
 from benchmarks.speed.limits import PEAK, Shape, matmul_name, shapes, update_costs
@@ -33,7 +33,7 @@ def matmul_intensity(shape: Shape, precision: str) -> float:
 def update_intensity(network: str, precision: str) -> float:
     """FLOP per byte of a double-DQN update if every pass moves weights, pixels and outputs once, and Adam its state."""
     costs = update_costs(network)
-    module = NETWORKS[network](STACK, FRAME_SHAPE, NUM_ACTIONS)
+    module = make_network(network, STACK, FRAME_SHAPE, NUM_ACTIONS)
     weights = sum(p.numel() for p in module.parameters())
     outputs = sum(cost.shape[0] * cost.shape[2] for cost in costs)
     pixels = BATCH * STACK * FRAME_SHAPE[0] * FRAME_SHAPE[1]

@@ -9,7 +9,7 @@ from torch import nn
 
 import nap
 from agents.dqn import DQN
-from agents.networks.encoders import NETWORKS
+from agents.networks.encoders import make_network
 from plasticity.cbp import ContinualBackprop
 from plasticity.hare_tortoise import HareTortoise
 from plasticity.l2_init import L2Init
@@ -25,7 +25,7 @@ from tests.plasticity.test_redo import check_one_recycling
 
 def agent_with(method):
     torch.manual_seed(0)
-    network = NETWORKS["small"](4, FRAME, 3)
+    network = make_network("small", 4, FRAME, 3)
     method.prepare(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=torch.tensor(1e-3), fused=True)
     return DQN(network, optimizer, nap.make_schedule("constant", optimizer, 10), [method])

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import nap
 from agents.build import build_learner
-from agents.config import DQNConfig
-from agents.networks.encoders import NETWORKS
+from agents.config import NETWORKS, DQNConfig
+from agents.networks.encoders import make_network
 from experiment.config import ConfigError
 from experiment.determinism import parameter_hash
 from plasticity.registry import METHODS
@@ -51,7 +51,7 @@ MOVES_TARGET = {"shrink-perturb", "injection"}
 def learner(*specs, network="small", nap=False, seed=0, **settings):
     config = DQNConfig(plasticity=specs, nap=nap, network=network, compile="false", threads=1, lr=1e-2, **settings)
     torch.manual_seed(seed)
-    return build_learner(config.resolved(), NETWORKS[network](4, FRAME, 3))
+    return build_learner(config.resolved(), make_network(network, 4, FRAME, 3))
 
 
 def batch_for(agent):
@@ -165,7 +165,7 @@ def test_a_seed_is_heard(name):
     for seed in (0, 1):
         torch.manual_seed(0)
         config = DQNConfig(plasticity=(name + ACTIVE[name],), compile="false", threads=1, lr=1e-2, seed=seed)
-        agent = build_learner(config.resolved(), NETWORKS["small"](4, FRAME, 3))
+        agent = build_learner(config.resolved(), make_network("small", 4, FRAME, 3))
         learn(agent, 12)
         hashes.add(parameter_hash(agent.network))
     assert len(hashes) == 2
