@@ -9,9 +9,9 @@ from agents.networks.encoders import make_network
 from nap.graph.norms import NormalizedActivation
 from plasticity.crelu import ConcatenatedReLU, CReLU
 from plasticity.injection import PlasticityInjection
+from plasticity.loops import Loop, cnn, mlp
 from plasticity.nap import NaP
 from plasticity.structure import hidden_layers
-from tests.plasticity.loops import Loop, cnn, mlp
 
 PIXELS = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

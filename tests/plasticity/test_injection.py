@@ -8,8 +8,8 @@ from agents.config import NETWORKS
 from agents.networks.encoders import make_network
 from agents.networks.layers import Noise, NoisyLinear
 from plasticity.injection import InjectedHead, PlasticityInjection
+from plasticity.loops import Loop, cnn, mlp
 from plasticity.nap import NaP
-from tests.plasticity.loops import Loop, cnn, mlp
 
 
 def head_of(network):

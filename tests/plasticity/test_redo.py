@@ -7,8 +7,8 @@ import torch
 from agents.config import NETWORKS
 from agents.networks.encoders import make_network
 from experiment.determinism import parameter_hash
+from plasticity.loops import Loop, cnn, mlp
 from plasticity.redo import ReDo
-from tests.plasticity.loops import Loop, cnn, mlp
 
 # (weight of the units, norm or None, weights that read them, columns per unit) by hand
 MAPS = {

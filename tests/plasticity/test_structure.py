@@ -5,8 +5,8 @@ from torch import nn
 import nap
 from agents.config import NETWORKS
 from agents.networks.encoders import make_network
+from plasticity.loops import INPUTS, cnn, mlp
 from plasticity.structure import analyze, choose_layers, draw_layer, draw_network, hidden_layers
-from tests.plasticity.loops import INPUTS, cnn, mlp
 
 
 @pytest.mark.parametrize("normalized", [False, True])
