@@ -100,6 +100,10 @@ class Subject:
         """A loop with a new object of the method; `weights` seeds the network, `own` are further options."""
         return Loop(build, self.kind(**self.options | own), seed=weights, **loop)
 
+    def run(self, build: Build, **options: Any) -> Loop:
+        """The same, after `UPDATES` updates."""
+        return self.loop(build, **options).run(UPDATES)
+
     @property
     def is_off(self) -> bool:
         return self.kind(**self.options).is_off
@@ -172,29 +176,27 @@ def _off_changes_nothing(subject: Subject, build: Build) -> None:
 
 def _acts(subject: Subject, build: Build) -> None:
     """It acts"""
-    changed = not _same(subject.loop(build).run(UPDATES).values(), Loop(build).run(UPDATES).values())
+    changed = not _same(subject.run(build).values(), Loop(build).run(UPDATES).values())
     require(changed, f"nothing differs after {UPDATES} updates; give options with which it acts in that time")
 
 
 def _repeats(subject: Subject, build: Build) -> None:
     """The same seed gives the same bits"""
-    require(
-        _same(subject.loop(build).run(UPDATES).values(), subject.loop(build).run(UPDATES).values()), "two runs differ"
-    )
+    require(_same(subject.run(build).values(), subject.run(build).values()), "two runs differ")
 
 
 def _draws_from_its_own_generator(subject: Subject, build: Build) -> None:
     """It draws from a generator of its own"""
     build(0, nn.ReLU)
     state = torch.get_rng_state()
-    subject.loop(build).run(UPDATES)
+    subject.run(build)
     require(torch.equal(torch.get_rng_state(), state), "torch's global generator moves; use make_generator")
 
 
 def _uses_its_seed(subject: Subject, build: Build) -> None:
     """Another seed gives other bits"""
     if "seed" in options_of(subject.kind):
-        runs = [subject.loop(build, own={"seed": seed}).run(UPDATES).values() for seed in (1, 2)]
+        runs = [subject.run(build, own={"seed": seed}).values() for seed in (1, 2)]
         require(not _same(*runs), "it takes a seed, and two seeds give the same weights")
 
 
@@ -210,7 +212,7 @@ def _owns(subject: Subject, build: Build) -> None:
 def _resumes(subject: Subject, build: Build) -> None:
     """A run that goes on from a checkpoint ends as one in one go"""
     whole, first, second = (
-        subject.loop(build).run(UPDATES),
+        subject.run(build),
         subject.loop(build).run(CUT),
         subject.loop(build, weights=1),
     )
@@ -222,7 +224,7 @@ def _resumes(subject: Subject, build: Build) -> None:
 
 def _is_read_without_effect(subject: Subject, build: Build) -> None:
     """Saving, measuring and the penalty change nothing"""
-    plain, watched = subject.loop(build).run(UPDATES), subject.loop(build)
+    plain, watched = subject.run(build), subject.loop(build)
     probe = nap.Probe(watched.network, watched.batch()[0])
     for _ in range(UPDATES):
         watched.step()
@@ -253,7 +255,7 @@ def _compiles(subject: Subject, build: Build) -> None:
         return graph.forward
 
     torch.compiler.reset()
-    compiled, eager = subject.loop(build, backend=backend).run(UPDATES), subject.loop(build).run(UPDATES)
+    compiled, eager = subject.run(build, backend=backend), subject.run(build)
     require(len(graphs) == 1, f"it is compiled {len(graphs)} times: its penalty reads what changes, not tensors alone")
     pairs = zip(compiled.values(), eager.values(), strict=True)
     require(all(torch.allclose(one, other, rtol=1e-3, atol=1e-4) for one, other in pairs), "it learns something else")
@@ -268,14 +270,14 @@ def _works_on_a_frozen_part(subject: Subject, build: Build) -> None:
 
 def _works_in_bf16(subject: Subject, build: Build) -> None:
     """It works with passes in bfloat16"""
-    loop = subject.loop(build, bf16=True).run(UPDATES)
+    loop = subject.run(build, bf16=True)
     require(all(bool(value.isfinite().all()) for value in loop.values()), "weights are not finite")
     require({p.dtype for p in loop.network.parameters()} == {torch.float32}, "parameters have another type")
 
 
 def _works_without_target(subject: Subject, build: Build) -> None:
     """It works where there is no target network"""
-    subject.loop(build, has_target=False).run(UPDATES)
+    subject.run(build, has_target=False)
 
 
 RULES: list[Callable[[Subject, Build], None]] = [

@@ -195,7 +195,7 @@ BROKEN = {
     Deaf: "Another seed gives other bits (on a mlp): it takes a seed",
     NewModule: "4.weight is another object after update 1: change parameters in place",
     NewParameter: "0.weight is another object after update 1",
-    LateBranch: "the network uses 5.weight, 5.bias, which the optimiser does not own, after attach",
+    LateBranch: "the network uses 5.bias, 5.weight, which the optimiser does not own, after attach",
     Explodes: "0.weight or its moments are not finite after update",
     SharesMemory: "network and target share memory",
     SavesAnObject: "A run that goes on from a checkpoint ends as one in one go (on a mlp): UnpicklingError",
