@@ -211,11 +211,7 @@ def _owns(subject: Subject, build: Build) -> None:
 
 def _resumes(subject: Subject, build: Build) -> None:
     """A run that goes on from a checkpoint ends as one in one go"""
-    whole, first, second = (
-        subject.run(build),
-        subject.loop(build).run(CUT),
-        subject.loop(build, weights=1),
-    )
+    whole, first, second = subject.run(build), subject.loop(build).run(CUT), subject.loop(build, weights=1)
     torch.save(first.state(), file := io.BytesIO())
     file.seek(0)
     second.load(torch.load(file, weights_only=True))
