@@ -104,7 +104,7 @@ class Loop:
         """The update up to the optimiser's step."""
         inputs, labels = self.batch(size)
         self.optimizer.zero_grad()
-        self._loss(inputs, labels).backward()  # type: ignore[no-untyped-call]
+        self._loss(inputs, labels).backward()
         self.optimizer.step()
         self.updates += 1
 

@@ -98,7 +98,7 @@ class Subject:
 
     def loop(self, build: Build, weights: int = 0, own: Mapping[str, Any] = MappingProxyType({}), **loop: Any) -> Loop:
         """A loop with a new object of the method; `weights` seeds the network, `own` are further options."""
-        return Loop(build, self.kind(**self.options | own), seed=weights, **loop)
+        return Loop(build, self.kind(**{**self.options, **own}), seed=weights, **loop)
 
     def run(self, build: Build, **options: Any) -> Loop:
         """The same, after `UPDATES` updates."""
@@ -120,12 +120,14 @@ def check_method(method: str | type[Method], **options: Any) -> None:
     """
     subject = _subject(method, options)
     rules = [_off_changes_nothing] if subject.is_off else RULES
-    networks = [build for build in (mlp, cnn) if _accepts(subject, build)]
+    plain: tuple[Build, ...] = (mlp, cnn)
+    networks = [build for build in plain if _accepts(subject, build)]
     for build in networks:
         for rule in rules:
             with _named(subject, f"{rule.__doc__} (on a {build.__name__})"):
                 rule(subject, build)
-    for build in (linear, Functional):
+    odd: tuple[Build, ...] = (linear, Functional)
+    for build in odd:
         if networks and _accepts(subject, build):
             with _named(subject, f"it accepts a network ({build.__name__}) and trains it"):
                 subject.loop(build).run(3)
