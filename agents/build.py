@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ import nap
 from agents.config import CLOSED_LOOP, EARLY_CYCLE, STACK, DQNConfig
 from agents.dqn import DQN
 from agents.networks.augmentation import drq
-from agents.networks.encoders import NETWORKS
+from agents.networks.encoders import Encoder, make_network
 from agents.training.monitor import StateProbe
 from agents.values import Categorical, Quantiles, Scalar, Values
 from envs.vector_env import VectorEnv
@@ -24,8 +25,7 @@ from experiment.config import ConfigError
 from experiment.determinism import device_of, seeds
 from experiment.guard import SkipNonFinite
 from experiment.layout import memory_format
-from experiment.part import arguments as arguments_of
-from experiment.part import load, options_of, parse
+from experiment.part import as_mistake, build_part, own_part
 from plasticity.method import Method
 from plasticity.nap import NaP
 from plasticity.registry import make
@@ -141,27 +141,11 @@ def head_options(config: DQNConfig) -> dict[str, Any]:
     return {"size": size, "dueling": config.dueling, "streams": config.streams, **noise}
 
 
-def build_part(option: str, given: str, base: type, *arguments: Any, **named: Any) -> Any:
-    """A part of the user's, from module:Class[:option=value,...], a subclass of `base`.
-
-    arguments, named: what the program gives its constructor. Raises ConfigError, in one line, for an import path that
-    leads to no such class, an option that it has not, and what its constructor refuses with ValueError or TypeError.
-    """
-    kind, options = own_part(option, given, base)
-    try:
-        return kind(*arguments, **named, **options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"--{option} {given}: {error}") from None
-
-
-def own_part(option: str, given: str, base: type) -> tuple[type[Any], dict[str, Any]]:
-    """The class that a user names by module:Class[:option=value,...], and its options; ConfigError as above."""
-    try:
-        part = parse(given, (), option)
-        kind = load(part.name, base)
-        return kind, arguments_of(part, kind, options_of(kind, base))
-    except ValueError as error:
-        raise ConfigError(f"--{option}: {error}") from None
+def check_own_parts(config: DQNConfig) -> None:
+    """ConfigError unless a network or schedule of the user's can be imported and has the options that it is given."""
+    for option, path, base in (("network", config.network, Encoder), ("schedule", config.schedule, nap.Schedule)):
+        if ":" in path:
+            own_part(option, path, base, 2)
 
 
 def build_agent(
@@ -169,7 +153,25 @@ def build_agent(
 ) -> DQN:
     """The agent that the settings describe, its network drawn from `seed`."""
     torch.manual_seed(seed)
-    return build_learner(config, NETWORKS[config.network](stack, frame_shape, num_actions, **head_options(config)))
+    network = make_network(config.network, stack, frame_shape, num_actions, **head_options(config))
+    agent = build_learner(config, network)
+    if ":" in config.network:
+        _check_pass(config, agent, (stack, *frame_shape))
+    return agent
+
+
+def _check_pass(config: DQNConfig, agent: DQN, shape: tuple[int, ...]) -> None:
+    """ConfigError unless a network of the user's computes as the settings ask: in their precision, compiled, on theirs.
+
+    Without it the first update would end the run. What is compiled here is traced alone, which takes a second.
+    """
+    pixels = torch.zeros(2, *shape, dtype=torch.uint8 if config.augment == "none" else torch.float32)
+    pixels = pixels.to(device_of(config.device))
+    with torch.no_grad(), as_mistake(f"--network {config.network}, with --precision {config.precision}"):
+        agent.act_without_noise(pixels)
+    if config.compile == "true":
+        with as_mistake(f"--network {config.network}, with --compile true"):
+            torch.compile(deepcopy(agent.online), fullgraph=True, backend="eager")(pixels)
 
 
 def build_learner(config: DQNConfig, network: nn.Module) -> DQN:

@@ -104,7 +104,7 @@ def check_stated(config: DQNConfig, words: Sequence[str]) -> None:
     """
     stated = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
     for name, value in (("protocol", config.protocol), ("network", config.network)):
-        if is_minatar(config.env) and name in stated and value != "minatar":
+        if is_minatar(config.env) and name in stated and value != "minatar" and ":" not in value:
             raise ConfigError(f"--{name} {value} is not for {config.env}: leave it out, or --{name} minatar")
     for switch, is_on, options in PARTS:
         for option in options:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -12,7 +11,7 @@ from envs.games import check_envpool, is_minatar, resolve_game
 from envs.protocol import PROTOCOLS, Protocol
 from experiment.config import ConfigError
 from experiment.intervals import default_interval
-from experiment.part import join_options, parse
+from experiment.part import check_part, join_options
 from experiment.setting import check_ranges, setting
 from experiment.sweeps.cores import available_cores
 from plasticity.registry import parse_all
@@ -29,6 +28,14 @@ STACK = 4
 """Frames in an observation of Atari, the most that any game has."""
 AGENTS = {"dqn": "agents.dqn", "rainbow": "agents.rainbow", "der": "agents.der"}
 """The commands by name: one family of agents, whose settings tell them apart."""
+
+NETWORKS = {
+    "nature": "agents.networks.encoders:Nature",
+    "dopamine": "agents.networks.encoders:Dopamine",
+    "small": "agents.networks.encoders:Small",
+    "minatar": "agents.networks.encoders:MinAtar",
+}
+"""The encoders by name, each with its import path, as a user's own has one."""
 
 
 def command_of(agent: str | None) -> str:
@@ -60,9 +67,10 @@ class DQNConfig:
     seed: int = setting(0, "run", at_least=0, common=True)
     """Decides everything: network, play, exploration and replay."""
 
-    network: Literal["nature", "dopamine", "small", "minatar"] = setting("small", "network")
+    network: str = setting("small", "network")
     """nature: 3 convolutions and 512 units (Mnih 2015); dopamine: the same, padded; small: 2 convolutions and 256 units
-    (van Hasselt 2019); minatar: 1 convolution and 128 units (Young & Tian 2019), what its games get."""
+    (van Hasselt 2019); minatar: 1 convolution and 128 units (Young & Tian 2019), what its games get; or an own encoder
+    by its import path, module:Class[:option=value,...]."""
     utd: Fraction = setting(Fraction(1), "learning", above=0, at_most=1_000, common=True)
     """Updates per agent step, any positive rational: 8, 0.25, 3/7."""
     batch_size: int = setting(32, "learning", at_least=1, at_most=1_000_000)
@@ -272,7 +280,7 @@ class DQNConfig:
             agent=self.agent or "dqn",
             env=resolve_game(self.env),
             protocol="minatar" if is_minatar(self.env) else self.protocol,
-            network="minatar" if is_minatar(self.env) else self.network,
+            network="minatar" if is_minatar(self.env) and ":" not in self.network else self.network,
             clip_rewards=self.clips_rewards,
             steps=self.budget,
             frames=None,
@@ -322,21 +330,13 @@ class DQNConfig:
             raise ConfigError(f"--protocol minatar is for MinAtar's games (MinAtar/Breakout ...), not {self.env}")
 
     def _check_agent(self) -> None:
-        self._check_part("agent", self.agent or "dqn", AGENTS)
-        self._check_part("schedule", self.schedule, SCHEDULES)
+        check_part("agent", self.agent or "dqn", AGENTS)
+        check_part("network", self.network, NETWORKS)
+        check_part("schedule", self.schedule, SCHEDULES)
         if not self.v_max - self.v_min > 1e-3 * max(abs(self.v_min), abs(self.v_max), 1e-3):
             raise ConfigError(
                 f"--v-min {self.v_min:g} has to be below --v-max {self.v_max:g}, and not as good as equal"
             )
-
-    @staticmethod
-    def _check_part(option: str, given: str, known: Collection[str]) -> None:
-        try:
-            part = parse(given, known, option)
-        except ValueError as error:
-            raise ConfigError(f"--{option}: {error}") from None
-        if part.options and not part.is_path:
-            raise ConfigError(f"--{option} {given}: only an import path takes options here")
 
     def _check_parts_of_the_schedule(self) -> None:
         steps = self.learning_steps

@@ -24,13 +24,17 @@ class MyMethod(Method):
     def __init__(self, scale: float = 1e-3, seed: int = 0):
         self.scale, self.seed = check_number("MyMethod: scale", scale), seed
 
+    @property
+    def is_off(self):
+        return not self.scale
+
     def attach(self, network, target, optimizer):
         self.weights = [p for p in network.parameters() if p.ndim > 1]
         self.generator = make_generator(network, self.seed)
 
     @torch.no_grad()
     def after_update(self, update, features=None):
-        for weight in self.weights if self.scale else ():
+        for weight in () if self.is_off else self.weights:
             noise = torch.empty_like(weight).normal_(generator=self.generator)
             weight.add_(noise * weight.std(), alpha=self.scale)
 

@@ -1,18 +1,17 @@
 """A new schedule is a subclass of nap.Schedule; it may listen to a signal, which the training loop passes to `observe`.
 
-python -m agents.dqn --env Pong --schedule examples.new_schedule:CoolDown:factor=0.7 --lr 1e-3
+python -m agents.dqn --env Pong --schedule examples.new_schedule:CoolDown:signal=td_error --lr 1e-3
+python -m studies.grokking --schedule examples.new_schedule:CoolDown:factor=0.7,patience=20
 """
 
 import nap
 
 
 class CoolDown(nap.Schedule):
-    """Multiplies the rate by `factor` when the mean TD error was no lower for `patience` rows of metrics in a row."""
+    """Multiplies the rate by `factor` when `patience` samples of the signal in a row were no lower than the lowest."""
 
-    signal = "td_error"  # or "loss", "fresh_td_error", "return"
-
-    def __init__(self, optimizer, total_steps: int, *, factor: float = 0.5, patience: int = 5):
-        self.factor, self.patience = factor, patience
+    def __init__(self, optimizer, total_steps, *, factor: float = 0.5, patience: int = 5, signal: str = "loss"):
+        self.factor, self.patience, self.signal = factor, patience, signal
         self.best, self.waited, self.cuts = float("inf"), 0, 0
         super().__init__(optimizer, total_steps)
 

@@ -1,19 +1,22 @@
 """A part of a run that the user names: `name`, or the import path `module:Class`, either with `:option=value,...`.
 
-Imports no torch, so that a command line can check names at once.
+Agents, methods, networks and schedules are such parts. Imports no torch, so that a command line can check names at
+once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import traceback
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from experiment.values import near_or_known
+from experiment.values import ConfigError, near_or_known, one_line
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ def load(path: str, base: type) -> type[Any]:
     module_name, _, class_name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, SyntaxError, TypeError, ValueError) as error:
-        raise ValueError(f"{path!r} cannot be imported: {error}") from None
+    except Exception as error:  # whatever the user's module raises
+        raise ValueError(f"{path!r} cannot be imported: {one_line(error)}") from None
     kind = getattr(module, class_name, None)
     if isinstance(kind, type) and issubclass(kind, base):
         return kind
@@ -68,18 +71,20 @@ def load(path: str, base: type) -> type[Any]:
     raise ValueError(f"{module_name} has no {base.__module__}.{base.__name__} {class_name!r}{hint}")
 
 
-def options_of(kind: type, base: type, given_by_us: Collection[str] = ()) -> dict[str, inspect.Parameter]:
+def options_of(kind: type, base: type, given: int = 0) -> dict[str, inspect.Parameter]:
     """The named arguments of a class's constructor that `base` does not have itself.
 
-    given_by_us: names of those that are no options, since the program gives them.
+    given: how many arguments come first and are no options, since the program gives them.
     """
     found: dict[str, inspect.Parameter] = {}
     for each in kind.__mro__[: kind.__mro__.index(base)]:
         if "__init__" not in vars(each):
             continue
+        positional = given + 1  # and self
         for name, parameter in inspect.signature(vars(each)["__init__"]).parameters.items():
-            named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-            if named and name != "self" and name not in given_by_us:
+            positional -= parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+            option = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and positional < 0
+            if option or parameter.kind is parameter.KEYWORD_ONLY:
                 found.setdefault(name, parameter)
     return found
 
@@ -92,6 +97,70 @@ def arguments(part: Part, kind: type, known: Mapping[str, inspect.Parameter]) ->
             raise ValueError(f"{part.name} has no option {key!r}{near_or_known(key, known)}")
         values[key] = _read(f"{part.name}: {key}={text}", text, _hint(kind, key))
     return values
+
+
+def check_part(option: str, given: str, known: Collection[str]) -> None:
+    """Raises ConfigError unless the part is a known name, or has the form of an import path."""
+    try:
+        part = parse(given, known, option)
+    except ValueError as error:
+        raise ConfigError(f"--{option}: {error}") from None
+    if part.options and not part.is_path:
+        raise ConfigError(f"--{option} {given}: only an import path takes options here")
+
+
+def short_name(given: str) -> str:
+    """A part's name without its options, of an import path the class alone."""
+    first, *rest = given.split(":")
+    return rest[0] if rest and "=" not in rest[0] else first
+
+
+def own_part(option: str, path: str, base: type, given: int = 0) -> tuple[type[Any], dict[str, Any]]:
+    """The class that a user names by module:Class[:option=value,...], a subclass of `base`, and its options.
+
+    given: how many arguments of its constructor the program gives. Raises ConfigError, in one line, for an import path
+    that leads to no such class, and for an option that it has not.
+    """
+    try:
+        part = parse(path, (), option)
+        kind = load(part.name, base)
+        return kind, arguments(part, kind, options_of(kind, base, given))
+    except ValueError as error:
+        raise ConfigError(f"--{option}: {error}") from None
+
+
+def build_part(option: str, path: str, base: type, *given: Any, **named: Any) -> Any:
+    """An object of `own_part`.
+
+    given, named: what the program gives its constructor. Raises ConfigError, in one line, as `own_part` and for
+    whatever the constructor raises.
+    """
+    kind, options = own_part(option, path, base, len(given))
+    with as_mistake(f"--{option} {path}"):
+        return kind(*given, **named, **options)
+
+
+@contextlib.contextmanager
+def as_mistake(where: str) -> Iterator[None]:
+    """What the user's code raises inside, as a ConfigError of one line that begins with `where`.
+
+    ValueError and TypeError are what a part refuses with. Any other error is named with the line that raised it, the
+    last one outside of installed packages.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except Exception as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+        place = f"{frames[-1].filename} line {frames[-1].lineno}"
+        raise ConfigError(f"{where}: {type(error).__name__}: {one_line(error)} ({place})") from None
+
+
+def check_signal(signal: str | None, known: Collection[str], reader: str) -> None:
+    """Raises ConfigError for a schedule that listens to a signal that `reader`, a training loop, does not have."""
+    if signal is not None and signal not in known:
+        raise ConfigError(f"--schedule listens to the signal {signal!r}, and {reader} has {', '.join(known)}")
 
 
 def _hint(kind: type, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The training loss as the signal of a closed-loop schedule."""
+"""The training loss as the signal of a schedule that listens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import nap
-from experiment.values import ConfigError
+from experiment.part import check_signal
 
 INTERVAL = 10
 """Updates whose mean loss is one sample."""
@@ -21,8 +21,7 @@ class LossSignal:
     """
 
     def __init__(self, schedule: nap.Schedule, device: torch.device) -> None:
-        if schedule.signal not in (None, "loss"):
-            raise ConfigError(f"the schedule listens to {schedule.signal!r}, and a study has the loss alone")
+        check_signal(schedule.signal, ("loss",), "a study")
         self.schedule = None if schedule.signal is None else schedule
         self.total = torch.zeros((), device=device)
 

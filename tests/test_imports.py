@@ -1,4 +1,4 @@
-"""Imports point one way: examples -> {benchmarks -> agents, studies} -> {plasticity, replay, envs} -> {nap, experiment}.
+"""Imports point one way: examples -> {benchmarks -> agents, studies} -> {plasticity, replay, envs} -> nap, experiment.
 
 nap stands on torch alone. experiment knows nothing of RL.
 """

@@ -1,18 +1,61 @@
-"""Q-networks that read uint8 frame stacks."""
+"""Q-networks: an encoder of uint8 frame stacks, of ours or of the user's, and a head."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from agents.config import NETWORKS
 from agents.networks.convolution import Conv2d, PixelConv2d
 from agents.networks.heads import Head
 from agents.networks.layers import NoisyLinear, OutputLinear
+from experiment.part import as_mistake, build_part, load
+from nap.metrics import untouched
+
+Draw = Callable[..., dict[str, Tensor]]
+"""What draws a layer again: layer, generator -> its parameters by name."""
+
+
+class Encoder(nn.Module):
+    """Features of frame stacks: the part of a Q-network that its `--network` names; the head is the agent's.
+
+    A subclass is made from (stack, frame_shape), and its further arguments are options of the import path. Its
+    `forward` takes pixels 0..255, [B, stack, *frame_shape], uint8 or with an augmentation float32, and gives features
+    [B, ...] in the type of its weights, which is bfloat16 with `--precision bf16`. It begins with `images`, or with a
+    `PixelConv2d`, which take care of both. A hidden layer and the outputs follow, for each stream of a dueling network;
+    they have the noise of `--noisy`.
+
+    Methods and NaP find layers and nonlinearities by their modules, so a nonlinearity is an `nn.ReLU()`, not a call.
+    """
+
+    hidden: int | None = 512
+    """Units of the hidden layer between features and outputs; None: the outputs follow on the features."""
+    drawn_by: ClassVar[Draw | None] = None
+    """What draws the plain layers of encoder and head, at first and when a method draws them again; None: torch."""
+
+    @staticmethod
+    def channels(stack: int, frame_shape: tuple[int, ...]) -> int:
+        """The channels of `images`: frames that have channels themselves, as MinAtar's, are stacked along them."""
+        return stack * math.prod(frame_shape[:-2])
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, stack, *frame_shape] as images [B, channels, H, W] from 0 to 1, in the type of the weights."""
+        return pixels.flatten(1, -3).to(next(self.parameters()).dtype) / 255
+
+
+def count_features(encoder: Encoder, stack: int, frame_shape: tuple[int, ...]) -> int:
+    """How many features an encoder gives for each frame stack; ValueError if it gives something else."""
+    with torch.no_grad(), untouched(encoder):
+        out = encoder(torch.zeros(2, stack, *frame_shape, dtype=torch.uint8))
+    if not isinstance(out, Tensor) or not out.is_floating_point() or out.ndim < 2 or len(out) != 2 or not out.numel():
+        given = f"a {out.dtype} of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise ValueError(f"forward gives {given} for 2 frame stacks; it has to give features, floats of [2, ...]")
+    return out[0].numel()
 
 
 class QNetwork(nn.Module):
@@ -20,13 +63,12 @@ class QNetwork(nn.Module):
 
     size, dueling, noisy, sigma0: as in `Head`. With dueling and streams "separate" each stream has the hidden layer to
     itself (arXiv 1511.06581), with "shared" both start from one, as in Dopamine. Without any of them the head is one
-    linear layer.
+    linear layer. Raises ValueError for an encoder that gives no features.
     """
 
     def __init__(
         self,
-        convs: nn.Sequential,
-        hidden: int,
+        encoder: Encoder,
         stack: int,
         frame_shape: tuple[int, ...],
         num_actions: int,
@@ -38,13 +80,13 @@ class QNetwork(nn.Module):
         sigma0: float = 0.5,
     ):
         super().__init__()
-        features = convs(torch.zeros(1, stack, *frame_shape, dtype=torch.uint8)).numel()
-        separate = dueling and streams == "separate"
+        features = count_features(encoder, stack, frame_shape)
+        hidden, separate = encoder.hidden, dueling and streams == "separate"
         shared: list[nn.Module] = []
-        if not separate:
+        if hidden is not None and not separate:
             linear = partial(NoisyLinear, sigma0=sigma0) if noisy else nn.Linear
             shared, features = [linear(features, hidden), nn.ReLU()], hidden
-        self.torso = nn.Sequential(*convs, nn.Flatten(), *shared)
+        self.torso = nn.Sequential(*_layers(encoder), nn.Flatten(), *shared)
         self.head: nn.Module
         if size is None and not dueling and not noisy:
             self.head = OutputLinear(features, num_actions)
@@ -53,49 +95,55 @@ class QNetwork(nn.Module):
             self.head = Head(
                 features, num_actions, size=size, hidden=units, dueling=dueling, noisy=noisy, sigma0=sigma0
             )
+        if encoder.drawn_by is not None:
+            self._draw(encoder.drawn_by)
+
+    def _draw(self, drawn_by: Draw) -> None:
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear) and not isinstance(layer, NoisyLinear):
+                layer.drawn_by = drawn_by  # type: ignore[assignment]
+                layer.load_state_dict(drawn_by(layer))
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.head(self.torso(pixels))
 
 
-def nature(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: Any) -> QNetwork:
-    """The network of Mnih et al. 2015: three convolutions and 512 hidden units, 1.7 M weights at 84×84.
+def _layers(encoder: Encoder) -> list[nn.Module]:
+    """The layers of an encoder that is no more than a sequence of them, else the encoder as a whole."""
+    plain = isinstance(encoder, nn.Sequential) and type(encoder).forward is nn.Sequential.forward
+    return list(encoder.children()) if plain else [encoder]
 
-    `head`: the keyword arguments of `QNetwork`.
+
+def make_network(given: str, stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: Any) -> QNetwork:
+    """The Q-network of a name in `NETWORKS`, or of module:Class[:option=value,...] for an encoder of the user's.
+
+    head: the keyword arguments of `QNetwork`. Raises ConfigError, in one line, for a class that is no `Encoder`, for
+    what its constructor or a pass raises, and for an output that is no features.
     """
-    convs = nn.Sequential(
-        PixelConv2d(stack, 32, 8, 4), nn.ReLU(), Conv2d(32, 64, 4, 2), nn.ReLU(), Conv2d(64, 64, 3), nn.ReLU()
-    )
-    return QNetwork(convs, 512, stack, frame_shape, num_actions, **head)
+    if given in NETWORKS:
+        encoder = load(NETWORKS[given], Encoder)(stack, frame_shape)
+    else:
+        encoder = build_part("network", given, Encoder, stack, frame_shape)
+    with as_mistake(f"--network {given}"):
+        return QNetwork(encoder, stack, frame_shape, num_actions, **head)
 
 
-def small(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: Any) -> QNetwork:
-    """The network of van Hasselt et al. 2019 (DER): two convolutions and 256 hidden units, 0.2 M weights at 84×84.
+class Nature(Encoder, nn.Sequential):
+    """The network of Mnih et al. 2015: three convolutions and 512 hidden units, 1.7 M weights at 84×84."""
 
-    `head`: the keyword arguments of `QNetwork`.
-    """
-    convs = nn.Sequential(PixelConv2d(stack, 32, 5, 5), nn.ReLU(), Conv2d(32, 64, 5, 5), nn.ReLU())
-    return QNetwork(convs, 256, stack, frame_shape, num_actions, **head)
+    def __init__(self, stack: int, frame_shape: tuple[int, ...]):
+        super().__init__(
+            PixelConv2d(stack, 32, 8, 4), nn.ReLU(), Conv2d(32, 64, 4, 2), nn.ReLU(), Conv2d(64, 64, 3), nn.ReLU()
+        )
 
 
-def dopamine(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: Any) -> QNetwork:
-    """Nature's network as Dopamine's JAX agents have it: padded, so 11×11 places for 7×7, 4.0 M weights at 84×84.
+class Small(Encoder, nn.Sequential):
+    """The network of van Hasselt et al. 2019 (DER): two convolutions and 256 hidden units, 0.2 M weights at 84×84."""
 
-    flax pads so that nothing is cut off (in the second layer by 1 and 2, which is 2 and 1 here), draws plain layers
-    Xavier-uniform and starts biases at zero, as methods do that re-initialise layers.
+    hidden = 256
 
-    `head`: the keyword arguments of `QNetwork`.
-    """
-    convs = nn.Sequential(
-        PixelConv2d(stack, 32, 8, 4, padding=2), nn.ReLU(), Conv2d(32, 64, 4, 2, padding=2), nn.ReLU(),
-        Conv2d(64, 64, 3, padding=1), nn.ReLU(),
-    )  # fmt: skip
-    network = QNetwork(convs, 512, stack, frame_shape, num_actions, **head)
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear) and not isinstance(layer, NoisyLinear):
-            layer.drawn_by = xavier  # type: ignore[assignment]
-            layer.load_state_dict(xavier(layer))
-    return network
+    def __init__(self, stack: int, frame_shape: tuple[int, ...]):
+        super().__init__(PixelConv2d(stack, 32, 5, 5), nn.ReLU(), Conv2d(32, 64, 5, 5), nn.ReLU())
 
 
 def xavier(layer: nn.Module, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -105,21 +153,27 @@ def xavier(layer: nn.Module, generator: torch.Generator | None = None) -> dict[s
     return fresh
 
 
-def minatar(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: Any) -> QNetwork:
-    """The network of Young & Tian 2019 for 10×10 frames: one convolution and 128 hidden units.
+class Dopamine(Encoder, nn.Sequential):
+    """Nature's network as Dopamine's JAX agents have it: padded, so 11×11 places for 7×7, 4.0 M weights at 84×84.
 
-    Frames that have channels, [C, H, W], are stacked along them.
-
-    `head`: the keyword arguments of `QNetwork`.
+    flax pads so that nothing is cut off (in the second layer by 1 and 2, which is 2 and 1 here), draws plain layers
+    Xavier-uniform and starts biases at zero, as methods do that re-initialise layers.
     """
-    channels = stack * math.prod(frame_shape[:-2])
-    convs = nn.Sequential(nn.Flatten(1, -3), PixelConv2d(channels, 16, 3), nn.ReLU())
-    return QNetwork(convs, 128, stack, frame_shape, num_actions, **head)
+
+    drawn_by = staticmethod(xavier)
+
+    def __init__(self, stack: int, frame_shape: tuple[int, ...]):
+        super().__init__(
+            PixelConv2d(stack, 32, 8, 4, padding=2), nn.ReLU(), Conv2d(32, 64, 4, 2, padding=2), nn.ReLU(),
+            Conv2d(64, 64, 3, padding=1), nn.ReLU(),
+        )  # fmt: skip
 
 
-NETWORKS: dict[str, Callable[..., QNetwork]] = {
-    "nature": nature,
-    "dopamine": dopamine,
-    "small": small,
-    "minatar": minatar,
-}
+class MinAtar(Encoder, nn.Sequential):
+    """The network of Young & Tian 2019 for 10×10 frames: one convolution and 128 hidden units."""
+
+    hidden = 128
+
+    def __init__(self, stack: int, frame_shape: tuple[int, ...]):
+        channels = self.channels(stack, frame_shape)
+        super().__init__(nn.Flatten(1, -3), PixelConv2d(channels, 16, 3), nn.ReLU())

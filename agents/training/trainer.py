@@ -19,7 +19,7 @@ from agents.training.annealing import NStepAnneal
 from agents.training.monitor import Monitor, StateProbe
 from agents.training.update_scheduler import UpdateScheduler
 from envs.vector_env import Step, VectorEnv
-from experiment.values import ConfigError
+from experiment.part import check_signal
 from replay import FrameReplay
 
 Row = dict[str, float | int | str | None]
@@ -48,8 +48,7 @@ class Trainer:
         stack: FrameStack,
         probe: StateProbe,
     ):
-        if (signal := agent.schedule.signal) not in (None, *SIGNALS):
-            raise ConfigError(f"the schedule listens to {signal!r}, and an agent has {', '.join(SIGNALS)}")
+        check_signal(agent.schedule.signal, SIGNALS, "an agent")
         self.config, self.env, self.replay, self.agent = config, env, replay, agent
         self.policy, self.stack, self.probe = policy, stack, probe
         self.update_scheduler = UpdateScheduler(config.utd, config.update_start)

@@ -36,7 +36,7 @@ def agent_config(
     settings: Settings, network: str, precision: Precision = "fp32", compile: bool = False, nap: bool = False
 ) -> DQNConfig:
     config = DQNConfig(
-        network=network,  # type: ignore[arg-type]
+        network=network,
         precision=precision,
         compile="true" if compile else "false",
         nap=nap,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from agents.config import STACK
-from agents.networks.encoders import NETWORKS
+from agents.networks.encoders import make_network
 from benchmarks.speed.alternate import Contestant, Round, Run, Series, repeated
 from benchmarks.speed.learners import BATCH, NUM_ACTIONS, PRECISIONS, limit_name
 from benchmarks.speed.replays import FRAME_SHAPE
@@ -46,7 +46,7 @@ def update_costs(network: str, batch: int = BATCH) -> list[Cost]:
         shape = (output.numel() // len(weight), weight[0].numel(), len(weight))
         costs.append(Cost(shape, 5 if costs else 4))
 
-    module = NETWORKS[network](STACK, FRAME_SHAPE, NUM_ACTIONS)
+    module = make_network(network, STACK, FRAME_SHAPE, NUM_ACTIONS)
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.register_forward_hook(record)

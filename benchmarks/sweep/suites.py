@@ -16,6 +16,7 @@ from benchmarks.sweep.runs import KIND
 from envs.games import ATARI_57, ATARI_100K, HIGH_UTD_20, MINATAR, is_minatar, resolve_game
 from experiment.command_line import gather
 from experiment.config import ConfigError, near, parse_cli
+from experiment.part import own_part
 from experiment.sweeps.manifest import Entry
 
 SUITES = {"atari100k": ATARI_100K, "high-utd-20": HIGH_UTD_20, "atari57": ATARI_57, "minatar": MINATAR}
@@ -37,6 +38,7 @@ class Arm:
             like = game if is_minatar(game) else DQNConfig.env
             config = replace(_parsed(self.agent, ("--threads", "1", *self.words), like), env=game, device=device)
             check_stated(config, self.words)
+            check_own_parts(config)
             return config.resolved()
         except ValueError as error:
             raise ConfigError(f"arm {self.name!r}: {error}") from None
@@ -85,10 +87,17 @@ def check_agent(agent: str) -> None:
         return
     if ":" not in agent:
         raise ConfigError(f"--agent {agent!r} is neither known nor module:Class{near(agent, AGENTS)}")
-    from agents.build import own_part  # torch is imported for an own agent alone
-    from agents.dqn import DQN
+    from agents.dqn import DQN  # torch is imported for an own agent alone
 
-    own_part("agent", agent, DQN)
+    own_part("agent", agent, DQN, 4)
+
+
+def check_own_parts(config: DQNConfig) -> None:
+    """Raises ConfigError unless a network or schedule that is an import path leads to one that has the options."""
+    if ":" in config.network or ":" in config.schedule:
+        from agents.build import check_own_parts  # torch is imported for a part of the user's alone
+
+        check_own_parts(config)
 
 
 def arms(agent: str, preset: str | None, given: Sequence[str], common: Sequence[str]) -> list[Arm]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from experiment.config import ConfigError, near
 from experiment.intervals import default_interval
+from experiment.part import check_part
 from experiment.setting import check_ranges, setting
 
 EARLY = 0.2
@@ -15,7 +16,12 @@ EARLY = 0.2
 NORM_POSITIONS = (
     "embedding", "attention", "query", "key", "attention-output", "mlp", "mlp-output", "final",
 )  # fmt: skip
-
+SCHEDULES = (
+    "rewarm", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle", "cusum", "page-hinkley",
+    "early-cycle-cusum", "early-cycle-plateau",
+)  # fmt: skip
+OWN = "module:Class"
+"""Stands for any schedule that is given by its import path."""
 
 S5_ORDER = 120
 
@@ -40,13 +46,12 @@ class GrokkingConfig:
     seed: int = setting(0, "task", at_least=0, common=True)
     """Decides everything: the split, the initial weights, the batches."""
 
-    schedule: Literal[
-        "rewarm", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle", "cusum", "page-hinkley",
-        "early-cycle-cusum", "early-cycle-plateau",
-    ] = setting("rewarm", "learning rate", common=True)  # fmt: skip
+    schedule: str = setting("rewarm", "learning rate", common=True)
     """rewarm, nap's delayed-cosine: --low-lr for --delay, warm-up to --lr, cosine to --final-lr; constant: warm-up,
     then --lr; cusum, page-hinkley: warm-up and cosine, again when the training loss has risen; early-cycle-cusum,
-    early-cycle-plateau: warm restarts until the training loss changes no more; the others over the budget."""
+    early-cycle-plateau: warm restarts until the training loss changes no more; linear, cosine, one-cycle, cyclic,
+    early-cycle: over the budget; or an own nap.Schedule over the budget, by its import path,
+    module:Class[:option=value,...]."""
     lr: float = setting(1e-2, "learning rate", at_least=1e-12, at_most=10, common=True)
     """Learning rate: the peak of the schedule."""
     low_lr: float = setting(1e-4, "learning rate", at_least=0, at_most=10)
@@ -148,6 +153,7 @@ class GrokkingConfig:
 
     def _check(self) -> None:
         check_ranges(self)
+        check_part("schedule", self.schedule, SCHEDULES)
         for position in self.norm_positions:
             if position not in NORM_POSITIONS:
                 hint = near(position, NORM_POSITIONS)
@@ -163,7 +169,7 @@ class GrokkingConfig:
         steps = ({"cyclic": self.budget} | early).get(self.schedule, math.inf)
         if self.cycles > steps:
             raise ConfigError(f"--cycles is {self.cycles}, and there are {steps} updates for them: give fewer")
-        if self.schedule != "constant" and self.final_lr > self.lr:
+        if self.schedule != "constant" and ":" not in self.schedule and self.final_lr > self.lr:
             raise ConfigError(f"--final-lr {self.final_lr} has to be at most the peak, --lr {self.lr}")
         if self.optimizer == "omnigrok" and self.projection != "off":
             raise ConfigError("--optimizer omnigrok holds the global norm: it needs --projection off")
@@ -171,11 +177,13 @@ class GrokkingConfig:
     def _check_effects(self) -> None:
         """Refuses what was set and has no effect."""
         defaults = GrokkingConfig()
+        kinds = {"schedule": OWN} if ":" in self.schedule else {}
         for (switch, value), idle in _NO_EFFECT.items():
-            for field in idle if getattr(self, switch) == value else ():
+            given = getattr(self, switch)
+            for field in idle if kinds.get(switch, given) == value else ():
                 if getattr(self, field) not in (getattr(defaults, field), ()):
                     option = field.replace("_", "-")
-                    raise ConfigError(f"--{option} has no effect with --{switch} {value}: leave it out")
+                    raise ConfigError(f"--{option} has no effect with --{switch} {given}: leave it out")
         if self.operation == "s5" and self.modulus not in (defaults.modulus, S5_ORDER):
             raise ConfigError("--modulus has no effect with --operation s5: leave it out")
 
@@ -194,6 +202,7 @@ _NO_EFFECT: dict[tuple[str, str], tuple[str, ...]] = {
     ("schedule", "early-cycle-plateau"): ("low_lr", "delay"),
     ("schedule", "cusum"): ("low_lr", "delay", "cycles"),
     ("schedule", "page-hinkley"): ("low_lr", "delay", "cycles"),
+    ("schedule", OWN): ("low_lr", "delay", "final_lr", "cycles"),
     ("optimizer", "adamw"): ("grokfast_alpha", "grokfast_lambda", "omnigrok_alpha"),
     ("optimizer", "grokfast-ema"): ("omnigrok_alpha",),
     ("optimizer", "omnigrok"): ("grokfast_alpha", "grokfast_lambda"),

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nap
+from experiment.part import build_part
 from studies.grokking.config import EARLY, GrokkingConfig
 from studies.grokking.data import Task
 from studies.signal import LossSignal
@@ -226,6 +227,8 @@ class Warmup(nap.Schedule):
 
 def make_schedule(config: GrokkingConfig, optimizer: torch.optim.Optimizer) -> nap.Schedule:
     """The schedule of the settings; constant is a warm-up to the peak, and the peak from then on."""
+    if ":" in config.schedule:
+        return build_part("schedule", config.schedule, nap.Schedule, optimizer, config.budget)
     if config.schedule == "constant":
         return Warmup(optimizer, config.warmup)
     anneal = max(config.anneal, 1)

@@ -36,6 +36,7 @@ class Monitor:
         """All metrics by name, as numbers."""
         model, optimizer = self.learner.model, self.learner.optimizer
         measured: dict[str, Any] = {"update": self.learner.updates, "lr": optimizer.param_groups[0]["lr"]}
+        measured |= self.learner.schedule.metrics()
         measured |= accuracies(model, self.task)
         measured |= {f"elr/{name}": value for name, value in nap.effective_lr(model, optimizer).items()}
         measured |= {f"norm/{name}": value for name, value in nap.weight_norms(model).items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment.determinism import seeds
+from experiment.part import short_name
 from experiment.results import Row
 from studies.grokking.config import GrokkingConfig
 from studies.grokking.data import make_task
@@ -26,8 +27,8 @@ class Run(StudyRun[GrokkingConfig]):
     @staticmethod
     def default_name(config: GrokkingConfig) -> str:
         task = config.operation if config.operation == "s5" else f"{config.operation}{config.modulus}"
-        parts = ["grokking", task, config.model, config.schedule, f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")]
-        return "-".join(parts)
+        parts = ["grokking", task, config.model, short_name(config.schedule), f"s{config.seed}"]
+        return "-".join([*parts, time.strftime("%Y%m%d-%H%M%S")])
 
     def make(self) -> None:
         config = self.config

@@ -7,7 +7,7 @@ from typing import Literal
 
 from experiment.config import ConfigError
 from experiment.intervals import default_interval
-from experiment.part import join_options
+from experiment.part import check_part, join_options
 from experiment.setting import check_ranges, setting
 from experiment.sweeps.cores import available_cores
 from plasticity.registry import parse_all
@@ -19,6 +19,7 @@ FRACTIONS: dict[Protocol, float] = {"lyle10": 0.1, "ash50": 0.5, "lee10noisy": 0
 CLOSED_LOOP = ("cusum", "page-hinkley")
 RESTARTING = ("cyclic", *CLOSED_LOOP)
 EARLY_CYCLE = ("early-cycle", "early-cycle-cusum", "early-cycle-plateau")
+SCHEDULES = (*RESTARTING, *EARLY_CYCLE, "constant", "linear", "cosine", "one-cycle", "delayed-cosine")
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,11 @@ class WarmStartConfig:
     """Methods against loss of plasticity, in order: name or module:Class, each with :option=value,... if others than
     the published ones are wanted, as in redo:period=100,tau=0.1. The option may be repeated."""
 
-    schedule: Literal[
-        "cyclic", "constant", "linear", "cosine", "one-cycle", "early-cycle", "delayed-cosine", "cusum", "page-hinkley",
-        "early-cycle-cusum", "early-cycle-plateau",
-    ] = setting("cyclic", "learning rate", common=True)  # fmt: skip
+    schedule: str = setting("cyclic", "learning rate", common=True)
     """cyclic: warm restarts, --cycles of them; cusum and page-hinkley: a restart when the training loss has risen,
     which nobody tells them; early-cycle-cusum and early-cycle-plateau: warm restarts until the training loss changes
-    no more; the others once, over the whole budget."""
+    no more; constant; linear, cosine, one-cycle, early-cycle, delayed-cosine: once, over the whole budget; or an own
+    nap.Schedule over the budget, by its import path, module:Class[:option=value,...]."""
     cycles: int | None = setting(None, "learning rate", at_least=1)
     """cyclic, early-cycle: number of cycles; none: one a phase. cusum, page-hinkley: a restart takes the budget divided
     by this."""
@@ -92,8 +91,9 @@ class WarmStartConfig:
     first_warmup: int = setting(0, "learning rate", at_least=0)
     """cyclic, cusum, page-hinkley: the same at the start of the first cycle."""
     restart_moments: bool = setting(True, "learning rate")
-    """cyclic, cusum, page-hinkley: a restart also clears Adam's moments. After an anneal the second ones are close to
-    zero, and steps at the peak would be many times too long; off: a restart is of the rate alone."""
+    """cyclic, cusum, page-hinkley, and an own schedule that counts its restarts: a restart also clears Adam's moments.
+    After an anneal the second ones are close to zero, and steps at the peak would be many times too long; off: a
+    restart is of the rate alone."""
     later_peak: float = setting(1.0, "learning rate", at_least=1e-3, at_most=1e3)
     """Peak after the first phase, as a multiple of --lr."""
     rewarm_threshold: float = setting(10.0, "learning rate", at_least=0, at_most=1e6)
@@ -163,11 +163,22 @@ class WarmStartConfig:
         assert self.cycles is not None, "resolved() comes first"
         return max(self.budget // max(self.cycles, 1), 1)
 
+    @property
+    def has_floor(self) -> bool:
+        """Whether the schedule is given --lr-floor; one of the user's has options of its own."""
+        return self.schedule != "constant" and ":" not in self.schedule
+
+    @property
+    def may_restart(self) -> bool:
+        """Whether the schedule may go back to its peak."""
+        return self.schedule in RESTARTING or ":" in self.schedule
+
     def _phase_updates(self) -> int:
         return 28_000 // self.phases
 
     def _check(self) -> None:
         check_ranges(self)
+        check_part("schedule", self.schedule, SCHEDULES)
         if len(self.strides) != 3 or not all(stride in ("1", "2", "4") for stride in self.strides):
             raise ConfigError(f"--strides is {' '.join(self.strides)}: it has to be three of 1, 2 and 4")
         if self.norm_over != "space" and self.network != "cnn":
@@ -194,12 +205,12 @@ class WarmStartConfig:
             ("nap_affine", "--nap", self.nap),
             ("hidden", "--network cnn", self.network == "cnn"),
             ("strides", "--network cnn", self.network == "cnn"),
-            ("lr_floor", "a schedule that is not constant", self.schedule != "constant"),
+            ("lr_floor", "a schedule that has a floor", self.has_floor),
             ("cycle_fraction", "an early-cycle schedule", self.schedule in EARLY_CYCLE),
             ("anneal", "an early-cycle schedule", self.schedule in EARLY_CYCLE),
             ("lr_delay", "--schedule delayed-cosine", self.schedule == "delayed-cosine"),
             ("rewarm_threshold", "--schedule cusum or page-hinkley", self.schedule in CLOSED_LOOP),
-            ("restart_moments", "--schedule cyclic, cusum or page-hinkley", self.schedule in RESTARTING),
+            ("restart_moments", "--schedule cyclic, cusum or page-hinkley, or an own one", self.may_restart),
         ):
             if not there and getattr(self, name) != getattr(WarmStartConfig, name):
                 raise ConfigError(f"--{name.replace('_', '-')} does nothing without {needs}: give both or neither")
@@ -207,9 +218,9 @@ class WarmStartConfig:
     def _check_schedule(self) -> None:
         assert self.cycles is not None, "resolved() comes first"
         assert self.lr_warmup is not None, "resolved() comes first"
-        if self.schedule != "constant" and self.lr_floor > self.lr:
+        if self.has_floor and self.lr_floor > self.lr:
             raise ConfigError(f"--lr-floor {self.lr_floor:g} has to be at most the peak, --lr {self.lr:g}")
-        if self.protocol == "ash50" and self.schedule not in ("constant", *CLOSED_LOOP):
+        if self.protocol == "ash50" and self.has_floor and self.schedule not in CLOSED_LOOP:
             raise ConfigError("--protocol ash50: when its phases end is not known; give --schedule constant")
         for name, value, kinds in (
             ("lr-warmup", self.lr_warmup, ("delayed-cosine", *RESTARTING)),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import nap
 from experiment.config import ConfigError
 from experiment.layout import compiled, memory_format
+from experiment.part import build_part
 from plasticity.features import FeatureTap
 from plasticity.method import Method, zero_moments
 from studies.signal import LossSignal
@@ -224,6 +225,8 @@ def make_optimizer(config: WarmStartConfig, model: nn.Module, device: torch.devi
 
 def make_schedule(config: WarmStartConfig, optimizer: torch.optim.Optimizer) -> nap.Schedule:
     """The learning rate over the budget of updates."""
+    if ":" in config.schedule:
+        return build_part("schedule", config.schedule, nap.Schedule, optimizer, config.budget)
     options: dict[str, Any] = {} if config.schedule == "constant" else {"floor": config.lr_floor}
     if config.schedule in ("cyclic", *EARLY_CYCLE):
         options["cycles"] = config.cycles

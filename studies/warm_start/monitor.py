@@ -44,8 +44,8 @@ class Monitor:
             "test_loss": loss,
         }
         measured |= self._training()
-        if "rewarms" in (found := learner.schedule.metrics()):
-            measured["alarms"] = found["rewarms"]
+        found = learner.schedule.metrics()
+        measured |= {"alarms" if name == "rewarms" else name: value for name, value in found.items()}
         measured |= {f"elr/{name}": value for name, value in nap.effective_lr(learner.model, learner.optimizer).items()}
         norms = nap.weight_norms(learner.model)
         measured |= {f"norm/{name}": value for name, value in norms.items()}

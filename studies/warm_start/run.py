@@ -13,6 +13,7 @@ import torch
 import nap
 from experiment.config import ConfigError
 from experiment.determinism import seeds
+from experiment.part import short_name
 from experiment.results import Row
 from experiment.values import counted
 from plasticity.method import Method
@@ -39,9 +40,9 @@ class Run(StudyRun[WarmStartConfig]):
     @staticmethod
     def default_name(config: WarmStartConfig) -> str:
         """What tells the run from others, and the time."""
-        methods = ["nap"] * config.nap + [spec.partition(":")[0] for spec in config.plasticity]
+        methods = ["nap"] * config.nap + [short_name(spec) for spec in config.plasticity]
         parts = ["warm-start", config.dataset, config.protocol, f"{config.fraction:g}", *(methods or ["plain"])]
-        return "-".join([*parts, config.schedule, f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")])
+        return "-".join([*parts, short_name(config.schedule), f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")])
 
     def make(self) -> None:
         """Data, network, methods, learner and monitor."""

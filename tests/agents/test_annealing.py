@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from agents.build import build_agent
 from agents.cli import settings
 from agents.training.annealing import NStepAnneal
+from plasticity.loops import Loop, mlp
 from plasticity.reset import Reset
 from plasticity.shrink_perturb import ShrinkPerturb
 from tests.agents.test_dqn import RAINBOW
 from tests.agents.toys import catch_trainer, run
-from tests.plasticity.loops import Loop, mlp
 
 
 def literal(since, first, last, steps):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from agents.networks.encoders import small
+from agents.networks.encoders import make_network
 from agents.networks.layers import Noise, NoisyLinear
 from agents.networks.low_precision import LowPrecisionCopy
 
@@ -141,7 +141,7 @@ def test_a_compiled_pass_is_one_graph_that_sees_new_noise():
 @pytest.mark.parametrize("head", [{}, {"dueling": True}, {"dueling": True, "streams": "shared", "noisy": True}])
 def test_large_values_do_not_tie_in_bfloat16(head):
     torch.manual_seed(0)
-    network = small(4, (84, 84), 6, **head)
+    network = make_network("small", 4, (84, 84), 6, **head)
     output = network.head.value.output if head else network.head
     with torch.no_grad():
         output.bias += 8  # where numbers of bfloat16 are 1/32 apart, and then 1/16

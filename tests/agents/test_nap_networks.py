@@ -7,7 +7,8 @@ import torch
 
 import envs
 import nap
-from agents.networks.encoders import NETWORKS
+from agents.config import NETWORKS
+from agents.networks.encoders import make_network
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def frames():
 @torch.no_grad()
 def test_every_hidden_weight_is_scale_invariant(network, norm, axes, frames):
     torch.manual_seed(0)
-    module = NETWORKS[network](4, (84, 84), 6)
+    module = make_network(network, 4, (84, 84), 6)
     report = nap.normalize(module, norm=norm, conv_axes=axes)
     assert not report.not_handled
     assert not report.projected_only

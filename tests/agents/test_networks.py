@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from agents.config import NETWORKS
 from agents.networks.convolution import PixelConv2d
-from agents.networks.encoders import NETWORKS
+from agents.networks.encoders import make_network
 
 SHAPE = (84, 84)
 
@@ -27,7 +28,7 @@ def test_the_stored_weight_keeps_its_scale_and_receives_the_scaled_gradient():
 
 @pytest.mark.parametrize(("name", "millions"), [("nature", 1.69), ("dopamine", 4.05), ("small", 0.2)])
 def test_sizes(name, millions):
-    network = NETWORKS[name](4, SHAPE, 6)
+    network = make_network(name, 4, SHAPE, 6)
     assert network(pixels(3)).shape == (3, 6)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.02)
 
@@ -35,7 +36,7 @@ def test_sizes(name, millions):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_memory_format_and_precision_change_nothing_but_rounding(name):
     torch.manual_seed(0)
-    network = NETWORKS[name](4, SHAPE, 6)
+    network = make_network(name, 4, SHAPE, 6)
     plain = network(pixels())
     torch.testing.assert_close(network.to(memory_format=torch.channels_last)(pixels()), plain)
     torch.testing.assert_close(network.bfloat16()(pixels()).float(), plain, rtol=0.05, atol=0.02)

@@ -93,7 +93,7 @@ def test_a_schedule_of_ones_own_observes_the_signal_that_it_names(signal, column
 
 def test_a_signal_that_no_agent_has_is_named(monkeypatch):
     monkeypatch.setattr(agents.build, "build_schedule", lambda config, optimizer: Own(optimizer, "returns"))
-    with pytest.raises(ConfigError, match=r"listens to 'returns', and an agent has loss, td_error, fresh_td_error, re"):
+    with pytest.raises(ConfigError, match="signal 'returns', and an agent has loss, td_error, fresh_td_error, re"):
         catch_trainer()
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from agents.build import build_learner, build_probe, build_replay, head_options
 from agents.config import STACK, DQNConfig
 from agents.networks.convolution import PixelConv2d
-from agents.networks.encoders import QNetwork, small
+from agents.networks.encoders import Encoder, QNetwork, make_network
 from agents.training.acting import EpsilonGreedy, FrameStack
 from agents.training.trainer import Trainer
 from envs.catch import Catch
@@ -36,10 +36,16 @@ CATCH = DQNConfig(
 )
 
 
+class Little(Encoder, nn.Sequential):
+    """One convolution; its 4×4 kernel with stride 2 reaches the last row of 10, where the paddle is."""
+
+    def __init__(self, stack: int, frame_shape: tuple[int, ...], units: int = 64):
+        super().__init__(PixelConv2d(stack, 16, 4, 2), nn.ReLU())
+        self.hidden = units
+
+
 def little_network(frame_shape: tuple[int, ...], num_actions: int, units: int = 64, **head: Any) -> QNetwork:
-    # a 4×4 kernel with stride 2 reaches the last row of 10, where the paddle is; a 3×3 one does not
-    convs = nn.Sequential(PixelConv2d(STACK, 16, 4, 2), nn.ReLU())
-    return QNetwork(convs, units, STACK, frame_shape, num_actions, **head)
+    return QNetwork(Little(STACK, frame_shape, units), STACK, frame_shape, num_actions, **head)
 
 
 def catch_trainer(seed: int = 0, num_envs: int = 1, enlarged: bool = False, units: int = 64, **settings) -> Trainer:
@@ -47,7 +53,7 @@ def catch_trainer(seed: int = 0, num_envs: int = 1, enlarged: bool = False, unit
     config = dataclasses.replace(CATCH, seed=seed, num_envs=num_envs, **settings).resolved()
     configure(config.threads, seed)
     env = Catch(num_envs, seed, enlarged)
-    make = partial(small, STACK) if enlarged else partial(little_network, units=units)
+    make = partial(make_network, "small", STACK) if enlarged else partial(little_network, units=units)
     torch.manual_seed(seed)
     agent = build_learner(config, make(env.frame_shape, env.num_actions, **head_options(config)))
     replay = build_replay(config, env, seed)

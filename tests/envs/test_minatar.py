@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import envs
 from agents.cli import settings as command_line
 from agents.config import DQNConfig
-from agents.networks.encoders import NETWORKS
+from agents.networks.encoders import make_network
 from agents.run import build_trainer
 from benchmarks.sweep.suites import Arm
 from envs.atari import episode_seed
@@ -219,7 +219,7 @@ def test_a_preset_gives_way_to_the_games_and_a_flag_is_refused():
 
 def test_the_network_is_the_papers_and_sees_zeros_and_ones():
     channels = CHANNELS["Seaquest"]
-    network = NETWORKS["minatar"](1, (channels, 10, 10), 6)
+    network = make_network("minatar", 1, (channels, 10, 10), 6)
     shapes = [tuple(weight.shape) for name, weight in network.named_parameters() if name.endswith("weight")]
     assert shapes == [(16, channels, 3, 3), (128, 1024), (6, 128)]
     frames = torch.rand(5, 1, channels, 10, 10) < 0.2

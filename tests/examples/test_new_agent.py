@@ -10,13 +10,13 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import examples.new_agent
 from agents import cli
-from agents.build import own_part
 from agents.cli import settings
 from agents.config import DQNConfig
 from agents.dqn import DQN
 from agents.run import RunDir, load_agent
 from examples.new_agent import AdvantageLearning
 from experiment.config import ConfigError, load_yaml
+from experiment.part import own_part
 from tests.agents.test_dqn import RAINBOW, block, learner
 
 PATH = "examples.new_agent:AdvantageLearning"

@@ -5,18 +5,18 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from examples.new_method import MyMethod, train
 from experiment.determinism import parameter_hash
 from plasticity.registry import make
+from plasticity.testing import check_method
 from tests.agents.test_dqn import block, learner
 
 PATH = "examples.new_method:MyMethod"
 
 
 def test_it_is_one_short_class():
-    assert len(inspect.getsource(MyMethod).splitlines()) <= 22
+    assert len(inspect.getsource(MyMethod).splitlines()) <= 26
 
 
 def test_a_supervised_loop_uses_it_and_others():
@@ -34,17 +34,9 @@ def test_an_agent_uses_it():
     assert parameter_hash(plain.network) == parameter_hash(off.network) != parameter_hash(noisy.network)
 
 
-def test_it_goes_on_from_a_checkpoint():
-    (method,) = make([PATH])
-    method.attach(network := torch.nn.Linear(3, 3), None, None)
-    saved = method.state_dict()
-    weight = network.weight.detach().clone()
-    method.after_update(1)
-    first = network.weight.detach().clone()
-    network.weight.data.copy_(weight)
-    method.load_state_dict(saved)
-    method.after_update(1)
-    assert torch.equal(network.weight, first)
+@pytest.mark.parametrize("scale", [0.0, 0.01])
+def test_it_keeps_the_contract_of_methods(scale):
+    check_method(PATH, scale=scale)
 
 
 def test_it_runs_from_the_command_line():

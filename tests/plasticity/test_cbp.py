@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from plasticity.cbp import ContinualBackprop, _Record
+from plasticity.loops import Loop, cnn, mlp
 from plasticity.structure import hidden_layers
-from tests.plasticity.loops import Loop, cnn, mlp
 
 
 class Literal:

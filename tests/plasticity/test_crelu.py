@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from agents.networks.encoders import NETWORKS
+from agents.networks.encoders import make_network
 from nap.graph.norms import NormalizedActivation
 from plasticity.crelu import ConcatenatedReLU, CReLU
 from plasticity.injection import PlasticityInjection
+from plasticity.loops import Loop, cnn, mlp
 from plasticity.nap import NaP
 from plasticity.structure import hidden_layers
-from tests.plasticity.loops import Loop, cnn, mlp
 
 PIXELS = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -22,7 +22,7 @@ def crelu(x, dim=1):
 
 def test_a_network_of_agents_computes_crelu_after_every_layer():
     torch.manual_seed(0)
-    network = NETWORKS["small"](4, (84, 84), 3)
+    network = make_network("small", 4, (84, 84), 3)
     widths = [layer.weight.shape[0] for layer in (network.torso[0], network.torso[2], network.torso[5])]
     CReLU().prepare(network)
     first, second, third = network.torso[0], network.torso[2], network.torso[5]

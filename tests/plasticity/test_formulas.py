@@ -16,11 +16,11 @@ from agents.networks.low_precision import LowPrecisionCopy
 from plasticity.dash import DASH
 from plasticity.hare_tortoise import HareTortoise
 from plasticity.l2_init import L2Init
+from plasticity.loops import Loop, cnn, mlp
 from plasticity.nap import NaP
 from plasticity.spectral import SpectralRegularization
 from plasticity.weight_clipping import WeightClipping
 from plasticity.weight_decay import WeightDecay
-from tests.plasticity.loops import Loop, cnn, mlp
 
 
 def values(network):

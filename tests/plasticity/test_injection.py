@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from agents.networks.encoders import NETWORKS
+from agents.config import NETWORKS
+from agents.networks.encoders import make_network
 from agents.networks.layers import Noise, NoisyLinear
 from plasticity.injection import InjectedHead, PlasticityInjection
+from plasticity.loops import Loop, cnn, mlp
 from plasticity.nap import NaP
-from tests.plasticity.loops import Loop, cnn, mlp
 
 
 def head_of(network):
@@ -163,7 +164,7 @@ def test_of_noisy_layers_the_copies_have_the_mean_so_that_the_noise_is_that_of_o
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_head_of_an_agents_network_is_what_follows_its_convolutions(name):
-    network = NETWORKS[name](4, (84, 84), 3)
+    network = make_network(name, 4, (84, 84), 3)
     pixels = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
     output = network(pixels)
     PlasticityInjection(at=1).prepare(network)

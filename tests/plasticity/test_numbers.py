@@ -6,8 +6,8 @@ import typing
 
 import pytest
 
+from plasticity.loops import Loop, cnn
 from plasticity.registry import METHODS, make
-from tests.plasticity.loops import Loop, cnn
 from tests.plasticity.test_every_method import ACTIVE
 from tests.plasticity.test_small_methods import run, same, weights
 

@@ -7,11 +7,11 @@ import torch
 
 from plasticity.hare_tortoise import HareTortoise
 from plasticity.injection import InjectedHead
+from plasticity.loops import Loop, cnn, mlp
 from plasticity.nap import NaP
 from plasticity.pairs import APART, ORDER, check_pairs
 from plasticity.registry import METHODS, make
 from plasticity.reset import Reset
-from tests.plasticity.loops import Loop, cnn, mlp
 from tests.plasticity.test_every_method import ACTIVE, OFF
 
 SOON = {"injection": ":at=1", "cbp": ":rate=0.5,maturity=0"}

@@ -4,10 +4,11 @@ import math
 import pytest
 import torch
 
-from agents.networks.encoders import NETWORKS
+from agents.config import NETWORKS
+from agents.networks.encoders import make_network
 from experiment.determinism import parameter_hash
+from plasticity.loops import Loop, cnn, mlp
 from plasticity.redo import ReDo
-from tests.plasticity.loops import Loop, cnn, mlp
 
 # (weight of the units, norm or None, weights that read them, columns per unit) by hand
 MAPS = {
@@ -133,7 +134,7 @@ def test_the_target_network_is_left_alone():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_draw_is_the_networks_own(name):
     torch.manual_seed(0)
-    network, method = NETWORKS[name](4, (84, 84), 6), ReDo()
+    network, method = make_network(name, 4, (84, 84), 6), ReDo()
     method.attach(network, None, torch.optim.Adam(network.parameters()))
     for layer in method.layers:
         bound = layer.incoming.weight.abs().max().item()

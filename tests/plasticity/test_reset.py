@@ -4,9 +4,9 @@ import math
 import pytest
 import torch
 
+from plasticity.loops import Loop, cnn, mlp
 from plasticity.reset import Reset
 from plasticity.shrink_perturb import ShrinkPerturb
-from tests.plasticity.loops import Loop, cnn, mlp
 
 
 def drawn(network, layers, state):

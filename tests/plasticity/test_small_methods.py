@@ -11,11 +11,11 @@ from plasticity.dash import DASH
 from plasticity.hare_tortoise import HareTortoise
 from plasticity.injection import PlasticityInjection
 from plasticity.l2_init import L2Init
+from plasticity.loops import Loop, cnn
 from plasticity.registry import METHODS
 from plasticity.spectral import SpectralRegularization
 from plasticity.weight_clipping import WeightClipping
 from plasticity.weight_decay import WeightDecay
-from tests.plasticity.loops import Loop, cnn
 
 ON = {
     "l2-init": lambda: L2Init(0.1),

@@ -3,16 +3,17 @@ import torch
 from torch import nn
 
 import nap
-from agents.networks.encoders import NETWORKS
+from agents.config import NETWORKS
+from agents.networks.encoders import make_network
+from plasticity.loops import INPUTS, cnn, mlp
 from plasticity.structure import analyze, choose_layers, draw_layer, draw_network, hidden_layers
-from tests.plasticity.loops import INPUTS, cnn, mlp
 
 
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("build", [mlp, cnn, *NETWORKS])
 def test_a_units_columns_are_those_that_read_it_and_its_rows_those_that_make_it(build, normalized):
     """By touching them: noise in a unit's own numbers moves that feature alone; zero columns make it unread."""
-    network = NETWORKS[build](4, (52, 52), 3) if isinstance(build, str) else build()
+    network = make_network(build, 4, (52, 52), 3) if isinstance(build, str) else build()
     shape = (4, 52, 52) if isinstance(build, str) else INPUTS[build]
     inputs = torch.randint(0, 256, (3, *shape), dtype=torch.uint8) if isinstance(build, str) else torch.randn(3, *shape)
     if normalized:
@@ -48,7 +49,7 @@ def test_a_units_columns_are_those_that_read_it_and_its_rows_those_that_make_it(
 @pytest.mark.parametrize("normalized", [False, True])
 def test_a_fresh_draw_is_distributed_as_the_network_is_at_its_start(name, normalized):
     torch.manual_seed(0)
-    network = NETWORKS[name](4, (84, 84), 6)
+    network = make_network(name, 4, (84, 84), 6)
     if normalized:
         nap.normalize(network)
     layers = choose_layers(network, ("all",))
@@ -145,7 +146,7 @@ def test_draws_are_those_of_the_constructors():
 
 
 def test_layers_are_chosen_by_name_part_or_role():
-    network = NETWORKS["small"](4, (44, 44), 3)
+    network = make_network("small", 4, (44, 44), 3)
     assert choose_layers(network, ["output"]) == ["head"]
     assert choose_layers(network, ["torso"]) == ["torso.0", "torso.2", "torso.5"]
     assert choose_layers(network, ["head", "torso.[05]"]) == ["torso.0", "torso.5", "head"]
