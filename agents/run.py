@@ -25,7 +25,7 @@ from agents.training.pace import Pace
 from agents.training.saver import Saver
 from agents.training.trainer import Trainer
 from experiment.command_line import shell
-from experiment.compiler import ADVICE, is_toolchain_failure, one_line
+from experiment.compiler import ADVICE, complaint, is_toolchain_failure
 from experiment.config import as_plain, load_yaml
 from experiment.determinism import configure, device_of, environment, parameter_hash, seeds
 from experiment.guard import NonFinite, is_out_of_memory
@@ -161,7 +161,7 @@ class Run:
 
     def _not_compiled(self, error: Exception) -> int:
         self.tracker.close()
-        where, cause = f"agent step {self.trainer.agent_step:,}", one_line(error)
+        where, cause = f"agent step {self.trainer.agent_step:,}", complaint(error)
         print(f"error: the loss cannot be compiled at {where}: {cause}; {ADVICE}", file=sys.stderr)
         return 1
 

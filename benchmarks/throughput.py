@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from envs.games import resolve_game
-from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
+from experiment.config import ConfigError, exit_on_bad_input, parse_cli, suggest
 from experiment.interrupt import cli_session
 from experiment.sweeps.cores import available_cores
 
@@ -62,7 +62,7 @@ def _check_names(field: str, names: Sequence[str], known: Sequence[str]) -> None
         raise ConfigError(f"--{field} needs at least one of {', '.join(known)}")
     for name in names:
         if name not in known:
-            raise ConfigError(f"--{field}: {name!r} is none of {', '.join(known)}{near(name, known)}")
+            raise ConfigError(f"--{field}: {name!r} is none of {', '.join(known)}{suggest(name, known)}")
 
 
 @cli_session()

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from experiment.command_line import shell
-from experiment.compiler import ADVICE, check_compiler, is_toolchain_failure, one_line
+from experiment.compiler import ADVICE, check_compiler, complaint, is_toolchain_failure
 from experiment.config import ConfigError, as_plain
 from experiment.determinism import configure, device_of, environment, parameter_hash
 from experiment.guard import NonFinite, check_finite, is_out_of_memory
@@ -142,7 +142,7 @@ class StudyRun(ABC, Generic[Config]):
             if is_out_of_memory(error):
                 reason = self._out_of_memory()
             elif is_toolchain_failure(error):
-                reason = f"the loss cannot be compiled: {one_line(error)}; {ADVICE}"
+                reason = f"the loss cannot be compiled: {complaint(error)}; {ADVICE}"
             else:
                 raise
         self.tracker.close()

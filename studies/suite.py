@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiment.command_line import shell
-from experiment.config import ConfigError, exit_on_bad_input, load_yaml, near, parse_cli
+from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli, suggest
 from experiment.interrupt import cli_session
 from experiment.setting import learning
 from experiment.sweeps.job import Job
@@ -61,7 +61,7 @@ class Study:
         name = config.suite
         if name not in self.suites:
             known = ", ".join(self.suites)
-            raise ConfigError(f"no suite is named {name!r}; it has to be one of {known}{near(name, self.suites)}")
+            raise ConfigError(f"no suite is named {name!r}; it has to be one of {known}{suggest(name, self.suites)}")
         folder = Path(config.root) / name
         _check_folder(folder)
         arms = self.suites[name]()
