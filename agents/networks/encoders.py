@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from agents.networks.convolution import Conv2d, PixelConv2d
 from agents.networks.heads import Head
 from agents.networks.layers import NoisyLinear, OutputLinear
+from nap.graph import ParameterSpec
 
 
 class QNetwork(nn.Module):
@@ -93,7 +94,7 @@ def dopamine(stack: int, frame_shape: tuple[int, ...], num_actions: int, **head:
     network = QNetwork(convs, 512, stack, frame_shape, num_actions, **head)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear) and not isinstance(layer, NoisyLinear):
-            layer.drawn_by = xavier  # type: ignore[assignment]
+            layer.parameter_spec = ParameterSpec(draw=xavier)  # type: ignore[assignment]
             layer.load_state_dict(xavier(layer))
     return network
 

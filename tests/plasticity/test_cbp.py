@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from plasticity.cbp import ContinualBackprop, _Record
-from plasticity.structure import hidden_layers
+from plasticity.layers import hidden_layers
 from tests.plasticity.loops import Loop, cnn, mlp
 
 
