@@ -11,11 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiment.config import ConfigError, dump_yaml
 from experiment.storage.run_dir import RunDir
-from studies.grokking import figures, speed
+from studies.grokking import speed
 from studies.grokking.__main__ import main, settings
 from studies.grokking.comparisons import _median_time, orders
 from studies.grokking.config import _NO_EFFECT, GrokkingConfig
 from studies.grokking.data import make_task
+from studies.grokking.figures.__main__ import main as draw
 from studies.grokking.learner import Learner
 from studies.grokking.model import make_model
 from studies.grokking.outcome import outcome, sentence
@@ -182,7 +183,7 @@ def test_an_outcome_is_read_off_the_rows():
 
 def test_figures_without_runs_are_refused(capsys):
     with pytest.raises(SystemExit):
-        figures.main([])
+        draw([])
     assert "name at least one run" in capsys.readouterr().err
 
 
@@ -190,7 +191,7 @@ def test_a_suite_of_runs_becomes_one_figure(tmp_path):
     for folder in ("rewarm", "figure2", "baselines", "norm-or-elr", "mlp"):
         for i, arm in enumerate(SUITES[folder]()[:4]):
             fake(arm, tmp_path / folder, 0.2 * i)
-        assert figures.main([str(tmp_path / folder), "--out", str(tmp_path / "figures")]) == 0
+        assert draw([str(tmp_path / folder), "--out", str(tmp_path / "figures")]) == 0
         assert (tmp_path / "figures" / f"{folder}.png").read_bytes().startswith(b"\x89PNG")
 
 

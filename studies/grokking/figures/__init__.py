@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +141,3 @@ def draw_folder(folder: Path, out: Path) -> Path:
     """The figure of a suite, from the folder of its runs; those that are not finished are left out, and named."""
     runs, pyplot = figures.load_finished(GrokkingConfig, folder), plotting()
     return figures.save(pyplot, DRAWINGS.get(folder.resolve().name, draw_curves)(pyplot, runs), out)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return figures.main(argv, prog="python -m studies.grokking.figures", draw_run=draw_run, draw_folder=draw_folder)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -335,11 +335,3 @@ def _intervals(axis: Any, arms: Arms, colors: dict[str, Any], values: dict[str, 
     axis.grid(axis="y", color="#e2e8f0", linewidth=0.6)
     axis.set_ylim(len(arms) - 0.4, -0.6)
     axis.locator_params(axis="x", nbins=5)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return figures.main(argv, prog="python -m studies.warm_start.figures", draw_run=draw_run, draw_folder=draw_folder)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
