@@ -58,7 +58,7 @@ def _matching(model: nn.Module, wanted: Iterable[str] | Mapping[str, int]) -> La
     for pattern in axes:
         if not any(fnmatchcase(name, pattern) for name in modules):
             known = suggest(pattern, filter(None, modules))
-            raise ValueError(f"nap.Probe: layer {pattern!r} is not in {type(model).__name__}; {known}")
+            raise ValueError(f"nap.graph.feature_layers: layer {pattern!r} is not in {type(model).__name__}; {known}")
     return {name: (part, axes[p]) for p in axes for name, part in modules.items() if fnmatchcase(name, p)}
 
 
@@ -88,6 +88,6 @@ def _unseen(model: nn.Module, functions: list[str]) -> str:
     why = f"{functions[0]}() is called as a function" if functions else "no nonlinearity is a module"
     names = [name for name, _ in model.named_modules() if name]
     return (
-        f"nap.Probe: {why} in {type(model).__name__}, so that its output cannot be watched; make it a module or choose "
+        f"nap.graph.feature_layers: {why} in {type(model).__name__}, so that its output cannot be watched; make it a module or choose "
         f"layers= from {', '.join(names) or 'nothing: it has no named modules'}"
     )
