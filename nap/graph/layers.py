@@ -88,6 +88,6 @@ def _unseen(model: nn.Module, functions: list[str]) -> str:
     why = f"{functions[0]}() is called as a function" if functions else "no nonlinearity is a module"
     names = [name for name, _ in model.named_modules() if name]
     return (
-        f"nap.graph.feature_layers: {why} in {type(model).__name__}, so that its output cannot be watched; make it a module or choose "
-        f"layers= from {', '.join(names) or 'nothing: it has no named modules'}"
+        f"nap.graph.feature_layers: {why} in {type(model).__name__}, so that its output cannot be watched; "
+        f"make it a module or choose layers= from {', '.join(names) or 'nothing: it has no named modules'}"
     )
