@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
+from experiment.config import ConfigError, exit_on_bad_input, parse_cli, suggest
 from experiment.interrupt import cli_session
 from experiment.setting import check_ranges, setting
 
@@ -86,7 +86,7 @@ def _form(config: ConvertConfig) -> tuple[Format, list[Path]]:
     if not paths:
         raise ConfigError(f"name a format and a file of it; the formats are {', '.join(FORMATS)}")
     if name not in FORMATS:
-        raise ConfigError(f"no format {name!r}{near(name, FORMATS)} (formats: {', '.join(FORMATS)})")
+        raise ConfigError(f"no format {name!r}{suggest(name, FORMATS)} (formats: {', '.join(FORMATS)})")
     form = FORMATS[name]
     for option in ("agent", "game", "run", "monitor_frames"):
         if getattr(config, option) not in ("", (), None) and option not in form.takes:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, Literal, NoReturn
 
-from experiment.values import ConfigError, members, near
+from experiment.values import ConfigError, members, suggest
 
 Fields = Mapping[str, tuple[Any, dataclasses.Field]]  # name: (type, field)
 _ALL = "--help-all"
@@ -131,7 +131,7 @@ def _refuse(fields: Fields, loose: Sequence[str]) -> None:
     for word in loose:
         if word.startswith("-"):
             name = word.partition("=")[0]
-            raise ConfigError(f"unknown option {name!r}{near(name, [*options, '--config', '--help'])}")
+            raise ConfigError(f"unknown option {name!r}{suggest(name, [*options, '--config', '--help'])}")
         raise ConfigError(f"unexpected argument {word!r}")
 
 

@@ -35,7 +35,7 @@ def compiler_fault(device: torch.device) -> str | None:
     try:
         return _fault(device)
     except Exception as error:  # a compiler, a loader, a file system: whatever fails here would fail in the run
-        return one_line(error)
+        return complaint(error)
 
 
 def _fault(device: torch.device) -> str | None:
@@ -75,7 +75,7 @@ def _build(folder: str) -> None:
         except Exception as error:
             if len(folder.split()) == 1:
                 raise
-            raise RuntimeError(f"the name of the folder {folder!r} has a space, and {one_line(error)}") from None
+            raise RuntimeError(f"the name of the folder {folder!r} has a space, and {complaint(error)}") from None
         try:
             ctypes.CDLL(builder.get_target_file_path())
         except OSError as error:
@@ -89,7 +89,7 @@ def is_toolchain_failure(error: BaseException) -> bool:
     return isinstance(inner, OSError | ImportError) or type(inner).__name__ in (NO_COMPILER, BAD_COMPILER)
 
 
-def one_line(error: BaseException) -> str:
+def complaint(error: BaseException) -> str:
     """What an error of torch.compile comes to: of a compiler's output its first complaint."""
     inner = getattr(error, "inner_exception", error)
     name = type(inner).__name__

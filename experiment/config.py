@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import yaml
 
 from experiment import command_line
-from experiment.values import ConfigError, coerce, near, one_line
+from experiment.values import ConfigError, coerce, one_line, suggest
 
 __all__ = [
     "ConfigError",
@@ -28,8 +28,8 @@ __all__ = [
     "exit_on_bad_input",
     "from_mapping",
     "load_yaml",
-    "near",
     "parse_cli",
+    "suggest",
 ]
 
 C = TypeVar("C")
@@ -59,7 +59,7 @@ def _coerce_all(cls: type, entries: Iterable[tuple[str, Any, str]]) -> dict[str,
     values: dict[str, Any] = {}
     for key, value, where in entries:
         if key not in _fields(cls):
-            raise ConfigError(f"{where}: unknown key {key!r}{near(str(key), _fields(cls))}")
+            raise ConfigError(f"{where}: unknown key {key!r}{suggest(str(key), _fields(cls))}")
         if key in values:
             raise ConfigError(f"{where}: key {key!r} stands twice")
         values[key] = _coerce_field(cls, key, value, f"{where}: {key}")
@@ -180,7 +180,7 @@ def _config_path(source: str, presets: Mapping[str, Path]) -> Path:
     if "/" in source or source.endswith((".yaml", ".yml")) or Path(source).is_file():
         return Path(source)
     names = f" (presets: {', '.join(presets)})" if presets else ""
-    raise ConfigError(f"--config: no preset or file is named {source!r}{names}{near(source, presets)}")
+    raise ConfigError(f"--config: no preset or file is named {source!r}{names}{suggest(source, presets)}")
 
 
 def _default(field: dataclasses.Field, base: Any) -> Any:

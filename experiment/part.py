@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from experiment.values import ConfigError, near_or_known, one_line
+from experiment.values import ConfigError, one_line, suggest
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def parse(text: str, known: Collection[str], what: str) -> Part:
     first, *rest = text.split(":")
     if first not in known:
         if not rest or "=" in rest[0]:
-            raise ValueError(f"{first!r} is no known {what}{near_or_known(first, known)}")
+            raise ValueError(f"{first!r} is no known {what}{suggest(first, known, list_all=True)}")
         first, rest = f"{first}:{rest[0]}", rest[1:]
     return Part(first, _options(text, ":".join(rest)))
 
@@ -67,7 +67,7 @@ def load(path: str, base: type) -> type[Any]:
     if isinstance(kind, type) and issubclass(kind, base):
         return kind
     found = [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
-    hint = near_or_known(class_name, [name for name in found if name != base.__name__])
+    hint = suggest(class_name, [name for name in found if name != base.__name__], list_all=True)
     raise ValueError(f"{module_name} has no {base.__module__}.{base.__name__} {class_name!r}{hint}")
 
 
@@ -94,7 +94,7 @@ def arguments(part: Part, kind: type, known: Mapping[str, inspect.Parameter]) ->
     values = {}
     for key, text in part.options.items():
         if key not in known:
-            raise ValueError(f"{part.name} has no option {key!r}{near_or_known(key, known)}")
+            raise ValueError(f"{part.name} has no option {key!r}{suggest(key, known, list_all=True)}")
         values[key] = _read(f"{part.name}: {key}={text}", text, _hint(kind, key))
     return values
 
@@ -191,7 +191,7 @@ def _read(where: str, text: str, kind: Any) -> Any:
         return _read(where, text, next(member for member in members if member is not types.NoneType))
     if origin is Literal:
         if text not in members:
-            raise ValueError(f"{where}{near_or_known(text, members)}")
+            raise ValueError(f"{where}{suggest(text, members, list_all=True)}")
         return text
     if origin is tuple:
         return tuple(text.split("+"))

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from torch import nn
 
 from experiment.command_line import shell
-from experiment.compiler import ADVICE, is_toolchain_failure, one_line
+from experiment.compiler import ADVICE, complaint, is_toolchain_failure
 from experiment.config import ConfigError, as_plain
 from experiment.determinism import configure, device_of, environment, made_by, parameter_hash
 from experiment.guard import NonFinite, check_finite, is_out_of_memory
@@ -194,7 +194,7 @@ class Run(ABC, Generic[Config]):
             if is_out_of_memory(error):
                 reason = self._out_of_memory()
             elif is_toolchain_failure(error):
-                reason = f"the loss cannot be compiled at {self._where()}: {one_line(error)}; {ADVICE}"
+                reason = f"the loss cannot be compiled at {self._where()}: {complaint(error)}; {ADVICE}"
             else:
                 raise
         self.tracker.close()

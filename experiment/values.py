@@ -37,18 +37,17 @@ def every(number: int, what: str) -> str:
     return f"every {what}" if number == 1 else f"every {counted(number, what)}"
 
 
-def near(word: str, choices: Iterable[str]) -> str:
-    """Returns "; did you mean 'x'?" for the choice nearest to `word`, or "" when none is near."""
-    by_lower = {choice.lower(): choice for choice in choices}
-    match = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
-    return f"; did you mean {by_lower[match[0]]!r}?" if match else ""
+def suggest(word: str, known: Iterable[str], list_all: bool = False) -> str:
+    """The end of a message about an unknown name: "; did you mean 'x'?" with the nearest known one.
 
-
-def near_or_known(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the close match, else all that is known."""
+    Where none is near: "", or with `list_all` what is known, up to 20 names.
+    """
     names = list(known)
-    match = difflib.get_close_matches(word, names, n=1)
-    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(names) or 'none'}"
+    by_lower = {name.lower(): name for name in names}
+    if match := difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5):
+        return f"; did you mean {by_lower[match[0]]!r}?"
+    listed = ", ".join(names[:20]) + " ..." * (len(names) > 20)
+    return f"; known: {listed or 'none'}" if list_all else ""
 
 
 def members(kind: Any) -> tuple[Any, ...]:
@@ -91,7 +90,7 @@ def coerce(value: Any, kind: Any) -> Any:
             continue
     if int in members(kind) and _is_whole(value):
         raise ConfigError(f"an integer has to be from {LEAST_INT:,} to {-LEAST_INT - 1:,}, not {value}")
-    hint = "".join(near(str(value), map(str, typing.get_args(k))) for k in members(kind) if _is_literal(k))
+    hint = "".join(suggest(str(value), map(str, typing.get_args(k))) for k in members(kind) if _is_literal(k))
     raise ConfigError(f"expected {expected(kind)}, got {value!r}{hint}")
 
 

@@ -10,7 +10,7 @@ schedule = nap.make_schedule("cyclic", optimizer, total_steps=10_000)
 # a checkpoint has the state_dict of each of the four; `nap.load_optimizer_state` keeps the lr tensor
 """
 
-from nap.graph import ChannelNorm, ChannelSpaceRMSNorm, NormalizedActivation
+from nap.graph import ChannelNorm, ChannelSpaceRMSNorm, NormalizedActivation, ParameterSpec
 from nap.metrics import (
     Probe,
     activation_pattern,
@@ -40,9 +40,10 @@ from nap.metrics import (
     update_ratio,
     weight_norms,
 )
-from nap.normalize import Report, analyze, normalize
+from nap.normalize import normalize
 from nap.project import Projection
 from nap.rates import RATES, param_groups, refresh_rates
+from nap.report import Report, analyze
 from nap.schedules import (
     SCHEDULES,
     Constant,
@@ -79,6 +80,7 @@ __all__ = [
     "NormalizedActivation",
     "OneCycle",
     "PageHinkley",
+    "ParameterSpec",
     "PlateauStop",
     "Probe",
     "Projection",

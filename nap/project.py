@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nap.graph.foreign import Role, norm_scales, role
-from nap.graph.kinds import NORMS
-from nap.graph.weights import Weight, find_weights, frobenius_norms, joint_norms, near
-from nap.normalize import analyze
+from nap.graph.norms import NORMS, norm_layers
+from nap.graph.weights import Weight, find_weights, frobenius_norms, joint_norms
+from nap.report import analyze
+from nap.suggest import suggest
 
 Selection = Iterable[str] | Callable[[str, nn.Parameter], bool] | None
 TINY = 1e-30
@@ -144,7 +144,9 @@ class Projection:
         saved = state["initial_norms"]
         for name in self.names:
             if name not in saved:
-                raise ValueError(f"nap.Projection: the loaded state has no initial norm of {name}; {near(name, saved)}")
+                raise ValueError(
+                    f"nap.Projection: the loaded state has no initial norm of {name}; {suggest(name, saved)}"
+                )
         if len(saved) != len(self._targets) or len(state["affine"]) != len(self._affine_initial):
             raise ValueError("nap.Projection: the loaded state is of other weights or of another `affine`")
         for name, target in self.initial_norms.items():
@@ -228,19 +230,6 @@ def _following(kept: list[Tensor], now: list[Tensor]) -> list[Tensor]:
     return [old.to(new.device, new.dtype) for old, new in pairs]
 
 
-def norm_layers(module: nn.Module) -> list[nn.Module]:
-    """The normalisation layers of a module, those of other libraries included."""
-    return [part for part in module.modules() if isinstance(part, NORMS) or role(part) is Role.NORM]
-
-
-def scales_of(norm: nn.Module) -> list[nn.Parameter]:
-    """The scale of a normalisation layer, if it has one; another library may call it anything."""
-    if not isinstance(norm, NORMS):
-        return norm_scales(norm)
-    weight = norm._parameters.get("weight")
-    return [] if weight is None else [weight]
-
-
 def _affine_parameters(module: nn.Module, frozen: bool) -> list[list[nn.Parameter]]:
     """Scale and offset of each norm. Decay leaves out what is frozen: no gradient would answer it."""
     pairs = [
@@ -287,7 +276,7 @@ def _matcher(selection: Selection, known: dict[str, Weight], option: str) -> Cal
 
     for name in names:
         if not any(matches(weight_name, name) for weight_name in known):
-            raise ValueError(f"nap.Projection: {option} has {name!r}, which is no weight; {near(name, known)}")
+            raise ValueError(f"nap.Projection: {option} has {name!r}, which is no weight; {suggest(name, known)}")
     return lambda weight: any(matches(weight.name, name) for name in names)
 
 
@@ -302,4 +291,4 @@ def _check_options(every: int, affine: str, decay: float, mode: str, radius: str
         ("radius", radius, ("initial", "unit")),
     ):
         if value not in known:
-            raise ValueError(f"nap.Projection: {option}={value!r} is unknown; {near(value, known)}")
+            raise ValueError(f"nap.Projection: {option}={value!r} is unknown; {suggest(value, known)}")

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nap.graph.weights import find_weights, near
-from nap.normalize import analyze
-from nap.project import norm_layers, scales_of
+from nap.graph.norms import norm_layers, scales_of
+from nap.graph.weights import find_weights
+from nap.report import analyze
 from nap.schedules.schedule import Schedule
+from nap.suggest import suggest
 
 RATES = ("constant", "fast-features", "slow-features", "even-ratio")
 
@@ -45,7 +46,7 @@ def param_groups(
     no scale, and for rates of the output layers where there is none.
     """
     if rates not in RATES:
-        raise ValueError(f"nap.param_groups: rates={rates!r} is unknown; {near(rates, RATES)}")
+        raise ValueError(f"nap.param_groups: rates={rates!r} is unknown; {suggest(rates, RATES)}")
     for option, value in (("lr", lr), ("weight_decay", weight_decay), ("scale_decay", scale_decay)):
         if (isinstance(value, Tensor) and value.numel() != 1) or not 0 <= float(value) < math.inf:
             raise ValueError(f"nap.param_groups: {option}={value!r} must be one number, finite and at least 0")

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nap.graph import HiddenLayer
+from plasticity.layers import hidden_layers, unit_moments
 from plasticity.method import SEED, Features, Method, check_number, check_whole, make_generator
 from plasticity.redo import mean_size
-from plasticity.structure import HiddenLayer, hidden_layers
 
 
 class ContinualBackprop(Method):
@@ -73,7 +74,7 @@ class ContinualBackprop(Method):
             slot.values.index_fill_(0, units, first)
         for name, slot in layer.affine.items():
             slot.values.index_fill_(0, units, float(name == "weight"))
-        for moment in (moment for slot in layer.slots for moment in slot.moments(self.optimizer)):
+        for moment in unit_moments(layer, self.optimizer):
             moment.index_fill_(0, units, 0.0)
         record.forget(units)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nap.graph import NormalizedActivation
+from nap.graph import NormalizedActivation, UnitLayer, hidden_units, parameter_spec
+from plasticity.layers import draw_layer
 from plasticity.method import SEED, Method, check_whole, make_generator
-from plasticity.structure import Layer, analyze, draw_layer
 
 
 class ConcatenatedReLU(nn.Module):
@@ -44,12 +44,12 @@ class CReLU(Method):
 
     def prepare(self, network: nn.Module) -> None:
         """Change the structure; ValueError, with the reason, for a network where it cannot be done everywhere."""
-        structure, generator = analyze(network), make_generator(network, self.seed)
-        for name, reason in structure.left_out.items():
+        found, generator = hidden_units(network), make_generator(network, self.seed)
+        for name, reason in found.left_out.items():
             raise ValueError(f"crelu: {name} of {type(network).__name__} cannot be replaced: it {reason}")
         if frozen := [name for name, parameter in network.named_parameters() if not parameter.requires_grad]:
             raise ValueError(f"crelu: {frozen[0]} is frozen; give crelu before the method that freezes it")
-        for layer in structure.hidden:
+        for layer in found.layers:
             convolution = not isinstance(layer.incoming, nn.Linear)
             self._replace(network, layer.name, ConcatenatedReLU(1 if convolution else -1))
             if self.halve:
@@ -77,9 +77,9 @@ class CReLU(Method):
             raise ValueError(f"crelu: {name} cannot be halved: {why}")
 
 
-def _resize(layer: Layer, axis: int, size: int, generator: torch.Generator) -> None:
+def _resize(layer: UnitLayer, axis: int, size: int, generator: torch.Generator) -> None:
     """Gives a layer another number of outputs (axis 0) or inputs (1), and re-initialises it."""
-    if hasattr(layer, "scales_with"):
+    if parameter_spec(layer).coscaled:
         raise ValueError(
             f"crelu: a {type(layer).__name__} cannot be resized: its noise is of the old size; use no noise"
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nap.graph import hidden_layers
+from nap.graph import feature_layers
 from plasticity.method import Method
 
 
@@ -24,7 +24,7 @@ class FeatureTap:
     def __init__(self, network: nn.Module, methods: Sequence[Method]):
         self.features: dict[str, Tensor] | None = None
         if any(method.wants_features for method in methods):
-            layers = hidden_layers(network)
+            layers = feature_layers(network)
             self.features = dict.fromkeys(layers, torch.empty(0))  # the keys are there: new ones would compile it again
             for name, (module, _) in layers.items():
                 module.register_forward_hook(partial(self._keep, name))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nap.graph import hidden_units
+from plasticity.layers import choose_layers, draw_network
 from plasticity.method import SEED, Features, Method, check_period, check_whole, make_generator, zero_moments
-from plasticity.structure import analyze, choose_layers, draw_network
 
 
 class InjectedHead(nn.Module):
@@ -113,7 +114,7 @@ def _draw(head: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
 
 def _silent_copy(head: nn.Module) -> nn.Module:
     copy = deepcopy(head).requires_grad_(False)
-    for layer in analyze(copy).outputs.values():
+    for layer in hidden_units(copy).outputs.values():
         for parameter in layer.parameters():
             parameter.zero_()
     return copy

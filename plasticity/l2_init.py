@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nap.project import norm_layers
+from nap.graph import norm_layers
 from plasticity.method import Method, check_number
 from plasticity.trainable import trainable_parameters
 

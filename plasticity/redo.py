@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nap.graph import HiddenLayer, UnitView, parameter_spec
+from plasticity.layers import hidden_layers, unit_moments
 from plasticity.method import SEED, Features, Method, check_number, check_period, check_whole, is_due, make_generator
-from plasticity.structure import HiddenLayer, UnitView, hidden_layers
 
 
 class ReDo(Method):
@@ -77,13 +78,13 @@ class ReDo(Method):
         for layer, units in zip(self.layers, dormant, strict=True):
             for slot in (*layer.columns, *layer.noise_columns):
                 _fill(slot, units, 0.0)
-            for moment in (moment for slot in layer.slots for moment in slot.moments(self.optimizer)):
+            for moment in unit_moments(layer, self.optimizer):
                 moment.masked_fill_(_along(units, moment), 0.0)
 
     def _draw(self, layer: HiddenLayer) -> Tensor:
-        drawn_by = getattr(layer.incoming, "drawn_by", None)
-        if self.init == "layer" and drawn_by is not None:
-            return drawn_by(layer.incoming, self.generator)["weight"]
+        draw = parameter_spec(layer.incoming).draw
+        if self.init == "layer" and draw is not None:
+            return draw(layer.incoming, self.generator)["weight"]
         weight = layer.incoming.weight
         fans = layer.fan_in + weight[:, 0].numel()
         bound = 1 / math.sqrt(layer.fan_in) if self.init == "layer" else math.sqrt(6 / fans)

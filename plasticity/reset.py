@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from plasticity.layers import choose_drawn, draw_network
 from plasticity.method import (
     SEED,
     Features,
@@ -20,7 +21,6 @@ from plasticity.method import (
     make_generator,
     zero_moments,
 )
-from plasticity.structure import choose_drawn, draw_network
 
 
 class Reset(Method):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nap.graph import UnitLayer
 from plasticity.method import SEED, Features, Method, check_number, check_whole, make_generator
-from plasticity.structure import Layer
 from plasticity.trainable import trainable_layers
 
 WARM_UP = 15
@@ -32,7 +32,7 @@ class SpectralRegularization(Method):
         self.strength = check_number("spectral: strength", strength)
         self.k = check_number("spectral: k", k, low=1)
         self.seed = check_whole("spectral: seed", seed)
-        self._layers: list[Layer] = []
+        self._layers: list[UnitLayer] = []
         self._left: list[Tensor] = []
         self._right: list[Tensor] = []
 

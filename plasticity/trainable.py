@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from plasticity.structure import LAYERS, Layer
+from nap.graph import UnitLayer
 
 
 def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
@@ -12,7 +12,7 @@ def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
-def trainable_layers(network: nn.Module) -> list[Layer]:
+def trainable_layers(network: nn.Module) -> list[UnitLayer]:
     """The linear layers and convolutions with a weight of their own that takes a gradient, the output layers too."""
-    layers = [part for part in network.modules() if isinstance(part, LAYERS) and "weight" in part._parameters]
+    layers = [part for part in network.modules() if isinstance(part, UnitLayer) and "weight" in part._parameters]
     return [layer for layer in layers if layer.weight.requires_grad]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nap.graph import hidden_units
 from plasticity.method import Features, Method, check_number
-from plasticity.structure import analyze
 from plasticity.trainable import trainable_layers
 
 
@@ -36,7 +36,7 @@ class WeightClipping(Method):
         """Find each layer's range; ValueError if the output layers are to be spared and cannot be found."""
         if self.is_off:
             return
-        spared = [] if self.output else list(analyze(network).outputs.values())
+        spared = [] if self.output else list(hidden_units(network).outputs.values())
         for layer in trainable_layers(network):
             if layer not in spared:
                 owned = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from replay.last_frames import LastFrames
+
 TERMINATED, TRUNCATED, LIFE_LOST = 1, 2, 4
 ENDED = TERMINATED | TRUNCATED
 
@@ -55,25 +57,25 @@ class FrameRing:
         self._ring_rows = self.max_rows + 1
         self._ring_size = self._ring_rows * num_envs
         self._zero_frame = self._ring_size
-        self._last_frames = 0 if time_limit is None else self.max_rows // time_limit + 2
         self._outputs: dict[tuple[int, ...], torch.Tensor] = {}
         self._offset_cache: dict[tuple[int, int], torch.Tensor] = {}
-        self._allocate()
-        self._host_views()
+        # So many places that the oldest one is free when time_limit allows the next truncation.
+        self._allocate(0 if time_limit is None else self.max_rows // time_limit + 2)
 
-    def _allocate(self) -> None:
+    def _allocate(self, last_frames: int) -> None:
+        """Makes the storage, with room for so many last frames of each environment."""
         size = self._ring_size
-        table = size + 1 + self.num_envs * self._last_frames
+        table = size + 1 + self.num_envs * last_frames
         self.frames = torch.zeros(table, int(np.prod(self.frame_shape)), dtype=torch.uint8, device=self.device)
         self.action = torch.zeros(size, dtype=torch.uint8, device=self.device)
         self.reward = torch.zeros(size, dtype=torch.float32, device=self.device)
         self.flags = torch.zeros(size, dtype=torch.uint8, device=self.device)
         self.ending = torch.zeros(size, dtype=torch.int32, device=self.device)
         self.start_step = torch.zeros(size, dtype=torch.int64, device=self.device)
-        # The row that each kept last frame belongs to, counted from the first add; -1: none yet.
-        self._owner = np.full((self.num_envs, self._last_frames), -1, dtype=np.int64)
+        self._last_frames = LastFrames(self.num_envs, last_frames, self._zero_frame + 1)
         self._lanes = np.arange(self.num_envs, dtype=np.int64)
         self._open_start = self._lanes.copy()  # the first step of each environment's running episode
+        self._host_views()
 
     def _host_views(self) -> None:
         """Sets up numpy arrays to write rows through: the storage itself on the CPU, else pinned rows to copy from.
@@ -172,18 +174,9 @@ class FrameRing:
         ended = terminated | truncated
         self._open_start[ended] = self._lanes[ended] + (self.head + 1) * self.num_envs
         for env in np.flatnonzero(truncated & ~terminated).tolist():
-            index = self._keep_last_frame(env, self.head)
+            index = self._last_frames.take(env, self.head)
             self._ending[slot, env] = index
             self.frames[index].copy_(torch.tensor(frame[env]).flatten())
-
-    def _keep_last_frame(self, env: int, row: int) -> int:
-        """Where in the frame table the last frame of an episode truncated at `row` goes."""
-        place = int(self._owner[env].argmin())  # the oldest; time_limit makes sure that its row is gone
-        self._owner[env, place] = row
-        return self._last_frame_index(env, place)
-
-    def _last_frame_index(self, env: Any, place: Any) -> Any:
-        return self._zero_frame + 1 + place * self.num_envs + env
 
     def _upload(self, step: int, *names: str) -> None:
         for name in names:
@@ -232,10 +225,10 @@ class FrameRing:
             raise self._bad_frames("frames", frames)
         opened = self.head * self.num_envs + self._lanes
         running = np.flatnonzero(self._open_start < opened)
-        if len(running) and not (self._owner[running] < self._oldest).any(1).all():
+        if len(running) and not self._last_frames.have_room(running, self._oldest):
             raise ValueError("no room to keep the last frames: load the replay with spare=1")
         for env in running.tolist():
-            index, open_frame = self._keep_last_frame(env, self.head - 1), opened[env] % self._ring_size
+            index, open_frame = self._last_frames.take(env, self.head - 1), opened[env] % self._ring_size
             self.frames[index] = self.frames[open_frame]
             step = (opened[env] - self.num_envs) % self._ring_size
             self.flags[step] |= TRUNCATED
@@ -290,7 +283,7 @@ class FrameRing:
             "started": self.started,
             "open_frames": self._rows["frames"][open_row].clone(),
             "open_start": torch.tensor(self._open_start),
-            "owner": torch.tensor(self._owner),
+            "owner": torch.tensor(self._last_frames.owner),
             "last_frames": self.frames[self._zero_frame + 1 :].clone(),
             "generator": self.generator.get_state(),
         }
@@ -310,24 +303,18 @@ class FrameRing:
             if got != wanted:
                 raise ValueError(f"the saved replay has {name} {got}, this one {wanted}")
         owner = np.pad(state["owner"].numpy(), ((0, 0), (0, spare)), constant_values=-1)
-        if owner.shape[1] != self._last_frames:
-            self._make_room(owner.shape[1])
+        if owner.shape != self._last_frames.owner.shape:
+            self._rows.clear()  # so that old and new storage never stand in memory together
+            del self.frames, self._frames
+            self._allocate(owner.shape[1])
         self.head, self.started = state["head"], state["started"]
-        self._owner[:] = owner
+        self._last_frames.owner[:] = owner
         self._open_start[:] = state["open_start"].numpy()
         open_row, last = self.head % self._ring_rows, self._zero_frame + 1
         self._rows["frames"][open_row].copy_(state["open_frames"])
         self._rows["start_step"][open_row].copy_(state["open_start"])
         self.frames[last : last + len(state["last_frames"])].copy_(state["last_frames"])
         self.generator.set_state(state["generator"].cpu())
-
-    def _make_room(self, last_frames: int) -> None:
-        """Allocates again with room for so many last frames of each environment; what was stored is lost."""
-        self._rows.clear()
-        del self.frames, self._frames
-        self._last_frames = last_frames
-        self._allocate()
-        self._host_views()
 
     def check(self) -> None:
         """Raises AssertionError naming the first broken invariant; reads the whole replay but its pixels."""
@@ -349,13 +336,4 @@ class FrameRing:
             assert (next_start == follows).all(), "start: it does not follow from the flags of the step before"
         assert (ending[~ended] == 0).all(), "ending: a step inside an episode has one"
         assert (ending[(flags & TERMINATED) != 0] == self._zero_frame).all(), "ending: a termination's is not zeros"
-        self._check_last_frames(rows, (flags & ENDED) == TRUNCATED, ending)
-
-    def _check_last_frames(self, rows: np.ndarray, truncated: np.ndarray, ending: np.ndarray) -> None:
-        env, place = np.nonzero(self._owner >= self._oldest)
-        owner = self._owner[env, place]
-        held = set(zip(owner.tolist(), env.tolist(), self._last_frame_index(env, place).tolist(), strict=True))
-        at, lane = np.nonzero(truncated)
-        wanted = set(zip(rows[at].tolist(), lane.tolist(), ending[at, lane].tolist(), strict=True))
-        assert len({index for _, _, index in wanted}) == len(wanted), "last frames: two truncated steps share one"
-        assert held == wanted, "last frames: they and the truncated steps do not refer to each other"
+        self._last_frames.check(rows, (flags & ENDED) == TRUNCATED, ending, self._oldest)

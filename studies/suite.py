@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
+from experiment.config import ConfigError, exit_on_bad_input, parse_cli, suggest
 from experiment.interrupt import cli_session
 from experiment.setting import setting
 from experiment.sweeps.command import Sweep, SweepSettings, carry_out
@@ -90,7 +90,7 @@ class StudySweep(Sweep):
         name, suites = settings.suite, self.kind.suites
         if name not in suites:
             known = ", ".join(suites)
-            raise ConfigError(f"no suite is named {name!r}; it has to be one of {known}{near(name, suites)}")
+            raise ConfigError(f"no suite is named {name!r}; it has to be one of {known}{suggest(name, suites)}")
         arms = suites[name]()
         seeds = sorted({arm.settings["seed"] for arm in arms})
         if settings.seeds is not None and settings.seeds > len(seeds):

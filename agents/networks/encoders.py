@@ -15,6 +15,7 @@ from agents.networks.convolution import Conv2d, PixelConv2d
 from agents.networks.heads import Head
 from agents.networks.layers import NoisyLinear, OutputLinear
 from experiment.part import as_mistake, build_part, load
+from nap.graph import ParameterSpec
 from nap.metrics import untouched
 
 Draw = Callable[..., dict[str, Tensor]]
@@ -35,7 +36,7 @@ class Encoder(nn.Module):
 
     hidden: int | None = 512
     """Units of the hidden layer between features and outputs; None: the outputs follow on the features."""
-    drawn_by: ClassVar[Draw | None] = None
+    draw: ClassVar[Draw | None] = None
     """What draws the plain layers of encoder and head, at first and when a method draws them again; None: torch."""
 
     @staticmethod
@@ -95,14 +96,14 @@ class QNetwork(nn.Module):
             self.head = Head(
                 features, num_actions, size=size, hidden=units, dueling=dueling, noisy=noisy, sigma0=sigma0
             )
-        if encoder.drawn_by is not None:
-            self._draw(encoder.drawn_by)
+        if encoder.draw is not None:
+            self._draw(encoder.draw)
 
-    def _draw(self, drawn_by: Draw) -> None:
+    def _draw(self, draw: Draw) -> None:
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear) and not isinstance(layer, NoisyLinear):
-                layer.drawn_by = drawn_by  # type: ignore[assignment]
-                layer.load_state_dict(drawn_by(layer))
+                layer.parameter_spec = ParameterSpec(draw=draw)  # type: ignore[assignment]
+                layer.load_state_dict(draw(layer))
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.head(self.torso(pixels))
@@ -160,7 +161,7 @@ class Dopamine(Encoder, nn.Sequential):
     Xavier-uniform and starts biases at zero, as methods do that re-initialise layers.
     """
 
-    drawn_by = staticmethod(xavier)
+    draw = staticmethod(xavier)
 
     def __init__(self, stack: int, frame_shape: tuple[int, ...]):
         super().__init__(

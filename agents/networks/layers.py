@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from nap.graph import ParameterSpec
 
 
 class NoisyLinear(nn.Linear):
@@ -19,25 +20,21 @@ class NoisyLinear(nn.Linear):
     Source: arXiv 1706.10295 eq. 8 to 11 and section 3.2, whose sigma0 is 0.5; Dopamine and DQN Zoo use 0.1.
     """
 
-    scales_with: ClassVar[dict[str, str]] = {"weight_sigma": "weight", "bias_sigma": "bias"}
-    """Which parameter each σ is the noise of. The outputs are linear in both together: (c μ, c σ) gives c times as
-    much, for any noise, so NaP keeps the norm of the pair and leaves their ratio, the noise, to be learned."""
     noise_in: Tensor
     noise_out: Tensor
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, sigma0: float = 0.5):
         super().__init__(in_features, out_features, bias)  # torch's own first values are the published ones
         self.sigma0 = sigma0
-        first = self.first_values
-        self.weight_sigma = nn.Parameter(torch.full_like(self.weight, first["weight_sigma"]))
-        self.bias_sigma = nn.Parameter(torch.full((out_features,), first["bias_sigma"])) if bias else None
+        first = sigma0 / math.sqrt(in_features)
+        self.weight_sigma = nn.Parameter(torch.full_like(self.weight, first))
+        self.bias_sigma = nn.Parameter(torch.full((out_features,), first)) if bias else None
+        # The outputs are linear in μ and σ together, for any noise: NaP keeps the norm of the pair and leaves their
+        # ratio, the noise, to be learned.
+        noise_of = {"weight_sigma": "weight", "bias_sigma": "bias"}
+        self.parameter_spec = ParameterSpec(coscaled=noise_of, initial=dict.fromkeys(noise_of, first))
         self.register_buffer("noise_in", torch.zeros(in_features))
         self.register_buffer("noise_out", torch.zeros(out_features))
-
-    @property
-    def first_values(self) -> dict[str, float]:
-        """What every entry of each σ starts at, to which a reset of units or of the layer takes it back."""
-        return dict.fromkeys(self.scales_with, self.sigma0 / math.sqrt(self.in_features))
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:

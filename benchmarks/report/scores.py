@@ -15,7 +15,7 @@ from benchmarks.report.agreement import check_arms, list_of, name_arms, steps_of
 from benchmarks.report.csv_files import read_rows
 from benchmarks.report.played import Played, read_played
 from envs.games import resolve_game
-from experiment.config import ConfigError, as_plain, load_yaml, near
+from experiment.config import ConfigError, as_plain, load_yaml
 from experiment.results import read_result
 from experiment.storage.run_dir import RunDir
 from experiment.sweeps import manifest
@@ -134,7 +134,7 @@ def _read(path: Path, notes: Notes) -> Iterator[Score | Missing]:
         return _read_csv(path, notes)
     if not path.is_dir():
         siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ConfigError(f"no runs {str(path)!r}: there is no such file or folder{near(path.name, siblings)}")
+        raise ConfigError(f"no runs {str(path)!r}: there is no such file or folder{suggest(path.name, siblings)}")
     shown = [item for item in sorted(path.iterdir()) if not item.name.startswith(".")]  # hidden: that is being made
     tables = [item for item in shown if item.suffix.lower() in (".csv", ".tsv") and item.is_file()]
     inside = [path] if _holds_runs(path) else [item for item in shown if _holds_runs(item)]

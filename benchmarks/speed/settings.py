@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from envs.games import resolve_game
-from experiment.config import ConfigError, near
+from experiment.config import ConfigError
 from experiment.setting import check_ranges, setting
 from experiment.sweeps.cores import available_cores
 
@@ -65,4 +65,4 @@ def _check_names(field: str, names: Sequence[str], known: Sequence[str]) -> None
         raise ConfigError(f"--{field} needs at least one of {', '.join(known)}")
     for name in names:
         if name not in known:
-            raise ConfigError(f"--{field}: {name!r} is none of {', '.join(known)}{near(name, known)}")
+            raise ConfigError(f"--{field}: {name!r} is none of {', '.join(known)}{suggest(name, known)}")

@@ -15,7 +15,7 @@ from agents.config import AGENTS, DQNConfig
 from benchmarks.sweep.runs import KIND
 from envs.games import ATARI_57, ATARI_100K, HIGH_UTD_20, MINATAR, is_minatar, resolve_game
 from experiment.command_line import gather
-from experiment.config import ConfigError, near, parse_cli
+from experiment.config import ConfigError, parse_cli, suggest
 from experiment.part import own_part
 from experiment.sweeps.manifest import Entry
 
@@ -74,7 +74,7 @@ def games(suite: str) -> tuple[str, ...]:
         try:
             found.append(resolve_game(name))
         except ValueError as error:
-            hint = near(name, SUITES) if len(names) == 1 else ""
+            hint = suggest(name, SUITES) if len(names) == 1 else ""
             raise ConfigError(f"--suite: {error}{hint and f'; or of the suites{hint[1:]}'}") from None
     if len({is_minatar(game) for game in found}) > 1:
         raise ConfigError("--suite mixes MinAtar's games with others, of other rules and networks: sweep them apart")
@@ -86,7 +86,7 @@ def check_agent(agent: str) -> None:
     if agent in AGENTS:
         return
     if ":" not in agent:
-        raise ConfigError(f"--agent {agent!r} is neither known nor module:Class{near(agent, AGENTS)}")
+        raise ConfigError(f"--agent {agent!r} is neither known nor module:Class{suggest(agent, AGENTS)}")
     from agents.dqn import DQN  # torch is imported for an own agent alone
 
     own_part("agent", agent, DQN, 4)

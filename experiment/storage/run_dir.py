@@ -15,7 +15,7 @@ from experiment.command_line import flag, shell
 from experiment.config import dump_yaml, load_yaml
 from experiment.setting import changeable, learning, names_of
 from experiment.storage.files import check_room, sync_directory, to_json, write_atomic
-from experiment.values import ConfigError, near
+from experiment.values import ConfigError, suggest
 
 Config = TypeVar("Config", bound=Any)
 """A config dataclass with name, root and resume."""
@@ -97,7 +97,7 @@ class RunDir:
         run = cls(Path(path))
         if not run.path.is_dir():
             siblings = [item.name for item in run.path.parent.iterdir()] if run.path.parent.is_dir() else []
-            raise ConfigError(f"no run {str(path)!r}: there is no such directory{near(run.path.name, siblings)}")
+            raise ConfigError(f"no run {str(path)!r}: there is no such directory{suggest(run.path.name, siblings)}")
         if not run.config.is_file():
             raise ConfigError(f"{str(path)!r} is not a run: it has no config.yaml")
         return run

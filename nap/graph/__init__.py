@@ -1,10 +1,12 @@
-"""What a network computes: its layers, their nonlinearities and norms, its weight matrices, traced with torch.fx."""
+"""What a network computes: its layers, units, norms and weight matrices, and the data flow between them."""
 
-from nap.graph.flow import Flow, Trace, has_norm, trace
-from nap.graph.foreign import coscaled_params
-from nap.graph.kinds import Kind, name_of
-from nap.graph.layers import hidden_layers
-from nap.graph.norms import EPS, ChannelNorm, ChannelSpaceRMSNorm, NormalizedActivation
+from nap.graph.flow import Flow
+from nap.graph.kinds import Kind
+from nap.graph.layers import feature_layers
+from nap.graph.norms import EPS, ChannelNorm, ChannelSpaceRMSNorm, NormalizedActivation, norm_layers
+from nap.graph.parameters import ParameterSpec, parameter_spec
+from nap.graph.traces import Trace, trace
+from nap.graph.units import HiddenLayer, HiddenUnits, UnitLayer, UnitView, hidden_units
 from nap.graph.weights import Weight, find_weights
 
 __all__ = [
@@ -12,14 +14,19 @@ __all__ = [
     "ChannelNorm",
     "ChannelSpaceRMSNorm",
     "Flow",
+    "HiddenLayer",
+    "HiddenUnits",
     "Kind",
     "NormalizedActivation",
+    "ParameterSpec",
     "Trace",
+    "UnitLayer",
+    "UnitView",
     "Weight",
-    "coscaled_params",
+    "feature_layers",
     "find_weights",
-    "has_norm",
-    "hidden_layers",
-    "name_of",
+    "hidden_units",
+    "norm_layers",
+    "parameter_spec",
     "trace",
 ]

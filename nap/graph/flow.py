@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import product
-from textwrap import shorten
+from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor, fx, jit, nn
+from torch import Tensor, fx, nn
 
 from nap.graph.foreign import Role, role
-from nap.graph.kinds import (
-    ARITHMETIC,
-    BATCH_NORMS,
-    FUNCTION_NAMES,
-    MATMULS,
-    NORMS,
-    SQUASHING,
-    Kind,
-    function_kind,
-    is_leaf,
-    module_kind,
-    name_of,
-)
+from nap.graph.kinds import ARITHMETIC, MATMULS, SQUASHING, Kind, function_kind, module_kind, name_of
+from nap.graph.tracer import follow, is_followed
 from nap.graph.weights import Conv
 
-__all__ = ["NORMS", "UNNORMED", "Flow", "Trace", "has_norm", "reason", "trace", "units", "wrapped"]
-
 PASSING = (Kind.SAME, Kind.RESHAPE)
-UNNORMED = "feeds a nonlinearity without a norm"
-_REASONS = {
-    "add": "feeds a residual sum", "iadd": "feeds a residual sum",
-    "sub": "feeds a sum", "mul": "feeds a product", "imul": "feeds a product", "cat": "feeds a concatenation",
-    "matmul": "forms attention logits or values", "bmm": "forms attention logits or values",
-    "softmax": "forms attention logits", "einsum": "forms attention logits or values",
-    "scaled_dot_product_attention": "forms attention logits or values",
-}  # fmt: skip
 
 
 class Flow:
@@ -53,12 +25,11 @@ class Flow:
     """
 
     def __init__(self, module: nn.Module, name: str = "", given: bool = False, training: bool = True) -> None:
-        leaf = _Tracer().is_leaf_module(module, "")
-        root = nn.Sequential(module) if leaf else module
+        root = module if is_followed(module) else nn.Sequential(module)
         for part in module.modules():
             role(part)  # found now: it runs modules, which a running trace would record
         self.name, self.root = name, root
-        self.nodes = list(_trace(root, given, training).nodes)
+        self.nodes = list(follow(root, given, training).nodes)
         self.modules = {node: root.get_submodule(str(node.target)) for node in self.nodes if node.op == "call_module"}
 
     def kind(self, node: fx.Node) -> Kind:
@@ -172,195 +143,7 @@ def has_norm(layer: nn.Module) -> bool:
     return "norm" in layer._modules and module_kind(layer.get_submodule("norm")) is Kind.NORM
 
 
-@dataclass
-class Trace:
-    """The data flow of a module; where it cannot be traced, those of its parts, and what was skipped."""
-
-    flows: list[Flow] = field(default_factory=list)
-    untraced: list[tuple[str, str]] = field(default_factory=list)
-    """(name, reason) of each module whose forward cannot be traced, and of each activation that only it calls."""
-    loose: set[nn.Module] = field(default_factory=set)
-    """The layers and activations that an untraced forward may call."""
-    whole: bool = True
-
-    def calls(self) -> Counter[nn.Module]:
-        """How often each module is called, as far as known; an untraced forward's calls are one."""
-        parts: dict[str, Counter[nn.Module]] = {}
-        for flow in self.flows:
-            parts[flow.name] = parts.get(flow.name, Counter()) | Counter(flow.modules.values())
-        return sum(parts.values(), Counter(self.loose))
-
-
-def trace(module: nn.Module) -> Trace:
-    """The data flow of a module, of torch's wrappers around one too."""
-    found = Trace()
-    _collect(module, "", found)
-    return found
-
-
-def _collect(module: nn.Module, name: str, found: Trace) -> None:
-    if (inner := wrapped(module)) is not None:
-        key, module = inner
-        return _collect(module, _join(name, key), found)
-    title = name or type(module).__name__
-    container = getattr(type(module), "forward", None) is nn.Module.forward
-    try:
-        found.flows += [] if container else _flows(module, name if not found.whole else "")
-        if not container:
-            return None
-    except Exception as error:  # torch.fx runs the module's own code with stand-in values: anything may be raised
-        found.untraced.append((title, _why_untraced(module, error)))
-    if container and found.whole:
-        found.untraced.append((title, "has no forward of its own: its parts are treated one by one"))
-    found.whole = False
-    for child_name, child in module.named_children():
-        full, kind = _join(name, child_name), module_kind(child)
-        if kind is Kind.NONLINEAR:
-            found.untraced.append((full, f"an activation whose use in {title} cannot be traced: put a norm before it"))
-        if kind in (Kind.NONLINEAR, Kind.LAYER):
-            found.loose.add(child)
-        elif kind in (Kind.OTHER, Kind.BLOCK):
-            _collect(child, full, found)
-    return None
-
-
-def _flows(module: nn.Module, name: str) -> list[Flow]:
-    """The flows without optional arguments and with all of them, in train and eval mode: those that can be traced."""
-    found = [Flow(module, name)]
-    givens, modes = (False, True)[: 1 + _has_options(module)], (True, False)[: 1 + _has_modes(module)]
-    for given, training in list(product(givens, modes))[1:]:
-        with suppress(Exception):  # as above
-            found.append(Flow(module, name, given, training))
-    return found
-
-
-def wrapped(module: nn.Module) -> tuple[str, nn.Module] | None:
-    """The module inside one of torch's wrappers (compiled, data parallel), with its name there."""
-    if type(module).__module__.startswith("torch."):
-        for name in ("_orig_mod", "module"):
-            if module._modules.keys() == {name}:
-                return name, module.get_submodule(name)
-    return None
-
-
-def _why_untraced(module: nn.Module, error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if "control flow" in text:
-        why = "branches on its input"
-    elif "cannot be iterated" in text:
-        why = "unpacks or iterates over its input"
-    else:
-        why = f"fails on stand-in values, {type(error).__name__}: {_first_sentence(text)}"
-    called = sorted(_called_functions(module))
-    functions = f"; it seems to call {', '.join(called)}, which got no norm" if called else ""
-    return f"cannot be traced (its forward {why}), so its parts are treated one by one{functions}"
-
-
-def _first_sentence(text: str) -> str:
-    """The first sentence, whole unless it is very long: some of torch's messages are pages."""
-    return shorten(re.split(r"(?<=[.!?]) ", text)[0].removesuffix("."), 300, placeholder=" ...")
-
-
-def _called_functions(module: nn.Module) -> set[str]:
-    """The names of activation functions in the code of a module's class, and among its attributes."""
-    classes = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.nn.modules.module")]
-    methods = [value for kind in classes for value in vars(kind).values() if inspect.isfunction(value)]
-    named = {name.rstrip("_") for method in methods for name in _names_in(method)}
-    held = {getattr(value, "__name__", "") for value in vars(module).values() if callable(value)}
-    return (named - {name for name, _ in module.named_children()} | held) & FUNCTION_NAMES
-
-
-def reason(flow: Flow, layer: fx.Node) -> str | None:
-    """Why a layer's weight is not scale-invariant, from where its values go; None if all go straight into a norm."""
-    if has_norm(flow.modules[layer]):
-        return None
-    reasons = [why for end in flow.ends(layer) if (why := _end_reason(flow, end))]
-    return reasons[0] if reasons else None
-
-
-def _end_reason(flow: Flow, end: fx.Node) -> str | None:
-    kind, module = flow.kind(end), flow.modules.get(end)
-    if kind is Kind.NORM:
-        batch = isinstance(module, BATCH_NORMS) or name_of(end) == "batch_norm"
-        return "feeds a BatchNorm, whose running statistics do not follow its scale in eval mode" if batch else None
-    if kind is Kind.LAYER:
-        attention = isinstance(module, nn.MultiheadAttention)
-        return "forms attention logits or values" if attention else "feeds another layer with no norm between"
-    fixed = {
-        Kind.UNSEEN: "feeds another layer with no norm between",
-        Kind.BLOCK: "feeds a residual sum",
-        Kind.NONLINEAR: UNNORMED,
-        Kind.OUTPUT: f"leaves {flow.name}, and what follows cannot be traced" if flow.name else "reaches the output",
-    }
-    name = name_of(end) if module is None else type(module).__name__
-    return fixed.get(kind) or _REASONS.get(name, f"feeds {name}")
-
-
-class _Tracer(fx.Tracer):
-    given = False
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if (inner := wrapped(m)) is not None:
-            return inner[1](*args, **kwargs)
-        return super().call_module(m, lambda *a, **k: m._call_impl(*a, **k), args, kwargs)  # not what m.compile() made
-
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        # fx's own fails on decorated forwards. An argument with a default takes it, since a stand-in is never None; but
-        # a first argument always stands for the input.
-        parameters = _arguments(self.root)
-        required = [self._stand_in(p.name) for p in parameters if p.default is p.empty and p.kind is not p.KEYWORD_ONLY]
-        optional = [
-            p for p in parameters if p.default is None and (self.given or (p is parameters[0] and not required))
-        ]
-        named = [p for p in parameters if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
-        by_name = {p.name: self._stand_in(p.name) for p in optional + named if p.kind is not p.POSITIONAL_ONLY}
-        return lambda root: root_fn(root, *required, **by_name), [self.root]
-
-    def _stand_in(self, name: str) -> fx.Proxy:
-        return self.create_proxy("placeholder", name, (), {})
-
-
-def _arguments(module: nn.Module) -> list[inspect.Parameter]:
-    parameters = inspect.signature(module.forward).parameters.values()
-    return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-
-
-def _has_options(module: nn.Module) -> bool:
-    return not is_leaf(module) and any(parameter.default is None for parameter in _arguments(module)[1:])
-
-
-def _has_modes(module: nn.Module) -> bool:
-    """Whether the code of a forward asks for the mode."""
-    return any("training" in _names_in(type(part).forward) for part in module.modules() if not is_leaf(part))
-
-
-def _names_in(method: Any) -> tuple[str, ...]:
-    """The attributes and globals that a function's code names; none of what is not Python."""
-    return getattr(getattr(inspect.unwrap(method), "__code__", None), "co_names", ())
-
-
-def _trace(root: nn.Module, given: bool, training: bool) -> fx.Graph:
-    # A forward that stores an intermediate value on its module would leave a stand-in there: the attributes are put
-    # back, the mode too.
-    if any(isinstance(module, jit.ScriptModule) for module in root.modules()):
-        raise TypeError("TorchScript has no Python code to follow")
-    attributes = [(module, dict(module.__dict__)) for module in root.modules()]
-    tracer = _Tracer()
-    tracer.given = given
-    try:
-        for module in root.modules():
-            module.training = training
-        return tracer.trace(root)
-    finally:
-        for module, saved in attributes:
-            module.__dict__.clear()
-            module.__dict__.update(saved)
-
-
-def units(layer: nn.Module) -> int:
+def width(layer: nn.Module) -> int:
     """The number of output features of a layer."""
     layout = _layer_layout(layer)
     return layout[0] if layout is not None else 0
@@ -387,10 +170,6 @@ def _output_weight(layer: nn.Module) -> set[int]:
 def _attribute(root: nn.Module, path: str) -> Any:
     owner, _, name = path.rpartition(".")
     return getattr(root.get_submodule(owner), name, None)
-
-
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
 
 
 def _reached(node: fx.Node, back: bool = False) -> set[fx.Node]:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from nap.graph.parameters import parameter_spec
+
 
 class Role(Enum):
     """What a module without children turned out to compute."""
@@ -36,20 +38,9 @@ def role(module: nn.Module) -> Role:
     return _known[module]
 
 
-def coscaled_params(module: nn.Module, name: str) -> list[str]:
-    """The module's parameters that its output is linear in together with the one of that name.
-
-    A module declares them, as `scales_with = {"weight_sigma": "weight", "bias_sigma": "bias"}` for a linear layer with
-    learned noise on its weights: scaled together they scale the output. Not by themselves, and the role is found
-    without them: in eval mode the output must not depend on them.
-    """
-    declared: dict[str, str] = getattr(module, "scales_with", {})
-    return [own for own, of in declared.items() if of == name and module._parameters.get(own) is not None]
-
-
 def _is_small(module: nn.Module) -> bool:
-    declared = getattr(module, "scales_with", {})
-    parameters = {n: p for n, p in module._parameters.items() if p is not None and n not in declared}
+    coscaled = parameter_spec(module).coscaled
+    parameters = {n: p for n, p in module._parameters.items() if p is not None and n not in coscaled}
     if any(is_lazy(parameter) or not parameter.is_floating_point() for parameter in parameters.values()):
         return False
     shapes = {name: parameter.shape for name, parameter in parameters.items()}

@@ -7,7 +7,7 @@ from enum import Enum, auto
 from torch import fx, nn
 
 from nap.graph.foreign import LINEAR_ROLES, Role, role
-from nap.graph.norms import ChannelNorm, ChannelSpaceRMSNorm
+from nap.graph.norms import NORMS, ChannelNorm, ChannelSpaceRMSNorm
 from nap.graph.weights import MATRIX_LAYERS
 
 
@@ -30,8 +30,6 @@ class Kind(Enum):
 LAYERS = (*MATRIX_LAYERS, nn.MultiheadAttention)
 ENCODER_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 BLOCKS = (*ENCODER_LAYERS, nn.TransformerEncoder, nn.TransformerDecoder, nn.Transformer)
-BATCH_NORMS = nn.modules.batchnorm._NormBase
-NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, BATCH_NORMS, ChannelNorm, ChannelSpaceRMSNorm)
 _POOLS = tuple(
     getattr(nn, f"{kind}Pool{n}d") for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for n in (1, 2, 3)
 )
@@ -74,6 +72,11 @@ def is_leaf(module: nn.Module) -> bool:
         return True
     known = isinstance(module, (*LAYERS, *BLOCKS, *NORMS, *_NONLINEAR_MODULES))
     return (known and type(module).forward.__module__.startswith("torch.nn")) or role(module) is not Role.UNKNOWN
+
+
+def is_plain_block(module: nn.Module) -> bool:
+    """Whether a module runs the forward of one of torch's transformer layers."""
+    return any(type(module).forward is kind.forward for kind in ENCODER_LAYERS)
 
 
 def module_kind(module: nn.Module) -> Kind:

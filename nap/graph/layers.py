@@ -8,19 +8,26 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from nap.graph.flow import trace
 from nap.graph.kinds import ENCODER_LAYERS, Kind, module_kind, name_of
 from nap.graph.norms import NormalizedActivation
-from nap.graph.weights import near
+from nap.graph.traces import trace
+from nap.suggest import suggest
 
 Layers = dict[str, tuple[nn.Module, int | None]]
 
 
-def hidden_layers(model: nn.Module) -> Layers:
-    """Every nonlinearity of a model that is a module, by name, except one that only bounds the model's output.
+def feature_layers(model: nn.Module, wanted: Iterable[str] | Mapping[str, int] | None = None) -> Layers:
+    """The modules whose outputs are features, by name, each with the axis of its units where that is given.
 
-    Raises ValueError if there is none, or if another one is seen to be a function, whose output cannot be watched.
+    Those whose names match the wanted ones, `*` standing for anything; by default every nonlinearity that is a module,
+    except one that only bounds the model's output.
+    Raises ValueError for a wanted name that matches no module; by default if there is no nonlinearity, or if another
+    one is seen to be a function, whose output cannot be watched.
     """
+    return _nonlinearities(model) if wanted is None else _matching(model, wanted)
+
+
+def _nonlinearities(model: nn.Module) -> Layers:
     hidden = [(flow, node) for flow in trace(model).flows for node in flow.of(Kind.NONLINEAR)]
     functions = [name_of(node) for flow, node in hidden if node not in flow.modules and not flow.is_output_map(node)]
     functions += [
@@ -45,17 +52,13 @@ def is_nonlinearity(module: nn.Module) -> bool:
     return module_kind(module) is Kind.NONLINEAR
 
 
-def choose_layers(model: nn.Module, wanted: Iterable[str] | Mapping[str, int]) -> Layers:
-    """The modules whose names match the wanted ones, with the axis of the units where it is given.
-
-    Raises ValueError for a name that matches no module.
-    """
+def _matching(model: nn.Module, wanted: Iterable[str] | Mapping[str, int]) -> Layers:
     axes: Mapping[str, int | None] = wanted if isinstance(wanted, Mapping) else dict.fromkeys(wanted)
     modules = dict(model.named_modules())
     for pattern in axes:
         if not any(fnmatchcase(name, pattern) for name in modules):
-            known = near(pattern, filter(None, modules))
-            raise ValueError(f"nap.Probe: layer {pattern!r} is not in {type(model).__name__}; {known}")
+            known = suggest(pattern, filter(None, modules))
+            raise ValueError(f"nap.graph.feature_layers: layer {pattern!r} is not in {type(model).__name__}; {known}")
     return {name: (part, axes[p]) for p in axes for name, part in modules.items() if fnmatchcase(name, p)}
 
 
@@ -85,6 +88,6 @@ def _unseen(model: nn.Module, functions: list[str]) -> str:
     why = f"{functions[0]}() is called as a function" if functions else "no nonlinearity is a module"
     names = [name for name, _ in model.named_modules() if name]
     return (
-        f"nap.Probe: {why} in {type(model).__name__}, so that its output cannot be watched; make it a module or choose "
-        f"layers= from {', '.join(names) or 'nothing: it has no named modules'}"
+        f"nap.graph.feature_layers: {why} in {type(model).__name__}, so that its output cannot be watched; "
+        f"make it a module or choose layers= from {', '.join(names) or 'nothing: it has no named modules'}"
     )

@@ -8,11 +8,15 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, bfloat16, float16, nn, ones, rsqrt, zeros
 
+from nap.graph.foreign import Role, norm_scales, role
+
 # Scale invariance asks for a variance far above eps. Frames are mostly black and divided by 255: a patch that holds one
 # dim pixel leaves variances near 1e-9 behind the first convolution, where torch's default of 1e-5 would decide the
 # output (1e-8 still moves it by 1%, 1e-12 by 3e-6). Smaller buys nothing, and 1/sqrt(eps) bounds the gradient of a row
 # that is exactly zero: ReLU stops it there, but smooth activations on exactly empty input may want a larger eps.
 EPS = 1e-12
+
+BATCH_NORMS = nn.modules.batchnorm._NormBase
 
 
 class ChannelNorm(nn.Module):
@@ -61,6 +65,9 @@ class ChannelSpaceRMSNorm(nn.Module):
         return f"{self.channels}, space={self.space}, eps={self.eps}"
 
 
+NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, BATCH_NORMS, ChannelNorm, ChannelSpaceRMSNorm)
+
+
 class NormalizedActivation(nn.Module):
     """A normalisation followed by the nonlinearity it was put before."""
 
@@ -83,3 +90,16 @@ def make_norm(width: int, space: int, norm: str, conv_axes: str, eps: float, lik
     if norm == "layer":
         return nn.GroupNorm(1, width, eps=eps, **factory)
     return ChannelSpaceRMSNorm(width, space, eps, **factory)
+
+
+def norm_layers(module: nn.Module) -> list[nn.Module]:
+    """The normalisation layers of a module, those of other libraries included."""
+    return [part for part in module.modules() if isinstance(part, NORMS) or role(part) is Role.NORM]
+
+
+def scales_of(norm: nn.Module) -> list[nn.Parameter]:
+    """The scale of a normalisation layer, if it has one; another library may call it anything."""
+    if not isinstance(norm, NORMS):
+        return norm_scales(norm)
+    weight = norm._parameters.get("weight")
+    return [] if weight is None else [weight]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-from nap.graph.foreign import LINEAR_ROLES, Role, coscaled_params, role
+from nap.graph.foreign import LINEAR_ROLES, Role, role
+from nap.graph.parameters import coscaled_params
 
 _Transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_Transposed)
@@ -98,10 +98,3 @@ def joint_norms(groups: list[list[Tensor]]) -> list[Tensor]:
     """The norm of each group of tensors taken as one tensor; of a single tensor its own norm."""
     norms = iter(frobenius_norms([value for group in groups for value in group]))
     return [reduce(torch.hypot, [next(norms) for _ in group]) for group in groups]
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """The end of an error message: the close match of `word` among `known`, else all of them."""
-    names = list(known)
-    match = get_close_matches(word, names, n=1)
-    return f"did you mean {match[0]!r}?" if match else f"it must be one of {', '.join(names)}"

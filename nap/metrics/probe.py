@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nap.graph.layers import as_rows, as_units, choose_layers, hidden_layers, is_nonlinearity
+from nap.graph.layers import as_rows, as_units, feature_layers, is_nonlinearity
 from nap.graph.norms import NormalizedActivation
-from nap.graph.weights import near
 from nap.metrics import features as f
+from nap.suggest import suggest
 
 Metric = tuple[str, float | None]
 
@@ -89,7 +89,7 @@ class Probe:
         self.metrics = [_parse(name) for name in metrics]
         self.max_rows = max_rows
         self.layers_chosen = layers is not None
-        self.layers = hidden_layers(self.model) if layers is None else choose_layers(self.model, layers)
+        self.layers = feature_layers(self.model, layers)
         self._kept: dict[str, dict[str, Tensor]] = {}
 
     def measure(self) -> dict[str, Tensor]:
@@ -245,7 +245,7 @@ def _parse(name: str) -> Metric:
             return base, threshold
     except ValueError:
         pass
-    raise ValueError(f"nap.Probe: metric {name!r} is unknown; {near(name, METRICS)}")
+    raise ValueError(f"nap.Probe: metric {name!r} is unknown; {suggest(name, METRICS)}")
 
 
 def _key(name: str, threshold: float | None) -> str:

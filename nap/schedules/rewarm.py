@@ -13,7 +13,8 @@ from typing import Any, SupportsFloat
 
 from torch.optim import Optimizer
 
-from nap.schedules.schedule import SCHEDULES, Schedule, ramp_then_cosine
+from nap.schedules.open_loop import ramp_then_cosine
+from nap.schedules.schedule import Schedule
 
 
 class RunningScore:
@@ -230,6 +231,3 @@ class PageHinkley(Rewarm):
 
     def accumulate(self, evidence: float, score: float) -> float:
         return max(0.0, self.forgetting * evidence + score - self.slack)
-
-
-SCHEDULES.update({"cusum": Cusum, "page-hinkley": PageHinkley})

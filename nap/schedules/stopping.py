@@ -13,8 +13,8 @@ from typing import Any, SupportsFloat
 
 from torch.optim import Optimizer
 
-from nap.graph.weights import near
-from nap.schedules.schedule import SCHEDULES, EarlyCycle, anneal_shape, half_cosine
+from nap.schedules.open_loop import EarlyCycle, anneal_shape, half_cosine
+from nap.suggest import suggest
 
 Sample = tuple[float, float]
 """Where in its cycle a sample of the signal was taken, 0 to 1, and its value."""
@@ -222,7 +222,7 @@ class PlateauStop(StoppingCycle):
         **options: Any,
     ) -> None:
         if mode not in (modes := ("max", "min")):
-            raise self._error(f"mode={mode!r} is unknown; {near(mode, modes)}")
+            raise self._error(f"mode={mode!r} is unknown; {suggest(mode, modes)}")
         self.window, self.margin = self._whole("window", window, 1), self._at_least("margin", margin, 0)
         self.mode = mode
         self.recent: list[float] = []
@@ -245,6 +245,3 @@ class PlateauStop(StoppingCycle):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.recent, self.best = list(state_dict["recent"]), state_dict["best"]
         super().load_state_dict(state_dict)
-
-
-SCHEDULES.update({"early-cycle-cusum": CusumStop, "early-cycle-plateau": PlateauStop})

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from experiment.config import ConfigError, near
+from experiment.config import ConfigError, suggest
 from experiment.intervals import default_interval
 from experiment.part import check_part
 from experiment.setting import check_ranges, setting
@@ -156,7 +156,7 @@ class GrokkingConfig:
         check_part("schedule", self.schedule, SCHEDULES)
         for position in self.norm_positions:
             if position not in NORM_POSITIONS:
-                hint = near(position, NORM_POSITIONS)
+                hint = suggest(position, NORM_POSITIONS)
                 raise ConfigError(f"--norm-positions has {position!r}, where no norm can stand{hint}")
         self._check_effects()
         if self.operation == "div" and not is_prime(self.modulus):

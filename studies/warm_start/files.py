@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiment.command_line import shell
-from experiment.config import ConfigError, near
+from experiment.config import ConfigError, suggest
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ NAMES = (*SOURCES, "digits")
 def check_name(name: str) -> None:
     """Raises ConfigError for a name that no data set has."""
     if name not in NAMES:
-        raise ConfigError(f"no data set is named {name!r}: there are {', '.join(NAMES)}{near(name, NAMES)}")
+        raise ConfigError(f"no data set is named {name!r}: there are {', '.join(NAMES)}{suggest(name, NAMES)}")
 
 
 def data_folder(data_dir: str | None) -> Path:

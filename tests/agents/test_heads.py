@@ -9,7 +9,7 @@ from torch import nn
 import nap
 from agents.networks.heads import Head
 from agents.networks.layers import Noise, NoisyLinear
-from plasticity import structure
+from nap.graph import hidden_units
 
 SIZES, HIDDEN = (None, 5), (None, 16)
 SWITCHES = [
@@ -83,9 +83,9 @@ def test_nap_handles_every_layer(switches):
 @pytest.mark.parametrize("switches", PLAIN)
 def test_every_hidden_unit_is_found_with_its_readers(switches):
     net = network(switches)
-    found = structure.analyze(net)
+    found = hidden_units(net)
     streams = 1 + switches["dueling"]
     assert not found.left_out
     assert [f"{name}.weight" for name in found.outputs] == outputs(switches)
-    assert len(found.hidden) == 1 + (switches["hidden"] is not None) * streams
-    assert len(found.hidden[0].outgoing) == streams
+    assert len(found.layers) == 1 + (switches["hidden"] is not None) * streams
+    assert len(found.layers[0].outgoing) == streams

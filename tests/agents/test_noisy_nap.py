@@ -7,7 +7,8 @@ from torch import nn
 import nap
 from agents.networks.heads import Head
 from agents.networks.layers import Noise, NoisyLinear
-from plasticity import structure
+from nap.graph import hidden_units
+from plasticity.layers import draw_layer
 from plasticity.redo import ReDo
 
 
@@ -78,7 +79,7 @@ def test_a_recycled_unit_is_silent_and_its_noise_is_as_at_first(net):
     for layer in hidden(net).values():
         layer.weight_sigma.fill_(9)
         layer.bias_sigma.fill_(9)
-    found = structure.analyze(net).hidden
+    found = hidden_units(net).layers
     assert len(found) == 1 + len(hidden(net))
     redo.recycle([torch.arange(layer.units) == 2 for layer in found])
     for layer in hidden(net).values():
@@ -93,7 +94,7 @@ def test_a_recycled_unit_is_silent_and_its_noise_is_as_at_first(net):
 def test_a_layer_drawn_anew_has_its_first_noise():
     layer = NoisyLinear(16, 4, sigma0=0.2)
     layer.weight_sigma.data.fill_(9)
-    drawn = structure.draw_layer(layer, torch.Generator())
+    drawn = draw_layer(layer, torch.Generator())
     assert (drawn["weight_sigma"] == 0.05).all()
     assert (drawn["bias_sigma"] == 0.05).all()
     assert 0 < drawn["weight"].abs().max() <= 0.25

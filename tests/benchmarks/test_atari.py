@@ -311,7 +311,7 @@ def test_seeds_and_arms_extend_the_list_and_other_settings_are_refused(tmp_path)
 
 
 WRONG = {
-    "a misspelt game": (["--suite", "Pong,Braekout"], "unknown game 'Braekout'; did you mean Breakout"),
+    "a misspelt game": (["--suite", "Pong,Braekout"], "unknown game 'Braekout'; did you mean 'Breakout'"),
     "a misspelt suite": (["--suite", "atari100"], "or of the suites did you mean 'atari100k'?"),
     "no game": (["--suite", ","], "--suite names no game"),
     "no seed": (["--seeds", "0"], "--seeds is 0: it has to be at least 1"),

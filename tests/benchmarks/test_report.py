@@ -650,7 +650,7 @@ CSVS = {
     "agent,game,run,score\nA,Pong,0,inf": "line 2: score 'inf'",
     "agent,game,run,score\nA,Pong,0": "line 2: it has no score",
     "agent,game,run,score\nA,Pong,0,1,000": "line 2: it has more fields than the first line has columns",
-    "agent,game,run,score\nA,Brekout,0,1": "did you mean Breakout?",
+    "agent,game,run,score\nA,Brekout,0,1": "did you mean 'Breakout'?",
     "agent,game,run,score\nA,Pong,0,1\nA,pong,0,2": "disagree",
     "agent,game,run,score,agent_steps\nA,Pong,0,1,many": "line 2: steps 'many' is not a whole number",
     "agent,game,run,score,protocol\nA,Pong,0,1,machado\nA,Pong,1,1,": "does not state",

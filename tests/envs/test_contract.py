@@ -230,7 +230,7 @@ def test_impossible_arguments_are_refused(backend, game, wrong):
 
 
 def test_unknown_backend_and_missing_envpool(monkeypatch):
-    with pytest.raises(ValueError, match="did you mean envpool"):
+    with pytest.raises(ValueError, match="did you mean 'envpool'"):
         envs.make("Pong", "machado", backend="envpol")
     monkeypatch.setitem(sys.modules, "envpool", None)
     monkeypatch.delitem(sys.modules, "envs.envpool_backend", raising=False)

@@ -118,7 +118,7 @@ def test_a_name_is_a_game_or_one_clear_line(name):
 
 @pytest.mark.parametrize(("typo", "meant"), [("Brekout", "Breakout"), ("mspackman", "MsPacman"), ("UpDown", "UpNDown")])
 def test_a_typo_gets_the_near_match(typo, meant):
-    with pytest.raises(ValueError, match=f"did you mean {meant}"):
+    with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
         resolve_game(typo)
 
 
@@ -255,7 +255,7 @@ def test_protocols_say_what_the_papers_say():
         assert protocol.name == name
         assert (protocol.evaluation_episodes, protocol.fire_reset) == (100, False)
         assert protocol.clip_rewards == (name != "minatar")
-    with pytest.raises(ValueError, match="did you mean atari100k"):
+    with pytest.raises(ValueError, match="did you mean 'atari100k'"):
         resolve_protocol("atari-100k")
 
 

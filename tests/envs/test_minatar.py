@@ -123,7 +123,7 @@ def test_names_in_every_spelling(name):
     assert name not in reference_scores()
     with pytest.raises(ValueError, match="no game of the emulator"):
         rom_id(name)
-    with pytest.raises(ValueError, match=f"did you mean {name}"):
+    with pytest.raises(ValueError, match=f"did you mean '{name}'"):
         resolve_game(f"{name}s")
 
 

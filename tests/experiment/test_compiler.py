@@ -9,7 +9,7 @@ import torch
 import torch._inductor.config as inductor
 
 from experiment import compiler
-from experiment.compiler import check_compiler, compiler_fault, is_toolchain_failure, one_line
+from experiment.compiler import check_compiler, compiler_fault, complaint, is_toolchain_failure
 from experiment.config import ConfigError
 from tests.broken_compiler import broken_compiler
 
@@ -109,7 +109,7 @@ def test_what_torch_compile_itself_raises_then_is_one_line(folder, tmp_path):
         with inductor.patch(compile_threads=1), pytest.raises(Exception) as caught:  # noqa: PT011 (its type is checked)
             torch.compile(lambda x: x.sin() + x.numel())(torch.zeros(7))
         assert is_toolchain_failure(caught.value)
-        assert one_line(caught.value) == "the C++ compiler fails: c++: error: broken"
+        assert complaint(caught.value) == "the C++ compiler fails: c++: error: broken"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("x"), NotImplementedError()])

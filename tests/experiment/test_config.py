@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from experiment import command_line
-from experiment.config import ConfigError, dump_yaml, exit_on_bad_input, from_mapping, load_yaml, near, parse_cli
+from experiment.config import ConfigError, dump_yaml, exit_on_bad_input, from_mapping, load_yaml, parse_cli, suggest
 from experiment.values import coerce
 
 
@@ -258,8 +258,8 @@ def test_an_integer_is_never_guessed(value):
 
 
 def test_near():
-    assert near("braekout", ["Breakout", "Pong"]) == "; did you mean 'Breakout'?"
-    assert near("zzz", ["Breakout"]) == ""
+    assert suggest("braekout", ["Breakout", "Pong"]) == "; did you mean 'Breakout'?"
+    assert suggest("zzz", ["Breakout"]) == ""
 
 
 @pytest.mark.parametrize("error", [ConfigError("a\nb"), ValueError("a b"), FileNotFoundError(2, "b", "a")])

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from plasticity.cbp import ContinualBackprop, _Record
+from plasticity.layers import hidden_layers
 from plasticity.loops import Loop, cnn, mlp
-from plasticity.structure import hidden_layers
 
 
 class Literal:

@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from agents.networks.encoders import make_network
-from nap.graph.norms import NormalizedActivation
+from nap.graph import NormalizedActivation
 from plasticity.crelu import ConcatenatedReLU, CReLU
 from plasticity.injection import PlasticityInjection
+from plasticity.layers import hidden_layers
 from plasticity.loops import Loop, cnn, mlp
 from plasticity.nap import NaP
-from plasticity.structure import hidden_layers
 
 PIXELS = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

@@ -253,7 +253,7 @@ def share_last_frames(replay):
 
 
 def lose_owner(replay):
-    replay._owner[:] = -1
+    replay._last_frames.owner[:] = -1
 
 
 def move_head(replay):

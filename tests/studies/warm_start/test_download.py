@@ -13,6 +13,7 @@ from experiment.config import ConfigError
 from studies.warm_start import download as module
 from studies.warm_start import files
 from studies.warm_start.download import download, ensure
+from studies.warm_start.download.__main__ import main
 
 CONTENT = bytes(range(256)) * 400
 
@@ -154,14 +155,14 @@ def test_ensure_leaves_alone_what_is_there_and_what_is_mistyped(server, tmp_path
 
 
 def test_the_command(server, tmp_path, capsys):
-    assert module.main(["cifar10", "--data-dir", str(tmp_path)]) == 0
+    assert main(["cifar10", "--data-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"in {tmp_path}"
     with pytest.raises(SystemExit) as caught:
-        module.main(["cifar"])
+        main(["cifar"])
     assert caught.value.code == 2
     assert "cifar10" in capsys.readouterr().err
 
 
 def test_the_command_needs_no_torch():
-    code = "import sys, studies.warm_start.download; sys.exit('torch' in sys.modules)"
+    code = "import sys, studies.warm_start.download.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,6 +16,7 @@ from studies.records import FinishedRun
 from studies.warm_start import figures, run_figure
 from studies.warm_start.comparisons import markdown
 from studies.warm_start.config import WarmStartConfig
+from studies.warm_start.figures import main as draw
 from studies.warm_start.outcome import outcome
 
 LAYERS = ("conv1", "conv2", "conv3", "hidden")
@@ -198,7 +199,7 @@ def test_a_suite_becomes_a_figure_and_tables_and_says_what_is_missing(tmp_path, 
             settings = {"nap": name == "nap", "fraction": fraction, "seed": seed, "stop": stop}
             run = f"{name}-from{100 * fraction:g}-s{seed}"
             make_run(tmp_path / "headline", run, final=final + 0.01 * seed * (fraction == 0.1), **settings)
-    assert figures.main([str(tmp_path / "headline"), "--out", str(tmp_path / "out")]) == 0
+    assert draw([str(tmp_path / "headline"), "--out", str(tmp_path / "out")]) == 0
     printed, out = capsys.readouterr().out, tmp_path / "out"
     text = (out / "headline.md").read_text()
     assert text in printed
@@ -214,7 +215,7 @@ def test_a_suite_becomes_a_figure_and_tables_and_says_what_is_missing(tmp_path, 
     assert (gap["n"], float(gap["mean"])) == ("3", pytest.approx(0))
     assert float(gap["high"]) == pytest.approx(4.302653 / 3**0.5)
     assert (out / "headline.png").read_bytes().startswith(b"\x89PNG")
-    assert figures.main([str(tmp_path / "headline"), "--out", str(out), "--format", "svg"]) == 0
+    assert draw([str(tmp_path / "headline"), "--out", str(out), "--format", "svg"]) == 0
     drawn = (out / "headline.svg").read_text()
     assert "missing: seeds 3, 4 of nap-from10" in drawn
     assert "no-norms" not in drawn  # of which there is no run: the table says so
@@ -228,7 +229,7 @@ def test_a_table_of_one_run_and_none_of_no_finished_run(tmp_path, capsys):
     assert "No gap" in text
     make_run(tmp_path / "none", "nap-s0", stop=50)
     with pytest.raises(SystemExit):
-        figures.main([str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+        draw([str(tmp_path / "none"), "--out", str(tmp_path / "out")])
     assert "is finished yet" in capsys.readouterr().err
 
 
@@ -248,7 +249,7 @@ def test_an_svg_is_rounded_and_the_same_each_time(tmp_path):
     make_run(tmp_path / "mine", "plain-s0")
     pictures = []
     for folder in ("a", "b"):
-        assert figures.main([str(tmp_path / "mine"), "--format", "svg", "--out", str(tmp_path / folder)]) == 0
+        assert draw([str(tmp_path / "mine"), "--format", "svg", "--out", str(tmp_path / folder)]) == 0
         pictures.append((tmp_path / folder / "mine.svg").read_text())
     assert pictures[0] == pictures[1]
     paths = re.findall(r' d="([^"]*)"', pictures[0])

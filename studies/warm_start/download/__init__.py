@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from ssl import SSLError
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from experiment.config import ConfigError, exit_on_bad_input, parse_cli
-from experiment.interrupt import cli_session
+from experiment.config import ConfigError
 from experiment.progress import Progress
 from studies.warm_start.files import SOURCES, Remote, check_name, data_folder, is_there, md5_of
 
@@ -23,16 +20,6 @@ PAUSE = 1.0  # seconds before the first try after a cut
 TIMEOUT = 30.0  # seconds
 _CHUNK = 1 << 18
 _AID = "fetch the data by other means and name its folder with --data-dir"
-
-
-@dataclass(frozen=True)
-class DownloadConfig:
-    """What to download, and where to."""
-
-    data: Literal["cifar10", "fashion-mnist"] = field(default="cifar10", metadata={"positional": True})
-    """Data set."""
-    data_dir: str | None = None
-    """Folder of the data sets; none: $REWARM_DATA, else ~/.cache/rewarm."""
 
 
 def ensure(name: str, data_dir: str | None) -> None:
@@ -105,18 +92,3 @@ def _receive(remote: Remote, file: BinaryIO, progress: Progress) -> None:
         while chunk := response.read(min(_CHUNK, remote.size - file.tell())):
             file.write(chunk)
             progress.update(file.tell())
-
-
-@cli_session()
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and download; the exit code. A fault ends in one line and code 2."""
-    with exit_on_bad_input():
-        config = parse_cli(
-            DownloadConfig, argv, prog="python -m studies.warm_start.download", description="Download data.", presets={}
-        )
-        print(f"in {download(config.data, config.data_dir)}")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
-import torch
 from torch import Tensor, fx, nn
 
-from nap.graph import Flow, Kind, NormalizedActivation, coscaled_params, has_norm, name_of, trace
-from nap.graph.weights import near
-from nap.project import norm_layers
-from plasticity.method import make_generator, moments
+from nap.graph.flow import Flow, has_norm
+from nap.graph.kinds import Kind, name_of
+from nap.graph.norms import NormalizedActivation
+from nap.graph.parameters import coscaled_params, parameter_spec
+from nap.graph.traces import trace
 
-Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+UnitLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+"""A layer whose outputs are units: neurons of a linear layer, channels of a convolution."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,6 @@ class UnitView:
         """The parameter itself by unit, detached, to be written in place."""
         return self.by_unit(self.parameter.detach())
 
-    def moments(self, optimizer: torch.optim.Optimizer) -> list[Tensor]:
-        """The optimiser's moments by unit, to be written in place."""
-        return [self.by_unit(moment) for moment in moments(optimizer, self.parameter)]
-
 
 @dataclass(frozen=True)
 class HiddenLayer:
@@ -59,9 +53,9 @@ class HiddenLayer:
 
     name: str
     """The nonlinearity's module name, under which its features come."""
-    incoming: Layer
+    incoming: UnitLayer
     norm: nn.Module | None
-    outgoing: tuple[Layer, ...]
+    outgoing: tuple[UnitLayer, ...]
     spans: tuple[int, ...]
     """Columns of each outgoing layer that one unit has."""
 
@@ -96,7 +90,7 @@ class HiddenLayer:
     def noise(self) -> list[tuple[UnitView, float]]:
         """The σ of the incoming weights and bias where the layer is noisy, with what they start at."""
         names = [*coscaled_params(self.incoming, "weight"), *coscaled_params(self.incoming, "bias")]
-        return [(UnitView(self.incoming, name), _first_values(self.incoming)[name]) for name in names]
+        return [(UnitView(self.incoming, name), parameter_spec(self.incoming).initial[name]) for name in names]
 
     @property
     def noise_columns(self) -> list[UnitView]:
@@ -113,18 +107,18 @@ class HiddenLayer:
 
 
 @dataclass
-class Structure:
+class HiddenUnits:
     """The hidden layers in the order of the computation, what had to be left out, and the output layers."""
 
-    hidden: list[HiddenLayer] = field(default_factory=list)
+    layers: list[HiddenLayer] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     """Nonlinearities whose units cannot be mapped to parameters, with the reason."""
     outputs: dict[str, nn.Module] = field(default_factory=dict)
     """The layers that nothing but the network's output follows."""
 
 
-def analyze(network: nn.Module) -> Structure:
-    """Follows the network's forward from each nonlinearity back to its layer and on to those that read it.
+def hidden_units(network: nn.Module) -> HiddenUnits:
+    """Maps hidden units to parameters: from each nonlinearity back to its layer, and on to the layers that read it.
 
     Raises ValueError if the forward cannot be traced.
     """
@@ -132,7 +126,7 @@ def analyze(network: nn.Module) -> Structure:
     if not traced.whole or not traced.flows:
         why = "; ".join(f"{name} {reason}" for name, reason in traced.untraced)
         raise ValueError(f"the hidden units of {type(network).__name__} cannot be found: {why}")
-    flow, found = traced.flows[0], Structure()
+    flow, found = traced.flows[0], HiddenUnits()
     names = {module: name for name, module in reversed(list(network.named_modules()))}
     wrappers = {part.activation: part for part in network.modules() if isinstance(part, NormalizedActivation)}
     calls = Counter(flow.modules.values())
@@ -142,21 +136,12 @@ def analyze(network: nn.Module) -> Structure:
         module = flow.modules.get(node)
         name = flow.place(node) if module is None else names[wrappers.get(module, module)]
         try:
-            found.hidden.append(_hidden_layer(name, flow, node, calls))
+            found.layers.append(_hidden_layer(name, flow, node, calls))
         except _Unmapped as reason:
             found.left_out[name] = str(reason)
     outputs = set().union(*(flow.output_parameters() for flow in traced.flows))
     found.outputs = {n: part for n, part in network.named_modules() if id(part._parameters.get("weight")) in outputs}
     return found
-
-
-def hidden_layers(network: nn.Module, method: str = "plasticity") -> list[HiddenLayer]:
-    """The hidden layers whose units can be mapped to parameters; ValueError, with the reasons, if there is none."""
-    found = analyze(network)
-    if not found.hidden:
-        why = "; ".join(f"{name} {reason}" for name, reason in found.left_out.items()) or "it has no nonlinearity"
-        raise ValueError(f"{method}: no hidden layer of {type(network).__name__} can be worked on: {why}")
-    return found.hidden
 
 
 class _Unmapped(Exception):
@@ -184,9 +169,9 @@ def _hidden_layer(name: str, flow: Flow, node: fx.Node, calls: Counter[nn.Module
     return HiddenLayer(name, incoming, norm, tuple(layer for layer, _ in readers), tuple(spans))
 
 
-def _layer(flow: Flow, node: fx.Node, calls: Counter[nn.Module], relation: str) -> Layer:
+def _layer(flow: Flow, node: fx.Node, calls: Counter[nn.Module], relation: str) -> UnitLayer:
     layer = flow.modules.get(node)
-    if not isinstance(layer, LAYERS) or isinstance(layer, nn.modules.conv._ConvTransposeNd):
+    if not isinstance(layer, UnitLayer) or isinstance(layer, nn.modules.conv._ConvTransposeNd):
         raise _Unmapped(f"{relation} {type(layer).__name__ if layer is not None else name_of(node)}")
     if calls[layer] > 1:
         raise _Unmapped(f"{relation} a layer that is called more than once")
@@ -205,7 +190,7 @@ def _only_reader(flow: Flow, layer: fx.Node, nonlinearity: fx.Node) -> None:
         node = readers[0]
 
 
-def _readers(flow: Flow, node: fx.Node, flat: bool, calls: Counter[nn.Module]) -> Iterator[tuple[Layer, bool]]:
+def _readers(flow: Flow, node: fx.Node, flat: bool, calls: Counter[nn.Module]) -> Iterator[tuple[UnitLayer, bool]]:
     """The layers that read a node's values, and whether positions were flattened on the way."""
     for user in node.users:
         kind = flow.kind(user)
@@ -232,7 +217,7 @@ def _flattens(flow: Flow, node: fx.Node) -> bool:
     return name_of(node) == "flatten" and node.args[1:] == (1,) and not node.kwargs
 
 
-def _span(units: int, layer: Layer, flat: bool) -> int:
+def _span(units: int, layer: UnitLayer, flat: bool) -> int:
     columns = layer.weight.shape[1]
     if columns % units or (columns != units and not flat):
         raise _Unmapped(f"feeds a layer of {columns} inputs, which are not its {units} units")
@@ -241,72 +226,3 @@ def _span(units: int, layer: Layer, flat: bool) -> int:
 
 def _slots(owner: nn.Module) -> dict[str, UnitView]:
     return {name: UnitView(owner, name) for name in ("weight", "bias") if owner._parameters.get(name) is not None}
-
-
-def _first_values(layer: nn.Module) -> dict[str, float]:
-    """What each σ of a noisy layer starts at, by its own word; the names are those of its `scales_with`."""
-    return getattr(layer, "first_values", {})
-
-
-def draw_layer(layer: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-    """Fresh values of a layer's own parameters, as its constructor draws them: new tensors of the same layout.
-
-    Linear layers and convolutions: uniform within ±1/√fan_in, torch's default (Kaiming with a = √5). Norms: scale 1,
-    offset 0. Embeddings: normal, padding 0. The σ of a noisy layer: its `first_values`. A layer that a network draws
-    otherwise has the function as `drawn_by`: layer, generator -> its parameters by name.
-    Raises ValueError for a module of another kind.
-    """
-    if (drawn_by := getattr(layer, "drawn_by", None)) is not None:
-        return drawn_by(layer, generator)
-    own = {name: p.detach() for name, p in layer._parameters.items() if p is not None}
-    if isinstance(layer, (*LAYERS, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-        bound = 1 / math.sqrt(layer.weight[0].numel())
-        first = _first_values(layer)
-        return {
-            name: torch.full_like(p, first[name])
-            if name in first
-            else torch.empty_like(p).uniform_(-bound, bound, generator=generator)
-            for name, p in own.items()
-        }
-    if isinstance(layer, nn.Embedding):
-        fresh = {name: torch.empty_like(p).normal_(generator=generator) for name, p in own.items()}
-        if layer.padding_idx is not None:
-            fresh["weight"][layer.padding_idx] = 0
-        return fresh
-    if layer in norm_layers(layer):
-        return {name: torch.full_like(p, float(name == "weight")) for name, p in own.items()}
-    raise ValueError(f"it is not known how a {type(layer).__name__} draws its initial {', '.join(own)}")
-
-
-def draw_network(network: nn.Module, layers: Sequence[str], generator: torch.Generator) -> dict[str, Tensor]:
-    """Fresh values of the parameters of the named modules, by parameter name."""
-    drawn = {name: draw_layer(network.get_submodule(name), generator) for name in layers}
-    return {f"{name}.{key}" if name else key: value for name, own in drawn.items() for key, value in own.items()}
-
-
-def choose_drawn(network: nn.Module, wanted: Sequence[str], method: str) -> list[str]:
-    """`choose_layers` for a method that re-initialises them: ValueError at once for one that cannot be drawn."""
-    chosen = choose_layers(network, wanted, method)
-    try:
-        draw_network(network, chosen, make_generator(network, 0))
-    except ValueError as error:
-        raise ValueError(f"{method}: {error}") from None
-    return chosen
-
-
-def choose_layers(network: nn.Module, wanted: Sequence[str], method: str = "plasticity") -> list[str]:
-    """The names of the modules with parameters of their own that are wanted, in the network's order.
-
-    A wanted name is "output" (the output layers), "all", or a module's name, `*` standing for anything; the parts of a
-    module are wanted with it. Raises ValueError for a name that matches nothing, with the near match.
-    """
-    known = [name for name, part in network.named_modules() if any(p is not None for p in part._parameters.values())]
-    outputs = list(analyze(network).outputs) if "output" in wanted else []
-    chosen: set[str] = set()
-    for name in wanted:
-        patterns = {"output": outputs, "all": ["*"]}.get(name, [name, f"{name}.*"])
-        matching = {layer for layer in known if any(fnmatchcase(layer, pattern) for pattern in patterns)}
-        if not matching:
-            raise ValueError(f"{method}: layers={name!r} is no layer of {type(network).__name__}; {near(name, known)}")
-        chosen |= matching
-    return [name for name in known if name in chosen]

@@ -5,8 +5,9 @@ from torch import nn
 import nap
 from agents.config import NETWORKS
 from agents.networks.encoders import make_network
+from nap.graph import hidden_units
+from plasticity.layers import choose_layers, draw_layer, draw_network, hidden_layers
 from plasticity.loops import INPUTS, cnn, mlp
-from plasticity.structure import analyze, choose_layers, draw_layer, draw_network, hidden_layers
 
 
 @pytest.mark.parametrize("normalized", [False, True])
@@ -107,8 +108,8 @@ class Skips(Functions):
 
 
 def test_what_cannot_be_mapped_is_left_out_with_the_reason():
-    found = analyze(Residual())
-    assert [layer.name for layer in found.hidden] == ["act2"]
+    found = hidden_units(Residual())
+    assert [layer.name for layer in found.layers] == ["act2"]
     assert "add" in found.left_out["act1"]
     assert list(found.outputs) == ["head"]
 

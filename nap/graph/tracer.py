@@ -1,0 +1,93 @@
+"""How `torch.fx` follows the forward of a module: what it looks into, and what stands for the arguments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, jit, nn
+
+from nap.graph.kinds import is_leaf
+
+
+def wrapped(module: nn.Module) -> tuple[str, nn.Module] | None:
+    """The module inside one of torch's wrappers (compiled, data parallel), with its name there."""
+    if type(module).__module__.startswith("torch."):
+        for name in ("_orig_mod", "module"):
+            if module._modules.keys() == {name}:
+                return name, module.get_submodule(name)
+    return None
+
+
+def is_followed(module: nn.Module) -> bool:
+    """Whether a trace looks into a module, which else is one operation."""
+    return not _Tracer().is_leaf_module(module, "")
+
+
+class _Tracer(fx.Tracer):
+    given = False
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if (inner := wrapped(m)) is not None:
+            return inner[1](*args, **kwargs)
+        return super().call_module(m, lambda *a, **k: m._call_impl(*a, **k), args, kwargs)  # not what m.compile() made
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        # fx's own fails on decorated forwards. An argument with a default takes it, since a stand-in is never None; but
+        # a first argument always stands for the input.
+        parameters = _arguments(self.root)
+        required = [self._stand_in(p.name) for p in parameters if p.default is p.empty and p.kind is not p.KEYWORD_ONLY]
+        optional = [
+            p for p in parameters if p.default is None and (self.given or (p is parameters[0] and not required))
+        ]
+        named = [p for p in parameters if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
+        by_name = {p.name: self._stand_in(p.name) for p in optional + named if p.kind is not p.POSITIONAL_ONLY}
+        return lambda root: root_fn(root, *required, **by_name), [self.root]
+
+    def _stand_in(self, name: str) -> fx.Proxy:
+        return self.create_proxy("placeholder", name, (), {})
+
+
+def _arguments(module: nn.Module) -> list[inspect.Parameter]:
+    parameters = inspect.signature(module.forward).parameters.values()
+    return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def has_options(module: nn.Module) -> bool:
+    return not is_leaf(module) and any(parameter.default is None for parameter in _arguments(module)[1:])
+
+
+def has_modes(module: nn.Module) -> bool:
+    """Whether the code of a forward asks for the mode."""
+    return any("training" in names_in(type(part).forward) for part in module.modules() if not is_leaf(part))
+
+
+def names_in(method: Any) -> tuple[str, ...]:
+    """The attributes and globals that a function's code names; none of what is not Python."""
+    return getattr(getattr(inspect.unwrap(method), "__code__", None), "co_names", ())
+
+
+def follow(root: nn.Module, given: bool, training: bool) -> fx.Graph:
+    """The operations of a module's forward.
+
+    given: arguments that default to None are stand-ins too. training: the mode to trace in.
+    """
+    # A forward that stores an intermediate value on its module would leave a stand-in there: the attributes are put
+    # back, the mode too.
+    if any(isinstance(module, jit.ScriptModule) for module in root.modules()):
+        raise TypeError("TorchScript has no Python code to follow")
+    attributes = [(module, dict(module.__dict__)) for module in root.modules()]
+    tracer = _Tracer()
+    tracer.given = given
+    try:
+        for module in root.modules():
+            module.training = training
+        return tracer.trace(root)
+    finally:
+        for module, saved in attributes:
+            module.__dict__.clear()
+            module.__dict__.update(saved)

@@ -1,0 +1,110 @@
+"""The data flow of a whole model, or of those of its parts that can be traced, and why the others cannot."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import product
+from textwrap import shorten
+
+from torch import nn
+
+from nap.graph.flow import Flow
+from nap.graph.kinds import FUNCTION_NAMES, Kind, module_kind
+from nap.graph.tracer import has_modes, has_options, names_in, wrapped
+
+
+@dataclass
+class Trace:
+    """The data flow of a module; where it cannot be traced, those of its parts, and what was skipped."""
+
+    flows: list[Flow] = field(default_factory=list)
+    untraced: list[tuple[str, str]] = field(default_factory=list)
+    """(name, reason) of each module whose forward cannot be traced, and of each activation that only it calls."""
+    loose: set[nn.Module] = field(default_factory=set)
+    """The layers and activations that an untraced forward may call."""
+    whole: bool = True
+
+    def calls(self) -> Counter[nn.Module]:
+        """How often each module is called, as far as known; an untraced forward's calls are one."""
+        parts: dict[str, Counter[nn.Module]] = {}
+        for flow in self.flows:
+            parts[flow.name] = parts.get(flow.name, Counter()) | Counter(flow.modules.values())
+        return sum(parts.values(), Counter(self.loose))
+
+
+def trace(module: nn.Module) -> Trace:
+    """The data flow of a module, of torch's wrappers around one too."""
+    found = Trace()
+    _collect(module, "", found)
+    return found
+
+
+def _collect(module: nn.Module, name: str, found: Trace) -> None:
+    if (inner := wrapped(module)) is not None:
+        key, module = inner
+        return _collect(module, _join(name, key), found)
+    title = name or type(module).__name__
+    container = getattr(type(module), "forward", None) is nn.Module.forward
+    try:
+        found.flows += [] if container else _flows(module, name if not found.whole else "")
+        if not container:
+            return None
+    except Exception as error:  # torch.fx runs the module's own code with stand-in values: anything may be raised
+        found.untraced.append((title, _why_untraced(module, error)))
+    if container and found.whole:
+        found.untraced.append((title, "has no forward of its own: its parts are treated one by one"))
+    found.whole = False
+    for child_name, child in module.named_children():
+        full, kind = _join(name, child_name), module_kind(child)
+        if kind is Kind.NONLINEAR:
+            found.untraced.append((full, f"an activation whose use in {title} cannot be traced: put a norm before it"))
+        if kind in (Kind.NONLINEAR, Kind.LAYER):
+            found.loose.add(child)
+        elif kind in (Kind.OTHER, Kind.BLOCK):
+            _collect(child, full, found)
+    return None
+
+
+def _flows(module: nn.Module, name: str) -> list[Flow]:
+    """The flows without optional arguments and with all of them, in train and eval mode: those that can be traced."""
+    found = [Flow(module, name)]
+    givens, modes = (False, True)[: 1 + has_options(module)], (True, False)[: 1 + has_modes(module)]
+    for given, training in list(product(givens, modes))[1:]:
+        with suppress(Exception):  # as above
+            found.append(Flow(module, name, given, training))
+    return found
+
+
+def _why_untraced(module: nn.Module, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "control flow" in text:
+        why = "branches on its input"
+    elif "cannot be iterated" in text:
+        why = "unpacks or iterates over its input"
+    else:
+        why = f"fails on stand-in values, {type(error).__name__}: {_first_sentence(text)}"
+    called = sorted(_called_functions(module))
+    functions = f"; it seems to call {', '.join(called)}, which got no norm" if called else ""
+    return f"cannot be traced (its forward {why}), so its parts are treated one by one{functions}"
+
+
+def _first_sentence(text: str) -> str:
+    """The first sentence, whole unless it is very long: some of torch's messages are pages."""
+    return shorten(re.split(r"(?<=[.!?]) ", text)[0].removesuffix("."), 300, placeholder=" ...")
+
+
+def _called_functions(module: nn.Module) -> set[str]:
+    """The names of activation functions in the code of a module's class, and among its attributes."""
+    classes = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.nn.modules.module")]
+    methods = [value for kind in classes for value in vars(kind).values() if inspect.isfunction(value)]
+    named = {name.rstrip("_") for method in methods for name in names_in(method)}
+    held = {getattr(value, "__name__", "") for value in vars(module).values() if callable(value)}
+    return (named - {name for name, _ in module.named_children()} | held) & FUNCTION_NAMES
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
