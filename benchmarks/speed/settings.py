@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from envs.games import resolve_game
-from experiment.config import ConfigError
+from experiment.config import ConfigError, suggest
 from experiment.setting import check_ranges, setting
 from experiment.sweeps.cores import available_cores
 

@@ -11,7 +11,7 @@ import pytest
 from experiment.config import ConfigError, dump_yaml
 from experiment.results import read_rows
 from experiment.storage.run_dir import RunDir
-from studies.grokking import suite
+from studies.grokking import figures, suite
 from studies.grokking.__main__ import main, settings
 from studies.grokking.comparisons import _median_time, orders
 from studies.grokking.config import _NO_EFFECT, GrokkingConfig
