@@ -178,12 +178,12 @@ class FrameRing:
 
     def _keep_last_frame(self, env: int, row: int) -> int:
         """Where in the frame table the last frame of an episode truncated at `row` goes."""
-        place = int(self._owner[env].argmin())  # the oldest; time_limit makes sure that its row is gone
-        self._owner[env, place] = row
-        return self._last_frame_index(env, place)
+        entry = int(self._owner[env].argmin())  # the oldest; time_limit makes sure that its row is gone
+        self._owner[env, entry] = row
+        return self._last_frame_index(env, entry)
 
-    def _last_frame_index(self, env: Any, place: Any) -> Any:
-        return self._zero_frame + 1 + place * self.num_envs + env
+    def _last_frame_index(self, env: Any, entry: Any) -> Any:
+        return self._zero_frame + 1 + entry * self.num_envs + env
 
     def _upload(self, step: int, *names: str) -> None:
         for name in names:
@@ -352,9 +352,9 @@ class FrameRing:
         self._check_last_frames(rows, (flags & ENDED) == TRUNCATED, ending)
 
     def _check_last_frames(self, rows: np.ndarray, truncated: np.ndarray, ending: np.ndarray) -> None:
-        env, place = np.nonzero(self._owner >= self._oldest)
-        owner = self._owner[env, place]
-        held = set(zip(owner.tolist(), env.tolist(), self._last_frame_index(env, place).tolist(), strict=True))
+        env, entry = np.nonzero(self._owner >= self._oldest)
+        owner = self._owner[env, entry]
+        held = set(zip(owner.tolist(), env.tolist(), self._last_frame_index(env, entry).tolist(), strict=True))
         at, lane = np.nonzero(truncated)
         wanted = set(zip(rows[at].tolist(), lane.tolist(), ending[at, lane].tolist(), strict=True))
         assert len({index for _, _, index in wanted}) == len(wanted), "last frames: two truncated steps share one"
