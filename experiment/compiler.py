@@ -1,4 +1,4 @@
-"""Whether torch.compile can be used here, found out before a run depends on it."""
+"""Tests whether torch.compile works on this machine before a run depends on it."""
 
 import ctypes
 import shutil
@@ -84,13 +84,13 @@ def _build(folder: str) -> None:
 
 
 def is_toolchain_failure(error: BaseException) -> bool:
-    """Whether torch.compile failed for want of a compiler, a library or room, and not over the function."""
+    """Whether torch.compile failed because a compiler, a library or disk space is missing."""
     inner = getattr(error, "inner_exception", error)
     return isinstance(inner, OSError | ImportError) or type(inner).__name__ in (NO_COMPILER, BAD_COMPILER)
 
 
 def complaint(error: BaseException) -> str:
-    """What an error of torch.compile comes to: of a compiler's output its first complaint."""
+    """The cause of an error of torch.compile in one line: the first error in a compiler's output."""
     inner = getattr(error, "inner_exception", error)
     name = type(inner).__name__
     if name == NO_COMPILER:

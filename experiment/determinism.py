@@ -16,7 +16,7 @@ from experiment.values import ConfigError
 
 
 def configure(threads: int, seed: int) -> None:
-    """Sets torch's threads and seeds the global generators; to be called before torch computes anything.
+    """Sets torch's threads and seeds the global generators; call it before torch computes anything.
 
     On CUDA, float32 is then float32 (no TF32), and cuDNN does not choose its kernels by the clock. On a CPU, numbers
     too small for float32's full precision (below 1.2e-38) are taken as zero.
@@ -102,8 +102,8 @@ def _version(package: str) -> str | None:
 def _commit() -> str | None:
     """The commit of the source tree, with "+" when a tracked file differs from it; None outside a git checkout."""
     try:
-        words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=5, check=True)
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -19,7 +19,7 @@ class NonFinite(ArithmeticError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was asked for that is not there, on any device; torch has no type of its own for the CPU."""
+    """Whether an error says that a device or the CPU has no memory left; torch has no error type for the CPU."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
@@ -37,7 +37,7 @@ class LossWatch:
         self._waiting: list[Tensor] = []
 
     def note(self, loss: Tensor) -> None:
-        """Takes the scalar loss of the next update, which nobody writes to afterwards."""
+        """Takes the scalar loss of the next update, which must not be written to afterwards."""
         self.seen += 1
         self._waiting.append(loss)
         if len(self._waiting) == FOLD:
@@ -57,12 +57,12 @@ class LossWatch:
 
 
 class SkipNonFinite:
-    """Makes an optimiser leave out the updates whose loss or gradient is not finite; the device decides, nobody waits.
+    """Makes an optimiser leave out the updates whose loss or gradient is not finite.
 
-    `look(loss)` comes between `backward()` and `optimizer.step()`. Of an update that is left out nothing is changed:
-    neither parameters nor moments nor step counts, and its gradients become 0. While all is finite, every bit is as
-    without it. A gradient counts as not finite too when its norm overflows. This is how torch's gradient scaler
-    skips (`found_inf`), which fused optimisers know.
+    `look(loss)` comes between `backward()` and `optimizer.step()`. The device decides, and the host does not wait for
+    it. An update that is left out changes neither parameters nor moments nor step counts, and its gradients become 0.
+    While all is finite, every bit is as without it. A gradient also counts as not finite when its norm overflows. This
+    is how torch's gradient scaler skips (`found_inf`), which fused optimisers know.
 
     Attributes:
         left_out: bool scalar, whether the last update was. count: int64 scalar, how many were in all.
@@ -85,8 +85,8 @@ class SkipNonFinite:
     def look(self, loss: Tensor) -> None:
         """Decides whether the next step of the optimiser counts."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        figures = [loss, *torch._foreach_norm(gradients)]
-        self.left_out.copy_(~torch.isfinite(torch.stack([figure.float() for figure in figures])).all())
+        values = [loss, *torch._foreach_norm(gradients)]
+        self.left_out.copy_(~torch.isfinite(torch.stack([value.float() for value in values])).all())
         self._found.copy_(self.left_out)
         self.count += self.left_out
         for gradient in gradients:
@@ -96,7 +96,7 @@ class SkipNonFinite:
 def magnitudes(state: Any) -> dict[str, Tensor]:
     """Largest absolute value of each floating-point tensor in nested dicts and sequences, by its path.
 
-    NaN and infinity stay what they are. All are on the device of the first, and nobody waits for it.
+    NaN and infinity stay what they are. All are on the device of the first, and nothing waits for it.
     """
     tensors = dict(_tensors(state, ""))
     if not tensors:
@@ -124,9 +124,9 @@ def bad_names(values: Mapping[str, float]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def check_finite(state: Any, figures: Mapping[str, float] | None = None) -> None:
-    """Raises NonFinite if a tensor of the state, or one of `figures`, is not finite; reads the device once."""
+def check_finite(state: Any, values: Mapping[str, float] | None = None) -> None:
+    """Raises NonFinite if a tensor of the state, or one of `values`, is not finite; reads the device once."""
     norms = magnitudes(state)
-    values = torch.stack(list(norms.values())).tolist() if norms else []
-    if names := bad_names({**(figures or {}), **dict(zip(norms, values, strict=True))}):
+    sizes = torch.stack(list(norms.values())).tolist() if norms else []
+    if names := bad_names({**(values or {}), **dict(zip(norms, sizes, strict=True))}):
         raise NonFinite(f"not finite: {names}")

@@ -1,4 +1,4 @@
-"""Ending a run in order when a signal asks it to stop, and not ending it because nobody listens any more."""
+"""Ends a run in order when a signal asks it to stop, and keeps it alive when its output streams are lost."""
 
 import contextlib
 import errno
@@ -57,7 +57,7 @@ class _Lasting:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Writes, or does not; letters that the stream cannot show are spelt out."""
+        """Writes, and ignores an error; letters that the stream cannot show are spelt out."""
         try:
             try:
                 return self._stream.write(text)
@@ -69,7 +69,7 @@ class _Lasting:
             return len(text)
 
     def flush(self) -> None:
-        """Flushes, or does not."""
+        """Flushes, and ignores an error."""
         try:
             self._stream.flush()
         except (OSError, ValueError) as error:
@@ -83,7 +83,7 @@ class _Lasting:
             self._redirect()
 
     def _lost(self, error: Exception) -> None:
-        """Sends the rest nowhere, what is still buffered too; on a full disk there may be room again later."""
+        """Discards the rest, the buffer too, unless the disk is full: it may have room again later."""
         if getattr(error, "errno", None) != errno.ENOSPC:
             self._redirect()
 

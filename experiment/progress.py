@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.live import Live
 
-Figures = Mapping[str, str] | Callable[[], Mapping[str, str]]
+Metrics = Mapping[str, str] | Callable[[], Mapping[str, str]]
 REDRAW = 0.5
 """Seconds between drawings of the live view."""
 
@@ -43,12 +43,12 @@ class Rate:
 
 
 class Status(NamedTuple):
-    """One moment of a run.
+    """How far a run is.
 
     Attributes:
         begun: what is done of the units that are not done yet, in units.
         elapsed: in seconds.
-        pace: the time left and the rate, in words.
+        pace: the time left and the rate, as text.
         activity: what is being done that moves no unit; empty if nothing is.
     """
 
@@ -83,12 +83,12 @@ def clock_time(seconds: float) -> str:
     return f"{days}d {hour}:{minute:02}:{second:02}" if days else f"{hour}:{minute:02}:{second:02}"
 
 
-def _line(status: Status, figures: Mapping[str, str]) -> str:
-    return ", ".join([status.counts(), status.times(), *(f"{label} {text}" for label, text in figures.items())])
+def _line(status: Status, metrics: Mapping[str, str]) -> str:
+    return ", ".join([status.counts(), status.times(), *(f"{label} {text}" for label, text in metrics.items())])
 
 
-def _panel(status: Status, figures: Mapping[str, str], width: int) -> "Group":
-    """The live view: a bar, the times, and the figures in as many columns as fit."""
+def _panel(status: Status, metrics: Mapping[str, str], width: int) -> "Group":
+    """The live view: a bar, the times, and the metrics in as many columns as fit."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -100,13 +100,13 @@ def _panel(status: Status, figures: Mapping[str, str], width: int) -> "Group":
     moving = bool(status.activity)  # nothing else would show that the program goes on
     done = status.done + status.begun
     bar.add_row(ProgressBar(total=max(status.total, 1), completed=done, pulse=moving), status.counts())
-    cell = 3 + max((len(label) + len(text) + 1 for label, text in figures.items()), default=0)
+    cell = 3 + max((len(label) + len(text) + 1 for label, text in metrics.items()), default=0)
     columns = max(min(width // cell, 4), 1)
     table = Table.grid(padding=(0, 1), expand=True)
     for _ in range(columns):
         table.add_column(style="dim", no_wrap=True)
         table.add_column(ratio=1, no_wrap=True)
-    items = list(figures.items())
+    items = list(metrics.items())
     for row in range(-(-len(items) // columns)):
         pairs = items[row * columns : (row + 1) * columns]
         table.add_row(*(Text(text) for pair in pairs for text in pair))
@@ -114,10 +114,10 @@ def _panel(status: Status, figures: Mapping[str, str], width: int) -> "Group":
 
 
 class Progress:
-    """Shows done / total, elapsed and remaining time, rate, and the caller's figures. A context manager.
+    """Shows done / total, elapsed and remaining time, rate, and the caller's metrics. A context manager.
 
-    On a terminal it redraws a few lines twice a second; a thread does so while the caller is busy, from the figures of
-    the last time. Elsewhere it prints one line soon after the start and then every `interval` seconds. A terminal that
+    On a terminal it redraws a few lines twice a second; a thread does so while the caller is busy, from the metrics of
+    the last call. Elsewhere it prints one line soon after the start and then every `interval` seconds. A terminal that
     goes away silences it; drawing never raises.
 
     Args:
@@ -126,7 +126,7 @@ class Progress:
         console: a rich Console in place of one on stdout.
         start: how many were done before, in a run that is resumed.
         interval: seconds between lines where there is no terminal.
-        pace: gives the time left and the rate in words, where they do not follow from the units done in the last time.
+        pace: gives the time left and the rate as text, where they do not follow from the pace of late.
         ticking: whether there is a thread; a caller that updates often enough, or forks, wants none.
     """
 
@@ -151,7 +151,7 @@ class Progress:
         self._pace = pace or self._pace_of_units
         self._words = self._pace()
         self._activity: str | Callable[[], str] = ""
-        self._figures: Figures = {}
+        self._metrics: Metrics = {}
         self._shown: Mapping[str, str] = {}
         self._console = console or Console()
         self._live: Live | None = None
@@ -179,14 +179,14 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def update(self, done: int, figures: Figures | None = None, *, begun: float = 0.0) -> None:
-        """Says how many units are done, and how many's worth of those that are not.
+    def update(self, done: int, metrics: Metrics | None = None, *, begun: float = 0.0) -> None:
+        """Sets how many units are done, and how much of further units has begun.
 
-        `figures` are label: text, or a function that is only called to draw them.
+        `metrics` are label: text, or a function that is only called to draw them.
         """
         self._done, self._begun = done, begun
-        if figures is not None:
-            self._figures = figures
+        if metrics is not None:
+            self._metrics = metrics
         now = self._clock()
         if now >= self._due:
             self._draw(now)
@@ -239,7 +239,7 @@ class Progress:
 
     def _draw(self, now: float) -> None:
         self._rate.add(now, self._done)
-        self._shown = self._figures() if callable(self._figures) else self._figures
+        self._shown = self._metrics() if callable(self._metrics) else self._metrics
         self._words = self._pace()
         if self._live:
             self._due = now + REDRAW

@@ -178,7 +178,7 @@ def _shares_above(between: Sequence[np.ndarray], order: np.ndarray) -> np.ndarra
     """The mean over tasks of the share of runs above each threshold, (..., thresholds).
 
     between: for each task the number of runs below the lowest threshold, up to the next, ... (..., thresholds + 1).
-    order: the places of the thresholds from the lowest to the highest.
+    order: the positions of the thresholds from the lowest to the highest.
     """
     shares = [1 - each[..., :-1].cumsum(-1) / each.sum(-1, keepdims=True) for each in between]
     found = np.empty_like(shares[0])

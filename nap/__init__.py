@@ -1,5 +1,6 @@
 """Normalize-and-Project (arXiv 2407.01800) and learning-rate re-warming (arXiv 2507.20057) for any torch model.
 
+```python
 import nap
 
 nap.normalize(model)
@@ -8,6 +9,7 @@ nap.Projection(model).attach(optimizer)
 schedule = nap.make_schedule("cyclic", optimizer, total_steps=10_000)
 # in the loop: optimizer.step(), which projects too, then schedule.step()
 # a checkpoint has the state_dict of each of the four; `nap.load_optimizer_state` keeps the lr tensor
+```
 """
 
 from nap.graph import ChannelNorm, ChannelSpaceRMSNorm, NormalizedActivation, ParameterSpec

@@ -45,7 +45,7 @@ class HareTortoise(Method):
         return self.period == math.inf
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
-        """Start both at the same place."""
+        """Start the average at the present weights."""
         buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
         self._hare = [parameter.detach() for parameter in network.parameters()] + buffers
         self._tortoise = [value.clone() for value in self._hare]

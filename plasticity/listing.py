@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from plasticity.registry import METHODS, load, options_of, parse
 
 
-def answer(words: Sequence[str]) -> str | None:
+def answer(argv: Sequence[str]) -> str | None:
     """The text that a command line asks for, or None if it asks for none. ValueError for an unknown method."""
-    if "--list-methods" in words:
+    if "--list-methods" in argv:
         return "\n".join(map(_entry, METHODS))
     option = ""
-    for word in words:
-        option = word.partition("=")[0] if word.startswith("--") else option
-        name = word.removeprefix("--plasticity=")
+    for argument in argv:
+        option = argument.partition("=")[0] if argument.startswith("--") else option
+        name = argument.removeprefix("--plasticity=")
         if option == "--plasticity" and name.endswith(":help"):
             return described(name.removesuffix(":help"))
     return None

@@ -88,13 +88,13 @@ def score(
             if stopped():
                 break
             rate.add(time.monotonic(), games.time)
-            progress.update(len(games.ended), lambda: figures(games), begun=games.begun())
+            progress.update(len(games.ended), lambda: live_metrics(games), begun=games.begun())
     env.close()
     return games
 
 
 def time_left(games: Games, rate: float) -> str:
-    """How long the games still take, in words, at so many steps of the environments a second: at most, and likely."""
+    """The time left at a rate of environment steps a second, as text: what is likely, and the most it can be."""
     most, likely = games.most_left(), games.likely_left()
     if not games.playing:
         return f"{clock_time(0)} left"
@@ -106,7 +106,7 @@ def time_left(games: Games, rate: float) -> str:
     return ", ".join(filter(None, [f"about {clock_time(likely / rate)} left", upper]))
 
 
-def figures(games: Games) -> dict[str, str]:
+def live_metrics(games: Games) -> dict[str, str]:
     """What the live view shows of an evaluation."""
     limit = "none" if games.limit is None else f"{games.limit:,}"
     scores = [game.score for game in games.ended]
@@ -157,7 +157,7 @@ def format_score(config: DQNConfig, games: Games) -> str:
 
 
 def describe_games(found: Mapping[str, Any]) -> str:
-    """The games of a summary in words: "100 games, 12 of 100 cut at the limit of 27,000 steps, 9 different games ...".
+    """The games of a summary as text: "100 games, 12 of 100 cut at the limit of 27,000 steps, 9 different games ...".
 
     They are whole only where none was cut.
     """

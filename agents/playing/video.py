@@ -44,7 +44,7 @@ class Film:
         self._stream: Any = None
 
     def show(self, picture: np.ndarray, rate: Fraction) -> None:
-        """One more picture; the first decides on the size and on the pictures a second."""
+        """Writes one picture. The first sets the size and the frame rate of the video."""
         factor = 2 * -(-160 // len(picture))  # even: H.264 has one colour for 2×2 pixels
         colors = picture if picture.ndim == 3 else picture[..., None].repeat(3, -1)
         pixels = colors.repeat(factor, 0).repeat(factor, 1)
@@ -55,7 +55,7 @@ class Film:
         self._container.mux(self._stream.encode(self._av.VideoFrame.from_ndarray(pixels, format="rgb24")))
 
     def close(self) -> None:
-        """Write what is left, and the index without which nothing plays."""
+        """Writes what is left, and the index that players need."""
         if self._stream is not None:
             self._container.mux(self._stream.encode())
         self._container.close()
@@ -124,7 +124,7 @@ class Recorder:
 
 
 def check_same(played: Step, seen: Step) -> None:
-    """RuntimeError if environment 0 was not seen to do what it did when it was scored."""
+    """RuntimeError if the filmed game differs from what environment 0 did when it was scored."""
     for name in ("reward", "terminated", "truncated", "life_lost", "episode_return", "episode_steps"):
         one, two = getattr(played, name)[0], getattr(seen, name)[0]
         if one != two:

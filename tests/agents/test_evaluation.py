@@ -10,8 +10,8 @@ import agents.playing.evaluation
 from agents.config import DQNConfig
 from agents.playing.evaluation import (
     describe_games,
-    figures,
     format_score,
+    live_metrics,
     play_episodes,
     rules_played,
     score,
@@ -280,6 +280,6 @@ def test_the_view_moves_while_no_game_ends(terminal, monkeypatch):
 
 
 def test_the_figures_of_an_evaluation_without_a_limit():
-    shown = figures(play(always(1), Catch(2), 2))
+    shown = live_metrics(play(always(1), Catch(2), 2))
     assert shown["limit of a game"] == "none"
     assert shown["steps played"] == "18"

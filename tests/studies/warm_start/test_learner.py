@@ -112,7 +112,7 @@ def test_images_and_weights_have_the_format_that_is_safe(settings, format):
 
 def test_the_loss_is_one_graph_that_no_phase_or_rate_compiles_again(monkeypatch):
     settings = {"nap": True, "plasticity": ("redo:period=3", "l2-init"), "phase_updates": 3}
-    plain, counter = learner(**settings), CompileCounterWithBackend("aot_eager")
+    plain, counter = learner(**settings), CompileCounterWithBackend("eager")  # aot_eager of torch 2.14 breaks strides
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
     made = learner(**settings, compile=True)
     made.prepare()
