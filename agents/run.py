@@ -121,7 +121,7 @@ class Run:
     def _restore(self, saved: checkpoint.Checkpoint) -> bool:
         """Bring the run back; whether the environments go on where they were."""
         exact = self.saver.restore(saved)
-        how = "where it was saved" if exact else "with new episodes: this backend's emulators cannot be brought back"
+        how = "where it was saved" if exact else "with new episodes: these environments cannot be brought back"
         print(f"resuming at agent step {saved.step:,}, {how}")
         if differs := checkpoint.changes(saved.state["run"]["made_by"], self.saver.made_by):
             print(f"saved elsewhere ({differs}): the run goes on, but its bits may be others than there")
@@ -209,8 +209,8 @@ class Run:
             f"budget: {self._budget()}",
             f"run directory: {self.directory.path}",
         ]
-        if not self.trainer.env.exact_resume:
-            lines.append("this backend's emulators cannot be brought back: a resume begins new episodes (ale's can)")
+        if not self.trainer.env.exact_resume and not self.trainer.agent_step:
+            lines.append("these environments cannot be brought back: a resume begins new episodes")
         if config.compile == "true":
             lines.append("the loss is compiled at the first update: once for a minute or so, later from a cache")
         return "\n".join(lines)

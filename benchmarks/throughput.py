@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from envs.games import resolve_game
+from envs.registry import resolve_game
 from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
 from experiment.interrupt import cli_session
 from experiment.sweeps.cores import available_cores

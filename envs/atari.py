@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.games import resolve_game
+from envs.registry import resolve_game
 from envs.protocol import Protocol
 from envs.vector_env import Progress, Step, VectorEnv
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.protocol import PROTOCOLS
 from envs.vector_env import Progress, Step, VectorEnv
 
 SIZE = 10
@@ -19,8 +20,8 @@ class Catch(VectorEnv):
     Atari's, or 10×10, a pixel a cell, if not `enlarged`.
     """
 
+    rules = PROTOCOLS["catch"]
     num_actions = 3
-    time_limit = None
     exact_resume = True
 
     def __init__(self, num_envs: int = 1, seed: int = 0, enlarged: bool = True):

@@ -18,7 +18,7 @@ from benchmarks.report.played import Played, read_played
 from benchmarks.sweep import manifest
 from benchmarks.sweep.manifest import Entry, Manifest
 from benchmarks.sweep.suites import job
-from envs.games import resolve_game
+from envs.registry import resolve_game
 from experiment.config import ConfigError, as_plain, load_yaml, near
 from experiment.storage.run_dir import RunDir
 

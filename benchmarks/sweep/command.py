@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from agents.config import DQNConfig
 from benchmarks.sweep.ray_launcher import check_installed
-from benchmarks.sweep.suites import SUITES, games
+from benchmarks.sweep.suites import SUITES, file_name, games
 from experiment.config import ConfigError, parse_cli
 
 DESCRIPTION = f"""Train an agent on many games with several seeds, a process per core. The same command goes on where
@@ -28,7 +28,8 @@ class Settings:
     """What to run, and where."""
 
     suite: str = "atari100k"
-    """atari100k (26 games), high-utd-20, atari57, minatar (5), or games with commas between: Pong,Breakout."""
+    """atari100k (26 games), high-utd-20, atari57, minatar (5), or games with commas between, as --env of a run takes
+    them: Pong,Breakout or my.module:Class."""
     agent: str = "dqn"
     """dqn, rainbow, der, or module:Class of an own one."""
     config: str | None = field(default=None, metadata={"metavar": "PRESET|FILE"})
@@ -128,7 +129,7 @@ class Command:
     def folder(self) -> Path:
         """The full path of --root."""
         suite = self.settings.suite
-        name = suite if suite in SUITES else "-".join(games(suite)).replace("/", "_")[:100]
+        name = suite if suite in SUITES else "-".join(map(file_name, games(suite)))[:100]
         root = Path(self.settings.root or Path("run") / name)
         return Path(os.path.abspath(root))
 
