@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from envs.protocol import ATARI, PROTOCOLS, Protocol
 from envs.registry import Registration, registered, resolve_game
@@ -265,6 +265,11 @@ class DQNConfig:
         return "early-cycle" if self.uses_nap else "constant"
 
     @property
+    def resolved_network(self) -> Any:
+        """The named network that the frames need, or the chosen one; an import path stands in any case."""
+        return self.network if ":" in self.network else self.environment.network or self.network
+
+    @property
     def steps_per_row(self) -> int:
         """Agent steps between rows of metrics."""
         return default_interval(self.budget, 100, 10, 1_000) if self.log_interval is None else self.log_interval
@@ -285,7 +290,7 @@ class DQNConfig:
             agent=self.agent or "dqn",
             env=resolve_game(self.env),
             protocol=self.rules.name,
-            network=self.network if ":" in self.network else self.environment.network or self.network,
+            network=self.resolved_network,
             clip_rewards=self.clips_rewards,
             steps=self.budget,
             frames=None,

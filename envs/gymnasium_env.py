@@ -86,7 +86,8 @@ class GymnasiumVectorEnv(VectorEnv):
         if not self._unseeded:
             seeds = [None] * len(self._envs)
         self._unseeded = False
-        return self._frames(np.concatenate([env.reset(seed=seed)[0] for env, seed in zip(self._envs, seeds, strict=True)]))
+        shown = [env.reset(seed=seed)[0] for env, seed in zip(self._envs, seeds, strict=True)]
+        return self._frames(np.concatenate(shown))
 
     def send(self, actions: np.ndarray) -> None:
         actions = np.asarray(actions)
@@ -121,7 +122,7 @@ class GymnasiumVectorEnv(VectorEnv):
         return Step(frame, reward.astype(np.float32), terminated, truncated, never, returns, steps, first)
 
     def _step(self, actions: np.ndarray) -> tuple[Any, ...]:
-        """What is shown, rewards, ends; and the last observations of the episodes that ended, where others are shown."""
+        """What is shown, rewards, ends; and where the next episode is shown already, what ended ones showed last."""
         if len(self._envs) > 1:
             each = [env.step(actions[i : i + 1])[:4] for i, env in enumerate(self._envs)]
             shown, reward, terminated, truncated = map(np.concatenate, zip(*each, strict=True))
