@@ -98,8 +98,9 @@ def settings(command: str, argv: Sequence[str] | None) -> DQNConfig:
 def check_stated(config: DQNConfig, words: Sequence[str]) -> None:
     """Raise ConfigError for what the words ask of the environment in vain, or of a part that is not switched on.
 
-    Of the words alone: a preset's settings give way to the environment's own (see `DQNConfig.resolved`), and may wait for a
-    switch. Options of the schedule and of NaP are not judged: a sweep shares them among arms with and without either.
+    Of the words alone: a preset's settings give way to the environment's own (see `DQNConfig.resolved`), and may wait
+    for a switch. Options of the schedule and of NaP are not judged: a sweep shares them among arms with and without
+    either.
     """
     stated = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
     rules, network = config.environment.rules, config.environment.network

@@ -344,9 +344,8 @@ class DQNConfig:
     def check_side(self, side: int) -> None:
         """ConfigError if the settings need larger frames than those whose shorter side has `side` pixels."""
         if self.augment == "drq" and side < LEAST_SIDE:
-            raise ConfigError(
-                f"--augment drq shifts by up to 4 pixels, too many where a side of a frame has {side}: give --augment none"
-            )
+            least = f"--augment drq shifts by up to 4 pixels, too many where a side of a frame has {side}"
+            raise ConfigError(f"{least}: give --augment none")
 
     def _check_agent(self) -> None:
         self._check_part("agent", self.agent or "dqn", AGENTS)

@@ -1,8 +1,8 @@
-"""Vectorised environments behind one contract: Atari on ale-py or envpool, MinAtar, Catch, and those of the user.
+"""Vectorised environments behind one contract: Atari on ale-py or envpool, MinAtar, Catch, the user's own.
 
-Both backends of Atari make the same frames, rewards, lives and ends from the same actions after the same number of no-ops, in
-every episode: an emulator is seeded when its ROM is loaded, once in a run, and an episode begins with a plain reset of
-the console. The reset leaves the memory as it is, so in many games an episode's start depends on the one before.
+Atari's backends make the same frames, rewards, lives and ends from the same actions after the same number of no-ops,
+in every episode: an emulator is seeded when its ROM is loaded, once in a run, and an episode begins with a plain reset
+of the console. The reset leaves the memory as it is, so in many games an episode's start depends on the one before.
 They differ in this:
 
 | | ale | envpool |

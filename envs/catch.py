@@ -45,9 +45,6 @@ class Catch(VectorEnv):
         rest = FRAME - OFFSET - SIZE * CELL
         return np.pad(frame.repeat(CELL, 1).repeat(CELL, 2), ((0, 0), (OFFSET, rest), (OFFSET, rest)))
 
-    def send(self, actions: np.ndarray) -> None:
-        self.actions = np.asarray(actions)
-
     def recv(self) -> Step:
         self.row += 1
         self.paddle = np.clip(self.paddle + self.actions - 1, 0, SIZE - 1)
@@ -72,9 +69,3 @@ class Catch(VectorEnv):
             setattr(self, name, np.array(state[name], np.int64))
         self.rng.bit_generator.state = state["rng"]
         return self._draw()
-
-    def describe(self) -> str:
-        return "Catch"
-
-    def close(self) -> None:
-        pass

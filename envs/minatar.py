@@ -68,9 +68,6 @@ class MinAtarVectorEnv(SeededVectorEnv):
     def _identity(self) -> dict[str, Any]:
         return {"MinAtar": version("MinAtar")} | super()._identity()
 
-    def close(self) -> None:
-        pass
-
     def describe(self) -> str:
         return self._describe(f"MinAtar {version('MinAtar')}")
 

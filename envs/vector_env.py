@@ -78,21 +78,20 @@ class VectorEnv(ABC):
     def reset(self) -> np.ndarray:
         """Starts a new episode in every environment; the first frames, uint8 [N, *frame_shape]."""
 
-    @abstractmethod
     def send(self, actions: np.ndarray) -> None:
-        """Starts one agent step with integer actions [N]; `recv` waits for it."""
+        """Starts one agent step with integer actions [N]; `recv` waits for it. Here they are only kept in `actions`."""
+        self.actions = np.array(actions)
 
     @abstractmethod
     def recv(self) -> Step:
         """What the actions last sent led to."""
 
-    @abstractmethod
-    def close(self) -> None:
-        """Frees the environments and their threads."""
+    def close(self) -> None:  # noqa: B027
+        """Frees the environments and their threads, where there is something to free."""
 
-    @abstractmethod
     def describe(self) -> str:
         """One line: backend, versions, game, protocol."""
+        return type(self).__name__
 
     def step(self, actions: np.ndarray) -> Step:
         """One agent step: `send`, then `recv`."""

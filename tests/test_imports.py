@@ -15,7 +15,7 @@ ALLOWED = {
     "nap": set(),
     "plasticity": {"nap", "experiment"},
     "replay": set(),
-    "envs": set(),
+    "envs": {"experiment"},
     "experiment": set(),
     "agents": PARTS,
     "studies": {"nap", "plasticity", "experiment"},
