@@ -171,7 +171,12 @@ def build_agent(
     """The agent that the settings describe, its network drawn from `seed`."""
     config.check_side(min(frame_shape[-2:]))
     torch.manual_seed(seed)
-    return build_learner(config, NETWORKS[config.network](stack, frame_shape, num_actions, **head_options(config)))
+    try:
+        network = NETWORKS[config.network](stack, frame_shape, num_actions, **head_options(config))
+    except RuntimeError as error:  # of a convolution that is larger than what it gets
+        frames = "×".join(map(str, frame_shape))
+        raise ConfigError(f"--network {config.network} cannot take frames of {frames}: {error}") from None
+    return build_learner(config, network)
 
 
 def build_learner(config: DQNConfig, network: nn.Module) -> DQN:
