@@ -152,7 +152,7 @@ def format_score(config: DQNConfig, games: Games) -> str:
     human = "" if normalized is None else f", human-normalised {normalized:.3f}"
     return (
         f"{config.env}: mean {found['mean']:.1f}, median {found['median']:.1f} over {describe_games(found)}"
-        f" ({config.protocol}, epsilon {evaluation_epsilon(config):g}){human}"
+        f" ({config.rules.name}, epsilon {evaluation_epsilon(config):g}){human}"
     )
 
 
