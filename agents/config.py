@@ -329,10 +329,8 @@ class DQNConfig:
     def _check_game(self) -> None:
         environment = self.environment
         if self.backend == "envpool":
-            if environment.check_envpool is None:
-                raise ConfigError(f"--backend envpool is for Atari's games, and {self.env} is none: leave it out")
             try:
-                environment.check_envpool(resolve_game(self.env))
+                environment.check_envpool(self.env)
             except ValueError as error:
                 raise ConfigError(f"--backend envpool: {error}") from None
         if environment.rules is None and self.protocol not in ATARI:

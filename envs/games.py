@@ -113,8 +113,11 @@ def rom_id(name: str) -> str:
     return _roms_by_key()[_key(game)]
 
 
-def check_envpool(game: str) -> None:
-    """Raises ValueError for a game of Atari that envpool does not show whole."""
+def check_envpool(name: str) -> None:
+    """Raises ValueError for what is no game of Atari, and for a game that envpool does not show whole."""
+    game = atari_game(name)
+    if game is None:
+        raise ValueError(f"envpool is for Atari's games, and {name} is none: leave it out")
     if game in TALL_SCREENS:
         raise ValueError(f"envpool shows only the upper 210 lines of {game}, whose screen has more: use ale")
 

@@ -49,7 +49,7 @@ class Registration:
         network: the named network that the frames need; None where any will do.
         stack: frames that make an observation.
         side: pixels of the shorter side of a frame; None if it is not known beforehand.
-        check_envpool: raises ValueError for a game that envpool does not play; None if it plays none of them.
+        check_envpool: raises ValueError for a game that envpool does not play.
         suites: lists of games for sweeps, by name.
         formerly: protocols under whose names earlier versions recorded runs that were played by these very rules.
     """
@@ -61,7 +61,7 @@ class Registration:
     network: str | None = None
     stack: int = 4
     side: int | None = None
-    check_envpool: Callable[[str], None] | None = None
+    check_envpool: Callable[[str], None] = check_envpool
     suites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     formerly: tuple[str, ...] = ()
 
@@ -107,7 +107,6 @@ REGISTRATIONS = (
         atari_game,
         atari_games,
         side=84,
-        check_envpool=check_envpool,
         suites={"atari100k": ATARI_100K, "high-utd-20": HIGH_UTD_20, "atari57": ATARI_57},
     ),
     Registration(

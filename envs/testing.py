@@ -110,7 +110,7 @@ def _declares(walk: Walk) -> Iterator[str]:
 def _returns_arrays(walk: Walk) -> Iterator[str]:
     envs = (walk.env.num_envs,)
     frames = (*envs, *walk.env.frame_shape)
-    kinds = dict.fromkeys(Step._fields, ("bool", envs))
+    kinds: dict[str, tuple[str, tuple[int, ...]]] = dict.fromkeys(Step._fields, ("bool", envs))
     kinds |= {"frame": ("uint8", frames), "first_frame": ("uint8", frames), "reward": ("float32", envs)}
     kinds |= {"episode_return": ("float64", envs), "episode_steps": ("int64", envs)}
     if (found := _kind(walk.first)) != _text("uint8", frames):

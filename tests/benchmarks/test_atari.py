@@ -105,7 +105,7 @@ def _fake_agent(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'code'}:{Path(__file__).parents[2]}")
 
 
-def words(tmp_path: Path, *more: str, suite: str = "Breakout,Krull", seeds: int = 2) -> list[str]:
+def words(tmp_path: Path, *more: str, suite: str = "Breakout,AirRaid", seeds: int = 2) -> list[str]:
     root = ["--root", str(tmp_path / "root"), "--suite", suite, "--seeds", str(seeds)]
     return [*root, "--agent", "fake:Agent", "--processes", "2", *more]
 
@@ -132,7 +132,7 @@ def pid_of(run: Path) -> int:
 
 
 def test_kills_of_a_worker_and_the_launcher_and_a_closed_terminal_lose_no_run_and_do_none_twice(tmp_path):
-    root, names = tmp_path / "root", [f"a-{game}-s{seed}" for seed in (0, 1) for game in ("Breakout", "Krull")]
+    root, names = tmp_path / "root", [f"a-{game}-s{seed}" for seed in (0, 1) for game in ("Breakout", "AirRaid")]
     command = words(tmp_path, "--arm", "a:--lr 0.1 --lr-floor 0", *STEPS)
     first = launch(command, stdout=subprocess.DEVNULL)
     wait_for(lambda: pid_of(root / names[0]) and pid_of(root / names[1]))
@@ -207,7 +207,7 @@ def test_the_dry_run_measures_the_cost_when_told_to_remembers_it_and_writes_noth
     assert [line.split()[1] for line in again[5:]] == [
         f"{arm}-{game}-s{seed}:"
         for seed in (0, 1)
-        for game in ("Breakout", "Krull")
+        for game in ("Breakout", "AirRaid")
         for arm in ("slow", "plain", "new")
     ]
     longer = dry_run(capfd, words(tmp_path, *both, "--", "--steps", "4200", *STEPS[3:]))
@@ -283,10 +283,10 @@ def test_seeds_and_arms_extend_the_list_and_other_settings_are_refused(tmp_path)
     loaded = Manifest.load(root)
     assert loaded.runs[:2] == one.runs
     assert {(run.arm, run.game, run.seed) for run in loaded.runs} == {
-        (arm, game, seed) for arm in "ab" for game in ("Breakout", "Krull") for seed in range(3)
+        (arm, game, seed) for arm in "ab" for game in ("Breakout", "AirRaid") for seed in range(3)
     }
     save(tmp_path, "--arm", "a:--utd 2 --threads 2")  # of the machine
-    for suite in ("Breakout,Krull", "Pong"):
+    for suite in ("Breakout,AirRaid", "Pong"):
         with pytest.raises(ConfigError, match=r"arm 'a' has other settings in .*, --utd is 2 there and 4 here: give"):
             save(tmp_path, "--arm", "a:--utd 4", suite=suite)
     text = (root / "manifest.json").read_text()
@@ -294,9 +294,9 @@ def test_seeds_and_arms_extend_the_list_and_other_settings_are_refused(tmp_path)
     save(tmp_path, "--arm", "a:--utd 2")  # hashed by another version
     assert Manifest.load(root).runs[0] == one.runs[0]
     (root / "manifest.json").unlink()
-    run = root / "a-Krull-s0"
+    run = root / "a-AirRaid-s0"
     run.mkdir()
-    (run / "config.yaml").write_text("agent: fake:Agent\nenv: Krull\nutd: 2\nlr: 0.1\n")
+    (run / "config.yaml").write_text("agent: fake:Agent\nenv: AirRaid\nutd: 2\nlr: 0.1\n")
     with pytest.raises(ConfigError, match=r"arm 'a' has other settings in .*, --\S+ is .* there and .* here"):
         save(tmp_path, "--arm", "a:--utd 2")
 
@@ -418,7 +418,7 @@ def test_minatar_is_swept_by_itself_and_by_its_own_rules():
         games("Pong,MinAtar/Breakout")
     (arm,) = arms("dqn", None, [], ["--protocol", "minatar", "--steps", "none", "--frames", "5001"])
     assert arm.config("MinAtar/Breakout").steps == 5_001
-    with pytest.raises(ConfigError, match="arm 'dqn': --protocol minatar is for MinAtar's games"):
+    with pytest.raises(ConfigError, match="arm 'dqn': --protocol 'minatar' is not for Breakout; known: atari100k"):
         arm.config("Breakout")
 
 

@@ -254,7 +254,7 @@ def test_protocols_say_what_the_papers_say():
         assert resolve_protocol(name) is resolve_protocol(protocol) is protocol
         assert protocol.name == name
         assert (protocol.evaluation_episodes, protocol.fire_reset) == (100, False)
-        assert protocol.clip_rewards == (name != "minatar")
+        assert protocol.clip_rewards == (name not in ("minatar", "own"))
     with pytest.raises(ValueError, match="did you mean atari100k"):
         resolve_protocol("atari-100k")
 
