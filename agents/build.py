@@ -33,7 +33,7 @@ from replay import FrameReplay, PrioritisedReplay
 
 
 def build_env(config: DQNConfig, num_envs: int, seed: int) -> VectorEnv:
-    """The vector of emulators, on as many threads as the learner: they play while it waits.
+    """The vector of environments, on as many threads as the learner: emulators play while it waits.
 
     With overlap both work at once, and the emulators have one thread.
     """
@@ -51,7 +51,8 @@ def build_replay(config: DQNConfig, env: VectorEnv, seed: int) -> FrameReplay:
     kind = partial(PrioritisedReplay, **_priority_options(config)) if config.prioritised else FrameReplay
     device = device_of(config.device)
     try:
-        return kind(capacity, env.num_envs, env.frame_shape, env.stack, env.time_limit, device=device, seed=seed)
+        shape, cut = env.frame_shape, env.earliest_truncation
+        return kind(capacity, env.num_envs, shape, env.stack, cut, device=device, seed=seed)
     except (RuntimeError, MemoryError):  # what torch and NumPy raise
         size = capacity * math.prod(env.frame_shape) / 1e9
         raise ConfigError(f"--replay-capacity: {capacity} steps need {size:,.1f} GB, which cannot be had") from None
@@ -152,6 +153,7 @@ def build_agent(
     config: DQNConfig, frame_shape: tuple[int, ...], num_actions: int, seed: int, stack: int = STACK
 ) -> DQN:
     """The agent that the settings describe, its network drawn from `seed`."""
+    config.check_side(min(frame_shape[-2:]))
     torch.manual_seed(seed)
     network = make_network(config.network, stack, frame_shape, num_actions, **head_options(config))
     agent = build_learner(config, network)

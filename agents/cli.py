@@ -10,7 +10,6 @@ from pathlib import Path
 
 from agents import metrics
 from agents.config import AGENTS, DQNConfig, command_of
-from envs.games import is_minatar
 from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
@@ -97,15 +96,17 @@ def settings(command: str, argv: Sequence[str] | None) -> DQNConfig:
 
 
 def check_stated(config: DQNConfig, words: Sequence[str]) -> None:
-    """Raise ConfigError for what the words ask of MinAtar's games in vain, or of a part that is not switched on.
+    """Raise ConfigError for what the words ask of the environment in vain, or of a part that is not switched on.
 
-    Of the words alone: a preset's settings give way to the games' own (see `DQNConfig.resolved`), and may wait for a
-    switch. Options of the schedule and of NaP are not judged: a sweep shares them among arms with and without either.
+    Of the words alone: a preset's settings give way to the environment's own (see `DQNConfig.resolved`), and may wait
+    for a switch. Options of the schedule and of NaP are not judged: a sweep shares them among arms with and without
+    either.
     """
     stated = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
-    for name, value in (("protocol", config.protocol), ("network", config.network)):
-        if is_minatar(config.env) and name in stated and value != "minatar" and ":" not in value:
-            raise ConfigError(f"--{name} {value} is not for {config.env}: leave it out, or --{name} minatar")
+    rules, network = config.environment.rules, config.environment.network
+    for name, value, own in (("protocol", config.protocol, rules and rules.name), ("network", config.network, network)):
+        if own is not None and name in stated and value != own and ":" not in value:
+            raise ConfigError(f"--{name} {value} is not for {config.env}: leave it out, or --{name} {own}")
     for switch, is_on, options in PARTS:
         for option in options:
             if option in stated and not is_on(config):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
-from envs.games import check_envpool, is_minatar, resolve_game
-from envs.protocol import PROTOCOLS, Protocol
+from envs.protocol import ATARI, PROTOCOLS, Protocol
+from envs.registry import Registration, registered, resolve_game
 from experiment.config import ConfigError
 from experiment.intervals import default_interval
 from experiment.part import check_part, join_options
 from experiment.setting import check_ranges, setting
 from experiment.sweeps.cores import available_cores
+from experiment.values import suggest
 from plasticity.registry import parse_all
 
 SCHEDULES = (
@@ -25,7 +26,9 @@ CLOSED_LOOP = ("cusum", "page-hinkley")
 EARLY_CYCLE = ("early-cycle", "early-cycle-cusum", "early-cycle-plateau")
 """Schedules that cycle in their first part; all but the first listen to a signal for where it ends."""
 STACK = 4
-"""Frames in an observation of Atari, the most that any game has."""
+"""Frames in an observation of Atari."""
+LEAST_SIDE = 21
+"""Pixels of a frame's shorter side that DrQ's shifts need: five times the largest of them."""
 AGENTS = {"dqn": "agents.dqn", "rainbow": "agents.rainbow", "der": "agents.der"}
 """The commands by name: one family of agents, whose settings tell them apart."""
 
@@ -51,11 +54,12 @@ class DQNConfig:
     """dqn, rainbow, der, or an own subclass of DQN by its import path, module:Class[:option=value,...]; none: the
     command's."""
     env: str = setting("Breakout", "run", common=True)
-    """Game: any ROM that ale-py ships, in the papers' or ALE's spelling, or one of MinAtar: MinAtar/Breakout."""
-    protocol: Literal["atari100k", "dopamine", "machado", "minatar"] = setting("atari100k", "run")
+    """Game: any ROM that ale-py ships, in the papers' or ALE's spelling; MinAtar/Breakout ...; Catch; an own VectorEnv
+    by its import path, module:Class[:option=value,...]; or gym:ID, an environment of Gymnasium that shows pixels."""
+    protocol: str = setting("atari100k", "run")
     """Rules of play and scoring. atari100k: a lost life ends a learning episode. dopamine: sticky actions, minimal
     action set, games of at most 108,000 frames. machado: sticky actions, all actions, games of at most 18,000 frames.
-    minatar: what MinAtar's games get whatever a preset says, and no others."""
+    Other environments have rules of their own, whatever a preset says."""
     backend: Literal["ale", "envpool"] = setting("ale", "run")
     """Emulator backend."""
     num_envs: int = setting(1, "run", at_least=1, at_most=4_096)
@@ -63,7 +67,7 @@ class DQNConfig:
     steps: int | None = setting(None, "run", at_least=1, common=True)
     """Budget in agent steps, over all environments; none: 100,000."""
     frames: int | None = setting(None, "run", at_least=4)
-    """Budget in emulator frames, instead of --steps (1 agent step is 4 frames; 1 of MinAtar)."""
+    """Budget in frames, instead of --steps (1 agent step is 4 frames of Atari, and as many as other rules say)."""
     seed: int = setting(0, "run", at_least=0, common=True)
     """Decides everything: network, play, exploration and replay."""
 
@@ -120,7 +124,7 @@ class DQNConfig:
     augment: Literal["none", "drq"] = setting("none", "learning")
     """Random shifts and intensities of the observations that are learned from (DrQ)."""
     clip_rewards: bool | None = setting(None, "learning")
-    """Learn from rewards clipped to -1..1; none: clipped, but for MinAtar's games. Scores are raw in any case."""
+    """Learn from rewards clipped to -1..1; none: as the rules say, clipped in Atari. Scores are raw in any case."""
     replay_capacity: int = setting(100_000, "replay", at_least=1)
     """Agent steps that the replay holds (7.06 kB each)."""
     update_start: int = setting(1_600, "learning", at_least=0)
@@ -222,8 +226,17 @@ class DQNConfig:
     """A run directory to go on with, or auto: the newest unfinished run of these settings, if there is one."""
 
     @property
+    def environment(self) -> Registration:
+        """What is known of the environment; ConfigError if there is none of that name."""
+        try:
+            return registered(self.env)
+        except ValueError as error:
+            raise ConfigError(f"--env: {error}") from None
+
+    @property
     def rules(self) -> Protocol:
-        return PROTOCOLS["minatar" if is_minatar(self.env) else self.protocol]
+        """The environment's own rules, or the protocol that is chosen."""
+        return self.environment.rules or PROTOCOLS[self.protocol]
 
     @property
     def clips_rewards(self) -> bool:
@@ -260,6 +273,11 @@ class DQNConfig:
         return "early-cycle" if self.uses_nap else "constant"
 
     @property
+    def resolved_network(self) -> Any:
+        """The named network that the frames need, or the chosen one; an import path stands in any case."""
+        return self.network if ":" in self.network else self.environment.network or self.network
+
+    @property
     def steps_per_row(self) -> int:
         """Agent steps between rows of metrics."""
         return default_interval(self.budget, 100, 10, 1_000) if self.log_interval is None else self.log_interval
@@ -279,8 +297,8 @@ class DQNConfig:
             self,
             agent=self.agent or "dqn",
             env=resolve_game(self.env),
-            protocol="minatar" if is_minatar(self.env) else self.protocol,
-            network="minatar" if is_minatar(self.env) and ":" not in self.network else self.network,
+            protocol=self.rules.name,
+            network=self.resolved_network,
             clip_rewards=self.clips_rewards,
             steps=self.budget,
             frames=None,
@@ -296,6 +314,7 @@ class DQNConfig:
 
     def _check(self) -> None:
         check_ranges(self)
+        self._check_game()
         if self.steps is not None and self.frames is not None:
             raise ConfigError("--steps and --frames both set the budget: leave one out (a preset's: --steps none)")
         if self.frames is not None and self.frames % self.rules.frame_skip:
@@ -312,22 +331,27 @@ class DQNConfig:
         self._check_parts_of_the_schedule()
         if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device):
             raise ConfigError(f"--device is {self.device!r}: it has to be cpu, cuda or cuda:N")
-        self._check_game()
         self._check_methods()
         self._check_agent()
 
     def _check_game(self) -> None:
+        environment = self.environment
         if self.backend == "envpool":
             try:
-                check_envpool(self.env)
+                environment.check_envpool(self.env)
             except ValueError as error:
                 raise ConfigError(f"--backend envpool: {error}") from None
-        if is_minatar(self.env):
-            if self.augment == "drq":
-                size = "that leaves too little of MinAtar's 10 × 10"
-                raise ConfigError(f"--augment drq shifts by up to 4 pixels, and {size}: give --augment none")
-        elif self.protocol == "minatar":
-            raise ConfigError(f"--protocol minatar is for MinAtar's games (MinAtar/Breakout ...), not {self.env}")
+        if environment.rules is None and self.protocol not in ATARI:
+            choices = suggest(self.protocol, ATARI, list_all=True)
+            raise ConfigError(f"--protocol {self.protocol!r} is not for {self.env}{choices}")
+        if environment.side is not None:
+            self.check_side(environment.side)
+
+    def check_side(self, side: int) -> None:
+        """ConfigError if the settings need larger frames than those whose shorter side has `side` pixels."""
+        if self.augment == "drq" and side < LEAST_SIDE:
+            least = f"--augment drq shifts by up to 4 pixels, too many where a side of a frame has {side}"
+            raise ConfigError(f"{least}: give --augment none")
 
     def _check_agent(self) -> None:
         check_part("agent", self.agent or "dqn", AGENTS)
@@ -386,7 +410,7 @@ class DQNConfig:
             )
         rows = min(self.replay_capacity, self.budget) // self.num_envs
         n_step = max(self.n_step, self.n_step_final or 0)
-        if (rows - n_step - STACK) * self.num_envs < self.batch_size:
+        if (rows - n_step - max(STACK, self.environment.stack)) * self.num_envs < self.batch_size:
             raise ConfigError(
                 f"a replay of {rows * self.num_envs} agent steps is too small for --batch-size {self.batch_size}, "
                 f"--n-step {n_step} and --num-envs {self.num_envs}"

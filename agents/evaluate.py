@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
@@ -92,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             agent, step = load_agent(config, directory)
             seed = seeds(config.seed, "evaluation")["evaluation"] if options.seed is None else options.seed
             episodes = options.episodes or config.rules.evaluation_episodes
-            recorder = _recorder(options, episodes, f"{config.env.replace('/', '-')}-{step}")
+            film = re.sub(r"[^\w.-]+", "-", f"{config.env}-{step}")
+            recorder = _recorder(options, episodes, film)
         print(f"{config.env}, agent step {step:,}: {config.rules.summary()}")
         with nullcontext() if recorder is None else closing(recorder):
             games = score(config, evaluated_policy(config, agent), episodes, seed, recorder=recorder)

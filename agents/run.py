@@ -107,7 +107,7 @@ class AgentRun(Run[DQNConfig]):
         self.playing = self.saver.restore(saved)
         if self.playing:
             return "where it was saved"
-        return "with new episodes: this backend's emulators cannot be brought back"
+        return "with new episodes: these environments cannot be brought back"
 
     def check(self) -> None:
         self.trainer.monitor.check()
@@ -121,8 +121,8 @@ class AgentRun(Run[DQNConfig]):
             f"plasticity methods: {describe_methods(config, self.trainer.agent.methods)}",
             f"budget: {self._budget()}",
         ]
-        if not self.trainer.env.exact_resume:
-            lines.append("this backend's emulators cannot be brought back: a resume begins new episodes (ale's can)")
+        if not self.trainer.env.exact_resume and not self.trainer.agent_step:
+            lines.append("these environments cannot be brought back: a resume begins new episodes")
         if config.compile == "true":
             lines.append("the loss is compiled at the first update: once for a minute or so, later from a cache")
         return "\n".join(lines)

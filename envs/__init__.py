@@ -1,8 +1,8 @@
-"""Vectorised Atari behind one contract, on ale-py or envpool.
+"""Vectorised environments behind one contract: Atari on ale-py or envpool, MinAtar, Catch, the user's own.
 
-Both backends make the same frames, rewards, lives and ends from the same actions after the same number of no-ops, in
-every episode: an emulator is seeded when its ROM is loaded, once in a run, and an episode begins with a plain reset of
-the console. The reset leaves the memory as it is, so in many games an episode's start depends on the one before.
+Atari's backends make the same frames, rewards, lives and ends from the same actions after the same number of no-ops,
+in every episode: an emulator is seeded when its ROM is loaded, once in a run, and an episode begins with a plain reset
+of the console. The reset leaves the memory as it is, so in many games an episode's start depends on the one before.
 They differ in this:
 
 | | ale | envpool |
@@ -27,20 +27,15 @@ episode at a lost life, clips a reward or counts the starting no-ops in the time
 start (envpool repeats) are never used: stacks are the replay's matter.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from envs.errors import unknown_name
-from envs.games import CATCH, MINATAR, resolve_game
 from envs.protocol import PROTOCOLS, Protocol, resolve_protocol
+from envs.registry import BACKENDS, registered, resolve_game
 
 if TYPE_CHECKING:  # numpy and the emulators wait until `make`: a command line that only reads names stays quick
     from envs.vector_env import VectorEnv
 
 __all__ = ["BACKENDS", "PROTOCOLS", "Protocol", "make"]
-
-BACKENDS = ("ale", "envpool")
 
 
 def make(
@@ -52,40 +47,15 @@ def make(
     num_threads: int = 1,
     background: bool = False,
 ) -> "VectorEnv":
-    """`num_envs` environments of one game; any usual spelling of its name. Catch and MinAtar have no emulator.
+    """`num_envs` environments of one game, or of what an import path leads to: see `envs.registry`.
 
-    Emulators play on `num_threads` cores: on ale in that many processes, this one among them. In the `background` they
-    play from `send` on while this process does something else; envpool's always do.
+    `protocol` is for Atari and MinAtar; others have rules of their own. Emulators play on `num_threads` cores: on ale
+    in that many processes, this one among them. In the `background` they play from `send` on while this process does
+    something else; envpool's always do. `backend` is Atari's.
 
     Raises ValueError for an unknown game, protocol or backend, and ModuleNotFoundError if envpool or MinAtar, which
     are extras, would be needed and are not installed.
     """
+    how = {"backend": backend, "num_threads": num_threads, "background": background}
     rules = resolve_protocol(protocol)
-    if resolve_game(game) == CATCH:
-        from envs.catch import Catch
-
-        return Catch(num_envs, seed)
-    if resolve_game(game) in MINATAR:
-        with _extra("minatar", "MinAtar", "play another game"):
-            from envs.minatar import MinAtarVectorEnv
-        return MinAtarVectorEnv(game, rules, num_envs, seed, num_threads)
-    if backend == "ale":
-        from envs.ale import AleVectorEnv
-
-        return AleVectorEnv(game, rules, num_envs, seed, num_threads, background)
-    if backend == "envpool":
-        with _extra("envpool", "envpool", "use ale"):
-            from envs.envpool_backend import EnvpoolVectorEnv
-        return EnvpoolVectorEnv(game, rules, num_envs, seed, num_threads)
-    raise unknown_name("backend", backend, BACKENDS)
-
-
-@contextmanager
-def _extra(module: str, package: str, instead: str) -> Iterator[None]:
-    """Says how to install the module that an import needs, and what would do without it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise ModuleNotFoundError(f"{package} is not installed: pip install -e .[{module}], or {instead}") from error
+    return registered(game).make(resolve_game(game), rules, num_envs, seed, **how)

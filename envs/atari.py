@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.games import resolve_game
 from envs.protocol import Protocol
+from envs.registry import resolve_game
 from envs.vector_env import Progress, Step, VectorEnv
 
 

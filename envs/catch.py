@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.protocol import PROTOCOLS
 from envs.vector_env import Progress, Step, VectorEnv
 
 SIZE = 10
@@ -19,8 +20,8 @@ class Catch(VectorEnv):
     Atari's, or 10×10, a pixel a cell, if not `enlarged`.
     """
 
+    rules = PROTOCOLS["catch"]
     num_actions = 3
-    time_limit = None
     exact_resume = True
 
     def __init__(self, num_envs: int = 1, seed: int = 0, enlarged: bool = True):
@@ -43,9 +44,6 @@ class Catch(VectorEnv):
             return frame
         rest = FRAME - OFFSET - SIZE * CELL
         return np.pad(frame.repeat(CELL, 1).repeat(CELL, 2), ((0, 0), (OFFSET, rest), (OFFSET, rest)))
-
-    def send(self, actions: np.ndarray) -> None:
-        self.actions = np.asarray(actions)
 
     def recv(self) -> Step:
         self.row += 1
@@ -71,9 +69,3 @@ class Catch(VectorEnv):
             setattr(self, name, np.array(state[name], np.int64))
         self.rng.bit_generator.state = state["rng"]
         return self._draw()
-
-    def describe(self) -> str:
-        return "Catch"
-
-    def close(self) -> None:
-        pass

@@ -1,5 +1,6 @@
 """Games of Atari in ale-py's emulators, whose console memory lives on from one episode to the next."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,7 @@ class Emulator:
     def __init__(self, game: str, protocol: Protocol, seed: int, color: bool = False) -> None:
         ALEInterface.setLoggerMode(LoggerMode.Error)
         self._game, self._protocol, self._seed, self._color = game, protocol, seed, color
+        self._limit = protocol.max_frames or math.inf
         self._load()
         self.actions = self._ale.getLegalActionSet() if protocol.full_action_set else self._ale.getMinimalActionSet()
         size = self._ale.getScreenDims()
@@ -90,7 +92,7 @@ class Emulator:
                 return reward, True, False
             if look and left < 2:
                 self._look(left)
-        return reward, False, self._frames >= self._protocol.max_frames
+        return reward, False, self._frames >= self._limit
 
     def _look(self, screen: int) -> None:
         if self._color:

@@ -19,14 +19,14 @@ class EnvpoolVectorEnv(AtariVectorEnv):
 
     def __init__(self, game: str, protocol: Protocol, num_envs: int = 1, seed: int = 0, num_threads: int = 1) -> None:
         super().__init__(game, protocol, num_envs, seed, num_threads)
-        check_envpool(game)
+        check_envpool(self.game)
         self._noop_max = max(protocol.noop_max, 1)  # 0 ends the process; 1 is always one no-op
         self._env = envpool.make_gymnasium(
-            envpool_id(game),
+            envpool_id(self.game),
             num_envs=num_envs,
             num_threads=min(num_threads, num_envs),
             seed=[episode_seed(seed, env, 0) for env in range(num_envs)],
-            max_episode_steps=protocol.time_limit,
+            max_episode_steps=protocol.time_limit or 2**31 - 1,
             repeat_action_probability=protocol.sticky_actions,
             full_action_space=protocol.full_action_set,
             img_height=self.frame_shape[0],

@@ -18,9 +18,6 @@ TALL_SCREENS = (
     "Pacman", "Pooyan", "SirLancelot", "SpaceWar",
 )  # fmt: skip
 
-# A game of our own, played in minutes: see envs.catch.
-CATCH = "Catch"
-
 # Young & Tian 2019 (arXiv 1903.03176): see envs.minatar.
 MINATAR = ("MinAtar/Asterix", "MinAtar/Breakout", "MinAtar/Freeway", "MinAtar/Seaquest", "MinAtar/SpaceInvaders")
 
@@ -67,39 +64,41 @@ _TITLES = {
 }  # fmt: skip
 
 
-def resolve_game(name: str) -> str:
-    """The papers' spelling of a game that ale-py ships or of one of MinAtar's, from any usual one; or `Catch`.
+def atari_game(name: str) -> str | None:
+    """The papers' spelling of a game that ale-py ships, from any usual one; None if it is none.
 
     `ms_pacman`, `mspacman`, `Ms. Pac-Man`, `atari_ms_pacman`, `MsPacman-v5`, `Atari-MsPacman-v5`, `ALE/MsPacman-v5` and
-    `MsPacmanNoFrameskip-v4` all give `MsPacman`; `minatar/space_invaders`, `MinAtar/SpaceInvaders-v1` and
-    `SpaceInvaders-MinAtar` give `MinAtar/SpaceInvaders`.
-    Raises ValueError for a game that is not there, has no single-player mode or is played on the emulator's memory, and
-    for PettingZoo's `pong_v3`, a game of two players.
+    `MsPacmanNoFrameskip-v4` all give `MsPacman`. Raises ValueError for a game that has no single-player mode or is
+    played on the emulator's memory. PettingZoo's `pong_v3`, a game of two players, is none.
     """
-    if _key(name) == CATCH.lower() and not _of_the_emulator(name):
-        return CATCH
-    if is_minatar(name):
-        return _minatar_game(name)
     key = _key(name)
     rom = _roms_by_key().get(_TITLES.get(key, key))
     if rom is None and (pixels := _roms_by_key().get(key.removesuffix("ram"))):
         raise ValueError(f"game {name!r} plays on the emulator's memory; on pixels it is {_camel_case(pixels)}")
-    if rom is None:
-        playable = [CATCH] + [_camel_case(rom) for rom in _roms_by_key().values() if rom not in MULTIPLAYER_ONLY]
-        raise unknown_name("game", name, playable)
     if rom in MULTIPLAYER_ONLY:
         raise ValueError(f"game {name!r} has no single-player mode in the emulator; choose another game")
-    return _camel_case(rom)
+    return None if rom is None else _camel_case(rom)
 
 
-def is_minatar(name: str) -> bool:
-    """Whether a name, in any spelling, means a game of MinAtar; there may be no such game."""
+def atari_games() -> list[str]:
+    """All games of Atari that can be played alone."""
+    return [_camel_case(rom) for rom in _roms_by_key().values() if rom not in MULTIPLAYER_ONLY]
+
+
+def catch_game(name: str) -> str | None:
+    """`Catch`, whatever the case; None for another name."""
+    return "Catch" if _key(name) == "catch" and not _of_the_emulator(name) else None
+
+
+def minatar_game(name: str) -> str | None:
+    """The name of a game of MinAtar, from any usual one; None for a name that means none.
+
+    `minatar/space_invaders`, `MinAtar/SpaceInvaders-v1` and `SpaceInvaders-MinAtar` give `MinAtar/SpaceInvaders`.
+    Raises ValueError for a game that MinAtar does not have.
+    """
     key = _key(name)
-    return (key.startswith("minatar") or key.endswith("minatar")) and not _of_the_emulator(name)
-
-
-def _minatar_game(name: str) -> str:
-    key = _key(name)
+    if not (key.startswith("minatar") or key.endswith("minatar")) or _of_the_emulator(name):
+        return None
     for game in MINATAR:
         if key in (_key(game), _key(game).removeprefix("minatar") + "minatar"):  # gymnax puts it behind
             return game
@@ -107,18 +106,18 @@ def _minatar_game(name: str) -> str:
 
 
 def rom_id(name: str) -> str:
-    """ALE's snake_case name of a game in any usual spelling. ValueError as in `resolve_game`, and for other games."""
-    game = resolve_game(name)
-    if game == CATCH or game in MINATAR:
-        raise ValueError(f"{game} is no game of the emulator")
+    """ALE's snake_case name of a game in any usual spelling. ValueError for what is no game of the emulator."""
+    game = atari_game(name)
+    if game is None:
+        raise ValueError(f"{name} is no game of the emulator")
     return _roms_by_key()[_key(game)]
 
 
 def check_envpool(name: str) -> None:
-    """Raises ValueError for a game that envpool does not have, or does not show whole."""
-    game = resolve_game(name)
-    if game == CATCH or game in MINATAR:
-        raise ValueError(f"envpool is for Atari's games, and {game} has no emulator, leave it out")
+    """Raises ValueError for what is no game of Atari, and for a game that envpool does not show whole."""
+    game = atari_game(name)
+    if game is None:
+        raise ValueError(f"envpool is for Atari's games, and {name} is none: leave it out")
     if game in TALL_SCREENS:
         raise ValueError(f"envpool shows only the upper 210 lines of {game}, whose screen has more: use ale")
 
@@ -135,7 +134,7 @@ def reference_scores() -> dict[str, tuple[float, float]]:
 
 def human_normalized(game: str, score: float) -> float:
     """(score - random) / (human - random): 0 is random play, 1 the human tester. ValueError without a reference."""
-    name = resolve_game(game)
+    name = atari_game(game)
     if name not in reference_scores():
         raise ValueError(f"game {name!r} has no human reference score; the {len(ATARI_57)} of ATARI_57 have one")
     random, human = reference_scores()[name]

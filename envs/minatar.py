@@ -11,7 +11,7 @@ from minatar import Environment
 
 from envs.atari import Emulated, SeededVectorEnv
 from envs.games import MINATAR
-from envs.protocol import Protocol
+from envs.protocol import PROTOCOLS, Protocol
 
 MODULES = dict(zip(MINATAR, ("asterix", "breakout", "freeway", "seaquest", "space_invaders"), strict=True))
 """The package's names of the games."""
@@ -26,6 +26,8 @@ class MinAtarVectorEnv(SeededVectorEnv):
     games are the package's with their faults: see envs.games.SCORE_NOTES.
     """
 
+    rules = PROTOCOLS["minatar"]
+    network = "minatar"
     stack = 1
 
     def __init__(self, game: str, protocol: Protocol, num_envs: int = 1, seed: int = 0, num_threads: int = 1) -> None:
@@ -59,14 +61,12 @@ class MinAtarVectorEnv(SeededVectorEnv):
     def _recv(self) -> Emulated:
         played = [game.act(self._codes[action]) for game, action in zip(self._games, self._sent_actions, strict=True)]
         reward, over = (np.array(column) for column in zip(*played, strict=True))
-        truncated = self._steps + 1 >= self.protocol.time_limit
+        limit = self.time_limit or np.inf
+        truncated = self._steps + 1 >= limit
         return Emulated(_frames(self._games), reward, over, truncated, np.zeros(self.num_envs, np.int32))
 
     def _identity(self) -> dict[str, Any]:
         return {"MinAtar": version("MinAtar")} | super()._identity()
-
-    def close(self) -> None:
-        pass
 
     def describe(self) -> str:
         return self._describe(f"MinAtar {version('MinAtar')}")

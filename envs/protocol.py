@@ -1,4 +1,4 @@
-"""Evaluation protocols: everything about the emulator that changes what a score means."""
+"""Evaluation protocols: everything about an environment that changes what a score means."""
 
 from dataclasses import dataclass
 
@@ -27,8 +27,9 @@ class Protocol:
     evaluation_epsilon: float
     frame_skip: int = 4
     """Frames per agent step; the picture is the pixelwise maximum of the last two."""
-    max_frames: int = 108_000
-    """Frames after which an episode is truncated, starting no-ops not counted: 108,000 are 30 minutes at 60 Hz."""
+    max_frames: int | None = 108_000
+    """Frames after which an episode is truncated, starting no-ops not counted: 108,000 are 30 minutes at 60 Hz. None:
+    the rules set no limit."""
     fire_reset: bool = False
     clip_rewards: bool = True
     """Whether an agent learns from rewards clipped to -1..1 unless its settings say otherwise; scores are raw."""
@@ -40,13 +41,13 @@ class Protocol:
             raise ValueError(f"evaluation_epsilon must be in [0, 1], got {self.evaluation_epsilon}")
         if self.noop_max < 0 or self.evaluation_episodes < 1 or self.frame_skip < 1:
             raise ValueError("noop_max must be at least 0, evaluation_episodes and frame_skip at least 1")
-        if self.max_frames < self.frame_skip or self.max_frames % self.frame_skip:
+        if self.max_frames is not None and (self.max_frames < self.frame_skip or self.max_frames % self.frame_skip):
             raise ValueError(f"max_frames must be a multiple of frame_skip ({self.frame_skip}), got {self.max_frames}")
 
     @property
-    def time_limit(self) -> int:
-        """Agent steps after which an episode is truncated."""
-        return self.max_frames // self.frame_skip
+    def time_limit(self) -> int | None:
+        """Agent steps after which an episode is truncated; None if the rules set no limit."""
+        return None if self.max_frames is None else self.max_frames // self.frame_skip
 
     def summary(self) -> str:
         """The protocol in one line, for logs and results."""
@@ -55,7 +56,7 @@ class Protocol:
             f"life loss {'ends' if self.life_loss_ends_episode else 'does not end'} the learning episode, "
             f"{'full' if self.full_action_set else 'minimal'} action set, no-ops up to {self.noop_max}, "
             f"{'' if self.fire_reset else 'no '}fire reset, frame skip {self.frame_skip}, "
-            f"limit {self.max_frames} frames)"
+            f"{'no limit' if self.max_frames is None else f'limit {self.max_frames} frames'})"
         )
 
 
@@ -110,8 +111,36 @@ PROTOCOLS = {
             frame_skip=1,
             clip_rewards=False,
         ),
+        # A game of this project (envs.catch): an episode has nine steps, and rewards are -1, 0 and 1.
+        Protocol(
+            "catch",
+            sticky_actions=0.0,
+            life_loss_ends_episode=False,
+            full_action_set=False,
+            noop_max=0,
+            evaluation_episodes=100,
+            evaluation_epsilon=0.001,
+            frame_skip=1,
+            max_frames=None,
+        ),
+        # An environment of the user's that declares no rules: it plays as it does, and its rewards are learned as they
+        # are.
+        Protocol(
+            "own",
+            sticky_actions=0.0,
+            life_loss_ends_episode=False,
+            full_action_set=False,
+            noop_max=0,
+            evaluation_episodes=100,
+            evaluation_epsilon=0.001,
+            frame_skip=1,
+            max_frames=None,
+            clip_rewards=False,
+        ),
     )
 }
+ATARI = ("atari100k", "dopamine", "machado")
+"""The protocols among which a run on Atari chooses; every other environment has rules of its own."""
 
 
 def resolve_protocol(protocol: str | Protocol) -> Protocol:

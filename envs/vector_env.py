@@ -2,9 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+
+from envs.protocol import PROTOCOLS, Protocol
 
 Progress = Callable[[int, int], object]
 NEVER = np.zeros((), bool)
@@ -47,37 +49,49 @@ class VectorEnv(ABC):
 
     An episode that ends is followed at once by the next one: `Step.frame` is its last frame, `Step.first_frame` the
     frame that the next action sees. A lost life starts no new episode.
+
+    A subclass that is named by its import path is made with `num_envs`, `seed` and its options, all by name. It
+    declares `rules`, `network`, `stack` and `exact_resume` on the class. `envs.testing.check_env` tests one.
     """
+
+    rules: ClassVar[Protocol] = PROTOCOLS["own"]
+    """The rules that are recorded with a score: frames per agent step (`frame_skip`), clipping, evaluation."""
+    network: ClassVar[str | None] = None
+    """The named network that the frames need; None where any will do."""
 
     num_envs: int
     num_actions: int
     frame_shape: tuple[int, ...]
     stack: int = 4
     """Frames that make an observation; 1 where a frame tells all of the state."""
-    time_limit: int | None
-    """Agent steps after which an episode may be truncated, never earlier; None if it never is."""
-    exact_resume: bool
+    time_limit: int | None = None
+    """Agent steps after which an episode is truncated; None if it never is, or nobody knows when."""
+    exact_resume: bool = False
     """Whether `state_dict` and `load_state_dict` continue bit for bit."""
+
+    @property
+    def earliest_truncation(self) -> int | None:
+        """No episode is truncated after fewer agent steps; None if none ever is. The replay makes room by it."""
+        return self.time_limit
 
     @abstractmethod
     def reset(self) -> np.ndarray:
         """Starts a new episode in every environment; the first frames, uint8 [N, *frame_shape]."""
 
-    @abstractmethod
     def send(self, actions: np.ndarray) -> None:
-        """Starts one agent step with integer actions [N]; `recv` waits for it."""
+        """Starts one agent step with integer actions [N]; `recv` waits for it. Here they are only kept in `actions`."""
+        self.actions = np.array(actions)
 
     @abstractmethod
     def recv(self) -> Step:
         """What the actions last sent led to."""
 
-    @abstractmethod
-    def close(self) -> None:
-        """Frees the environments and their threads."""
+    def close(self) -> None:  # noqa: B027
+        """Frees the environments and their threads, where there is something to free."""
 
-    @abstractmethod
     def describe(self) -> str:
         """One line: backend, versions, game, protocol."""
+        return type(self).__name__
 
     def step(self, actions: np.ndarray) -> Step:
         """One agent step: `send`, then `recv`."""

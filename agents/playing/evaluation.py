@@ -152,7 +152,7 @@ def format_score(config: DQNConfig, games: Games) -> str:
     human = "" if normalized is None else f", human-normalised {normalized:.3f}"
     return (
         f"{config.env}: mean {found['mean']:.1f}, median {found['median']:.1f} over {describe_games(found)}"
-        f" ({config.protocol}, epsilon {evaluation_epsilon(config):g}){human}"
+        f" ({config.rules.name}, epsilon {evaluation_epsilon(config):g}){human}"
     )
 
 
@@ -164,7 +164,8 @@ def describe_games(found: Mapping[str, Any]) -> str:
     count, cut, kinds = found["episodes"], found["cut_games"], found["different_games"]
     parts = [f"{count} {'' if cut else 'whole '}{_games(count)}"]
     if cut:
-        parts.append(f"{cut} of {count} cut at the limit of {found['limit_steps']:,} steps")
+        limit = found["limit_steps"]
+        parts.append(f"{cut} of {count} cut" + ("" if limit is None else f" at the limit of {limit:,} steps"))
     if kinds == count > 1:
         parts.append("all different")
     elif kinds < count:

@@ -53,7 +53,9 @@ class Saver:
 
     def _check_rules(self, run: dict[str, Any]) -> None:
         """Raises ValueError if the run's protocol has other rules in this version than in the one that saved it."""
-        rules = self.config.rules
+        rules, formerly = self.config.rules, self.config.environment.formerly
+        if self.config.protocol in formerly:
+            return
         now = rules.summary()
         unlike = run["protocol"] != now if "protocol" in run else rules.max_frames != LIMIT_BEFORE
         if unlike:

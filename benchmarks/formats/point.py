@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 
-from envs.games import resolve_game
+from envs.registry import resolve_game
 from experiment.config import ConfigError
 
 TRAINING, EVALUATION = "training", "evaluation"

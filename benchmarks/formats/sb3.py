@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.formats.files import number, read_arrays, read_columns, read_text, whole
 from benchmarks.formats.point import EVALUATION, TRAINING, Given, Point, Table, known_game
-from envs.games import is_minatar
+from envs.registry import usual_skip
 from experiment.config import ConfigError
 
 V5 = 4
@@ -63,7 +63,7 @@ def _unit(name: str, given: Given) -> tuple[int | None, int | None, list[str]]:
 
     None where a number is not known.
     """
-    if given.monitor_frames is not None or is_minatar(name) or not known_game(name):
+    if given.monitor_frames is not None or not (game := known_game(name)) or usual_skip(game) == 1:
         return given.monitor_frames or 0, None, []
     if re.search(r"NoFrameskip-v\d+$", name):
         return 1, REPEAT, []

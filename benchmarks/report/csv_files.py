@@ -15,14 +15,12 @@ from typing import Any, NamedTuple
 from benchmarks.formats.files import check_name, finite
 from benchmarks.report.columns import REQUIRED, Columns, find_columns
 from benchmarks.report.late_progress import LateProgress
-from envs.games import CATCH, MINATAR
 from envs.protocol import PROTOCOLS
+from envs.registry import usual_skip
 from experiment.config import ConfigError
 
 KINDS = ("training", "evaluation")
 """Which games a score is the mean of: those that the agent learned in, or those played to score it."""
-USUAL_SKIP = 4
-"""Frames a step of Atari where nothing says otherwise; MinAtar and Catch skip none."""
 _NUMBER = re.compile(r"([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE]\+?[0-9]{1,2})?")
 _PLAIN_NUMBER = re.compile(r"[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})")
 _MOST = 10**15
@@ -97,8 +95,8 @@ def _row(row: Sequence[str], columns: Columns, where: str, resolve: Callable[[st
         for role in ("agent", "game", "run"):
             check_name(words[role], role)
         game = resolve(words["game"])
-        skip = 1 if game == CATCH or game in MINATAR else USUAL_SKIP
-        terms = _terms(*(words.get(role, "") for role in ("steps", "frames", "frame_skip", "protocol")), skip)
+        stated = (words.get(role, "") for role in ("steps", "frames", "frame_skip", "protocol"))
+        terms = _terms(*stated, usual_skip(game))
         games, score = _whole("games", words.get("games", "")), _score(words["score"])
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None

@@ -10,11 +10,8 @@ import numpy as np
 from benchmarks.formats.long_table import read_curves
 from benchmarks.formats.point import Given, Point, known_game
 from benchmarks.report.learning_curves import Trace
-from envs.games import is_minatar
+from envs.registry import usual_skip
 from experiment.config import ConfigError
-
-FRAME_SKIP = 4
-"""Frames of an agent step of Atari where a table states none, as the report takes it; MinAtar's is 1."""
 
 
 def read_traces(path: Path) -> list[tuple[str, Trace]]:
@@ -53,4 +50,4 @@ def _steps(where: str, game: str, point: Point) -> float:
         return point.steps
     if point.frames is None:
         raise ConfigError(f"{where} has a line with neither steps nor frames")
-    return point.frames / (point.frame_skip or (1 if is_minatar(game) else FRAME_SKIP))
+    return point.frames / (point.frame_skip or usual_skip(game))

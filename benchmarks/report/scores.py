@@ -14,7 +14,7 @@ from agents.config import DQNConfig
 from benchmarks.report.agreement import check_arms, list_of, name_arms, steps_of
 from benchmarks.report.csv_files import read_rows
 from benchmarks.report.played import Played, read_played
-from envs.games import resolve_game
+from envs.registry import resolve_game
 from experiment.config import ConfigError, as_plain, load_yaml, suggest
 from experiment.results import read_result
 from experiment.storage.run_dir import RunDir

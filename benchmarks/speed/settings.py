@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from envs.games import resolve_game
+from envs.registry import resolve_game
 from experiment.config import ConfigError, suggest
 from experiment.setting import check_ranges, setting
 from experiment.sweeps.cores import available_cores

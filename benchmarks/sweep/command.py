@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from agents.config import DQNConfig
 from benchmarks.sweep.runs import KIND
-from benchmarks.sweep.suites import SUITES, arms, entries, games
+from benchmarks.sweep.suites import SUITES, arms, entries, file_name, games
 from experiment.config import ConfigError, parse_cli
 from experiment.setting import setting
 from experiment.sweeps.command import Sweep, SweepSettings
@@ -30,7 +30,8 @@ class Settings(SweepSettings):
     """What to run, and where."""
 
     suite: str = setting("atari100k", "runs")
-    """atari100k (26 games), high-utd-20, atari57, minatar (5), or games with commas between: Pong,Breakout."""
+    """atari100k (26 games), high-utd-20, atari57, minatar (5), or games with commas between, as --env of a run takes
+    them: Pong,Breakout or my.module:Class."""
     seeds: int = setting(5, "runs", at_least=1)
     """Runs of each arm on each game, with the seeds 0, 1, ..."""
     root: str | None = setting(None, "runs")
@@ -73,7 +74,7 @@ class AgentSweep(Sweep):
         suite = settings.suite
         self.arms = {arm.name: arm for arm in arms(settings.agent, settings.config, settings.arm, common)}
         self.games, self.seeds = games(suite), settings.seeds
-        name = suite if suite in SUITES else "-".join(self.games).replace("/", "_")[:100]
+        name = suite if suite in SUITES else "-".join(map(file_name, self.games))[:100]
         super().__init__(settings, settings.root or Path("run") / name)
 
     def entries(self) -> tuple[Entry, ...]:

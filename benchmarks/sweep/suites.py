@@ -13,13 +13,12 @@ from pathlib import Path
 from agents.cli import check_stated, default_preset, own_agent, presets, settings
 from agents.config import AGENTS, DQNConfig
 from benchmarks.sweep.runs import KIND
-from envs.games import ATARI_57, ATARI_100K, HIGH_UTD_20, MINATAR, is_minatar, resolve_game
+from envs.registry import SUITES, registered, resolve_game
 from experiment.command_line import gather
 from experiment.config import ConfigError, parse_cli, suggest
-from experiment.part import own_part
+from experiment.part import join_options, own_part
 from experiment.sweeps.manifest import Entry
 
-SUITES = {"atari100k": ATARI_100K, "high-utd-20": HIGH_UTD_20, "atari57": ATARI_57, "minatar": MINATAR}
 OWN = ("--agent", "--env", "--seed", "--name", "--root", "--resume", "--device")
 """Options of a run that the sweep sets; no arm may, but for an --agent that is an import path."""
 
@@ -35,7 +34,7 @@ class Arm:
     def config(self, game: str, device: str = "cpu") -> DQNConfig:
         """The resolved settings of its runs on a game; ConfigError names the arm."""
         try:
-            like = game if is_minatar(game) else DQNConfig.env
+            like = DQNConfig.env if registered(game).rules is None else game
             config = replace(_parsed(self.agent, ("--threads", "1", *self.words), like), env=game, device=device)
             check_stated(config, self.words)
             check_own_parts(config)
@@ -66,19 +65,26 @@ def games(suite: str) -> tuple[str, ...]:
     """The games of a suite, or of a list of games with commas, each once; ConfigError has the near match."""
     if suite in SUITES:
         return SUITES[suite]
-    names = [name.strip() for name in suite.split(",") if name.strip()]
+    names = join_options(name.strip() for name in suite.split(",") if name.strip())
     if not names:
         raise ConfigError(f"--suite names no game: it has to be one of {', '.join(SUITES)}, or games with commas")
-    found = []
+    found = {}
     for name in names:
         try:
-            found.append(resolve_game(name))
+            found[resolve_game(name)] = registered(name)
         except ValueError as error:
             hint = suggest(name, SUITES) if len(names) == 1 else ""
             raise ConfigError(f"--suite: {error}{hint and f'; or of the suites{hint[1:]}'}") from None
-    if len({is_minatar(game) for game in found}) > 1:
-        raise ConfigError("--suite mixes MinAtar's games with others, of other rules and networks: sweep them apart")
-    return tuple(dict.fromkeys(found))
+    first = next(iter(found))
+    for game, environment in found.items():
+        if (environment.rules, environment.network) != (found[first].rules, found[first].network):
+            raise ConfigError(f"--suite: {first} and {game} have other rules or networks: sweep them apart")
+    return tuple(found)
+
+
+def file_name(game: str) -> str:
+    """A game's name as a part of the name of a folder."""
+    return re.sub(r"[^\w.+-]+", "_", game, flags=re.ASCII)
 
 
 def check_agent(agent: str) -> None:
@@ -156,7 +162,7 @@ def entries(
     """Every arm plays every game with the seeds 0 to `seeds` - 1: seeds outermost, so that a part says something."""
     played = [(arm, game, KIND.config_hash(arm.config(game))) for game in games for arm in arms]
     return tuple(
-        Entry(name := f"{arm.name}-{game.replace('/', '_')}-s{seed}", arm.name, game, seed, key,
+        Entry(name := f"{arm.name}-{file_name(game)}-s{seed}", arm.name, game, seed, key,
               command(arm, game, seed, root, name, device))
         for seed in range(seeds)
         for arm, game, key in played

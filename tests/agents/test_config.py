@@ -70,7 +70,7 @@ def test_a_floor_matters_only_to_schedules_that_have_one():
 def test_rows_and_probes_follow_the_budget_unless_given(tmp_path, steps, log, probe):
     config = DQNConfig(env="Catch", steps=steps, update_start=200).resolved()
     assert (config.log_interval, config.probe_interval) == (log, probe)
-    frames = replace(DQNConfig(env="Catch", update_start=200), frames=4 * steps).resolved()
+    frames = replace(DQNConfig(env="Catch", update_start=200), frames=steps).resolved()
     assert frames == config
     given = DQNConfig(env="Catch", steps=steps, update_start=200, log_interval=7, probe_interval=0).resolved()
     assert (given.log_interval, given.probe_interval) == (7, 0)

@@ -518,7 +518,8 @@ def test_what_does_not_fit_is_refused_by_what_holds_it(options, killed_run):
 @pytest.mark.parametrize(("protocol", "refused"), [("machado", True), ("dopamine", False), ("atari100k", False)])
 def test_a_protocol_that_had_other_rules_when_the_run_was_saved_is_refused(protocol, refused, killed_run):
     """Checkpoints that state no rules are of versions in which every protocol's limit was 108,000 frames."""
-    config = dataclasses.replace(load_yaml(DQNConfig, killed_run / "config.yaml"), protocol=protocol)
+    stored = load_yaml(DQNConfig, killed_run / "config.yaml")
+    config = dataclasses.replace(stored, protocol=protocol, env="Breakout")
     earlier = dataclasses.replace(PROTOCOLS[protocol], max_frames=108_000).summary()
     for rules in (None, earlier):
         saved = checkpoint.load_latest(killed_run / "checkpoints")
@@ -531,6 +532,18 @@ def test_a_protocol_that_had_other_rules_when_the_run_was_saved_is_refused(proto
                 saver.restore(saved)
         else:
             assert saver.restore(saved)
+
+
+def test_catch_goes_on_where_it_was_recorded_under_one_of_ataris_protocols(killed_run):
+    stored = load_yaml(DQNConfig, killed_run / "config.yaml")
+    assert stored.protocol == "catch"
+    saved = checkpoint.load_latest(killed_run / "checkpoints")
+    saved.state["run"]["protocol"] = PROTOCOLS["atari100k"].summary()
+    with pytest.raises(ConfigError, match=r"its rules were atari100k .*, and in this version they are catch"):
+        Saver(stored, build_toy(stored)).restore(saved)
+    old = dataclasses.replace(stored, protocol="atari100k")
+    assert Saver(old, build_toy(old)).restore(saved)
+    assert old.rules.frame_skip == 1
 
 
 def test_evaluation_needs_no_replay(killed_run, tmp_path):

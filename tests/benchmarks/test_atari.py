@@ -108,7 +108,7 @@ def _fake_agent(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'code'}:{Path(__file__).parents[2]}")
 
 
-def words(tmp_path: Path, *more: str, suite: str = "Breakout,Catch", seeds: int = 2) -> list[str]:
+def words(tmp_path: Path, *more: str, suite: str = "Breakout,AirRaid", seeds: int = 2) -> list[str]:
     root = ["--root", str(tmp_path / "root"), "--suite", suite, "--seeds", str(seeds)]
     return [*root, "--agent", "fake:Agent", "--processes", "2", *more]
 
@@ -139,7 +139,7 @@ def pid_of(run: Path) -> int:
 
 
 def test_kills_of_a_worker_and_the_launcher_and_a_closed_terminal_lose_no_run_and_do_none_twice(tmp_path):
-    root, names = tmp_path / "root", [f"a-{game}-s{seed}" for seed in (0, 1) for game in ("Breakout", "Catch")]
+    root, names = tmp_path / "root", [f"a-{game}-s{seed}" for seed in (0, 1) for game in ("Breakout", "AirRaid")]
     command = words(tmp_path, "--arm", "a:--lr 0.1 --lr-floor 0", *STEPS)
     first = launch(command, stdout=subprocess.DEVNULL)
     wait_for(lambda: pid_of(root / names[0]) and pid_of(root / names[1]))
@@ -214,7 +214,7 @@ def test_the_dry_run_measures_the_cost_when_told_to_remembers_it_and_writes_noth
     assert [line.split()[1] for line in again[5:]] == [
         f"{arm}-{game}-s{seed}:"
         for seed in (0, 1)
-        for game in ("Breakout", "Catch")
+        for game in ("Breakout", "AirRaid")
         for arm in ("slow", "plain", "new")
     ]
     longer = dry_run(capfd, words(tmp_path, *both, "--", "--steps", "4200", *STEPS[3:]))
@@ -292,10 +292,10 @@ def test_seeds_and_arms_extend_the_list_and_other_settings_are_refused(tmp_path)
     loaded = Manifest.load(root)
     assert loaded.runs[:2] == one.runs
     assert {(run.arm, run.task, run.seed) for run in loaded.runs} == {
-        (arm, game, seed) for arm in "ab" for game in ("Breakout", "Catch") for seed in range(3)
+        (arm, game, seed) for arm in "ab" for game in ("Breakout", "AirRaid") for seed in range(3)
     }
     save(tmp_path, "--arm", "a:--utd 2 --threads 2")  # of the machine
-    for suite in ("Breakout,Catch", "Pong"):
+    for suite in ("Breakout,AirRaid", "Pong"):
         with pytest.raises(ConfigError, match=r"arm 'a' has other settings in .*, --utd is 2 there and 4 here: give"):
             save(tmp_path, "--arm", "a:--utd 4", suite=suite)
     text = (root / "manifest.json").read_text()
@@ -303,9 +303,9 @@ def test_seeds_and_arms_extend_the_list_and_other_settings_are_refused(tmp_path)
     save(tmp_path, "--arm", "a:--utd 2")  # hashed by another version
     assert Manifest.load(root).runs[0] == one.runs[0]
     (root / "manifest.json").unlink()
-    run = root / "a-Catch-s0"
+    run = root / "a-AirRaid-s0"
     run.mkdir()
-    (run / "config.yaml").write_text("agent: fake:Agent\nenv: Catch\nutd: 2\nlr: 0.1\n")
+    (run / "config.yaml").write_text("agent: fake:Agent\nenv: AirRaid\nutd: 2\nlr: 0.1\n")
     with pytest.raises(ConfigError, match=r"arm 'a' has other settings in .*, --\S+ is .* there and .* here"):
         save(tmp_path, "--arm", "a:--utd 2")
 
@@ -414,7 +414,7 @@ def test_every_agent_of_a_module_is_swept_by_the_command_of_one(tmp_path, capfd)
 def test_suites_are_the_papers_and_lists_are_resolved_once_each():
     sizes = {"atari100k": 26, "high-utd-20": 20, "atari57": 57, "minatar": 5}
     assert {name: len(games(name)) for name in SUITES} == sizes
-    assert games("ms_pacman, ALE/MsPacman-v5,Catch") == ("MsPacman", "Catch")
+    assert games("ms_pacman, ALE/MsPacman-v5,Krull") == ("MsPacman", "Krull")
     (arm,) = arms("der", "small", [], [])
     assert (arm.name, arm.words) == ("der-small", ("--config", "small"))
     with pytest.raises(ConfigError):
@@ -423,11 +423,11 @@ def test_suites_are_the_papers_and_lists_are_resolved_once_each():
 
 
 def test_minatar_is_swept_by_itself_and_by_its_own_rules():
-    with pytest.raises(ConfigError, match="--suite mixes MinAtar's games with others"):
+    with pytest.raises(ConfigError, match="have other rules or networks: sweep them apart"):
         games("Pong,MinAtar/Breakout")
     (arm,) = arms("dqn", None, [], ["--protocol", "minatar", "--steps", "none", "--frames", "5001"])
     assert arm.config("MinAtar/Breakout").steps == 5_001
-    with pytest.raises(ConfigError, match="arm 'dqn': --protocol minatar is for MinAtar's games"):
+    with pytest.raises(ConfigError, match="arm 'dqn': --protocol 'minatar' is not for Breakout; known: atari100k"):
         arm.config("Breakout")
 
 

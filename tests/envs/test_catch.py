@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 import envs
 from envs.catch import SIZE, Catch
-from envs.games import resolve_game, rom_id
+from envs.games import rom_id
+from envs.registry import resolve_game
 
 
 @given(st.integers(0, 50), st.lists(st.integers(0, 2), min_size=1, max_size=40))

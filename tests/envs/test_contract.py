@@ -1,9 +1,8 @@
 """What every backend keeps, game by game."""
 
 import dataclasses
-import pickle
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ from hypothesis import strategies as st
 
 import envs
 from envs.atari import episode_seed
-from envs.games import is_minatar, rom_id
+from envs.games import rom_id
+from envs.registry import registered
+from envs.testing import check_env, play, random_actions
 from envs.vector_env import Step, VectorEnv
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -23,34 +24,29 @@ from slow_atari import SlowAtari, is_area_average
 GAMES = ("Breakout", "BankHeist", "MsPacman", "Pong")  # BankHeist plays on at zero lives; Pong counts none
 PLAIN = dataclasses.replace(envs.PROTOCOLS["atari100k"], name="plain", noop_max=0)
 STICKY = dataclasses.replace(envs.PROTOCOLS["machado"], name="short", max_frames=4 * 15)
-SHAPES = {"MinAtar/Breakout": (4, 10, 10)}  # of Atari all are 84×84
 BOTH = pytest.mark.parametrize("game", ["Breakout", "MinAtar/Freeway"])
 
 
 def make(game: str, protocol: envs.Protocol, **options: Any) -> VectorEnv:
     """A game of Atari, or one of MinAtar under the same rules as far as it has them."""
-    if not is_minatar(game):
+    if registered(game).rules is None:
         return envs.make(game, protocol, **options)
     pytest.importorskip("minatar", reason="MinAtar is an extra and is not installed")
     rules = {"max_frames": protocol.time_limit, "sticky_actions": protocol.sticky_actions}
     return envs.make(game, dataclasses.replace(envs.PROTOCOLS["minatar"], **rules), **options)
 
 
-def actions_for(env: VectorEnv, steps: int, seed: int = 0) -> np.ndarray:
-    """int64 [steps, N]; column i does not depend on N."""
-    columns = [np.random.default_rng([seed, i]).integers(env.num_actions, size=steps) for i in range(env.num_envs)]
-    return np.stack(columns, axis=1)
-
-
-def play(env: VectorEnv, actions: np.ndarray) -> list[Step]:
-    return [env.step(row) for row in actions]
+@pytest.mark.parametrize("game", [*GAMES, "MinAtar/Breakout"])
+def test_the_contract_holds(backend, game):
+    short = dataclasses.replace(PLAIN, max_frames=4 * 30, sticky_actions=0.25, noop_max=4)
+    check_env(partial(make, game, short, backend=backend), steps=70)
 
 
 @cache
 def walk(backend: str, game: str) -> tuple[np.ndarray, np.ndarray, list[Step]]:
     """First frames, actions and steps of two environments, until twenty steps after an episode's end."""
     env = make(game, PLAIN, num_envs=2, seed=7, backend=backend)
-    first, steps, actions = env.reset(), [], actions_for(env, 2000)
+    first, steps, actions = env.reset(), [], random_actions(env, 2000)
     for row in actions:
         steps.append(env.step(row))
         if any(step.ended.any() for step in steps[-20:-19]):
@@ -63,28 +59,6 @@ def first_end(steps: list[Step]) -> tuple[int, int]:
     """Index of the first step at which an episode ended, and of its environment."""
     time = next(time for time, step in enumerate(steps) if step.ended.any())
     return time, int(steps[time].ended.argmax())
-
-
-@pytest.mark.parametrize("game", [*GAMES, *SHAPES])
-def test_steps_are_arrays_of_the_declared_kinds(backend, game):
-    first, _, steps = walk(backend, game)
-    frame, flag = ("uint8", (2, *SHAPES.get(game, (84, 84)))), ("bool", (2,))
-    kinds = (frame, ("float32", (2,)), flag, flag, flag, ("float64", (2,)), ("int64", (2,)), frame, flag)
-    assert (first.dtype, first.shape) == frame
-    for step in steps:
-        assert tuple((field.dtype.name, field.shape) for field in step) == kinds
-        assert not (step.terminated & step.truncated).any()
-
-
-@pytest.mark.parametrize("game", [*GAMES, *SHAPES])
-def test_returns_and_lengths_are_sums_over_the_whole_game(backend, game):
-    _, _, steps = walk(backend, game)
-    total, length = np.zeros(2), np.zeros(2, int)
-    for step in steps:
-        total, length = total + step.reward, length + 1
-        np.testing.assert_array_equal(step.episode_return, total)
-        np.testing.assert_array_equal(step.episode_steps, length)
-        total[step.ended], length[step.ended] = 0, 0
 
 
 @pytest.mark.parametrize("game", GAMES)
@@ -123,7 +97,7 @@ def test_the_time_limit_truncates_and_the_next_episode_begins(backend, game):
     env = make(game, protocol, num_envs=2, seed=1, backend=backend)
     env.reset()
     assert env.time_limit == 20
-    steps = play(env, actions_for(env, 41))
+    steps = play(env, random_actions(env, 41))
     for time, step in enumerate(steps, start=1):
         assert step.truncated.all() == step.truncated.any() == (time in (20, 40))
         assert not step.terminated.any()
@@ -147,7 +121,7 @@ def test_a_game_over_at_the_time_limit_is_terminated_not_truncated(backend):
 def test_one_seed_one_trajectory_another_seed_another(backend, game):
     def frames(seed: int) -> np.ndarray:
         env = make(game, STICKY, seed=seed, backend=backend)
-        return np.concatenate([env.reset(), *(step.first_frame for step in play(env, actions_for(env, 14)))])
+        return np.concatenate([env.reset(), *(step.first_frame for step in play(env, random_actions(env, 14)))])
 
     assert (frames(3) == frames(3)).all()
     assert (frames(3) != frames(4)).any()
@@ -158,33 +132,12 @@ def test_neighbours_and_threads_do_not_touch_a_trajectory(backend, game):
     def run(num_envs: int, num_threads: int) -> list[Step]:
         env = make(game, STICKY, num_envs=num_envs, seed=5, backend=backend, num_threads=num_threads)
         env.reset()
-        return play(env, actions_for(env, 20))
+        return play(env, random_actions(env, 20))
 
     few, many = run(1, 1), run(3, 2)
     for a, b in zip(few, many, strict=True):
         for left, right in zip(a, b, strict=True):
             np.testing.assert_array_equal(left, right[:1])
-
-
-@BOTH
-def test_a_returned_step_does_not_change_later(backend, game):
-    env = make(game, PLAIN, backend=backend)
-    kept = env.reset(), *play(env, actions_for(env, 5))
-    copies = pickle.dumps(kept)
-    play(env, actions_for(env, 10, seed=1))
-    assert pickle.dumps(kept) == copies
-
-
-@BOTH
-def test_reset_starts_new_episodes_with_empty_accounts(backend, game):
-    env = make(game, PLAIN, backend=backend)
-    env.reset()
-    play(env, actions_for(env, 30))
-    env.reset()
-    step = env.step(np.zeros(1, np.int64))
-    assert step.episode_steps == 1
-    assert step.episode_return == step.reward
-    assert not step.life_lost
 
 
 @settings(deadline=None)

@@ -17,7 +17,8 @@ from agents.networks.encoders import make_network
 from agents.run import build_trainer
 from benchmarks.sweep.suites import Arm
 from envs.atari import episode_seed
-from envs.games import MINATAR, is_minatar, reference_scores, resolve_game, rom_id
+from envs.games import MINATAR, reference_scores, rom_id
+from envs.registry import registered, resolve_game
 from envs.vector_env import VectorEnv
 from experiment.config import ConfigError
 
@@ -118,7 +119,7 @@ def test_names_in_every_spelling(name):
     snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in game)[1:]
     for spelling in (name, name.lower(), f"{name}-v0", f"minatar/{snake}", f"MinAtar {game}"):
         assert resolve_game(spelling) == name
-        assert is_minatar(spelling)
+        assert registered(spelling).rules == RULES
     assert resolve_game(game) == game  # Atari's
     assert name not in reference_scores()
     with pytest.raises(ValueError, match="no game of the emulator"):
@@ -192,10 +193,10 @@ def test_seaquests_count_of_divers_falls_below_zero_and_surfacing_is_free_from_t
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"protocol": "minatar"}, "MinAtar's"),
-        ({"env": "MinAtar/Breakout", "augment": "drq"}, "MinAtar's 10 × 10: give --augment none"),
-        ({"env": "MinAtar/Breakout", "backend": "envpool"}, "no emulator, leave it out"),
-        ({"env": "catch", "backend": "envpool"}, "no emulator, leave it out"),
+        ({"protocol": "minatar"}, "known: atari100k, dopamine, machado"),
+        ({"env": "MinAtar/Breakout", "augment": "drq"}, "has 10: give --augment none"),
+        ({"env": "MinAtar/Breakout", "backend": "envpool"}, "is none: leave it out"),
+        ({"env": "catch", "backend": "envpool"}, "is none: leave it out"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(options, said):

@@ -1,0 +1,203 @@
+"""What the program knows of an environment before it makes one. Imports no numpy: command lines ask here.
+
+A name is a game of a registration, in any usual spelling; `module:Class[:option=value,...]`, a VectorEnv of the user's;
+or `gym:ID`, an environment of Gymnasium. A new family of games is one more entry of `REGISTRATIONS`.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from envs.errors import unknown_name
+from envs.games import (
+    ATARI_57,
+    ATARI_100K,
+    HIGH_UTD_20,
+    MINATAR,
+    atari_game,
+    atari_games,
+    catch_game,
+    check_envpool,
+    minatar_game,
+)
+from envs.protocol import ATARI, PROTOCOLS, Protocol
+from experiment.part import arguments, load, options_of, parse
+
+if TYPE_CHECKING:
+    from envs.vector_env import VectorEnv
+
+BACKENDS = ("ale", "envpool")
+GYMNASIUM = "gym:"
+USUAL_SKIP = 4
+"""Frames per agent step of Atari where nothing says otherwise."""
+_PATH = re.compile(r"(?!ale_py:)[A-Za-z_][\w.]*:[A-Za-z_]\w*(:.*)?")
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Games that are made and played alike.
+
+    Attributes:
+        make: called with the game's name, its rules, `num_envs` and `seed`, and by name `backend`, `num_threads` and
+            `background`, as in `envs.make`.
+        resolve: the game that a spelling means; None if it means none of these, ValueError if it means one in vain.
+        games: the names of all games.
+        rules: how the games are played and scored; None where a run chooses one of Atari's protocols.
+        network: the named network that the frames need; None where any will do.
+        stack: frames that make an observation.
+        side: pixels of the shorter side of a frame; None if it is not known beforehand.
+        check_envpool: raises ValueError for a game that envpool does not play.
+        suites: lists of games for sweeps, by name.
+        formerly: protocols under whose names earlier versions recorded runs that were played by these very rules.
+    """
+
+    make: Callable[..., "VectorEnv"]
+    resolve: Callable[[str], str | None] = lambda name: name
+    games: Callable[[], Sequence[str]] = tuple
+    rules: Protocol | None = None
+    network: str | None = None
+    stack: int = 4
+    side: int | None = None
+    check_envpool: Callable[[str], None] = check_envpool
+    suites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    formerly: tuple[str, ...] = ()
+
+
+def _make_atari(game: str, rules: Protocol, num_envs: int, seed: int, **how: Any) -> "VectorEnv":
+    if how["backend"] == "ale":
+        from envs.ale import AleVectorEnv
+
+        return AleVectorEnv(game, rules, num_envs, seed, how["num_threads"], how["background"])
+    if how["backend"] == "envpool":
+        with _extra("envpool", "envpool", "use ale"):
+            from envs.envpool_backend import EnvpoolVectorEnv
+        return EnvpoolVectorEnv(game, rules, num_envs, seed, how["num_threads"])
+    raise unknown_name("backend", how["backend"], BACKENDS)
+
+
+def _make_minatar(game: str, rules: Protocol, num_envs: int, seed: int, **how: Any) -> "VectorEnv":
+    with _extra("minatar", "MinAtar", "play another game"):
+        from envs.minatar import MinAtarVectorEnv
+    return MinAtarVectorEnv(game, rules, num_envs, seed, how["num_threads"])
+
+
+def _make_catch(game: str, rules: Protocol, num_envs: int, seed: int, **how: Any) -> "VectorEnv":
+    from envs.catch import Catch
+
+    return Catch(num_envs, seed)
+
+
+@contextmanager
+def _extra(module: str, package: str, instead: str) -> Iterator[None]:
+    """Says how to install the module that an import needs, and what would do without it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise ModuleNotFoundError(f"{package} is not installed: pip install -e .[{module}], or {instead}") from error
+
+
+REGISTRATIONS = (
+    Registration(
+        _make_atari,
+        atari_game,
+        atari_games,
+        side=84,
+        suites={"atari100k": ATARI_100K, "high-utd-20": HIGH_UTD_20, "atari57": ATARI_57},
+    ),
+    Registration(
+        _make_minatar,
+        minatar_game,
+        lambda: MINATAR,
+        PROTOCOLS["minatar"],
+        network="minatar",
+        stack=1,
+        side=10,
+        suites={"minatar": MINATAR},
+    ),
+    Registration(
+        _make_catch,
+        catch_game,
+        lambda: ("Catch",),
+        PROTOCOLS["catch"],
+        side=84,
+        formerly=ATARI,
+    ),
+)
+SUITES = {name: games for registration in REGISTRATIONS for name, games in registration.suites.items()}
+
+
+def resolve_game(name: str) -> str:
+    """The name of a game, from any usual spelling; an import path as it is, imported or not.
+
+    Raises ValueError for a game that is not there: see the resolvers in `envs.games`.
+    """
+    return name.strip() if _is_path(name) else _find(name)[0]
+
+
+@cache
+def registered(name: str) -> Registration:
+    """The registration of a game in any spelling, or that of an import path.
+
+    Raises ValueError, in one line, for a game that is not there, and for a path that leads to no environment, has an
+    option that the class has not, or a wrong value of one.
+    """
+    if name.startswith(GYMNASIUM):
+        return _of_gymnasium(name.strip())
+    return _of_the_user(name.strip()) if _is_path(name) else _find(name)[1]
+
+
+def usual_skip(name: str) -> int:
+    """Frames per agent step where nothing states them; what an import path leads to is not asked, and taken for 1."""
+    rules = PROTOCOLS["own"] if _is_path(name) else _find(name)[1].rules
+    return USUAL_SKIP if rules is None else rules.frame_skip
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(GYMNASIUM) or _PATH.fullmatch(name.strip()) is not None
+
+
+def _find(name: str) -> tuple[str, Registration]:
+    for registration in REGISTRATIONS:
+        if (game := registration.resolve(name)) is not None:
+            return game, registration
+    raise unknown_name("game", name, [game for registration in REGISTRATIONS for game in registration.games()])
+
+
+def _of_the_user(path: str) -> Registration:
+    """What a class declares on itself."""
+    from envs.vector_env import VectorEnv
+
+    part = parse(path, (), "environment")
+    kind = load(part.name, VectorEnv)
+    known = {name: kept for name, kept in options_of(kind, VectorEnv).items() if name not in ("num_envs", "seed")}
+    options = arguments(part, kind, known)
+    if not isinstance(kind.rules, Protocol):
+        raise ValueError(f"{part.name}: rules is {kind.rules!r}: it has to be an envs.protocol.Protocol")
+
+    def make(game: str, rules: Protocol, num_envs: int, seed: int, **how: Any) -> "VectorEnv":
+        try:
+            made: VectorEnv = kind(num_envs=num_envs, seed=seed, **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None
+        return made
+
+    shape = getattr(kind, "frame_shape", None)
+    side = min(shape[-2:]) if isinstance(shape, tuple) else None  # not of a property
+    return Registration(make, rules=kind.rules, network=kind.network, stack=kind.stack, side=side)
+
+
+def _of_gymnasium(path: str) -> Registration:
+    from envs.gymnasium_env import GymnasiumVectorEnv, check_id
+
+    env_id = path.removeprefix(GYMNASIUM)
+    check_id(env_id)
+
+    def make(game: str, rules: Protocol, num_envs: int, seed: int, **how: Any) -> "VectorEnv":
+        return GymnasiumVectorEnv(env_id, num_envs, seed)
+
+    return Registration(make, rules=GymnasiumVectorEnv.rules)
