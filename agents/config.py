@@ -342,8 +342,9 @@ class DQNConfig:
             except ValueError as error:
                 raise ConfigError(f"--backend envpool: {error}") from None
         if environment.rules is None and self.protocol not in ATARI:
-            choices = suggest(self.protocol, ATARI, list_all=True)
-            raise ConfigError(f"--protocol {self.protocol!r} is not for {self.env}{choices}")
+            near = "" if self.protocol in PROTOCOLS else suggest(self.protocol, ATARI)
+            choices = f"it has to be one of {', '.join(ATARI)}{near}"
+            raise ConfigError(f"--protocol {self.protocol!r} is not for {self.env}: {choices}")
         if environment.side is not None:
             self.check_side(environment.side)
 

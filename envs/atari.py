@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from envs.protocol import Protocol
-from envs.registry import resolve_game
 from envs.vector_env import Progress, Step, VectorEnv
 
 
@@ -49,7 +48,7 @@ class AtariVectorEnv(VectorEnv):
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
-        self.game = resolve_game(game)
+        self.game = game
         self.protocol = protocol
         self.num_envs = num_envs
         self.seed = seed

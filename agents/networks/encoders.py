@@ -125,7 +125,7 @@ def make_network(given: str, stack: int, frame_shape: tuple[int, ...], num_actio
         encoder = load(NETWORKS[given], Encoder)(stack, frame_shape)
     else:
         encoder = build_part("network", given, Encoder, stack, frame_shape)
-    with as_mistake(f"--network {given}"):
+    with as_mistake(f"--network {given}, with frames of {'×'.join(map(str, frame_shape))}"):
         return QNetwork(encoder, stack, frame_shape, num_actions, **head)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 from agents.cli import settings as agent_settings
 from agents.run import build_trainer
@@ -41,4 +42,12 @@ def peak_gigabytes(agent: str, preset: str, capacity: int, compile: bool) -> flo
     trainer.open()
     while trainer.agent.updates < UPDATES:
         trainer.step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+    return peak_bytes() / 1e9
+
+
+def peak_bytes() -> int:
+    """The peak resident memory of this process; on Linux not that of the one that started it, which rusage keeps."""
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

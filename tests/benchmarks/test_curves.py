@@ -136,10 +136,10 @@ def test_the_arms_of_a_sweep_are_those_of_its_manifest(tmp_path, drawn, capsys):
 
 
 def test_runs_of_two_budgets_or_rules_are_two_arms_and_a_row_more_or_less_is_none(tmp_path):
-    make_run(tmp_path, "a")
-    make_run(tmp_path, "b", steps=3_000)
-    make_run(tmp_path, "c", protocol="machado")
-    make_run(tmp_path, "d", seed=1, log_interval=7)
+    make_run(tmp_path, "a", "Pong")
+    make_run(tmp_path, "b", "Pong", steps=3_000)
+    make_run(tmp_path, "c", "Pong", protocol="machado")
+    make_run(tmp_path, "d", "Pong", seed=1, log_interval=7)
     names = {run.directory.path.name: run.arm for run in read_runs([str(tmp_path)])}
     assert names["a"] == names["d"] == "dqn rules=atari100k budget=300"
     assert (names["b"], names["c"]) == ("dqn rules=atari100k budget=3000", "dqn rules=machado budget=300")

@@ -67,15 +67,15 @@ def make_run(folder, name, game="Breakout", seed=0, score=10.0, steps=400, finis
 
 
 def make_sweep(folder, lost=()):
-    """Two arms, two seeds, Catch among the games."""
+    """Two arms, two seeds, AirRaid among the games."""
     entries = []
     for place, (arm, nap) in enumerate((("plain", False), ("nap <&>", True))):
-        for game in ("Breakout", "Catch", "Pong"):
+        for game in ("Breakout", "AirRaid", "Pong"):
             for seed in range(2):
                 name = f"{place}-{game}-s{seed}"
                 entries.append(Entry(name, arm, game, seed, "hash", ("python",)))
                 if name not in lost:
-                    score = 1.0 if game == "Catch" else 2.0 + seed + place
+                    score = 1.0 if game == "AirRaid" else 2.0 + seed + place
                     make_run(folder, name, game, seed, score, nap=nap)
     Manifest("custom", tuple(entries)).save(folder)
     return folder
@@ -125,7 +125,7 @@ def test_the_report_says_what_it_stands_on(written):
         "1 run missing",
         "atari100k (sticky actions 0",
         "Not stated by SPR",
-        "left out of all that is normalised: Catch",
+        "left out of all that is normalised: AirRaid",
         "here there are: 400 agent steps (plain, nap &lt;&>); protocol not stated (SPR)",
         "Compare with care: budget not stated by SPR; protocol not stated by SPR.",
         "| nap &lt;&> | Pong | 1 | not begun |",
@@ -194,13 +194,13 @@ def test_the_same_runs_give_the_same_report_and_its_scores_are_read_back(written
 
 
 def test_an_older_report_is_replaced_and_nothing_else_is(tmp_path, capsys):
-    table = write_csv(tmp_path / "a.csv", "A,Catch,0,1", "A,Catch,1,0.5")
+    table = write_csv(tmp_path / "a.csv", "A,AirRaid,0,1", "A,AirRaid,1,0.5")
     out = tmp_path / "out"
     assert report.main([table, "--out", str(out)]) == 0
     (out / "left.over").write_text("")
     assert report.main([table, "--out", str(out)]) == 0
     assert not (out / "left.over").exists()
-    assert "Catch" in (out / "report.md").read_text()
+    assert "AirRaid" in (out / "report.md").read_text()
     before = sorted(tmp_path.rglob("*"))
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -218,8 +218,8 @@ def test_an_older_report_outlives_a_failure_and_a_link_to_it_stays(tmp_path, mon
     out, link = tmp_path / "out", tmp_path / "link"
     link.symlink_to(out)
     for score in (1, 0.5):
-        assert report.main([write_csv(tmp_path / "a.csv", f"A,Catch,0,{score}"), "--out", str(link)]) == 0
-        assert f"A,Catch,0,{score:.1f}" in (out / "scores.csv").read_text()
+        assert report.main([write_csv(tmp_path / "a.csv", f"A,AirRaid,0,{score}"), "--out", str(link)]) == 0
+        assert f"A,AirRaid,0,{score:.1f}" in (out / "scores.csv").read_text()
     before = sorted(tmp_path.rglob("*"))
     rename = os.rename
     moved = iter([True, False])
@@ -385,15 +385,15 @@ def test_published_runs_give_the_published_iqms():
 def test_games_without_references_are_compared_all_the_same(tmp_path):
     for place, nap in enumerate((False, True)):
         for seed in range(3):
-            make_run(tmp_path, f"{place}-{seed}", "Catch", seed, seed / 10 + place, nap=nap)
+            make_run(tmp_path, f"{place}-{seed}", "AirRaid", seed, seed / 10 + place, nap=nap)
     (found,) = summarize(read_scores([str(tmp_path)])).improvements
-    assert (found.interval.value, found.games, found.runs) == (1.0, ("Catch",), (3, 3))
+    assert (found.interval.value, found.games, found.runs) == (1.0, ("AirRaid",), (3, 3))
 
 
 def test_an_arm_without_a_normalised_game_leaves_the_curves_of_the_others(tmp_path):
     for place, (game, nap) in enumerate((("Pong", False), ("Krull", False), ("Pong", True), ("Krull", True))):
         make_run(tmp_path, f"{place}", game, nap=nap)
-    make_run(tmp_path, "other", "Catch", lr=1e-3)
+    make_run(tmp_path, "other", "AirRaid", lr=1e-3)
     curves = make_curves(read_traces(read_scores([str(tmp_path)]).runs))
     assert curves.common == ("Krull", "Pong")
     assert len(curves.aggregates["steps"]) == 2
@@ -418,7 +418,7 @@ def test_intervals_of_few_runs_are_said_to_be_too_narrow(seeds, warned, tmp_path
         if seed < seeds:
             make_run(tmp_path, f"b{seed}", seed=seed, nap=True)
         if seed < 2:
-            make_run(tmp_path, f"c{seed}", "Catch", seed=seed)  # is in no aggregate, and of one arm alone
+            make_run(tmp_path, f"c{seed}", "AirRaid", seed=seed)  # is in no aggregate, and of one arm alone
     summary = summarize(read_scores([str(tmp_path)]))
     assert ("too narrow" in aggregates(summary).note) == warned
     assert ("too narrow" in improvements(summary).note) == warned

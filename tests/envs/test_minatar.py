@@ -193,7 +193,7 @@ def test_seaquests_count_of_divers_falls_below_zero_and_surfacing_is_free_from_t
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"protocol": "minatar"}, "known: atari100k, dopamine, machado"),
+        ({"protocol": "minatar"}, "one of atari100k, dopamine, machado$"),
         ({"env": "MinAtar/Breakout", "augment": "drq"}, "has 10: give --augment none"),
         ({"env": "MinAtar/Breakout", "backend": "envpool"}, "is none: leave it out"),
         ({"env": "catch", "backend": "envpool"}, "is none: leave it out"),

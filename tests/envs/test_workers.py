@@ -135,7 +135,8 @@ def test_a_worker_is_found_from_any_folder_and_loads_no_torch(tmp_path, monkeypa
 def test_a_worker_is_found_in_a_folder_with_any_name(tmp_path):
     """Of a checkout, with a colon and a space in it; the name of the folder is no list of folders."""
     home = tmp_path / "check:out 1"
-    shutil.copytree(Path(envs.__file__).parent, home / "envs")
+    for package in ("envs", "experiment"):
+        shutil.copytree(Path(envs.__file__).parents[1] / package, home / package)
     code = (
         "import envs; env = envs.make('Pong', 'machado', 2, num_threads=2);"
         "print(envs.__file__, env.reset().shape); env.close()"
