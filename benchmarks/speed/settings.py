@@ -8,8 +8,8 @@ from typing import Self
 
 from envs.registry import resolve_game
 from experiment.config import ConfigError, suggest
+from experiment.processor import available_cores
 from experiment.setting import check_ranges, setting
-from experiment.sweeps.cores import available_cores
 
 GROUPS = ("learner", "replay", "environment", "loop", "memory", "limits")
 NETWORKS = ("nature", "small")

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiment.config import as_plain
+from experiment.processor import processor
 from experiment.setting import names_of
 from experiment.storage.files import to_json, write_atomic
-from experiment.sweeps.cores import processor
 from experiment.sweeps.manifest import Entry
 from experiment.sweeps.processes import ENVIRONMENT, child_setup, exit_on_signals
 from experiment.sweeps.workload import RunKind, Workload

@@ -12,10 +12,10 @@ from typing import Any, Literal, Self
 
 from experiment.command_line import shell
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml
+from experiment.processor import available_cores
 from experiment.setting import check_ranges, setting
 from experiment.storage.run_dir import RunDir
 from experiment.sweeps.calibration import cost
-from experiment.sweeps.cores import available_cores
 from experiment.sweeps.gpus import gpu_slots
 from experiment.sweeps.manifest import NAME, Entry, Manifest
 from experiment.sweeps.ray import RayTasks, check_installed

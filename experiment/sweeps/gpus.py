@@ -7,7 +7,7 @@ import os
 import subprocess
 
 from experiment.config import ConfigError
-from experiment.sweeps.cores import available_cores
+from experiment.processor import available_cores
 from experiment.values import counted
 
 GIB = 2**30
