@@ -1,4 +1,4 @@
-"""From settings to built parts: the one place that reads settings to make things."""
+"""Builds every part of a run from its settings. The parts themselves read no settings of other parts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def build_replay(config: DQNConfig, env: VectorEnv, seed: int) -> FrameReplay:
         return kind(capacity, env.num_envs, shape, env.stack, cut, device=device, seed=seed)
     except (RuntimeError, MemoryError):  # what torch and NumPy raise
         size = capacity * math.prod(env.frame_shape) / 1e9
-        raise ConfigError(f"--replay-capacity: {capacity} steps need {size:,.1f} GB, which cannot be had") from None
+        raise ConfigError(f"--replay-capacity: {capacity} steps need {size:,.1f} GB, which cannot be allocated") from None
 
 
 def _priority_options(config: DQNConfig) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def _priority_options(config: DQNConfig) -> dict[str, Any]:
 def check_memory(config: DQNConfig, capacity: int, stack: int, frame_shape: tuple[int, ...]) -> None:
     """ConfigError if the replay and a block of minibatches are larger than all of the device's memory.
 
-    An allocator may promise what is not there; the run would then be killed when its replay fills.
+    An allocator may grant memory that does not exist. The run would then be killed when its replay fills.
     """
     device = device_of(config.device)
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else _main_memory()
@@ -121,11 +121,11 @@ def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.S
 
 
 def build_probe(config: DQNConfig, agent: DQN, seed: int) -> StateProbe:
-    """What measures the agent's network; ConfigError for a network whose features cannot be watched."""
+    """The probe of the agent's network. Raises ConfigError for a network whose features cannot be watched."""
     try:
         return StateProbe(agent, seed, on=config.steps_per_probe > 0)
     except ValueError as error:
-        raise ConfigError(f"{error}; or do without: --probe-interval 0") from None
+        raise ConfigError(f"{error}; or switch the probe off: --probe-interval 0") from None
 
 
 def build_values(config: DQNConfig) -> Values:
@@ -163,9 +163,9 @@ def build_agent(
 
 
 def _check_pass(config: DQNConfig, agent: DQN, shape: tuple[int, ...]) -> None:
-    """ConfigError unless a network of the user's computes as the settings ask: in their precision, compiled, on theirs.
+    """ConfigError unless a network of the user's runs in the precision of the settings, and compiled if they say so.
 
-    Without it the first update would end the run. What is compiled here is traced alone, which takes a second.
+    Without this check the first update would end the run. A compiled network is only traced here: that takes a second.
     """
     pixels = torch.zeros(2, *shape, dtype=torch.uint8 if config.augment == "none" else torch.float32)
     pixels = pixels.to(device_of(config.device))

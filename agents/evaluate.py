@@ -34,12 +34,12 @@ class EvaluateConfig:
     device: str | None = None
     """Device of the network: cpu, cuda, cuda:1 ...; none: the run's."""
     video: str | None = None
-    """Film the first game in a file .mp4, or in a folder: in colour with the ale backend, at real speed. A file that
-    is there is replaced."""
+    """Film the first game: a file .mp4, or a folder for one. In colour with the ale backend, at real speed. An
+    existing file is replaced."""
     video_episodes: int = 1
-    """Games in the video, one after another: of those that the first of the 10 environments plays."""
+    """Games in the video, one after another. They are games of the first of the 10 environments."""
     out: str | None = None
-    """File .json for the score, its rules and each game: return, length, whether it was cut. A file that is there is
+    """File .json for the score, its rules and each game: return, length, whether it was cut. An existing file is
     replaced."""
 
     def check(self) -> None:
@@ -59,7 +59,7 @@ class EvaluateConfig:
 
 
 def check_out(path: Path) -> None:
-    """ConfigError for a file of scores that could not be written in the end, or would replace a run's result."""
+    """ConfigError for a file of scores that cannot be written, or that would replace a run's result."""
     if path.suffix != ".json" or path.is_dir():
         raise ConfigError(f"--out {str(path)!r}: name a file that ends in .json")
     if path.name == "result.json":
@@ -129,7 +129,7 @@ def _write(path: Path, outcome: dict[str, Any]) -> int:
 
 
 def _recorder(options: EvaluateConfig, episodes: int, name: str) -> Recorder | None:
-    """What films the evaluation, if that is asked for. Raises ConfigError for what cannot be filmed."""
+    """The recorder of the evaluation, or None without --video. Raises ConfigError for what cannot be filmed."""
     if options.video is None:
         return None
     from agents.playing.evaluation import most_filmed

@@ -1,4 +1,4 @@
-"""Whole updates of DER on its small network, sampling and priorities with them, against two peers.
+"""Speed of DER's whole update on its small network, with sampling and priorities, against two peers.
 
 `python -m benchmarks.der` measures this project in its precisions, with and without NaP, at blocks of 8 and 1
 minibatches, a careful script (`benchmarks.speed.der_recipe`) and Tianshou's Rainbow given the same network where it is
@@ -148,7 +148,7 @@ def tianshou_network(config: DQNConfig) -> Any:
 
 
 def lines(field: Sequence[Series]) -> list[str]:
-    """A table: updates/s with best and worst round, milliseconds, and ratios to each peer round by round."""
+    """A table: updates/s with the best and worst round, milliseconds, and the median ratio to each peer."""
     from benchmarks.speed.alternate import ratio
 
     peers = [each for each in field if each.role == "peer"]

@@ -1,4 +1,4 @@
-"""How fast learner, replay, environment and training loop are, against their peers and the machine's own limits.
+"""Speed of learner, replay, environment and training loop, against their peers and the machine's limits.
 
 `python -m benchmarks.throughput` measures everything in one process and in strict alternation, prints a table with
 ratios, and writes throughput.json.

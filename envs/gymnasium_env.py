@@ -31,10 +31,10 @@ def check_id(env_id: str) -> None:
 class GymnasiumVectorEnv(VectorEnv):
     """N environments of one id: uint8 frames [H, W], [H, W, 1] or [H, W, 3] in grey, a side above 84 resized to 84.
 
-    One that can be made singly is stepped in this process and reset when it ends. One that has only a vector entry
-    point resets by its own rule, whichever of Gymnasium's three that is. Frames per agent step are the environment's
-    own affair and count as 1. The seed is given once, at the first reset, so that an episode depends on all before it.
-    Raises ValueError, in one line, for other observations or actions.
+    An environment with an entry point is stepped in this process and reset when its episode ends. One that has only a
+    vector entry point resets by its own autoreset mode, any of Gymnasium's three. Each step counts as one frame, even
+    if the environment skips frames. The seed is given once, at the first reset, so an episode depends on all episodes
+    before it. Raises ValueError, in one line, for other observations or actions.
     """
 
     exact_resume = False
@@ -58,7 +58,7 @@ class GymnasiumVectorEnv(VectorEnv):
         self._sent: np.ndarray | None = None
 
     def _make(self) -> list[gymnasium.vector.VectorEnv]:
-        """One vector of all; of a vector that spends a step on each reset, N of one environment, to lose no action."""
+        """One vector of all environments. If a reset takes a step of the vector: N vectors of one, to lose no action."""
         spec, made = gymnasium.spec(self.env_id.rpartition(":")[2]), gymnasium.make_vec
         try:
             self._single = spec.entry_point is not None
@@ -122,7 +122,7 @@ class GymnasiumVectorEnv(VectorEnv):
         return Step(frame, reward.astype(np.float32), terminated, truncated, never, returns, steps, first)
 
     def _step(self, actions: np.ndarray) -> tuple[Any, ...]:
-        """What is shown, rewards, ends; and where the next episode is shown already, what ended ones showed last."""
+        """Observations, rewards, ends, and the last observations of ended episodes if the next ones are shown already."""
         if len(self._envs) > 1:
             each = [env.step(actions[i : i + 1])[:4] for i, env in enumerate(self._envs)]
             shown, reward, terminated, truncated = map(np.concatenate, zip(*each, strict=True))

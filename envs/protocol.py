@@ -29,7 +29,7 @@ class Protocol:
     """Frames per agent step; the picture is the pixelwise maximum of the last two."""
     max_frames: int | None = 108_000
     """Frames after which an episode is truncated, starting no-ops not counted: 108,000 are 30 minutes at 60 Hz. None:
-    the rules set no limit."""
+    no limit."""
     fire_reset: bool = False
     clip_rewards: bool = True
     """Whether an agent learns from rewards clipped to -1..1 unless its settings say otherwise; scores are raw."""
@@ -123,8 +123,7 @@ PROTOCOLS = {
             frame_skip=1,
             max_frames=None,
         ),
-        # An environment of the user's that declares no rules: it plays as it does, and its rewards are learned as they
-        # are.
+        # For a user's environment that declares no rules: no frame skip, no limit, rewards not clipped.
         Protocol(
             "own",
             sticky_actions=0.0,

@@ -1,4 +1,4 @@
-"""What the program knows of an environment before it makes one. Imports no numpy: command lines ask here.
+"""What is known of an environment before it is made. Command lines ask here, so this imports no numpy.
 
 A name is a game of a registration, in any usual spelling; `module:Class[:option=value,...]`, a VectorEnv of the user's;
 or `gym:ID`, an environment of Gymnasium. A new family of games is one more entry of `REGISTRATIONS`.
@@ -43,7 +43,7 @@ class Registration:
     Attributes:
         make: called with the game's name, its rules, `num_envs` and `seed`, and by name `backend`, `num_threads` and
             `background`, as in `envs.make`.
-        resolve: the game that a spelling means; None if it means none of these, ValueError if it means one in vain.
+        resolve: the game that a spelling means; None if it means none of these, ValueError if it cannot be played.
         games: the names of all games.
         rules: how the games are played and scored; None where a run chooses one of Atari's protocols.
         network: the named network that the frames need; None where any will do.
@@ -51,7 +51,7 @@ class Registration:
         side: pixels of the shorter side of a frame; None if it is not known beforehand.
         check_envpool: raises ValueError for a game that envpool does not play.
         suites: lists of games for sweeps, by name.
-        formerly: protocols under whose names earlier versions recorded runs that were played by these very rules.
+        formerly: names of protocols under which earlier versions recorded runs with these rules.
     """
 
     make: Callable[..., "VectorEnv"]
@@ -92,7 +92,7 @@ def _make_catch(game: str, rules: Protocol, num_envs: int, seed: int, **how: Any
 
 @contextmanager
 def _extra(module: str, package: str, instead: str) -> Iterator[None]:
-    """Says how to install the module that an import needs, and what would do without it."""
+    """Says how to install the module that an import needs, and what works without it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -144,7 +144,7 @@ def registered(name: str) -> Registration:
     """The registration of a game in any spelling, or that of an import path.
 
     Raises ValueError, in one line, for a game that is not there, and for a path that leads to no environment, has an
-    option that the class has not, or a wrong value of one.
+    unknown option, or a wrong value of one.
     """
     if name.startswith(GYMNASIUM):
         return _of_gymnasium(name.strip())
@@ -152,7 +152,7 @@ def registered(name: str) -> Registration:
 
 
 def usual_skip(name: str) -> int:
-    """Frames per agent step where nothing states them; what an import path leads to is not asked, and taken for 1."""
+    """Frames per agent step where nothing states them. For an import path 1 is assumed, without importing it."""
     rules = PROTOCOLS["own"] if _is_path(name) else _find(name)[1].rules
     return USUAL_SKIP if rules is None else rules.frame_skip
 

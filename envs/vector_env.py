@@ -35,8 +35,8 @@ class Step(NamedTuple):
     first_frame: np.ndarray
     """uint8 [N, *frame_shape]: the next episode's first frame where ended, `frame` elsewhere."""
     score_wrapped: np.ndarray = NEVER
-    """bool [N]: the score counter went past its last number, and `reward` took the score away (envs.atari.wrapped).
-    One False for all where no counter can."""
+    """bool [N]: the score counter wrapped, and `reward` took the score away (envs.atari.wrapped). A single False if no
+    counter can wrap."""
 
     @property
     def ended(self) -> np.ndarray:
@@ -63,15 +63,15 @@ class VectorEnv(ABC):
     num_actions: int
     frame_shape: tuple[int, ...]
     stack: int = 4
-    """Frames that make an observation; 1 where a frame tells all of the state."""
+    """Frames that make an observation; 1 if a frame shows the whole state."""
     time_limit: int | None = None
-    """Agent steps after which an episode is truncated; None if it never is, or nobody knows when."""
+    """Agent steps after which an episode is truncated; None if never, or if that is unknown."""
     exact_resume: bool = False
     """Whether `state_dict` and `load_state_dict` continue bit for bit."""
 
     @property
     def earliest_truncation(self) -> int | None:
-        """No episode is truncated after fewer agent steps; None if none ever is. The replay makes room by it."""
+        """No episode is truncated after fewer agent steps; None if none ever is. The replay allocates by this number."""
         return self.time_limit
 
     @abstractmethod
@@ -79,7 +79,7 @@ class VectorEnv(ABC):
         """Starts a new episode in every environment; the first frames, uint8 [N, *frame_shape]."""
 
     def send(self, actions: np.ndarray) -> None:
-        """Starts one agent step with integer actions [N]; `recv` waits for it. Here they are only kept in `actions`."""
+        """Starts one agent step with integer actions [N]; `recv` waits for it. By default only stores `actions`."""
         self.actions = np.array(actions)
 
     @abstractmethod

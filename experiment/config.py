@@ -161,15 +161,15 @@ def parse_cli(
     Raises:
         ConfigError: any mistake, in one line. `--help` prints and raises SystemExit(0).
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
     fields = _fields(cls)
-    given = command_line.split(fields, words)
+    given = command_line.split(fields, argv)
     default_source = default_preset if base is None else None
     source = default_source if "config" in fields else given.pop("config", default_source)
     values = {} if source is None else _coerce_all(cls, _yaml_entries(_config_path(source, presets)))
-    if command_line.asks_help(words):
+    if command_line.asks_help(argv):
         defaults = {name: _default(field, base) for name, (_, field) in fields.items()} | values
-        command_line.print_help(cls, fields, {"config": source} | defaults, list(presets), prog, description, words)
+        command_line.print_help(cls, fields, {"config": source} | defaults, list(presets), prog, description, argv)
     values |= {name: _coerce_field(cls, name, value, command_line.flag(name)) for name, value in given.items()}
     return _build(cls, values, base)
 

@@ -45,14 +45,14 @@ def parse(text: str, known: Collection[str], what: str) -> Part:
     return Part(first, _options(text, ":".join(rest)))
 
 
-def join_options(words: Iterable[str]) -> tuple[str, ...]:
+def join_options(texts: Iterable[str]) -> tuple[str, ...]:
     """Parts that were split at their commas, whole again: "redo:period=9", "tau=0" is "redo:period=9,tau=0"."""
     parts: list[str] = []
-    for word in words:
-        if parts and "=" in word and ":" not in word.partition("=")[0]:
-            parts[-1] += f",{word}"
+    for text in texts:
+        if parts and "=" in text and ":" not in text.partition("=")[0]:
+            parts[-1] += f",{text}"
         else:
-            parts.append(word)
+            parts.append(text)
     return tuple(parts)
 
 

@@ -73,8 +73,8 @@ class FrameRing:
         self.ending = torch.zeros(size, dtype=torch.int32, device=self.device)
         self.start_step = torch.zeros(size, dtype=torch.int64, device=self.device)
         self._last_frames = LastFrames(self.num_envs, last_frames, self._zero_frame + 1)
-        self._lanes = np.arange(self.num_envs, dtype=np.int64)
-        self._open_start = self._lanes.copy()  # the first step of each environment's running episode
+        self._envs = np.arange(self.num_envs, dtype=np.int64)
+        self._open_start = self._envs.copy()  # the first step of each environment's running episode
         self._host_views()
 
     def _host_views(self) -> None:
@@ -172,7 +172,7 @@ class FrameRing:
         self._flags[slot] += terminated + np.multiply(truncated, TRUNCATED, dtype=np.uint8)
         self._ending[slot, terminated] = self._zero_frame
         ended = terminated | truncated
-        self._open_start[ended] = self._lanes[ended] + (self.head + 1) * self.num_envs
+        self._open_start[ended] = self._envs[ended] + (self.head + 1) * self.num_envs
         for env in np.flatnonzero(truncated & ~terminated).tolist():
             index = self._last_frames.take(env, self.head)
             self._ending[slot, env] = index
@@ -187,9 +187,9 @@ class FrameRing:
         if not self.started:
             raise ValueError("add() needs an open row: call start(frames) with the first frames")
         one, two, three = bools
-        if not action.shape == reward.shape == one.shape == two.shape == three.shape == self._lanes.shape:
+        if not action.shape == reward.shape == one.shape == two.shape == three.shape == self._envs.shape:
             got = ", ".join(str(array.shape) for array in (action, reward, *bools))
-            raise ValueError(f"{STEP} must each have shape {self._lanes.shape}, got {got}")
+            raise ValueError(f"{STEP} must each have shape {self._envs.shape}, got {got}")
         if not one.dtype == two.dtype == three.dtype == BOOL:
             raise ValueError(f"terminated, truncated, life_lost must be bool, got {[str(b.dtype) for b in bools]}")
         try:
@@ -223,7 +223,7 @@ class FrameRing:
         """
         if frames.shape != self._frames_shape or frames.dtype != BYTE:
             raise self._bad_frames("frames", frames)
-        opened = self.head * self.num_envs + self._lanes
+        opened = self.head * self.num_envs + self._envs
         running = np.flatnonzero(self._open_start < opened)
         if len(running) and not self._last_frames.have_room(running, self._oldest):
             raise ValueError("no room to keep the last frames: load the replay with spare=1")
@@ -321,7 +321,7 @@ class FrameRing:
         rows = np.arange(*self.stored_rows)
         stored = {name: self._rows[name].cpu().numpy() for name in FIELDS}
         flags, start, ending = (stored[name][rows % self._ring_rows] for name in ("flags", "start_step", "ending"))
-        step = rows[:, None] * self.num_envs + self._lanes
+        step = rows[:, None] * self.num_envs + self._envs
         ended = (flags & ENDED) != 0
         next_start = np.vstack([start[1:], self._open_start])
         opened = stored["start_step"][self.head % self._ring_rows]
@@ -330,7 +330,7 @@ class FrameRing:
         assert (flags <= ENDED | LIFE_LOST).all(), "flags: unknown bits are set"
         assert (opened == self._open_start).all(), "start: the open row differs from the running episodes"
         assert ((start >= 0) & (start <= step)).all(), "start: an episode starts after its own step"
-        assert (start % self.num_envs == self._lanes).all(), "start: an episode starts in another environment"
+        assert (start % self.num_envs == self._envs).all(), "start: an episode starts in another environment"
         if len(rows):
             follows = np.where(ended, step + self.num_envs, start)
             assert (next_start == follows).all(), "start: it does not follow from the flags of the step before"

@@ -106,10 +106,10 @@ class StudySweep(Sweep):
         given = self.settings
         common = ["--precision", given.precision, "--log-interval", str(given.log_interval), "--device", self.device]
         common += ["--threads", "1", *(["--compile"] if given.compile else []), *self.resume_options()]
-        words = (*arm.options(), *common, "--root", str(self.root), "--name", arm.name)
-        config = self.configs[arm.name] = self.kind.parse(words)
+        argv = (*arm.options(), *common, "--root", str(self.root), "--name", arm.name)
+        config = self.configs[arm.name] = self.kind.parse(argv)
         name, task = arm.name.removesuffix(f"-s{config.seed}"), getattr(config, self.kind.task)
-        command = (sys.executable, "-m", self.kind.program, *words)
+        command = (sys.executable, "-m", self.kind.program, *argv)
         return Entry(arm.name, name, task, config.seed, self.kind.config_hash(config), command)
 
     def wanted(self, entry: Entry) -> Any | None:

@@ -25,8 +25,8 @@ def _shift(frames: Tensor, down: Tensor, right: Tensor) -> Tensor:
     height, width = frames.shape[2:]
     rows = (torch.arange(height, device=frames.device) + down).clamp(0, height - 1)
     columns = (torch.arange(width, device=frames.device) + right).clamp(0, width - 1)
-    places = (rows.unsqueeze(2) * width + columns.unsqueeze(1)).flatten(1).unsqueeze(1)  # one gather is the quickest
-    return frames.flatten(2).gather(2, places.expand(-1, frames.shape[1], -1)).view(frames.shape)
+    sources = (rows.unsqueeze(2) * width + columns.unsqueeze(1)).flatten(1).unsqueeze(1)  # one gather is the quickest
+    return frames.flatten(2).gather(2, sources.expand(-1, frames.shape[1], -1)).view(frames.shape)
 
 
 def random_intensity(frames: Tensor, generator: Generator, scale: float = 0.05) -> Tensor:
@@ -42,8 +42,8 @@ def random_intensity(frames: Tensor, generator: Generator, scale: float = 0.05) 
 def drq(block: TensorDictBase, generator: Generator) -> None:
     """Shifts, then changes the intensity of, `obs` and `next_obs` of K minibatches [K, B, stack, H, W], each once.
 
-    As in Dopamine's DrQ, for which the M = K = 1 augmentations of an observation were enough; its shifts end at +3
-    pixels, these, as the paper's, at +4.
+    One augmentation of each observation (M = K = 1), as in Dopamine's DrQ. Dopamine's shifts end at +3 pixels; these
+    end at +4, as in the paper.
     """
     for name in ("obs", "next_obs"):
         frames = random_shift(block[name].flatten(0, 1), generator)

@@ -17,7 +17,7 @@ class Conv2d(nn.Conv2d):
     """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # not `forward`: to those who trace a network, NaP among them, this stays a convolution
+        # not `forward`: for code that traces a network, such as NaP, this stays a convolution
         if x.dtype == torch.bfloat16 and x.device.type == "cpu" and self._is_plain():
             return _PatchGradient.apply(x, weight, bias, self.stride)
         return super()._conv_forward(x, weight, bias)
@@ -43,7 +43,7 @@ class PixelConv2d(Conv2d):
 def channels_last(pixels: Tensor, dtype: torch.dtype) -> Tensor:
     """Pixels [B, C, H, W] in another dtype and in channels_last memory.
 
-    Four planes of uint8 go through one 32-bit word per pixel: that vectorises, an interleaving cast does not.
+    Four planes of uint8 pass through one 32-bit integer per pixel. That vectorises; an interleaving cast does not.
     """
     if pixels.dtype != torch.uint8 or pixels.shape[1] != 4:
         return pixels.to(dtype=dtype, memory_format=torch.channels_last)

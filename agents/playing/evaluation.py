@@ -94,7 +94,7 @@ def score(
 
 
 def time_left(games: Games, rate: float) -> str:
-    """The time left at a rate of environment steps a second, as text: what is likely, and the most it can be."""
+    """The time left at a rate of environment steps a second, as text: an estimate, and an upper bound."""
     most, likely = games.most_left(), games.likely_left()
     if not games.playing:
         return f"{clock_time(0)} left"
@@ -120,12 +120,12 @@ def live_metrics(games: Games) -> dict[str, str]:
 
 
 def most_filmed(episodes: int) -> int:
-    """The games of an evaluation that one environment plays, the first."""
+    """How many games of an evaluation the first environment plays."""
     return -(-episodes // NUM_ENVS)
 
 
 def summary(game: str, games: Games) -> dict[str, Any]:
-    """Mean, median and deviation, what they stand on, and each game; human-normalised where a reference is known."""
+    """Mean, median, deviation, number of games, and each game; human-normalised where a reference is known."""
     scores = [each.score for each in games.ended]
     mean = float(np.mean(scores))
     return {
@@ -146,7 +146,7 @@ def summary(game: str, games: Games) -> dict[str, Any]:
 
 
 def format_score(config: DQNConfig, games: Games) -> str:
-    """The score in one line, with the games that it is of and the rules that they were played under."""
+    """The score in one line, with its games and rules."""
     found = summary(config.env, games)
     normalized = found["human_normalized"]
     human = "" if normalized is None else f", human-normalised {normalized:.3f}"

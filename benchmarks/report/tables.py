@@ -17,7 +17,7 @@ from experiment.tables import csv_table, escaped, markdown_table, with_bounds
 from experiment.values import counted
 
 ENOUGH = 10
-"""Runs of a game from which on bootstrap intervals are about as wide as they say."""
+"""Fewest runs of a game for which bootstrap intervals reach about their nominal coverage."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def aggregates(summary: Summary) -> Table:
     some = f"{count} that {every}" if summary.common else "each arm's own games"
     note = (
         f"Over {some}; 95% intervals of {summary.resamples:,} stratified bootstrap resamples of the runs. For the "
-        "optimality gap less is better."
+        "optimality gap lower is better."
     ) + _few(min((each.fewest for each in summary.aggregates), default=ENOUGH))
     if without:
         note += f" Without a normalised score so far: {', '.join(without)}."
@@ -162,7 +162,7 @@ def _few(fewest: int) -> str:
     if fewest >= ENOUGH:
         return ""
     runs = counted(fewest, "run")
-    return f" With as few as {runs} of a game they are too narrow: too sure of what chance may have done."
+    return f" With as few as {runs} of a game they are too narrow."
 
 
 def games(summary: Summary) -> Table:
@@ -215,14 +215,14 @@ def evaluations(scores: Scores) -> Table:
     note = (
         "Games of the final evaluations, of all runs together: whole ones unless some were cut at the limit. With a "
         "deterministic agent many games are the same: different counts those that differ in actions, length or return, "
-        "within each run. The effective number is n² / Σ c² of n games of which the different ones came c times each: "
-        "so many independent games are worth as much. Intervals over runs do not depend on it, each run's score does."
+        "within each run. The effective number is n² / Σ c² for n games, each different game played c times: that many "
+        "independent games are worth as much. Intervals over runs do not depend on it; each run's score does."
     )
     return Table("evaluations", "Evaluations", ["game", *names], rows, note, records)
 
 
 def arms(scores: Scores) -> Table:
-    """What each arm stands on."""
+    """The rules, budget and runs of each arm."""
     header = ["arm", "runs", "missing", "games", "seeds", "protocol", "agent steps", "frame skip", "games per score"]
     rows = []
     by_arm: dict[str, list[Score]] = {arm: [] for arm in scores.arms}

@@ -103,12 +103,12 @@ def block_run(config: DQNConfig, sampled: bool = False) -> Run:
 
 @cache
 def learner_replay(device: str) -> FrameReplay:
-    """One replay for all learners; they share the buffer that it samples into too, which changes pixels only."""
+    """One replay for all learners. They also share its sample buffer, so their pixels differ from those they drew."""
     return filled_replay(STEPS, 1, device)
 
 
 def _graphed(settings: Settings, network: str, precision: Precision) -> Contestant:
-    """One CUDA graph of a block: what is left when launching kernels costs nothing."""
+    """One CUDA graph of a block, which has no cost of launching kernels."""
 
     def setup() -> Run:
         agent = build_agent(agent_config(settings, network, precision), FRAME_SHAPE, NUM_ACTIONS, seed=0)

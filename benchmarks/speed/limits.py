@@ -32,7 +32,7 @@ class Cost:
 
     @property
     def gflop(self) -> float:
-        """Of an update."""
+        """Floating-point operations in one update."""
         m, k, n = self.shape
         return self.passes * 2 * m * k * n / 1e9
 
@@ -63,7 +63,7 @@ def layer_name(network: str, index: int) -> str:
 
 
 def shapes(networks: Sequence[str]) -> list[tuple[str, Shape]]:
-    """The shapes to multiply, each with what it stands for; a network's head is too small to measure."""
+    """The shapes to multiply, each with its label; a network's head is too small to measure."""
     found = [("large", PEAK)]
     for network in networks:
         found += [(layer_name(network, i), cost.shape) for i, cost in enumerate(update_costs(network)[:-1])]

@@ -45,7 +45,7 @@ class Job:
             return "interrupted"
         return "leftover" if run.path.exists() else "new"
 
-    def words(self, state: State | None = None) -> tuple[str, ...]:
+    def argv(self, state: State | None = None) -> tuple[str, ...]:
         """The command that this run needs now, in its `state` if that is known."""
         if (state or self.state()) != "interrupted":
             return self.command

@@ -100,13 +100,13 @@ class Processes:
         return child
 
     def _launch(self, job: Job, number: int, log: IO[bytes], notes: tuple[str, ...]) -> _Child:
-        words, slot = job.words(), self._free[0]
+        argv, slot = job.argv(), self._free[0]
         when = time.strftime("%Y-%m-%d %H:%M:%S")
-        lines = (*notes, f"{when}, attempt {number}: {shell(*words)}")
+        lines = (*notes, f"{when}, attempt {number}: {shell(*argv)}")
         log.write("".join(f"--- {line}\n" for line in lines).encode(errors="backslashreplace"))
-        offset = log.tell()  # the child's first words move it
+        offset = log.tell()  # the child's first lines move it
         process = subprocess.Popen(
-            words,
+            argv,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

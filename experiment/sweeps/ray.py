@@ -182,8 +182,8 @@ class RayTasks(AbstractContextManager["RayTasks"]):
             need = " and ".join(f"{amount:g} {name}" for name, amount in self._need.items())
             raise ConfigError(f"no node of the cluster has {need} for a run; if nodes are to come, say --processes")
         asked = self.ray.remote(num_cpus=0, max_retries=0)(node_sees_root)
-        places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-        refs = [asked.options(scheduling_strategy=place).remote(root, self._token) for place in places]
+        strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        refs = [asked.options(scheduling_strategy=strategy).remote(root, self._token) for strategy in strategies]
         try:
             sights = self.ray.get(refs, timeout=PATIENCE)
         except self.ray.exceptions.RayError as error:

@@ -192,7 +192,7 @@ class SweepStatus:
         (high, best), (low, worst) = max(scores), min(scores)
         return {"best": f"{high:.3f} {best}", "worst": f"{low:.3f} {worst}"}
 
-    def figures(self) -> dict[str, str]:
+    def metrics(self) -> dict[str, str]:
         """The number of runs in each state, and the best and worst of them."""
         counts = {state: str(len(self.named(state))) for state in ("waiting", "running", "done", "failed")}
         if interrupted := len(self.named("interrupted")):

@@ -81,7 +81,7 @@ def plan(jobs: Iterable[Job], all_commands: bool = False) -> str:
     ]
     verbs = {"done": "done", "interrupted": "resume", "leftover": "restart", "new": "start"}
     for job in jobs:
-        command = "" if states[job.name] == "done" else f": {shell(*job.words(states[job.name]))}"
+        command = "" if states[job.name] == "done" else f": {shell(*job.argv(states[job.name]))}"
         if all_commands or (command and len(lines) == 1):
             lines.append(f"{verbs[states[job.name]]:<8}{job.name}{command}")
     more = 0 if all_commands else len(jobs) - count["done"] - 1

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def as_line(sweep: SweepStatus, processes: int) -> str:
     """Everything in one line, for a log."""
-    figures = ", ".join(f"{label} {text}" for label, text in sweep.figures().items())
-    return f"{sweep.share()}, {sweep.remaining(processes)}, {figures}"
+    metrics = ", ".join(f"{label} {text}" for label, text in sweep.metrics().items())
+    return f"{sweep.share()}, {sweep.remaining(processes)}, {metrics}"
 
 
 def as_panel(sweep: SweepStatus, processes: int, height: int, before: str = "", failures: bool = True) -> Group:
@@ -33,9 +33,9 @@ def as_panel(sweep: SweepStatus, processes: int, height: int, before: str = "", 
     bar.add_column(ratio=1)
     bar.add_column(no_wrap=True)
     bar.add_row(ProgressBar(total=len(sweep.entries), completed=sweep.done()), sweep.share())
-    figures = sweep.figures()
-    best, worst = figures.pop("best", ""), figures.pop("worst", "")
-    counts = "   ".join(f"{label} {text}" for label, text in figures.items())
+    metrics = sweep.metrics()
+    best, worst = metrics.pop("best", ""), metrics.pop("worst", "")
+    counts = "   ".join(f"{label} {text}" for label, text in metrics.items())
     lines = [Text(f"{before}{sweep.remaining(processes)}", style="dim"), Text(counts)]
     if best:
         lines.append(Text(f"{sweep.kind.scale}, best {best}   worst {worst}"))

@@ -14,9 +14,9 @@ PLAY, UPDATE, COMPILE = 0.002, 0.05, 53.0
 class Simulated:
     """A run whose steps take simulated time."""
 
-    def __init__(self, utd=8, budget=20_000, start=1_600, ready=0, step=0, lanes=1):
+    def __init__(self, utd=8, budget=20_000, start=1_600, ready=0, step=0, num_envs=1):
         self.update_scheduler = UpdateScheduler(Fraction(utd), start)
-        self.budget, self.ready, self.lanes = budget, ready, lanes
+        self.budget, self.ready, self.num_envs = budget, ready, num_envs
         self.agent_step, self.now = step, 0.0
         self.updates = self.update_scheduler.total(step)
         self.compiled = False
@@ -31,8 +31,8 @@ class Simulated:
         return self.update_scheduler.total(self.budget) - self.updates
 
     def step(self):
-        self.agent_step += self.lanes
-        self.now += PLAY * self.lanes
+        self.agent_step += self.num_envs
+        self.now += PLAY * self.num_envs
         due = self.update_scheduler.due(self.agent_step, self.updates) if self.agent_step >= self.ready else 0
         if due and not self.compiled:
             self.now += COMPILE

@@ -416,7 +416,7 @@ def test_suites_are_the_papers_and_lists_are_resolved_once_each():
     assert {name: len(games(name)) for name in SUITES} == sizes
     assert games("ms_pacman, ALE/MsPacman-v5,Krull") == ("MsPacman", "Krull")
     (arm,) = arms("der", "small", [], [])
-    assert (arm.name, arm.words) == ("der-small", ("--config", "small"))
+    assert (arm.name, arm.argv) == ("der-small", ("--config", "small"))
     with pytest.raises(ConfigError):
         check_agent("examples.new_agent:Nothing")
     check_agent("examples.new_agent:AdvantageLearning")
@@ -427,9 +427,7 @@ def test_minatar_is_swept_by_itself_and_by_its_own_rules():
         games("Pong,MinAtar/Breakout")
     (arm,) = arms("dqn", None, [], ["--protocol", "minatar", "--steps", "none", "--frames", "5001"])
     assert arm.config("MinAtar/Breakout").steps == 5_001
-    with pytest.raises(
-        ConfigError, match="arm 'dqn': --protocol 'minatar' is not for Breakout: it has to"
-    ):
+    with pytest.raises(ConfigError, match="arm 'dqn': --protocol 'minatar' is not for Breakout: it has to"):
         arm.config("Breakout")
 
 
@@ -439,9 +437,9 @@ def test_a_preset_that_is_a_file_has_its_full_path(tmp_path, monkeypatch):
     path = str(tmp_path / "mine.yaml")
     for flags, found in (("--config mine.yaml", ("--config", path)), ("--config=mine.yaml", (f"--config={path}",))):
         (arm,) = arms("der", None, [f"x:{flags} --utd 2"], [])
-        assert arm.words == (*found, "--utd", "2")
+        assert arm.argv == (*found, "--utd", "2")
     (arm,) = arms("der", None, [], ["--config", "mine.yaml"])
-    assert arm.words == ("--config", path)
+    assert arm.argv == ("--config", path)
 
 
 @settings(max_examples=6, deadline=None)
