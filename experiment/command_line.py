@@ -1,7 +1,7 @@
 """The command line of a flat config, sorted and explained by tyro; `config.parse_cli` is what programs call.
 
-Each option is shown to tyro as one that takes any number of arguments, so that tyro has nothing to refuse and every
-mistake is reported in one line, by the same `coerce` that reads the config files.
+Tyro sees each option as one that takes any number of arguments, so tyro refuses nothing. Every mistake is then reported
+in one line, by the same `coerce` that reads the config files.
 """
 
 import ast
@@ -38,12 +38,12 @@ def flag(name: str) -> str:
 
 
 def shell(*argv: object) -> str:
-    """The arguments as a POSIX shell reads them back: what is printed to be pasted is made with this."""
+    """The arguments quoted for a POSIX shell, so that a printed command can be pasted."""
     return " ".join(map(_quoted, map(str, argv)))
 
 
 def _quoted(arg: str) -> str:
-    """A name of bytes that are no UTF-8 is written byte by byte, as bash and zsh read it: $'run/\\xff'."""
+    """One argument quoted. A name that is no UTF-8 is written byte by byte, as bash and zsh read it: $'run/\\xff'."""
     try:
         arg.encode()
     except UnicodeEncodeError:
@@ -53,10 +53,10 @@ def _quoted(arg: str) -> str:
 
 
 def split(fields: Fields, argv: Sequence[str]) -> dict[str, Any]:
-    """Sorts the arguments by field: text for each option that was given, a bool for each switch, and "config", a file of
-    settings, unless a field has that name.
+    """Sorts the arguments by field: text for each option that was given, a bool for each switch, and "config", a file
+    of settings, unless a field has that name.
 
-    A list that may be given without its flag holds paths: it is a list of arguments, each whole, with spaces and commas.
+    A list that may be given without its flag holds paths: its arguments keep their spaces and commas.
 
     Raises:
         ConfigError: an unknown option (with the near match), an option without its value, or an argument too many.
@@ -95,7 +95,7 @@ def _switched(arg: str, fields: Fields) -> str:
 
 
 def _take(name: str, argv: Sequence[str], loose: list[str], fields: Fields) -> str | list[str]:
-    """Takes the value out of the arguments that followed an option and leaves the others loose."""
+    """Takes an option's value out of the arguments after it, and adds the others to `loose`."""
     end = next((i for i, arg in enumerate(argv) if arg.startswith("--")), len(argv))
     if end == 0:
         raise ConfigError(f"{flag(name)} needs a value")
@@ -105,7 +105,7 @@ def _take(name: str, argv: Sequence[str], loose: list[str], fields: Fields) -> s
 
 
 def holds_paths(name: str, fields: Fields) -> bool:
-    """Whether a field is a list that may be given without its flag, whose entries are never cut."""
+    """Whether a field is a list that may be given without its flag. Its entries are not split."""
     return _takes_many(name, fields) and bool(fields[name][1].metadata.get("positional"))
 
 
@@ -246,7 +246,7 @@ def _field_docs(cls: type) -> dict[str, str]:
 
 
 def gather(argv: Sequence[str], option: str) -> list[str]:
-    """The arguments with an option that is repeated made one: `--x a --y 1 --x b` is `--y 1 --x a b`."""
+    """The arguments with all uses of a repeated option joined: `--x a --y 1 --x b` is `--y 1 --x a b`."""
     others: list[str] = []
     values: list[str] = []
     into = others

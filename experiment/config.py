@@ -71,7 +71,7 @@ def _build(cls: Any, values: Mapping[str, Any], base: C | None) -> C:
 
 
 def from_mapping(cls: type[C], mapping: Mapping[str, Any], where: str, base: C | None = None) -> C:
-    """Builds a config from a mapping; what it leaves out is as in `base`, or as the defaults.
+    """Builds a config from a mapping. Keys that it leaves out have the values of `base`, or the defaults.
 
     Raises:
         ConfigError: an unknown key (with the near match) or a value of the wrong type; `where` opens the line.
@@ -155,8 +155,8 @@ def parse_cli(
 ) -> C:
     """Reads a config from the command line: `--config PRESET|FILE` first, and every other option overrides it.
 
-    A config with a field `config` has no such option of its own; the field is then any other.
-    `base` takes the place of the defaults (a run that is resumed, say), and then `default_preset` is not read.
+    If the config has a field `config`, --config is that field's option and reads no preset.
+    `base`, for example the settings of a resumed run, replaces the defaults; `default_preset` is then not read.
 
     Raises:
         ConfigError: any mistake, in one line. `--help` prints and raises SystemExit(0).

@@ -35,7 +35,7 @@ class Part:
 def parse(text: str, known: Collection[str], what: str) -> Part:
     """Reads `name[:key=value,...]` or `module:Class[:key=value,...]`; ValueError for an unknown name or form.
 
-    what: the kind of part in words, for the message.
+    what: the name of this kind of part, for the message.
     """
     first, *rest = text.split(":")
     if first not in known:
@@ -46,7 +46,7 @@ def parse(text: str, known: Collection[str], what: str) -> Part:
 
 
 def join_options(texts: Iterable[str]) -> tuple[str, ...]:
-    """Parts that were split at their commas, whole again: "redo:period=9", "tau=0" is "redo:period=9,tau=0"."""
+    """Joins parts that were split at their commas: "redo:period=9", "tau=0" becomes "redo:period=9,tau=0"."""
     parts: list[str] = []
     for text in texts:
         if parts and "=" in text and ":" not in text.partition("=")[0]:
@@ -119,7 +119,7 @@ def own_part(option: str, path: str, base: type, given: int = 0) -> tuple[type[A
     """The class that a user names by module:Class[:option=value,...], a subclass of `base`, and its options.
 
     given: how many arguments of its constructor the program gives. Raises ConfigError, in one line, for an import path
-    that leads to no such class, and for an option that it has not.
+    that leads to no such class, and for an unknown option.
     """
     try:
         part = parse(path, (), option)
@@ -142,10 +142,10 @@ def build_part(option: str, path: str, base: type, *given: Any, **named: Any) ->
 
 @contextlib.contextmanager
 def as_mistake(where: str) -> Iterator[None]:
-    """What the user's code raises inside, as a ConfigError of one line that begins with `where`.
+    """Turns an error of the user's code into a ConfigError of one line that begins with `where`.
 
-    ValueError and TypeError are what a part refuses with. Any other error is named with the line that raised it, the
-    last one outside of installed packages.
+    A part refuses arguments with ValueError or TypeError. For any other error the message names the type and the line
+    that raised it, the last one outside of installed packages.
     """
     try:
         yield

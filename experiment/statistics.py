@@ -35,7 +35,7 @@ def median(scores: Scores) -> Any:
 
 
 def optimality_gap(scores: Scores, target: float = 1.0) -> Any:
-    """How far scores fall short of `target` on average; what lies above it does not make up for what lies below."""
+    """The mean shortfall of scores below `target`; scores above it count as 0 and do not compensate."""
     return _task_means([np.maximum(target - runs, 0.0) for runs in _tasks(scores)]).mean(-1)
 
 
@@ -43,7 +43,7 @@ def iqm(scores: Scores) -> Any:
     """The interquartile mean: the mean of the middle half of all runs of all tasks.
 
     A quarter of the runs, rounded down, is cut at each end, as scipy.stats.trim_mean does. Every run weighs the same,
-    as in published numbers, so that a task with more runs than others weighs more; in the other aggregates tasks do.
+    as in published numbers, so a task with more runs weighs more. In the other aggregates every task weighs the same.
     """
     values = np.sort(np.concatenate(_tasks(scores), axis=-1), axis=-1)
     cut = values.shape[-1] // 4
@@ -207,7 +207,7 @@ def iqm_curve(
 
 
 def _counted_iqm(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The IQM of each resample, a column that says how often each value is drawn."""
+    """The IQM of each resample. A resample is a column of counts: how often each value is drawn."""
     order = values.argsort()
     cut, runs = len(values) // 4, len(values)
     upto = counts[order]
@@ -228,9 +228,9 @@ def improvement_intervals(
 ) -> dict[tuple[str, str], Interval]:
     """The probability that the first arm of each pair improves on the second over the tasks of both, and its interval.
 
-    Each is `stratified_interval(probability_of_improvement, one, other)` in linear time: how often each run is drawn is
-    counted, so that it is distributed alike, and drawn otherwise. The pairs of an arm share its resamples. An arm's
-    resamples depend on its own name and scores alone, so that other arms change no interval. Raises ValueError for a
+    Each is `stratified_interval(probability_of_improvement, one, other)` in linear time. The number of draws of each
+    run is drawn directly: the distribution is the same, the random numbers differ. The pairs of an arm share its
+    resamples, which depend only on the arm's name and scores, so other arms change no interval. Raises ValueError for a
     pair without a common task, and as `stratified_interval` does.
     """
     check_settings(resamples, confidence)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def available_cores() -> int:
-    """Cores that this process may run on, where the system tells (Linux), else all of the machine."""
+    """Cores that this process may run on, if the system reports them (Linux), otherwise all cores of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -12,15 +12,15 @@ from experiment.sweeps.job import Job
 from experiment.values import ConfigError
 
 LAYOUT = 2
-"""Layout 1, which is read too, has the task under the name game."""
+"""This version also reads layout 1, in which the task is called game."""
 NAME = "manifest.json"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run: its arm is given a task with a seed; `name` is that of its run directory.
+    """One run: an arm on a task with a seed; `name` is that of its run directory.
 
-    `config_hash` stands for all settings that the runs of an arm share, `command` are the arguments that make the run.
+    `config_hash` is the hash of all settings that the runs of an arm share; `command` starts the run.
     """
 
     name: str

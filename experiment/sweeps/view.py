@@ -23,7 +23,7 @@ def as_line(sweep: SweepStatus, processes: int) -> str:
 
 
 def as_panel(sweep: SweepStatus, processes: int, height: int, before: str = "", failures: bool = True) -> Group:
-    """The live view: how far the whole is, the counts, best and worst, each run that runs, and those that failed."""
+    """The live view: progress, counts, best and worst, each running run, and those that failed."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -116,7 +116,7 @@ class SweepView(Progress):
 
 
 def print_status(sweep: SweepStatus, console: Console) -> None:
-    """What the live view shows, from any terminal; the runs that run say how many go at a time."""
+    """The live view's content, from any terminal. The number of running runs is taken as the number of processes."""
     sweep.look()
     processes = max(len(sweep.named("running")), 1)
     if console.is_terminal:

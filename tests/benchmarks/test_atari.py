@@ -340,10 +340,10 @@ WRONG = {
     ),
     "a known agent in an arm": (["--arm", "x:--agent der"], "arm 'x': --agent is set by the sweep"),
     "runs of a GPU without one": (["--per-gpu", "2"], "--per-gpu is for --device cuda"),
-    "flags without quotes": (["--arm", "a:--plasticity", "redo"], 'stand in quotes: --arm a:"--plasticity redo"'),
+    "flags without quotes": (["--arm", "a:--plasticity", "redo"], 'in quotes: --arm a:"--plasticity redo"'),
     "flags cut in two": (
         ["--arm", "a:--nap", "--utd", "2"],
-        "--utd is an option of the agent: it stands in the quotes",
+        "--utd is an option of the agent: put it in the quotes",
     ),
     "a calibration of a sweep": (["--calibrate"], "--calibrate is for --dry-run"),
     "a class that is no agent": (

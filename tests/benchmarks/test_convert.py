@@ -93,7 +93,7 @@ def test_kinds_are_never_mixed(tmp_path, capsys):
     convert.main(["curves", str(curves)])
     printed = capsys.readouterr()
     assert "A,Pong,1,5.0,evaluation" in printed.out
-    assert "of the other kind, passed over (see --kind): 1" in printed.err
+    assert "of the other kind, ignored (see --kind): 1" in printed.err
 
 
 def test_what_the_user_states_fills_gaps_alone(tmp_path, bbf, capsys):

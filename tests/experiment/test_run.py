@@ -105,7 +105,7 @@ def test_of_two_that_make_a_run_one_gets_the_name(tmp_path, monkeypatch):
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(37, "No locks available")))
-    with pytest.warns(UserWarning, match="nothing keeps a second process out of .*: No locks available"):
+    with pytest.warns(UserWarning, match="no lock on .*, so a second process could use it: No locks available"):
         RunDir.create(tmp_path, "dqn", Config())
 
 
@@ -290,7 +290,7 @@ def test_tensorboard_that_fails_stops_nothing(tmp_path, monkeypatch):
     writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter
     tracker = Tracker(tmp_path / "m.jsonl", track="tensorboard")
     monkeypatch.setattr(writer, "add_scalar", lambda *_: 1 / 0)
-    with pytest.warns(UserWarning, match="tensorboard failed and is left, metrics.jsonl goes on"):
+    with pytest.warns(UserWarning, match="tensorboard failed and is dropped, metrics.jsonl goes on"):
         tracker.log({"agent_step": 1})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
