@@ -55,7 +55,7 @@ def build_replay(config: DQNConfig, env: VectorEnv, seed: int) -> FrameReplay:
         return kind(capacity, env.num_envs, shape, env.stack, cut, device=device, seed=seed)
     except (RuntimeError, MemoryError):  # what torch and NumPy raise
         size = capacity * math.prod(env.frame_shape) / 1e9
-        raise ConfigError(f"--replay-capacity: {capacity} steps need {size:,.1f} GB, which cannot be allocated") from None
+        raise ConfigError(f"--replay-capacity: {capacity} steps need {size:,.1f} GB, which no room for them") from None
 
 
 def _priority_options(config: DQNConfig) -> dict[str, Any]:

@@ -25,7 +25,7 @@ METRICS = (
     Metric("episode_return", "points", "Raw score of that game, never clipped, never cut at a life."),
     Metric("episode_steps", "agent steps", "Length of that game."),
     Metric("mean_return", "points", "Mean raw score of the last 100 games; null before the first."),
-    Metric("score_wraps", "times", "Times that a score counter wrapped; each wrap lowers the score by the counter's range."),
+    Metric("score_wraps", "times", "Wraps of a score counter; each lowers the score by the counter's range."),
     Metric("epsilon", "share", "Probability of a random action."),
     Metric("n_step", "agent steps", "Rewards summed before bootstrapping, at the present update."),
     Metric("gamma", "per agent step", "Discount at the present update, where --gamma-final changes it."),

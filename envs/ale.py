@@ -82,7 +82,7 @@ class AleVectorEnv(SeededVectorEnv):
     def _replay(self, state: dict[str, Any], taken: list[np.ndarray], progress: Progress) -> np.ndarray:
         """Begins every episode on the console that it began on, and plays its actions."""
         if "clones" not in state:
-            raise ValueError("its games began on a freshly loaded console, as no game does in this version: begin again")
+            raise ValueError("its games began on a freshly loaded console, as none does in this version: begin again")
         self._call("restore", state["clones"])
         frames = self._start(np.ones(self.num_envs, bool))
         self._clones = list(state["clones"])

@@ -58,7 +58,7 @@ class GymnasiumVectorEnv(VectorEnv):
         self._sent: np.ndarray | None = None
 
     def _make(self) -> list[gymnasium.vector.VectorEnv]:
-        """One vector of all environments. If a reset takes a step of the vector: N vectors of one, to lose no action."""
+        """One vector of all environments. If a reset takes a vector step: N vectors of one, to lose no action."""
         spec, made = gymnasium.spec(self.env_id.rpartition(":")[2]), gymnasium.make_vec
         try:
             self._single = spec.entry_point is not None
@@ -122,7 +122,7 @@ class GymnasiumVectorEnv(VectorEnv):
         return Step(frame, reward.astype(np.float32), terminated, truncated, never, returns, steps, first)
 
     def _step(self, actions: np.ndarray) -> tuple[Any, ...]:
-        """Observations, rewards, ends, and the last observations of ended episodes if the next ones are shown already."""
+        """Observations, rewards, ends, and the last observations of ended episodes if the next episodes are shown."""
         if len(self._envs) > 1:
             each = [env.step(actions[i : i + 1])[:4] for i, env in enumerate(self._envs)]
             shown, reward, terminated, truncated = map(np.concatenate, zip(*each, strict=True))

@@ -71,7 +71,7 @@ class VectorEnv(ABC):
 
     @property
     def earliest_truncation(self) -> int | None:
-        """No episode is truncated after fewer agent steps; None if none ever is. The replay allocates by this number."""
+        """No episode is truncated after fewer agent steps; None if none ever is. It sets the replay's size."""
         return self.time_limit
 
     @abstractmethod

@@ -26,11 +26,11 @@ from plasticity.method import (
 class Reset(Method):
     """Re-initialises the chosen layers every `period` updates; their moments and step counts in the optimiser are 0.
 
-    period: updates, inf for never. layers: "output" (the output layers), "all", or names of modules, `*` standing for
-    anything. until: no reset after this update, so that the last one leaves time to learn. target: "keep" leaves the
-    target network alone until it is synchronised, as the authors' code for Atari does; "draw" re-initialises the
-    same layers there, from another draw. Source: arXiv 2205.07802; on Atari-100k the head alone, every 40,000 updates
-    (20,000 agent steps at 2 updates each), 4 times (until=160000).
+    period: updates, inf for never. layers: "output" (the output layers), "all", or names of modules, with `*` as a
+    wildcard. until: no reset after this update, so that the last one leaves time to learn. target: "keep" does not
+    change the target network, as in the authors' code for Atari; "draw" re-initialises the same layers there, from
+    another draw. Source: arXiv 2205.07802; on Atari-100k only the head, every 40,000 updates (20,000 agent steps at 2
+    updates each), 4 times (until=160000).
     """
 
     def __init__(

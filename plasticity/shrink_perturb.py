@@ -26,8 +26,8 @@ from plasticity.method import (
 class ShrinkPerturb(Method):
     """θ ← (1 − strength)·θ + strength·θ_new every `period` updates, θ_new drawn as the network was at its start.
 
-    Scales and offsets of norms are parameters like others, drawn as 1 and 0. The optimiser's state stays. The target
-    network moves likewise towards a draw of its own ("draw"), as in SR-SPR and BBF, or is left alone ("keep").
+    Scales and offsets of norms are included; their fresh values are 1 and 0. The optimiser's state stays. target:
+    "draw" moves the target network towards another draw, as in SR-SPR and BBF; "keep" does not change it.
 
     period: updates, inf for never. strength: 0 to 1, 0 for off. layers, until: as in `reset`; SR-SPR and BBF also
     re-initialise the head, which `reset:target=draw` of the same period does.

@@ -1,4 +1,4 @@
-"""Where a frame table keeps the true last frames of truncated episodes."""
+"""Slots of a frame table for the true last frames of truncated episodes."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 class LastFrames:
-    """A few slots of the frame table for each environment, taken in turn.
+    """A few slots of the frame table for each environment, used in turn.
 
-    `owner` [num_envs, slots]: the ring's row that the frame of each slot belongs to, counted from the first add; -1:
-    none yet. `first` is the table's index of the first slot.
+    `owner` [num_envs, slots]: the ring row of each slot's frame, counted from the first add; -1: none yet. `first` is
+    the table's index of the first slot.
     """
 
     def __init__(self, num_envs: int, slots: int, first: int) -> None:

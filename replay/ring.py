@@ -1,4 +1,4 @@
-"""A synchronous ring of single frames over several environments: what replay stores, and its invariants."""
+"""A synchronous ring of single frames over several environments: the replay's storage, and its invariants."""
 
 from typing import Any
 
@@ -21,9 +21,9 @@ class FrameRing:
 
     Steps are counted from the first add: step = row * num_envs + env, kept at step % ring size in flat tensors. A step
     has the frame before the action, the action (uint8), the raw reward, the flag bits, the start (the step at which
-    its episode began) and the ending: 0 inside an episode, else which frame of the table follows the episode's last
-    step. The frame table [frames, pixels] has the rows of the ring, the open row included, then one frame of zeros
-    (the ending of a termination), then the true last frames of truncated steps.
+    its episode began) and the ending. The ending is 0 inside an episode, otherwise the index of the table's frame that
+    follows the episode's last step. The frame table [frames, pixels] has the rows of the ring, with the open row, then
+    one frame of zeros (the ending of a termination), then the true last frames of truncated steps.
 
     Args: `capacity` in agent steps, rounded up to whole rows; `time_limit` is the least number of agent steps after
     which an episode can be truncated (None: never), which bounds how many last frames are kept.
@@ -59,7 +59,7 @@ class FrameRing:
         self._zero_frame = self._ring_size
         self._outputs: dict[tuple[int, ...], torch.Tensor] = {}
         self._offset_cache: dict[tuple[int, int], torch.Tensor] = {}
-        # So many places that the oldest one is free when time_limit allows the next truncation.
+        # Enough slots that the oldest one is free when time_limit allows the next truncation.
         self._allocate(0 if time_limit is None else self.max_rows // time_limit + 2)
 
     def _allocate(self, last_frames: int) -> None:
@@ -218,8 +218,8 @@ class FrameRing:
     def cut(self, frames: np.ndarray) -> None:
         """Ends every running episode after the last row, as truncated, and opens others with `frames`.
 
-        For environments that had to begin again. The frames of the open row become the true last observations. Raises
-        ValueError if there is no room to keep them: see `spare` of `load_state_dict`.
+        For environments that begin again after a resume. The frames of the open row become the true last observations.
+        Raises ValueError if there is no slot for them: see `spare` of `load_state_dict`.
         """
         if frames.shape != self._frames_shape or frames.dtype != BYTE:
             raise self._bad_frames("frames", frames)
@@ -250,7 +250,7 @@ class FrameRing:
 
     @property
     def row_format(self) -> str:
-        """What a row of bytes holds; rows of another format cannot be loaded."""
+        """The contents of a row of bytes; rows of another format cannot be loaded."""
         fields = (f"{name} {str(self._rows[name].dtype)[6:]}" for name in FIELDS)
         return f"{self.num_envs} x (frame uint8 {list(self.frame_shape)}, {', '.join(fields)})"
 
@@ -289,9 +289,9 @@ class FrameRing:
         }
 
     def load_state_dict(self, state: dict[str, Any], spare: int = 0) -> None:
-        """Takes back a `state_dict` of a replay of the same sizes; the stored rows are then up to `write_rows`.
+        """Loads a `state_dict` of a replay of the same sizes; `write_rows` loads the stored rows.
 
-        `spare` makes room for the last frames of as many cuts. Raises ValueError, with nothing loaded, if sizes differ.
+        `spare` adds slots for that many calls of `cut`. Raises ValueError, with nothing loaded, if sizes differ.
         """
         own = self.state_dict()
         if own.keys() != state.keys():

@@ -26,7 +26,7 @@ class SuiteSettings(SweepSettings):
     suite: str = setting("", "runs", positional=True, metavar="NAME")
     """The suite."""
     seeds: int | None = setting(None, "runs", at_least=1)
-    """Of the suite's seeds so many, from the first on; none: all."""
+    """Number of the suite's seeds, from the first on; none: all."""
     root: str = setting("run", "runs")
     """Folder of the suites; each makes a folder in it for manifest.json and its run directories."""
     precision: Literal["fp32", "bf16"] = setting("fp32", "runs")
@@ -43,7 +43,7 @@ class StudyRuns(RunKind[Config]):
     Attributes:
         program: the module that makes a run, "studies.grokking".
         suites: lists of arms by name.
-        task: the setting that says what is learned.
+        task: the setting that names the task.
     """
 
     program: ClassVar[str]

@@ -29,7 +29,7 @@ def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
     known = [game for game in summary.games if game in reference_scores()]
     if summary.common and len(summary.common) < len(known):
         rest = [game for game in known if game not in summary.common]
-        lines.append(f"Aggregates are over the games that every arm with scores has; some arms have no {', '.join(rest)}.")
+        lines.append(f"Aggregates are over the games that every arm with scores has, without {', '.join(rest)}.")
     lines += [note for game, note in SCORE_NOTES.items() if game in played]
     if single := sum(cell.runs == 1 for cell in summary.cells.values()):
         lines.append(f"Games with one run of an arm have no interval, and add no spread to its aggregates: {single:,}.")

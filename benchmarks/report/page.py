@@ -49,7 +49,7 @@ tbody tr:nth-child(even) > * {{ background: var(--shade); }}
 
 
 def html(title: str, facts: Sequence[str], tables: Sequence[Table], figures: Sequence[Figure]) -> str:
-    """The page: the facts, each table with its figure, the other figures, and last the tables on the runs themselves."""
+    """The page: the facts, each table with its figure, the other figures, then tables about the runs."""
     drawn = {figure.name: figure for figure in figures}
     parts = []
     for table in tables:

@@ -159,7 +159,7 @@ def _refuse_own(argv: Iterable[str], where: str) -> None:
 def entries(
     arms: Iterable[Arm], games: Sequence[str], seeds: int, root: Path, device: str = "cpu"
 ) -> tuple[Entry, ...]:
-    """Every arm plays every game with seeds 0 to `seeds` - 1. Seeds are outermost, so an unfinished sweep has all arms."""
+    """Every arm plays every game with seeds 0 to `seeds` - 1. Seeds are outermost: a part of a sweep has all arms."""
     played = [(arm, game, KIND.config_hash(arm.config(game))) for game in games for arm in arms]
     return tuple(
         Entry(name := f"{arm.name}-{file_name(game)}-s{seed}", arm.name, game, seed, key,

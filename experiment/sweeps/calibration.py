@@ -117,8 +117,8 @@ def cost(
 ) -> Iterator[str]:
     """Lines with the time of a run of each arm, and the time of all runs.
 
-    With `calibrating` each arm is measured once; otherwise its last measurement is used. `processes`: runs side by side,
-    None if unknown. `slot`: see `calibrate`.
+    With `calibrating` each arm is measured once; otherwise its last measurement is used. `processes`: runs side by
+    side, None if unknown. `slot`: see `calibrate`.
     """
     arms: dict[str, list[Entry]] = {}
     for run in runs:

@@ -61,7 +61,7 @@ def gpu_slots(
     cores = cores or available_cores()
     unknown = [name for name, size in memory.items() if math.isnan(size)]
     if unknown and per_gpu is None:
-        raise ConfigError(f"--device {device}: nvidia-smi does not report the free memory of GPU {unknown[0]}: give --per-gpu")
+        raise ConfigError(f"--device {device}: the free memory of GPU {unknown[0]} is unknown: give --per-gpu")
     there = "how much is free is unknown" if unknown else f"{least / GIB:.1f} GiB are free"
     said = f"a run takes about {need / GIB:.1f} GiB of a GPU, {there}"
     if per_gpu is None:

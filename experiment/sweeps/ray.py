@@ -180,7 +180,7 @@ class RayTasks(AbstractContextManager["RayTasks"]):
         nodes = [node for node in self._nodes() if self._fit(node)]
         if not nodes and self._limit is None:
             need = " and ".join(f"{amount:g} {name}" for name, amount in self._need.items())
-            raise ConfigError(f"no node of the cluster has {need} for a run; if nodes will join later, give --processes")
+            raise ConfigError(f"no node of the cluster has {need} for a run; if nodes join later, give --processes")
         asked = self.ray.remote(num_cpus=0, max_retries=0)(node_sees_root)
         strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
         refs = [asked.options(scheduling_strategy=strategy).remote(root, self._token) for strategy in strategies]

@@ -139,7 +139,7 @@ def _over_updates(axis: Any, curves: dict[str, list[Run]], colors: dict[str, Any
 
 
 def _mark_arms(axis: Any, curves: dict[str, list[Run]], colors: dict[str, Any]) -> None:
-    """The median switches of each arm, in its colour where arms have others."""
+    """Lines at each arm's median switches, in the arm's colour where arms differ."""
     switches = {arm: _median_switches(members) for arm, members in curves.items()}
     lines: dict[float, Any] = {}
     for arm, found in switches.items():
@@ -163,7 +163,7 @@ def _ends(axis: Any, arms: Arms, colors: dict[str, Any], values: dict[str, list[
 
 
 def _gaps(axis: Any, arms: Arms, colors: dict[str, Any]) -> None:
-    """The gap of each arm, and below it what a pair of arms differs by."""
+    """The gap of each arm, and below it the difference of each pair of arms."""
     found = {arm: list(gaps(arm, arms).values()) for arm in arms}
     _intervals(axis, arms, colors, found)
     axis.tick_params(labelleft=False)

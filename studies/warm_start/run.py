@@ -39,7 +39,7 @@ class Run(StudyRun[WarmStartConfig]):
 
     @staticmethod
     def default_name(config: WarmStartConfig) -> str:
-        """What tells the run from others, and the time."""
+        """The default name of the run directory: its main settings and the time."""
         methods = ["nap"] * config.nap + [short_name(spec) for spec in config.plasticity]
         parts = ["warm-start", config.dataset, config.protocol, f"{config.fraction:g}", *(methods or ["plain"])]
         return "-".join([*parts, short_name(config.schedule), f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")])
@@ -71,7 +71,7 @@ class Run(StudyRun[WarmStartConfig]):
         return super().due(updates) or self.learner.phase_over
 
     def headline(self) -> str:
-        """Data, network, what acts on it."""
+        """Data, network, methods and schedule."""
         config, learner = self.config, self.learner
         sizes = [len(phase) for phase in learner.protocol.phases]
         shown = " -> ".join(f"{size:,}" for size in (sizes if len(sizes) < 4 else [sizes[0], sizes[1], sizes[-1]]))
@@ -120,7 +120,7 @@ class Run(StudyRun[WarmStartConfig]):
 
 @contextmanager
 def _refused(option: str = "") -> Iterator[None]:
-    """What a method or a schedule cannot take, as a fault of the settings."""
+    """Turns a ValueError of a method or schedule into a ConfigError."""
     try:
         yield
     except ValueError as error:

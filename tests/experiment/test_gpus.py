@@ -41,7 +41,7 @@ def test_a_gpu_that_does_not_tell_its_memory_needs_per_gpu(monkeypatch):
     answer = subprocess.CompletedProcess([], 0, stdout="0, GPU-a, [N/A]\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with pytest.raises(ConfigError, match=r"free memory of GPU 0: give --per-gpu$"):
+    with pytest.raises(ConfigError, match=r"free memory of GPU 0 is unknown: give --per-gpu$"):
         gpu_slots("cuda", 1e9, None)
     found, said = gpu_slots("cuda", 1e9, 2)
     assert found == [{"CUDA_VISIBLE_DEVICES": "0"}] * 2

@@ -13,7 +13,7 @@ from studies.warm_start.download import download
 
 @dataclass(frozen=True)
 class DownloadConfig:
-    """What to download, and where to."""
+    """What to download, and to which folder."""
 
     data: Literal["cifar10", "fashion-mnist"] = field(default="cifar10", metadata={"positional": True})
     """Data set."""
