@@ -125,7 +125,7 @@ def test_the_report_says_what_it_stands_on(written):
         "1 run missing",
         "atari100k (sticky actions 0",
         "Not stated by SPR",
-        "left out of all that is normalised: AirRaid",
+        "no human reference score: AirRaid",
         "here there are: 400 agent steps (plain, nap &lt;&>); protocol not stated (SPR)",
         "Compare with care: budget not stated by SPR; protocol not stated by SPR.",
         "| nap &lt;&> | Pong | 1 | not begun |",
@@ -408,7 +408,7 @@ def test_a_run_that_was_given_up_is_missed_with_its_reason(tmp_path):
     scores = read_scores([str(tmp_path)])
     assert [item.why for item in scores.missing] == ["failed: the loss is NaN, 3 attempts"]
     said = facts(scores, summarize(scores), make_curves(read_traces(scores.runs)))
-    assert "1 run failed: the numbers of their arms are of the runs that did not." in said
+    assert "1 run failed: the numbers of their arms come from the other runs." in said
 
 
 @pytest.mark.parametrize(("seeds", "warned"), [(1, True), (2, True), (9, True), (10, False)])

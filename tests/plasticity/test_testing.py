@@ -224,7 +224,7 @@ def test_a_broken_rule_is_named_in_one_line(kind):
 
 
 def test_counts_that_start_again_after_a_resume_are_noticed():
-    with pytest.raises(AssertionError, match=r"Forgets: A run that goes on .*: is all in its state_dict\?"):
+    with pytest.raises(AssertionError, match=r"Forgets: A run resumed .*: is all in its state_dict\?"):
         check_method(Forgets, rate=0.3, maturity=3)
 
 
