@@ -95,7 +95,7 @@ class Monitor:
         try:
             check_finite(self.agent.state_dict())
         except NonFinite:
-            self.report()  # tells the whole story
+            self.report()  # its message has all details
             raise
 
     def _check(self, row: dict[str, float], fine: int, state: dict[str, float]) -> None:

@@ -206,15 +206,15 @@ def _title(source: Source, contents: Mapping[str, bytes], folder: Path | None) -
     differ = [file for file, (_, md5) in source.files.items() if _md5(contents[file]).hexdigest() != md5]
     if not differ:
         return source.title
-    told = _told(folder) if folder else ""
-    if told or len(differ) == len(source.files):
-        return f"{source.title} ({told or 'unverified copy'})"
+    provenance = _provenance(folder) if folder else ""
+    if provenance or len(differ) == len(source.files):
+        return f"{source.title} ({provenance or 'unverified copy'})"
     raise _Fault(
         f"{differ[0]} is damaged: its md5 is not {source.files[differ[0]][1]}, though other files are official"
     )
 
 
-def _told(folder: Path) -> str:
+def _provenance(folder: Path) -> str:
     """The first non-empty line of SOURCE.txt, at most 80 characters."""
     try:
         text = (folder / "SOURCE.txt").read_text(encoding="utf-8", errors="replace")

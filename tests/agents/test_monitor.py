@@ -208,11 +208,11 @@ def test_names_of_runs_are_names_of_files_and_tell_the_methods(tmp_path):
 def test_the_headline_tells_every_option_of_the_methods():
     config = dataclasses.replace(CATCH, plasticity=("redo:period=7", "weight-clipping"), nap=True).resolved()
     methods = build_learner(config, little_network((10, 10), 3)).methods
-    told = runs.describe_methods(config, methods)
-    assert told.startswith("redo (period=7, tau=0.1, ")
-    assert "), weight-clipping (" in told
-    assert told.endswith(", NaP (layer norm, joint scale and offset)")
-    assert "seed" not in told
+    text = runs.describe_methods(config, methods)
+    assert text.startswith("redo (period=7, tau=0.1, ")
+    assert "), weight-clipping (" in text
+    assert text.endswith(", NaP (layer norm, joint scale and offset)")
+    assert "seed" not in text
     assert runs.describe_methods(CATCH, ()) == "none"
 
 

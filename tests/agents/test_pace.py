@@ -57,14 +57,14 @@ class Simulated:
 
 @pytest.mark.parametrize("utd", ["8", "1", "1/4", "3/7", "1/500"])
 def test_nothing_is_promised_before_updates_and_the_truth_after(utd):
-    told = 0
+    estimates = 0
     for learning, estimate, truth in Simulated(utd=utd).estimates():
         if learning is None or learning < SETTLED:
             assert estimate is None
         elif learning > (20.0 if utd == "1/500" else SETTLED):
             assert estimate == pytest.approx(truth, rel=0.1, abs=1.0)
-            told += 1
-    assert told > 100
+            estimates += 1
+    assert estimates > 100
 
 
 def test_it_says_why_it_promises_nothing():
@@ -91,15 +91,15 @@ def test_a_run_that_ends_before_anything_can_be_foretold_has_no_time_left():
 
 def test_a_resumed_run_needs_no_steps_without_updates():
     """It has made 67,200 updates, and compiles again."""
-    run, told = Simulated(step=10_000), 0
+    run, estimates = Simulated(step=10_000), 0
     assert run.updates == 67_200
     for learning, estimate, truth in run.estimates():
         if learning < SETTLED:
             assert estimate is None
         else:
             assert estimate == pytest.approx(truth, rel=0.02, abs=1.0)
-            told += 1
-    assert told > 100
+            estimates += 1
+    assert estimates > 100
 
 
 def test_updates_that_waited_for_the_replay_are_no_rule():
