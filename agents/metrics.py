@@ -84,15 +84,5 @@ def as_markdown() -> str:
     """The same as docs/metrics.md."""
     rows = [f"| `{m.key}` | {m.unit} | {m.meaning} | {m.source} |" for m in METRICS]
     text = re.sub(r"(--[a-z-]+)", r"`\1`", textwrap.fill(INTRODUCTION, 150))
-    return "\n".join(
-        [
-            "# Metrics of an agent's run",
-            "",
-            text,
-            "",
-            "| key | unit | meaning | source |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
+    head = f"# Metrics of an agent's run\n\n{text}\n\n| key | unit | meaning | source |\n|---|---|---|---|\n"
+    return head + "".join(f"{row}\n" for row in rows)

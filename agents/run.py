@@ -216,7 +216,6 @@ def result(config: DQNConfig, trainer: Trainer, games: Games | None) -> dict[str
         "frames": trainer.agent_step * config.rules.frame_skip,
         "training_score_wraps": trainer.score_wraps,
         "seconds": {"training": trainer.seconds},
-        "training_seconds": trainer.seconds,  # what sweeps read of results of every version
     }
 
 

@@ -166,9 +166,8 @@ def lines(field: Sequence[Series]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure and print; the exit code."""
     with exit_on_bad_input():
-        settings = parse_cli(
-            Timing, argv, prog="python -m benchmarks.der", description="Measure DER's update.", presets={}
-        ).resolved()
+        config = parse_cli(Timing, argv, prog="python -m benchmarks.der", description="Measure DER's update.")
+        settings = config.resolved()
         if settings.compile:
             from experiment.compiler import check_compiler
 

@@ -14,6 +14,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
@@ -149,7 +150,7 @@ def parse_cli(
     *,
     prog: str,
     description: str,
-    presets: Mapping[str, Path],
+    presets: Mapping[str, Path] = MappingProxyType({}),
     default_preset: str | None = None,
     base: C | None = None,
 ) -> C:

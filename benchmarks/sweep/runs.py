@@ -43,7 +43,7 @@ class AgentRuns(RunKind[DQNConfig]):
 
     def outcome(self, result: Mapping[str, Any]) -> tuple[float | None, int, float]:
         score = float(result["score"]["mean"]) if result["score"] else None
-        return score, int(result["agent_steps"]), float(result["training_seconds"])
+        return score, int(result["agent_steps"]), float(result["seconds"]["training"])
 
     def short(self, config: DQNConfig, updates: int) -> list[str]:
         part = part_length(config, updates)
