@@ -65,13 +65,6 @@ INTRODUCTION = (
 )
 
 
-def metric_of(key: str) -> Metric | None:
-    """What a key means; None for one that is not known."""
-    known = {metric.key: metric for metric in METRICS}
-    first, slash, _ = key.partition("/")
-    return (known.get(f"{first}/*") or known.get(first)) if slash else known.get(key)
-
-
 def as_text() -> str:
     """The list for a terminal."""
     entries = [f"{m.key} [{m.unit}]: {m.meaning}" + (f" Source: {m.source}." if m.source else "") for m in METRICS]

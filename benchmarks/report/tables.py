@@ -153,7 +153,7 @@ def _after(sentence: str) -> str:
 
 
 def _few(fewest: int) -> str:
-    """A warning of bootstrap intervals of few runs; `experiment.statistics.stratified_interval` has the numbers."""
+    """A warning of bootstrap intervals of few runs; `experiment.statistics.stratified_intervals` has the numbers."""
     if fewest >= ENOUGH:
         return ""
     runs = counted(fewest, "run")
