@@ -1,6 +1,6 @@
 """Evaluation protocols: everything about an environment that changes what a score means."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from envs.errors import unknown_name
 
@@ -113,20 +113,10 @@ PROTOCOLS = {
             frame_skip=1,
             max_frames=None,
         ),
-        # An environment of the user's that declares no rules: it plays as it does, and its rewards are learned as they
-        # are.
-        Protocol(
-            "own",
-            sticky_actions=0.0,
-            life_loss_ends_episode=False,
-            full_action_set=False,
-            noop_max=0,
-            frame_skip=1,
-            max_frames=None,
-            clip_rewards=False,
-        ),
     )
 }
+# An environment of the user's that declares no rules: it plays as it does, and its rewards are learned as they are.
+PROTOCOLS["own"] = replace(PROTOCOLS["catch"], name="own", clip_rewards=False)
 ATARI = ("atari100k", "dopamine", "machado")
 """The protocols among which a run on Atari chooses; every other environment has rules of its own."""
 
