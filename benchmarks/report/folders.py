@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from experiment.config import ConfigError
 from experiment.storage.run_dir import RunDir
@@ -62,7 +62,7 @@ def mean_score(result: Mapping[str, Any], where: object) -> tuple[float, int | N
     return float(mean), games
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: Any) -> TypeGuard[float]:
     try:
         return isinstance(value, int | float) and math.isfinite(value)
     except OverflowError:  # a whole number of hundreds of digits
