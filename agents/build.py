@@ -15,8 +15,9 @@ from torch import nn
 import envs
 import nap
 from agents.checks import check_side
-from agents.config import CLOSED_LOOP, EARLY_CYCLE, STACK, DQNConfig
+from agents.config import DQNConfig
 from agents.dqn import DQN
+from agents.names import CLOSED_LOOP, EARLY_CYCLE, STACK
 from agents.networks.augmentation import drq
 from agents.networks.encoders import Encoder, make_network
 from agents.training.monitor import StateProbe

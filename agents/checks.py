@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from agents.config import AGENTS, CLOSED_LOOP, EARLY_CYCLE, NETWORKS, SCHEDULES, STACK, DQNConfig
+from agents.names import AGENTS, CLOSED_LOOP, EARLY_CYCLE, NETWORKS, SCHEDULES, STACK
 from envs.protocol import ATARI, PROTOCOLS
 from experiment.config import ConfigError
 from experiment.part import check_part
 from experiment.setting import check_ranges
 from experiment.values import suggest
 from plasticity.registry import parse_all
+
+if TYPE_CHECKING:
+    from agents.config import DQNConfig
 
 LEAST_SIDE = 21
 """Pixels of a frame's shorter side that DrQ's shifts need: five times the largest of them."""

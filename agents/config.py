@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
+from agents.checks import check
 from envs.protocol import PROTOCOLS, Protocol
 from envs.registry import Registration, registered, resolve_game
 from experiment.config import ConfigError
@@ -13,32 +14,6 @@ from experiment.intervals import default_interval
 from experiment.part import join_options
 from experiment.setting import setting
 from experiment.sweeps.cores import available_cores
-
-SCHEDULES = (
-    "auto", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle", "delayed-cosine", "cusum",
-    "page-hinkley", "early-cycle-cusum", "early-cycle-plateau",
-)  # fmt: skip
-CLOSED_LOOP = ("cusum", "page-hinkley")
-"""Schedules that restart when a signal changes."""
-EARLY_CYCLE = ("early-cycle", "early-cycle-cusum", "early-cycle-plateau")
-"""Schedules that cycle in their first part; all but the first listen to a signal for where it ends."""
-STACK = 4
-"""Frames in an observation of Atari."""
-AGENTS = {"dqn": "agents.dqn", "rainbow": "agents.rainbow", "der": "agents.der"}
-"""The commands by name: one family of agents, whose settings tell them apart."""
-
-NETWORKS = {
-    "nature": "agents.networks.encoders:Nature",
-    "dopamine": "agents.networks.encoders:Dopamine",
-    "small": "agents.networks.encoders:Small",
-    "minatar": "agents.networks.encoders:MinAtar",
-}
-"""The encoders by name, each with its import path, as a user's own has one."""
-
-
-def command_of(agent: str | None) -> str:
-    """What runs an agent: a command of its own, or that of DQN for an import path."""
-    return f"python -m {AGENTS.get(agent or 'dqn', AGENTS['dqn'])}"
 
 
 @dataclass(frozen=True)
@@ -287,8 +262,6 @@ class DQNConfig:
 
         Only `compile` may still be "auto": it costs time to try, and `agents.training.compiling` does.
         """
-        from agents.checks import check  # of the settings here, so it needs this module
-
         check(self)
         return replace(
             self,

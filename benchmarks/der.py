@@ -92,7 +92,7 @@ def tianshou(config: DQNConfig) -> Run:
     from tianshou.algorithm.optim import AdamOptimizerFactory
     from tianshou.data import PrioritizedReplayBuffer
 
-    from agents.config import STACK
+    from agents.names import STACK
     from benchmarks.speed.peers import tianshou_add_run, tianshou_update_run
 
     policy = C51Policy(

@@ -20,18 +20,9 @@ from typing import Any, TypeVar
 import yaml
 
 from experiment import command_line
-from experiment.values import ConfigError, coerce, one_line, suggest
-
-__all__ = [
-    "ConfigError",
-    "as_plain",
-    "dump_yaml",
-    "exit_on_bad_input",
-    "from_mapping",
-    "load_yaml",
-    "parse_cli",
-    "suggest",
-]
+from experiment.values import ConfigError as ConfigError
+from experiment.values import coerce, one_line
+from experiment.values import suggest as suggest
 
 C = TypeVar("C")
 

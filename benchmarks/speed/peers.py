@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.config import STACK
+from agents.names import STACK
 from benchmarks.speed.alternate import Contestant, Run, repeated
 from benchmarks.speed.learners import BATCH, NUM_ACTIONS, STEPS, TARGET_PERIOD, limit_name
 from benchmarks.speed.replays import EPISODE, FRAME_SHAPE, POOL, random_frames

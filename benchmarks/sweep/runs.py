@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from agents.cli import settings
-from agents.config import STACK, DQNConfig
+from agents.config import DQNConfig
+from agents.names import STACK
 from envs.games import human_normalized, reference_scores
 from experiment.command_line import shell
 from experiment.config import ConfigError
