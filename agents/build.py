@@ -14,8 +14,10 @@ from torch import nn
 
 import envs
 import nap
-from agents.config import CLOSED_LOOP, EARLY_CYCLE, STACK, DQNConfig
+from agents.checks import check_side
+from agents.config import DQNConfig
 from agents.dqn import DQN
+from agents.names import CLOSED_LOOP, EARLY_CYCLE, STACK
 from agents.networks.augmentation import drq
 from agents.networks.encoders import Encoder, make_network
 from agents.training.monitor import StateProbe
@@ -153,7 +155,7 @@ def build_agent(
     config: DQNConfig, frame_shape: tuple[int, ...], num_actions: int, seed: int, stack: int = STACK
 ) -> DQN:
     """The agent that the settings describe, its network drawn from `seed`."""
-    config.check_side(min(frame_shape[-2:]))
+    check_side(config, min(frame_shape[-2:]))
     torch.manual_seed(seed)
     network = make_network(config.network, stack, frame_shape, num_actions, **head_options(config))
     agent = build_learner(config, network)

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from agents import metrics
-from agents.config import AGENTS, DQNConfig, command_of
+from agents.config import DQNConfig
+from agents.names import AGENTS, command_of
 from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agents.config import DQNConfig
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.interrupt import cli_session
+from experiment.setting import check_ranges, setting
 from experiment.storage.files import to_json, write_atomic
 from experiment.storage.run_dir import RunDir
 
@@ -27,16 +28,16 @@ class EvaluateConfig:
 
     run: str = field(default="", metadata={"positional": True, "metavar": "RUN"})
     """Run directory; its newest good checkpoint is played."""
-    episodes: int | None = None
+    episodes: int | None = setting(None, at_least=1)
     """Games to play; none: the protocol's number."""
-    seed: int | None = None
+    seed: int | None = setting(None, at_least=0)
     """Seed of the games; none: that of the run's own evaluation."""
     device: str | None = None
     """Device of the network: cpu, cuda, cuda:1 ...; none: the run's."""
     video: str | None = None
     """Film the first game: a file .mp4, or a folder for one. In colour with the ale backend, at real speed. An
     existing file is replaced."""
-    video_episodes: int = 1
+    video_episodes: int = setting(1, at_least=1)
     """Games in the video, one after another. They are games of the first of the 10 environments."""
     out: str | None = None
     """File .json for the score, its rules and each game: return, length, whether it was cut. An existing file is
@@ -46,14 +47,9 @@ class EvaluateConfig:
         """Raise ConfigError for what cannot be played."""
         if not self.run:
             raise ConfigError("name a run directory: python -m agents.evaluate RUN")
-        if self.episodes is not None and self.episodes < 1:
-            raise ConfigError(f"--episodes is {self.episodes}: it has to be at least 1")
-        if self.video_episodes < 1:
-            raise ConfigError(f"--video-episodes is {self.video_episodes}: it has to be at least 1")
+        check_ranges(self)
         if self.video is None and self.video_episodes > 1:
             raise ConfigError(f"--video-episodes {self.video_episodes} needs --video: a file .mp4, or a folder")
-        if self.seed is not None and self.seed < 0:
-            raise ConfigError(f"--seed is {self.seed}: it has to be at least 0")
         if self.out is not None:
             check_out(Path(self.out))
 
@@ -79,7 +75,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 argv,
                 prog="python -m agents.evaluate",
                 description="Play games with a saved agent, under the rules of its protocol.",
-                presets={},
             )
             options.check()
             directory = RunDir.open(options.run)

@@ -65,13 +65,6 @@ INTRODUCTION = (
 )
 
 
-def metric_of(key: str) -> Metric | None:
-    """What a key means; None for one that is not known."""
-    known = {metric.key: metric for metric in METRICS}
-    first, slash, _ = key.partition("/")
-    return (known.get(f"{first}/*") or known.get(first)) if slash else known.get(key)
-
-
 def as_text() -> str:
     """The list for a terminal."""
     entries = [f"{m.key} [{m.unit}]: {m.meaning}" + (f" Source: {m.source}." if m.source else "") for m in METRICS]
@@ -84,15 +77,5 @@ def as_markdown() -> str:
     """The same as docs/metrics.md."""
     rows = [f"| `{m.key}` | {m.unit} | {m.meaning} | {m.source} |" for m in METRICS]
     text = re.sub(r"(--[a-z-]+)", r"`\1`", textwrap.fill(INTRODUCTION, 150))
-    return "\n".join(
-        [
-            "# Metrics of an agent's run",
-            "",
-            text,
-            "",
-            "| key | unit | meaning | source |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
+    head = f"# Metrics of an agent's run\n\n{text}\n\n| key | unit | meaning | source |\n|---|---|---|---|\n"
+    return head + "".join(f"{row}\n" for row in rows)

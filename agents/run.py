@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from agents.build import build_agent, build_env, build_probe, build_replay
-from agents.config import DQNConfig, command_of
+from agents.config import DQNConfig
 from agents.dqn import DQN
+from agents.names import command_of
 from agents.playing.evaluation import evaluated_policy, format_score, rules_played, score, summary
 from agents.playing.games import Games
 from agents.training.acting import EpsilonGreedy, FrameStack
@@ -216,7 +217,6 @@ def result(config: DQNConfig, trainer: Trainer, games: Games | None) -> dict[str
         "frames": trainer.agent_step * config.rules.frame_skip,
         "training_score_wraps": trainer.score_wraps,
         "seconds": {"training": trainer.seconds},
-        "training_seconds": trainer.seconds,  # what sweeps read of results of every version
     }
 
 

@@ -183,11 +183,8 @@ def _with_steps(score: Point, steps: int | None, by_game: bool) -> Point:
 @cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     with exit_on_bad_input():
-        config = parse_cli(
-            ConvertConfig, argv, prog="python -m benchmarks.convert", description="Convert other people's results.",
-            presets={},
-        )  # fmt: skip
-        convert(config)
+        program, what = "python -m benchmarks.convert", "Convert other people's results."
+        convert(parse_cli(ConvertConfig, argv, prog=program, description=what))
     return 0
 
 

@@ -49,9 +49,7 @@ def draw(config: CurvesConfig) -> None:
 @cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     with exit_on_bad_input():
-        config = parse_cli(
-            CurvesConfig, argv, prog="python -m benchmarks.curves", description="Draw learning curves.", presets={}
-        )
+        config = parse_cli(CurvesConfig, argv, prog="python -m benchmarks.curves", description="Draw learning curves.")
         if not config.runs:
             raise ConfigError("name at least one run directory, or a folder of them")
         draw(config)

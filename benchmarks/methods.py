@@ -138,7 +138,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             argv,
             prog="python -m benchmarks.methods",
             description="A short run in a real game and the cost of an update, for every plasticity method.",
-            presets={},
         ).resolved()
         if config.compile:
             from experiment.compiler import check_compiler

@@ -22,7 +22,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             argv,
             prog="python -m benchmarks.throughput",
             description="Measure learner, replay, environment and loop against peers and the machine's limits.",
-            presets={},
         ).resolved()
         from benchmarks.speed.measurement import measure
         from experiment.compiler import check_compiler

@@ -78,12 +78,7 @@ class AtariVectorEnv(VectorEnv):
 
     def send(self, actions: np.ndarray) -> None:
         self._ready("send")
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise ValueError(f"actions must be {self.num_envs} integers, got {actions.dtype} {list(actions.shape)}")
-        if actions.min() < 0 or actions.max() >= self.num_actions:
-            raise ValueError(f"actions of {self.game} must be in 0..{self.num_actions - 1}, got {actions.tolist()}")
-        self._send(actions.astype(np.int64))
+        self._send(self.checked(actions, f" of {self.game}"))
         self._sent = True
 
     def recv(self) -> Step:

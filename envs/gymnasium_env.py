@@ -90,14 +90,9 @@ class GymnasiumVectorEnv(VectorEnv):
         return self._frames(np.concatenate(shown))
 
     def send(self, actions: np.ndarray) -> None:
-        actions = np.asarray(actions)
         if self._unseeded or self._sent is not None:
             raise RuntimeError("reset() must come before send(), and recv() between two of them")
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise ValueError(f"actions must be {self.num_envs} integers, got {actions.dtype} {list(actions.shape)}")
-        if actions.min() < 0 or actions.max() >= self.num_actions:
-            raise ValueError(f"actions must be in 0..{self.num_actions - 1}, got {actions.tolist()}")
-        self._sent = actions.astype(np.int64) + self._first_action
+        self._sent = self.checked(actions) + self._first_action
 
     def recv(self) -> Step:
         if self._sent is None:

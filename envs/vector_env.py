@@ -93,6 +93,15 @@ class VectorEnv(ABC):
         """One line: backend, versions, game, protocol."""
         return type(self).__name__
 
+    def checked(self, actions: np.ndarray, of: str = "") -> np.ndarray:
+        """The actions as int64 [N]; ValueError for another shape or type, or an action that is not there."""
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
+            raise ValueError(f"actions must be {self.num_envs} integers, got {actions.dtype} {list(actions.shape)}")
+        if actions.min() < 0 or actions.max() >= self.num_actions:
+            raise ValueError(f"actions{of} must be in 0..{self.num_actions - 1}, got {actions.tolist()}")
+        return actions.astype(np.int64)
+
     def step(self, actions: np.ndarray) -> Step:
         """One agent step: `send`, then `recv`."""
         self.send(actions)

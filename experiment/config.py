@@ -14,23 +14,15 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
 
 from experiment import command_line
-from experiment.values import ConfigError, coerce, one_line, suggest
-
-__all__ = [
-    "ConfigError",
-    "as_plain",
-    "dump_yaml",
-    "exit_on_bad_input",
-    "from_mapping",
-    "load_yaml",
-    "parse_cli",
-    "suggest",
-]
+from experiment.values import ConfigError as ConfigError
+from experiment.values import coerce, one_line
+from experiment.values import suggest as suggest
 
 C = TypeVar("C")
 
@@ -149,7 +141,7 @@ def parse_cli(
     *,
     prog: str,
     description: str,
-    presets: Mapping[str, Path],
+    presets: Mapping[str, Path] = MappingProxyType({}),
     default_preset: str | None = None,
     base: C | None = None,
 ) -> C:

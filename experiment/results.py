@@ -50,7 +50,7 @@ def read_result(run: RunDir, needed: Mapping[str, type] | None = None, kind: str
     for key, type_ in RESULT.items():
         if not isinstance(value := result.get(key), type_ | None):
             raise ConfigError(f"{run.result}: its {key} is {value!r}, not {_WORDS[type_]}")
-    if "training_seconds" in result:  # an agent's
+    if "training_seconds" in result:  # an agent's of an earlier version
         result.setdefault("seconds", {"training": result["training_seconds"]})
     return {"seed": (result.get("settings") or {}).get("seed")} | result
 

@@ -25,9 +25,7 @@ def settings(config_class: type[Config], argv: Sequence[str] | None, *, prog: st
 
     A mistake raises ConfigError.
     """
-    parse: Callable[..., Config] = partial(
-        parse_cli, config_class, argv, prog=prog, description=description, presets={}
-    )
+    parse: Callable[..., Config] = partial(parse_cli, config_class, argv, prog=prog, description=description)
     config = parse()
     if config.resume in (None, "auto"):  # which run that is, the run itself finds out
         return config.resolved()

@@ -42,7 +42,7 @@ def main(
 ) -> int:
     """Draws what the command line names, and prints the paths of the figures; the exit code."""
     with exit_on_bad_input():
-        config = parse_cli(FiguresConfig, argv, prog=prog, description="Draw runs.", presets={})
+        config = parse_cli(FiguresConfig, argv, prog=prog, description="Draw runs.")
         if not config.runs:
             raise ConfigError("name at least one run directory, or a folder of them")
         plot.plotting()

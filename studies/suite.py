@@ -126,7 +126,6 @@ def main(make: type[StudySweep], defaults: SuiteSettings, argv: Sequence[str] | 
             argv,
             prog=f"python -m {kind.command}",
             description=f"Run a suite; the same command goes on where it stopped. NAME: {', '.join(kind.suites)}.",
-            presets={},
             base=defaults,
         ).checked()
     return carry_out(settings, kind, lambda: make(settings))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from agents.config import NETWORKS
+from agents.names import NETWORKS
 from agents.networks.convolution import Conv2d, PixelConv2d
 from agents.networks.heads import Head
 from agents.networks.layers import NoisyLinear, OutputLinear

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from agents.config import CLOSED_LOOP, DQNConfig
+from agents.config import DQNConfig
+from agents.names import CLOSED_LOOP
 from experiment.config import ConfigError
 from experiment.setting import names_of
 

@@ -12,7 +12,6 @@ from benchmarks.report.published import STEPS, published_label
 from benchmarks.report.scores import Score, Scores, run_order
 from benchmarks.report.summary import AGGREGATES, Aggregate, Cell, Summary
 from envs.games import reference_scores
-from experiment.statistics import Interval
 from experiment.tables import csv_table, escaped, markdown_table, with_bounds
 from experiment.values import counted
 
@@ -54,10 +53,6 @@ def raw(value: float) -> str:
 def fine(value: float) -> str:
     """A normalised score."""
     return f"{value:.3f}"
-
-
-def _bounds(interval: Interval, prefix: str = "") -> dict[str, float]:
-    return {f"{prefix}{name}": value for name, value in interval._asdict().items()}
 
 
 def all_tables(scores: Scores, summary: Summary) -> list[Table]:
@@ -116,7 +111,7 @@ def _aggregate_table(name: str, title: str, found: list[Aggregate], more: list[l
         for each in found
     ]
     records = [
-        {"arm": each.arm, "aggregate": key, **_bounds(each.values[key]), "games": len(each.games), "runs": each.runs}
+        {"arm": each.arm, "aggregate": key, **each.values[key]._asdict(), "games": len(each.games), "runs": each.runs}
         for each in found
         for key in AGGREGATES
     ]
@@ -140,7 +135,7 @@ def improvements(summary: Summary) -> Table:
         for each in found
     ]
     records = [
-        {"arm": each.arm, "other": each.other, **_bounds(each.interval), "games": len(each.games)}
+        {"arm": each.arm, "other": each.other, **each.interval._asdict(), "games": len(each.games)}
         | {"arm_runs": each.runs[0], "other_runs": each.runs[1]}
         for each in found
     ]
@@ -158,7 +153,7 @@ def _after(sentence: str) -> str:
 
 
 def _few(fewest: int) -> str:
-    """A warning of bootstrap intervals of few runs; `experiment.statistics.stratified_interval` has the numbers."""
+    """A warning of bootstrap intervals of few runs; `experiment.statistics.stratified_intervals` has the numbers."""
     if fewest >= ENOUGH:
         return ""
     runs = counted(fewest, "run")
@@ -179,7 +174,7 @@ def games(summary: Summary) -> Table:
         for arm, cell in zip(summary.arms, cells, strict=True):
             if cell is not None:
                 counts = {"runs": cell.runs, "missing": cell.missing}
-                records.append({"game": game, "arm": arm, **_bounds(cell.interval), **counts, **references})
+                records.append({"game": game, "arm": arm, **cell.interval._asdict(), **counts, **references})
     note = (
         "Mean raw score, its 95% Student-t interval over runs, and the number of runs (n). † marks runs that are "
         "missing."

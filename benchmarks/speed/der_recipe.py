@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.config import STACK, DQNConfig
+from agents.config import DQNConfig
+from agents.names import STACK
 from benchmarks.speed.alternate import Run
 from benchmarks.speed.replays import EPISODE, POOL, random_frames
 

@@ -13,8 +13,9 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents.build import build_agent
-from agents.config import STACK, DQNConfig
+from agents.config import DQNConfig
 from agents.dqn import DQN
+from agents.names import STACK
 from agents.training.monitor import Monitor
 from benchmarks.speed.alternate import Contestant, Run, Series, ratio, repeated
 from benchmarks.speed.replays import FRAME_SHAPE, filled_replay

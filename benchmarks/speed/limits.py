@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from agents.config import STACK
+from agents.names import STACK
 from agents.networks.encoders import make_network
 from benchmarks.speed.alternate import Contestant, Round, Run, Series, repeated
 from benchmarks.speed.learners import BATCH, NUM_ACTIONS, PRECISIONS, limit_name

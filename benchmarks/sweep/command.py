@@ -61,7 +61,7 @@ def parse(
     _refuse_loose_flags(rest, kind)
     if sum(arg.partition("=")[0] == "--config" for arg in rest) > 1:
         raise ConfigError("--config is given twice; an arm has its own in its flags")
-    settings = parse_cli(kind, rest, prog=prog, description=description, presets={}).checked()
+    settings = parse_cli(kind, rest, prog=prog, description=description).checked()
     return replace(settings, arm=tuple(taken)), tuple(argv[end + 1 :])
 
 

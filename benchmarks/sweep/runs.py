@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from agents.cli import settings
-from agents.config import STACK, DQNConfig
+from agents.config import DQNConfig
+from agents.names import STACK
 from envs.games import human_normalized, reference_scores
 from experiment.command_line import shell
 from experiment.config import ConfigError
@@ -43,7 +44,7 @@ class AgentRuns(RunKind[DQNConfig]):
 
     def outcome(self, result: Mapping[str, Any]) -> tuple[float | None, int, float]:
         score = float(result["score"]["mean"]) if result["score"] else None
-        return score, int(result["agent_steps"]), float(result["training_seconds"])
+        return score, int(result["agent_steps"]), float(result["seconds"]["training"])
 
     def short(self, config: DQNConfig, updates: int) -> list[str]:
         part = part_length(config, updates)

@@ -11,7 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from agents.cli import check_stated, default_preset, own_agent, presets, settings
-from agents.config import AGENTS, DQNConfig
+from agents.config import DQNConfig
+from agents.names import AGENTS
 from benchmarks.sweep.runs import KIND
 from envs.registry import SUITES, registered, resolve_game
 from experiment.command_line import gather

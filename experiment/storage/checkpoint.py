@@ -77,7 +77,8 @@ def save(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2, ro
     temporary, final = directory / f".tmp-{step:012d}", directory / f"{step:012d}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(directory)
+        for leftover in directory.glob(".tmp-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         temporary.mkdir()
         segments = rows.write(temporary) if rows else []
         _write(temporary, step, state, rows.describe(segments) if rows else None)
@@ -126,11 +127,6 @@ def _check_plain(value: Any, where: str) -> None:
         raise TypeError(
             f"{where} is a {type(value).__name__}: a checkpoint holds tensors, numbers, text, lists and dicts"
         )
-
-
-def _remove_leftovers(directory: Path) -> None:
-    for path in directory.glob(".tmp-*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _write(directory: Path, step: int, state: Mapping[str, Any], rows: dict[str, Any] | None) -> None:
@@ -303,16 +299,13 @@ def _segments(manifest: Mapping[str, Any]) -> list[Segment]:
 
 
 def _check_sum(path: Path, sha256: str) -> None:
-    if _sha256(path) != sha256:
-        raise _Damaged(f"{path.name} has changed since it was written")
-
-
-def _sha256(path: Path) -> str:
     try:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _Damaged(f"{path.name} cannot be read: {error.strerror}") from None
+    if found != sha256:
+        raise _Damaged(f"{path.name} has changed since it was written")
 
 
 def rng_state() -> dict[str, Any]:

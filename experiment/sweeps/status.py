@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiment.progress import clock_time
+from experiment.results import read_result
 from experiment.storage.run_dir import RunDir
 from experiment.sweeps.manifest import Entry
 from experiment.sweeps.sweep import SweepState
@@ -112,11 +113,10 @@ class SweepStatus:
     def _finished(self, entry: Entry) -> RunStatus:
         """The status of a run that has its result; one that was not scored has the score of its last row."""
         try:
-            result = json.loads(RunDir(self.root / entry.name).result.read_text(encoding="utf-8"))
-            score, steps, seconds = self.kind.outcome(result)
+            score, steps, seconds = self.kind.outcome(read_result(RunDir(self.root / entry.name)) or {})
             score = self._unfinished(entry).score if score is None else score
             return RunStatus("done", steps, score, seconds, steps)
-        except (OSError, ValueError, LookupError, TypeError, OverflowError):
+        except (ValueError, LookupError, TypeError, OverflowError):
             return RunStatus("done", reason="its result.json cannot be read")
 
     def _unfinished(self, entry: Entry) -> RunStatus:

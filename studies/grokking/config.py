@@ -165,7 +165,7 @@ class GrokkingConfig:
             raise ConfigError("--delay, --warmup and --anneal are all 0: there is nothing to do")
         if self.schedule == "rewarm" and self.low_lr > self.lr:
             raise ConfigError(f"--low-lr {self.low_lr} has to be at most the peak, --lr {self.lr}")
-        early = dict.fromkeys(("early-cycle", "early-cycle-cusum", "early-cycle-plateau"), round(EARLY * self.budget))
+        early = dict.fromkeys(_EARLY_CYCLE, round(EARLY * self.budget))
         steps = ({"cyclic": self.budget} | early).get(self.schedule, math.inf)
         if self.cycles > steps:
             raise ConfigError(f"--cycles is {self.cycles}, and there are {steps} updates for them: give fewer")
@@ -188,20 +188,15 @@ class GrokkingConfig:
             raise ConfigError("--modulus has no effect with --operation s5: leave it out")
 
 
+_ONCE = ("linear", "cosine", "one-cycle", "cusum", "page-hinkley")
+_EARLY_CYCLE = ("early-cycle", "early-cycle-cusum", "early-cycle-plateau")
 _NO_EFFECT: dict[tuple[str, str], tuple[str, ...]] = {
     ("model", "mlp"): ("norm_positions",),
     ("norm", "none"): ("norm_positions", "scale_decay"),
     ("schedule", "rewarm"): ("cycles",),
     ("schedule", "constant"): ("low_lr", "delay", "final_lr", "cycles"),
-    ("schedule", "linear"): ("low_lr", "delay", "cycles"),
-    ("schedule", "cosine"): ("low_lr", "delay", "cycles"),
-    ("schedule", "one-cycle"): ("low_lr", "delay", "cycles"),
-    ("schedule", "cyclic"): ("low_lr", "delay"),
-    ("schedule", "early-cycle"): ("low_lr", "delay"),
-    ("schedule", "early-cycle-cusum"): ("low_lr", "delay"),
-    ("schedule", "early-cycle-plateau"): ("low_lr", "delay"),
-    ("schedule", "cusum"): ("low_lr", "delay", "cycles"),
-    ("schedule", "page-hinkley"): ("low_lr", "delay", "cycles"),
+    **{("schedule", name): ("low_lr", "delay") for name in ("cyclic", *_EARLY_CYCLE)},
+    **{("schedule", name): ("low_lr", "delay", "cycles") for name in _ONCE},
     ("schedule", OWN): ("low_lr", "delay", "final_lr", "cycles"),
     ("optimizer", "adamw"): ("grokfast_alpha", "grokfast_lambda", "omnigrok_alpha"),
     ("optimizer", "grokfast-ema"): ("omnigrok_alpha",),

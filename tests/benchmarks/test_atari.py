@@ -73,7 +73,7 @@ def main():
     with open(run.path.parent / "results.txt", "a") as file:
         file.write(run.path.name + "\\n")
     score = {"mean": 30.5 if config.seed else 1.7}
-    run.write_result({"score": score, "agent_steps": step, "training_seconds": seconds})
+    run.write_result({"score": score, "agent_steps": step, "seconds": {"training": seconds}})
 
 if __name__ == "__main__":
     main()

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse and download; the exit code. A fault ends in one line and code 2."""
     with exit_on_bad_input():
         config = parse_cli(
-            DownloadConfig, argv, prog="python -m studies.warm_start.download", description="Download data.", presets={}
+            DownloadConfig, argv, prog="python -m studies.warm_start.download", description="Download data."
         )
         print(f"in {download(config.data, config.data_dir)}")
     return 0
