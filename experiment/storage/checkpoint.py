@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from experiment.config import as_plain
+from experiment.config import as_plain, from_mapping
 from experiment.setting import names_of
 from experiment.storage.files import HashingFile, sync_directory
 from experiment.storage.run_dir import RunDir
@@ -250,7 +250,9 @@ def checked_restore(saved: Checkpoint) -> Iterator[None]:
 def check_settings(saved: Checkpoint, config: Any, source: Path) -> None:
     """Raises ConfigError if what the run learns by, read from `source`, is not what was saved with it."""
     kept = names_of(type(config), "machine", "observing", "identity")
-    if changed := changes(saved.state["run"].get("settings", {}), as_plain(config), kept):
+    stated = saved.state["run"].get("settings", {})
+    before = as_plain(from_mapping(type(config), stated, str(saved.path)).resolved())  # as this version calls things
+    if changed := changes({name: before[name] for name in stated}, as_plain(config), kept):
         raise ConfigError(f"{source} was changed since the checkpoint: {changed}")
 
 
