@@ -24,7 +24,7 @@ from envs.games import (
     minatar_game,
 )
 from envs.protocol import ATARI, PROTOCOLS, Protocol
-from experiment.part import arguments, load, options_of, parse
+from experiment.part import arguments, as_mistake, load, options_of, parse
 
 if TYPE_CHECKING:
     from envs.vector_env import VectorEnv
@@ -170,7 +170,7 @@ def _find(name: str) -> tuple[str, Registration]:
 
 def _of_the_user(path: str) -> Registration:
     """What a class declares on itself."""
-    from envs.vector_env import VectorEnv
+    from envs.vector_env import VectorEnv, wrong_declarations
 
     part = parse(path, (), "environment")
     kind = load(part.name, VectorEnv)
@@ -180,10 +180,10 @@ def _of_the_user(path: str) -> Registration:
         raise ValueError(f"{part.name}: rules is {kind.rules!r}: it has to be an envs.protocol.Protocol")
 
     def make(game: str, rules: Protocol, num_envs: int, seed: int, **how: Any) -> "VectorEnv":
-        try:
+        with as_mistake(path):
             made: VectorEnv = kind(num_envs=num_envs, seed=seed, **options)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from None
+            if faults := [*wrong_declarations(made)]:
+                raise ValueError("; ".join(faults))
         return made
 
     shape = getattr(kind, "frame_shape", None)
