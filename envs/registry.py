@@ -7,7 +7,7 @@ or `gym:ID`, an environment of Gymnasium. A new family of games is one more entr
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +155,18 @@ def usual_skip(name: str) -> int:
     """Frames per agent step where nothing states them; what an import path leads to is not asked, and taken for 1."""
     rules = PROTOCOLS["own"] if _is_path(name) else _find(name)[1].rules
     return USUAL_SKIP if rules is None else rules.frame_skip
+
+
+def recorded_rules(name: str, protocol: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The protocol that a result states, as this version states it: earlier ones had other names for the same rules.
+
+    How the games of the evaluation were played stands.
+    """
+    registration = None if _is_path(name) else _find(name)[1]
+    if registration is None or registration.rules is None or protocol.get("name") not in registration.formerly:
+        return protocol
+    played = ("evaluation_epsilon", "evaluation_episodes", "clip_rewards")
+    return asdict(registration.rules) | {key: protocol[key] for key in played if key in protocol}
 
 
 def _is_path(name: str) -> bool:

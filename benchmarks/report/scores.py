@@ -14,7 +14,7 @@ from agents.config import DQNConfig
 from benchmarks.report.agreement import check_arms, list_of, name_arms, steps_of
 from benchmarks.report.csv_files import read_rows
 from benchmarks.report.played import Played, read_played
-from envs.registry import resolve_game
+from envs.registry import recorded_rules, resolve_game
 from experiment.config import ConfigError, as_plain, load_yaml, suggest
 from experiment.results import read_result
 from experiment.storage.run_dir import RunDir
@@ -236,7 +236,8 @@ def _read_result(run: RunDir) -> Score | Missing:
     result = read_result(run, RESULT, "an agent's run")
     assert result is not None, "only finished runs have scores"
     game, seed, settings = _game(result["game"], str(run.result)), str(result["seed"]), _defaults() | result["settings"]
-    settings["agent"] = result["agent"]
+    protocol = recorded_rules(game, result["protocol"])
+    settings |= {"agent": result["agent"], "protocol": protocol.get("name", settings["protocol"])}
     if result.get("score") is None:
         return Missing("", game, seed, UNSCORED, settings)
     score = result["score"]
@@ -247,7 +248,7 @@ def _read_result(run: RunDir) -> Score | Missing:
     if not isinstance(episodes, int | None):
         raise ConfigError(f"{run.result}: its score is of {episodes!r} episodes, not a whole number")
     return Score(
-        "", game, seed, float(mean), str(run.path), result["protocol"], result["agent_steps"], settings,
+        "", game, seed, float(mean), str(run.path), protocol, result["agent_steps"], settings,
         result.get("environment"), episodes, run, read_played(score, str(run.result)),
     )  # fmt: skip
 

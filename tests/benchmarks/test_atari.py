@@ -427,9 +427,7 @@ def test_minatar_is_swept_by_itself_and_by_its_own_rules():
         games("Pong,MinAtar/Breakout")
     (arm,) = arms("dqn", None, [], ["--protocol", "minatar", "--steps", "none", "--frames", "5001"])
     assert arm.config("MinAtar/Breakout").steps == 5_001
-    with pytest.raises(
-        ConfigError, match="arm 'dqn': --protocol 'minatar' is not for Breakout: it has to"
-    ):
+    with pytest.raises(ConfigError, match="arm 'dqn': --protocol 'minatar' is not for Breakout: it has to"):
         arm.config("Breakout")
 
 
