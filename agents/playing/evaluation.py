@@ -95,7 +95,7 @@ def score(
                 if stopped():
                     break
                 if games.running.max() > longest:
-                    advice = "its episodes have to end, or its rules to set max_frames; --eval-episodes 0 plays none"
+                    advice = "its episodes have to end (longer ones need a time_limit)"
                     raise ConfigError(f"{config.env}: a game has not ended after {longest:,} agent steps: {advice}")
                 rate.add(time.monotonic(), games.time)
                 progress.update(len(games.ended), lambda: live_metrics(games), begun=games.begun())
