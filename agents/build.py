@@ -180,19 +180,10 @@ def _check_pass(config: DQNConfig, agent: DQN, shape: tuple[int, ...]) -> None:
 
 def build_learner(config: DQNConfig, network: nn.Module) -> DQN:
     """The agent that owns network, optimiser, schedule and methods; ConfigError for methods that refuse the network."""
-    try:
-        return _build_learner(config, network)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"--plasticity: {error}") from None
-
-
-def _build_learner(config: DQNConfig, network: nn.Module) -> DQN:
-    """The methods' structure, then the optimiser and its schedule, then the agent."""
-    methods = build_methods(config)
-    for method in methods:
-        method.prepare(network)
+    with as_mistake("--plasticity"):
+        methods = build_methods(config)
+        for method in methods:
+            method.prepare(network)
     device = device_of(config.device)
     network.to(device)
     network.to(memory_format=memory_format(network))  # type: ignore[call-overload]
@@ -206,17 +197,19 @@ def _build_learner(config: DQNConfig, network: nn.Module) -> DQN:
     kind: Callable[..., DQN] = DQN
     if config.agent is not None and ":" in config.agent:
         kind = partial(build_part, "agent", config.agent, DQN)
-    return kind(
-        network,
-        optimizer,
-        build_schedule(config, optimizer),
-        methods,
-        values=build_values(config),
-        augment=drq if config.augment == "drq" else None,
-        generator=torch.Generator(device).manual_seed(seeds(config.seed, "noise")["noise"]),
-        max_grad_norm=config.max_grad_norm,
-        double_q=config.double_q,
-        dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision],
-        compile=config.compile == "true",
-        skip=SkipNonFinite(optimizer) if config.on_nonfinite == "skip" else None,
-    )
+    schedule, values = build_schedule(config, optimizer), build_values(config)
+    with as_mistake("--plasticity"):  # an agent attaches its methods
+        return kind(
+            network,
+            optimizer,
+            schedule,
+            methods,
+            values=values,
+            augment=drq if config.augment == "drq" else None,
+            generator=torch.Generator(device).manual_seed(seeds(config.seed, "noise")["noise"]),
+            max_grad_norm=config.max_grad_norm,
+            double_q=config.double_q,
+            dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision],
+            compile=config.compile == "true",
+            skip=SkipNonFinite(optimizer) if config.on_nonfinite == "skip" else None,
+        )

@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             film = re.sub(r"[^\w.-]+", "-", f"{config.env}-{step}")
             recorder = _recorder(options, episodes, film)
         print(f"{config.env}, agent step {step:,}: {config.rules.summary()}")
-        with nullcontext() if recorder is None else closing(recorder):
+        with exit_on_bad_input(), nullcontext() if recorder is None else closing(recorder):
             games = score(config, evaluated_policy(config, agent), episodes, seed, recorder=recorder)
         print(format_score(config, games))
         if recorder is not None:

@@ -25,6 +25,7 @@ from agents.training.saver import Saver
 from agents.training.trainer import Trainer
 from experiment.determinism import seeds
 from experiment.interrupt import Interrupt
+from experiment.part import as_mistake
 from experiment.progress import Progress
 from experiment.run import Run
 from experiment.storage import checkpoint
@@ -141,6 +142,9 @@ class AgentRun(Run[DQNConfig]):
         """Progress with the pace of play and of updates; episodes begin in environments that are not playing yet."""
         if not self.playing:
             self.trainer.open()
+            if self.trainer.env.exact_resume:
+                with as_mistake(f"{self.config.env}, what a checkpoint would hold"):
+                    checkpoint.check_plain(self.trainer.env.state_dict(), "env")
         self.pace, self.began, self.estimated = Pace(self.trainer), time.monotonic(), False
         pace, start = (lambda: str(self.pace)), self.step
         with Progress(self.config.budget, "agent steps", start=start, pace=pace) as progress, ExitStack() as self.first:

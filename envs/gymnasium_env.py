@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 from envs.area import AreaResize
 from envs.atari import episode_seed
 from envs.vector_env import Step, VectorEnv
+from experiment.part import described
 
 SIDE = 84
 """The longest side of a frame; a longer one is resized to it."""
@@ -24,7 +25,7 @@ def check_id(env_id: str) -> None:
         if colon:
             importlib.import_module(module)
         gymnasium.spec(env_id.rpartition(":")[2])
-    except (ImportError, SyntaxError, TypeError, ValueError, gymnasium.error.Error) as error:
+    except Exception as error:  # whatever the user's module raises
         raise ValueError(f"gym:{env_id}: {' '.join(str(error).split())}") from None
 
 
@@ -67,8 +68,10 @@ class GymnasiumVectorEnv(VectorEnv):
                 options = {"autoreset_mode": self._mode}
                 return [made(self.env_id, self.num_envs, vectorization_mode="sync", vector_kwargs=options)]
             vector = made(self.env_id, self.num_envs)
-        except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
+        except (gymnasium.error.Error, ImportError) as error:
             raise ValueError(f"gym:{self.env_id}: {' '.join(str(error).split())}") from None
+        except Exception as error:  # whatever the user's environment raises
+            raise ValueError(f"gym:{self.env_id}: {described(error)}") from None
         mode = vector.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
             raise ValueError(f"gym:{self.env_id}: its metadata state no autoreset_mode of gymnasium.vector")

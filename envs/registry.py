@@ -7,7 +7,7 @@ or `gym:ID`, an environment of Gymnasium. A new family of games is one more entr
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from envs.games import (
     minatar_game,
 )
 from envs.protocol import ATARI, PROTOCOLS, Protocol
-from experiment.part import arguments, load, options_of, parse
+from experiment.part import arguments, as_mistake, load, options_of, parse
 
 if TYPE_CHECKING:
     from envs.vector_env import VectorEnv
@@ -157,6 +157,18 @@ def usual_skip(name: str) -> int:
     return USUAL_SKIP if rules is None else rules.frame_skip
 
 
+def recorded_rules(name: str, protocol: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The protocol that a result states, as this version states it: earlier ones had other names for the same rules.
+
+    How the games of the evaluation were played stands.
+    """
+    registration = None if _is_path(name) else _find(name)[1]
+    if registration is None or registration.rules is None or protocol.get("name") not in registration.formerly:
+        return protocol
+    played = ("evaluation_epsilon", "evaluation_episodes", "clip_rewards")
+    return asdict(registration.rules) | {key: protocol[key] for key in played if key in protocol}
+
+
 def _is_path(name: str) -> bool:
     return name.startswith(GYMNASIUM) or _PATH.fullmatch(name.strip()) is not None
 
@@ -170,7 +182,7 @@ def _find(name: str) -> tuple[str, Registration]:
 
 def _of_the_user(path: str) -> Registration:
     """What a class declares on itself."""
-    from envs.vector_env import VectorEnv
+    from envs.vector_env import VectorEnv, wrong_declarations
 
     part = parse(path, (), "environment")
     kind = load(part.name, VectorEnv)
@@ -180,10 +192,10 @@ def _of_the_user(path: str) -> Registration:
         raise ValueError(f"{part.name}: rules is {kind.rules!r}: it has to be an envs.protocol.Protocol")
 
     def make(game: str, rules: Protocol, num_envs: int, seed: int, **how: Any) -> "VectorEnv":
-        try:
+        with as_mistake(path):
             made: VectorEnv = kind(num_envs=num_envs, seed=seed, **options)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from None
+            if faults := [*wrong_declarations(made)]:
+                raise ValueError("; ".join(faults))
         return made
 
     shape = getattr(kind, "frame_shape", None)

@@ -11,12 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.protocol import Protocol
-from envs.vector_env import Step, VectorEnv
+from envs.vector_env import Step, VectorEnv, wrong_declarations
 
 Make = Callable[..., VectorEnv]
-MOST_ACTIONS = 256
-"""The replay stores an action as uint8."""
 ENOUGH_ENDS = 3
 """Ends of episodes after which last frames that all equal first frames are no accident."""
 PLAIN = (bool, int, float, str, bytes, type(None))
@@ -92,17 +89,8 @@ def _walk(make: Make, num_envs: int, steps: int) -> Walk:
 
 
 def _declares(walk: Walk) -> Iterator[str]:
-    env, shape, line = walk.env, walk.env.frame_shape, walk.env.describe()
-    if not 1 <= env.num_actions <= MOST_ACTIONS:
-        yield f"num_actions is {env.num_actions}: it has to be from 1 to {MOST_ACTIONS}"
-    if not isinstance(shape, tuple) or len(shape) not in (2, 3):
-        yield f"frame_shape is {shape!r}: it has to be a tuple (H, W) or (C, H, W)"
-    if env.stack < 1:
-        yield f"stack is {env.stack}: it has to be at least 1"
-    if env.time_limit is not None and env.time_limit < 1:
-        yield f"time_limit is {env.time_limit}: it has to be at least 1, or None"
-    if not isinstance(env.rules, Protocol):
-        yield f"rules is {env.rules!r}: it has to be an envs.protocol.Protocol"
+    yield from wrong_declarations(walk.env)
+    line = walk.env.describe()
     if len(line.splitlines()) != 1:
         yield f"describe() is {line!r}: it has to be one line"
 

@@ -1,7 +1,7 @@
 """The contract that every environment of the project keeps: arrays over environments, single frames, raw rewards."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -10,6 +10,8 @@ from envs.protocol import PROTOCOLS, Protocol
 
 Progress = Callable[[int, int], object]
 NEVER = np.zeros((), bool)
+MOST_ACTIONS = 256
+"""As many as the replay can tell apart."""
 
 
 class Step(NamedTuple):
@@ -121,3 +123,22 @@ class VectorEnv(ABC):
         false.
         """
         raise RuntimeError(f"{type(self).__name__} cannot be resumed exactly; start new episodes with reset()")
+
+
+def wrong_declarations(env: VectorEnv) -> Iterator[str]:
+    """What an environment declares otherwise than the contract has it, a line each."""
+    missing = [name for name in ("num_envs", "num_actions", "frame_shape") if getattr(env, name, None) is None]
+    if missing:
+        yield f"it declares no {', '.join(missing)}"
+        return
+    shape = env.frame_shape
+    if not isinstance(env.num_actions, int | np.integer) or not 1 <= env.num_actions <= MOST_ACTIONS:
+        yield f"num_actions is {env.num_actions!r}: it has to be a whole number from 1 to {MOST_ACTIONS}"
+    if not isinstance(shape, tuple) or len(shape) not in (2, 3):
+        yield f"frame_shape is {shape!r}: it has to be a tuple (H, W) or (C, H, W)"
+    if env.stack < 1:
+        yield f"stack is {env.stack}: it has to be at least 1"
+    if env.time_limit is not None and env.time_limit < 1:
+        yield f"time_limit is {env.time_limit}: it has to be at least 1, or None"
+    if not isinstance(env.rules, Protocol):
+        yield f"rules is {env.rules!r}: it has to be an envs.protocol.Protocol"

@@ -57,7 +57,10 @@ def join_options(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def load(path: str, base: type) -> type[Any]:
-    """The class at module:Class; ValueError, in one line, unless it can be imported and is a subclass of `base`."""
+    """The class at module:Class.
+
+    Raises ValueError, in one line, unless it can be imported, is a subclass of `base`, and defines all of its methods.
+    """
     module_name, _, class_name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -65,6 +68,8 @@ def load(path: str, base: type) -> type[Any]:
         raise ValueError(f"{path!r} cannot be imported: {one_line(error)}") from None
     kind = getattr(module, class_name, None)
     if isinstance(kind, type) and issubclass(kind, base):
+        if missing := sorted(getattr(kind, "__abstractmethods__", ())):
+            raise ValueError(f"{path}: it does not define {', '.join(missing)}")
         return kind
     found = [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
     hint = suggest(class_name, [name for name in found if name != base.__name__], list_all=True)
@@ -145,16 +150,26 @@ def as_mistake(where: str) -> Iterator[None]:
     """Turns an error of the user's code into a ConfigError of one line that begins with `where`.
 
     A part refuses arguments with ValueError or TypeError. For any other error the message names the type and the line
-    that raised it, the last one outside of installed packages.
+    that raised it, the last one outside of installed packages. A ConfigError passes: its message is whole.
     """
     try:
         yield
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from None
+    except ConfigError:
+        raise
     except Exception as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
-        place = f"{frames[-1].filename} line {frames[-1].lineno}"
-        raise ConfigError(f"{where}: {type(error).__name__}: {one_line(error)} ({place})") from None
+        raise ConfigError(f"{where}: {described(error)}") from None
+
+
+def described(error: Exception) -> str:
+    """What the user's code raised, in one line.
+
+    ValueError and TypeError are what a part refuses with. Any other error is named with the line that raised it, the
+    last one outside of installed packages.
+    """
+    if isinstance(error, TypeError | ValueError):
+        return one_line(error)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+    return f"{type(error).__name__}: {one_line(error)} ({frames[-1].filename} line {frames[-1].lineno})"
 
 
 def check_signal(signal: str | None, known: Collection[str], reader: str) -> None:

@@ -24,6 +24,7 @@ from experiment.config import ConfigError, as_plain
 from experiment.determinism import configure, device_of, environment, made_by, parameter_hash
 from experiment.guard import NonFinite, check_finite, is_out_of_memory
 from experiment.interrupt import INTERRUPTED, Interrupt
+from experiment.part import as_mistake
 from experiment.progress import Progress
 from experiment.setting import changeable
 from experiment.storage import checkpoint
@@ -81,6 +82,8 @@ class Run(ABC, Generic[Config]):
         self.saved_at: int | None = None
         if saved is not None:
             self._restore(saved)
+        with as_mistake("what a checkpoint would hold"):
+            checkpoint.check_plain(self.learner.state_dict(), "learner")
         self.check_compiler()
         self.directory = self.resumed or self._create()
         self.tracker = Tracker(self.directory.metrics, self.config.track, config=as_plain(self.config))
@@ -188,6 +191,8 @@ class Run(ABC, Generic[Config]):
             return self._train()
         except NonFinite as error:
             reason = self._diverged(str(error))
+        except ConfigError as error:  # of the user's own parts, which what is built cannot tell
+            reason = f"{error}; what is saved stands: {self._resume_command()}"
         except ChildProcessError as error:  # a worker of the environments is gone, killed for memory, say
             reason = f"{error}; go on from the last checkpoint: {self._resume_command()}"
         except (MemoryError, RuntimeError) as error:

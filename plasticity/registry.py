@@ -104,8 +104,10 @@ def _make(spec: Part, seed: int) -> Method:
         values.setdefault("seed", _seed(seed, spec.name))
     try:
         return kind(**values)
-    except TypeError as error:
-        raise ValueError(f"{spec.name}: {error}") from None
+    except ValueError:  # a method names itself
+        raise
+    except Exception as error:
+        raise ValueError(f"{spec.name}: {part.described(error)}") from None
 
 
 def _seed(seed: int, name: str) -> int:

@@ -54,7 +54,7 @@ class Saver:
     def _check_rules(self, run: dict[str, Any]) -> None:
         """Raises ValueError if the run's protocol has other rules in this version than in the one that saved it."""
         rules, formerly = self.config.rules, self.config.environment.formerly
-        if self.config.protocol in formerly:
+        if formerly and ("protocol" not in run or run["protocol"].startswith(formerly)):
             return
         now = rules.summary()
         unlike = run["protocol"] != now if "protocol" in run else rules.max_frames != LIMIT_BEFORE

@@ -14,7 +14,7 @@ from benchmarks.report.agreement import check_arms, list_of, name_arms, steps_of
 from benchmarks.report.csv_files import read_rows
 from benchmarks.report.folders import find_runs, items_of, mean_score
 from benchmarks.report.played import Played, read_played
-from envs.registry import resolve_game
+from envs.registry import recorded_rules, resolve_game
 from experiment.config import ConfigError, as_plain, load_yaml, suggest
 from experiment.results import read_result
 from experiment.storage.run_dir import RunDir
@@ -212,12 +212,13 @@ def _read_result(run: RunDir) -> Score | Missing:
     result = read_result(run, RESULT, "an agent's run")
     assert result is not None, "only finished runs have scores"
     game, seed, settings = _game(result["game"], str(run.result)), str(result["seed"]), _defaults() | result["settings"]
-    settings["agent"] = result["agent"]
+    protocol = recorded_rules(game, result["protocol"])
+    settings |= {"agent": result["agent"], "protocol": protocol.get("name", settings["protocol"])}
     if (scored := mean_score(result, run.result)) is None:
         return Missing("", game, seed, UNSCORED, settings)
     mean, games = scored
     return Score(
-        "", game, seed, mean, str(run.path), result["protocol"], result["agent_steps"], settings,
+        "", game, seed, mean, str(run.path), protocol, result["agent_steps"], settings,
         result.get("environment"), games, run, read_played(result["score"], str(run.result)),
     )  # fmt: skip
 

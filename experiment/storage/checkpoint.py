@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from experiment.config import as_plain
+from experiment.config import as_plain, from_mapping
 from experiment.setting import names_of
 from experiment.storage.files import HashingFile, sync_directory
 from experiment.storage.run_dir import RunDir
@@ -73,7 +73,7 @@ def save(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2, ro
     for name, part in state.items():
         if not name.isidentifier():
             raise TypeError(f"{name!r} is no name for a part of a checkpoint")
-        _check_plain(part, name)
+        check_plain(part, name)
     temporary, final = directory / f".tmp-{step:012d}", directory / f"{step:012d}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -113,16 +113,17 @@ def save_or_warn(
     return True
 
 
-def _check_plain(value: Any, where: str) -> None:
+def check_plain(value: Any, where: str) -> None:
+    """Raises TypeError for a state, called `where`, that could not be saved and loaded back."""
     if isinstance(value, torch.Tensor) or type(value) in _SCALARS:
         return
     if type(value) in (dict, OrderedDict):
         for key, item in value.items():
-            _check_plain(key, f"a key of {where}")
-            _check_plain(item, f"{where}[{key!r}]")
+            check_plain(key, f"a key of {where}")
+            check_plain(item, f"{where}[{key!r}]")
     elif type(value) in (list, tuple):
         for index, item in enumerate(value):
-            _check_plain(item, f"{where}[{index}]")
+            check_plain(item, f"{where}[{index}]")
     else:
         raise TypeError(
             f"{where} is a {type(value).__name__}: a checkpoint holds tensors, numbers, text, lists and dicts"
@@ -246,7 +247,9 @@ def checked_restore(saved: Checkpoint) -> Iterator[None]:
 def check_settings(saved: Checkpoint, config: Any, source: Path) -> None:
     """Raises ConfigError if the learning settings, read from `source`, are not those of the checkpoint."""
     kept = names_of(type(config), "machine", "observing", "identity")
-    if changed := changes(saved.state["run"].get("settings", {}), as_plain(config), kept):
+    stated = saved.state["run"].get("settings", {})
+    before = as_plain(from_mapping(type(config), stated, str(saved.path)).resolved())  # as this version calls things
+    if changed := changes({name: before[name] for name in stated}, as_plain(config), kept):
         raise ConfigError(f"{source} was changed since the checkpoint: {changed}")
 
 

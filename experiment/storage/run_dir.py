@@ -193,7 +193,7 @@ def find_resumed(config: Any) -> RunDir | None:
     root = Path(config.root)
     if config.name is not None:
         named = RunDir(root / config.name)
-        if named.config.is_file() and learning(config) != learning(load_yaml(type(config), named.config)):
+        if named.config.is_file() and learning(config) != learning(load_settings(type(config), named)):
             raise ConfigError(f"run {str(named.path)!r} has other settings: choose another --name")
         return named if named.config.is_file() else None
     runs = [RunDir(path) for path in root.iterdir()] if root.is_dir() else []
@@ -203,7 +203,7 @@ def find_resumed(config: Any) -> RunDir | None:
 
 def _is_of(config: Any, run: RunDir) -> bool:
     try:
-        return learning(config) == learning(load_yaml(type(config), run.config))
+        return learning(config) == learning(load_settings(type(config), run))
     except ConfigError:  # a run of another version of the settings
         return False
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 import nap
-from experiment.config import ConfigError
 from experiment.determinism import seeds
-from experiment.part import short_name
+from experiment.part import as_mistake, short_name
 from experiment.results import Row
 from experiment.values import counted
 from plasticity.method import Method
@@ -53,12 +50,12 @@ class Run(StudyRun[WarmStartConfig]):
         protocol = make_protocol(config, data.train_labels, data.classes, seed["phases"])
         torch.manual_seed(seed["network"])
         network = make_network(config, data.train_images.shape[1:], data.classes)
-        methods = make_methods(config)
-        with _refused("--plasticity: "):
+        with as_mistake("--plasticity"):
+            methods = make_methods(config)
             for method in methods:
                 method.prepare(network)
         network.to(self.device)
-        with _refused():
+        with as_mistake("--schedule or --plasticity"):  # a learner attaches its methods
             self.learner = Learner(config, data, protocol, network, methods, seed["batches"])
         self.monitor = Monitor(self.learner, seed["probe"])
 
@@ -116,15 +113,6 @@ class Run(StudyRun[WarmStartConfig]):
         from studies.warm_start.run_figure import draw_run
 
         return draw_run(self.directory, self.directory.path / "figure.png")
-
-
-@contextmanager
-def _refused(option: str = "") -> Iterator[None]:
-    """Turns a ValueError of a method or schedule into a ConfigError."""
-    try:
-        yield
-    except ValueError as error:
-        raise ConfigError(f"{option}{error}") from None
 
 
 def make_methods(config: WarmStartConfig) -> list[Method]:

@@ -258,6 +258,19 @@ def test_runs_without_a_manifest_are_named_after_what_tells_them_apart(tmp_path)
     assert [(gone.arm, gone.run, gone.why) for gone in scores.missing] == [("dqn+nap+redo", "1", "not finished")]
 
 
+def test_catch_recorded_under_ataris_rules_is_reported_next_to_catch_under_its_own(tmp_path):
+    for seed in range(2):
+        run = make_run(tmp_path, f"s{seed}", "Catch", seed)
+        if seed:
+            result = json.loads((run / "result.json").read_text())
+            before = dataclasses.asdict(PROTOCOLS["atari100k"]) | {"evaluation_episodes": 100}
+            changed = {"protocol": before, "settings": result["settings"] | {"protocol": "atari100k"}}
+            (run / "result.json").write_text(json.dumps(result | changed))
+    scores = read_scores([str(tmp_path)])
+    assert len(scores.arms) == 1
+    assert [(run.rules, run.skip) for run in scores.runs] == [("catch", 1)] * 2
+
+
 def test_a_table_next_to_runs_is_not_read_and_that_is_said(tmp_path):
     make_run(tmp_path, "a")
     table = write_csv(tmp_path / "more.csv", "SPR,Pong,0,1")
