@@ -1,4 +1,4 @@
-"""From settings to built parts: the one place that reads settings to make things."""
+"""Builds every part of a run from its settings. The parts themselves read no settings of other parts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from torch import nn
 
 import envs
 import nap
-from agents.config import CLOSED_LOOP, EARLY_CYCLE, STACK, DQNConfig
+from agents.checks import check_side
+from agents.config import DQNConfig
 from agents.dqn import DQN
+from agents.names import CLOSED_LOOP, EARLY_CYCLE, STACK
 from agents.networks.augmentation import drq
 from agents.networks.encoders import Encoder, make_network
 from agents.training.monitor import StateProbe
@@ -55,7 +57,7 @@ def build_replay(config: DQNConfig, env: VectorEnv, seed: int) -> FrameReplay:
         return kind(capacity, env.num_envs, shape, env.stack, cut, device=device, seed=seed)
     except (RuntimeError, MemoryError):  # what torch and NumPy raise
         size = capacity * math.prod(env.frame_shape) / 1e9
-        raise ConfigError(f"--replay-capacity: {capacity} steps need {size:,.1f} GB, which cannot be had") from None
+        raise ConfigError(f"--replay-capacity: {capacity} steps need {size:,.1f} GB, which no room for them") from None
 
 
 def _priority_options(config: DQNConfig) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def _priority_options(config: DQNConfig) -> dict[str, Any]:
 def check_memory(config: DQNConfig, capacity: int, stack: int, frame_shape: tuple[int, ...]) -> None:
     """ConfigError if the replay and a block of minibatches are larger than all of the device's memory.
 
-    An allocator may promise what is not there; the run would then be killed when its replay fills.
+    An allocator may grant memory that does not exist. The run would then be killed when its replay fills.
     """
     device = device_of(config.device)
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else _main_memory()
@@ -121,11 +123,11 @@ def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.S
 
 
 def build_probe(config: DQNConfig, agent: DQN, seed: int) -> StateProbe:
-    """What measures the agent's network; ConfigError for a network whose features cannot be watched."""
+    """The probe of the agent's network. Raises ConfigError for a network whose features cannot be watched."""
     try:
         return StateProbe(agent, seed, on=config.steps_per_probe > 0)
     except ValueError as error:
-        raise ConfigError(f"{error}; or do without: --probe-interval 0") from None
+        raise ConfigError(f"{error}; or switch the probe off: --probe-interval 0") from None
 
 
 def build_values(config: DQNConfig) -> Values:
@@ -153,7 +155,7 @@ def build_agent(
     config: DQNConfig, frame_shape: tuple[int, ...], num_actions: int, seed: int, stack: int = STACK
 ) -> DQN:
     """The agent that the settings describe, its network drawn from `seed`."""
-    config.check_side(min(frame_shape[-2:]))
+    check_side(config, min(frame_shape[-2:]))
     torch.manual_seed(seed)
     network = make_network(config.network, stack, frame_shape, num_actions, **head_options(config))
     agent = build_learner(config, network)
@@ -163,9 +165,9 @@ def build_agent(
 
 
 def _check_pass(config: DQNConfig, agent: DQN, shape: tuple[int, ...]) -> None:
-    """ConfigError unless a network of the user's computes as the settings ask: in their precision, compiled, on theirs.
+    """ConfigError unless a network of the user's runs in the precision of the settings, and compiled if they say so.
 
-    Without it the first update would end the run. What is compiled here is traced alone, which takes a second.
+    Without this check the first update would end the run. A compiled network is only traced here: that takes a second.
     """
     pixels = torch.zeros(2, *shape, dtype=torch.uint8 if config.augment == "none" else torch.float32)
     pixels = pixels.to(device_of(config.device))
@@ -178,19 +180,10 @@ def _check_pass(config: DQNConfig, agent: DQN, shape: tuple[int, ...]) -> None:
 
 def build_learner(config: DQNConfig, network: nn.Module) -> DQN:
     """The agent that owns network, optimiser, schedule and methods; ConfigError for methods that refuse the network."""
-    try:
-        return _build_learner(config, network)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"--plasticity: {error}") from None
-
-
-def _build_learner(config: DQNConfig, network: nn.Module) -> DQN:
-    """The methods' structure, then the optimiser and its schedule, then the agent."""
-    methods = build_methods(config)
-    for method in methods:
-        method.prepare(network)
+    with as_mistake("--plasticity"):
+        methods = build_methods(config)
+        for method in methods:
+            method.prepare(network)
     device = device_of(config.device)
     network.to(device)
     network.to(memory_format=memory_format(network))  # type: ignore[call-overload]
@@ -204,17 +197,19 @@ def _build_learner(config: DQNConfig, network: nn.Module) -> DQN:
     kind: Callable[..., DQN] = DQN
     if config.agent is not None and ":" in config.agent:
         kind = partial(build_part, "agent", config.agent, DQN)
-    return kind(
-        network,
-        optimizer,
-        build_schedule(config, optimizer),
-        methods,
-        values=build_values(config),
-        augment=drq if config.augment == "drq" else None,
-        generator=torch.Generator(device).manual_seed(seeds(config.seed, "noise")["noise"]),
-        max_grad_norm=config.max_grad_norm,
-        double_q=config.double_q,
-        dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision],
-        compile=config.compile == "true",
-        skip=SkipNonFinite(optimizer) if config.on_nonfinite == "skip" else None,
-    )
+    schedule, values = build_schedule(config, optimizer), build_values(config)
+    with as_mistake("--plasticity"):  # an agent attaches its methods
+        return kind(
+            network,
+            optimizer,
+            schedule,
+            methods,
+            values=values,
+            augment=drq if config.augment == "drq" else None,
+            generator=torch.Generator(device).manual_seed(seeds(config.seed, "noise")["noise"]),
+            max_grad_norm=config.max_grad_norm,
+            double_q=config.double_q,
+            dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision],
+            compile=config.compile == "true",
+            skip=SkipNonFinite(optimizer) if config.on_nonfinite == "skip" else None,
+        )

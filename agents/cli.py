@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from agents import metrics
-from agents.config import AGENTS, DQNConfig, command_of
+from agents.config import DQNConfig
+from agents.names import AGENTS, command_of
 from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
@@ -55,17 +56,17 @@ def default_preset(agent: str, command: str = "dqn") -> str:
     return DEFAULTS.get(agent, DEFAULTS.get(command, DEFAULTS["dqn"])).removeprefix(f"{agent}-")
 
 
-def own_agent(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The agent that a command line names, if it is an import path, and the other words."""
+def own_agent(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The agent that a command line names, if it is an import path, and the other arguments."""
     others, agent = [], None
-    for before, word in zip(("", *words), words, strict=False):
+    for before, arg in zip(("", *argv), argv, strict=False):
         if before == "--agent":
-            agent = word
-        elif word.startswith("--agent="):
-            agent = word.partition("=")[2]
-        elif word != "--agent":
-            others.append(word)
-    return (agent, others) if agent is not None and ":" in agent else (None, list(words))
+            agent = arg
+        elif arg.startswith("--agent="):
+            agent = arg.partition("=")[2]
+        elif arg != "--agent":
+            others.append(arg)
+    return (agent, others) if agent is not None and ":" in agent else (None, list(argv))
 
 
 def settings(command: str, argv: Sequence[str] | None) -> DQNConfig:
@@ -73,12 +74,12 @@ def settings(command: str, argv: Sequence[str] | None) -> DQNConfig:
 
     command: the agent whose command it is, or the import path of an own one.
     """
-    words = sys.argv[1:] if argv is None else argv
-    agent = own_agent(words)[0] or command
+    argv = sys.argv[1:] if argv is None else argv
+    agent = own_agent(argv)[0] or command
     parse: Callable[..., DQNConfig] = partial(
         parse_cli,
         DQNConfig,
-        gather(words, "--plasticity"),
+        gather(argv, "--plasticity"),
         prog=f"python -m {AGENTS.get(command) or command.partition(':')[0]}",
         description=DESCRIPTION.format(name=NAMES.get(agent, agent), methods=listing()),
         presets=presets(agent),
@@ -91,18 +92,18 @@ def settings(command: str, argv: Sequence[str] | None) -> DQNConfig:
     chosen = config.agent or agent
     if chosen in AGENTS and chosen != agent:
         raise ConfigError(f"these settings are for {command_of(chosen)}, not {command_of(agent)}")
-    check_stated(config, words)
+    check_stated(config, argv)
     return replace(config, agent=chosen).resolved()
 
 
-def check_stated(config: DQNConfig, words: Sequence[str]) -> None:
-    """Raise ConfigError for what the words ask of the environment in vain, or of a part that is not switched on.
+def check_stated(config: DQNConfig, argv: Sequence[str]) -> None:
+    """Raise ConfigError for an option that the environment overrides, or whose part is not switched on.
 
-    Of the words alone: a preset's settings give way to the environment's own (see `DQNConfig.resolved`), and may wait
-    for a switch. Options of the schedule and of NaP are not judged: a sweep shares them among arms with and without
-    either.
+    Only the command line is checked. The environment overrides a preset's settings (see `DQNConfig.resolved`), and a
+    preset may set options of a part that is off. Options of the schedule and of NaP are not checked: a sweep shares
+    them among arms with and without either.
     """
-    stated = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
+    stated = {arg.partition("=")[0].removeprefix("--").replace("-", "_") for arg in argv if arg.startswith("--")}
     rules, network = config.environment.rules, config.environment.network
     for name, value, own in (("protocol", config.protocol, rules and rules.name), ("network", config.network, network)):
         if own is not None and name in stated and value != own and ":" not in value:
@@ -117,11 +118,11 @@ def check_stated(config: DQNConfig, words: Sequence[str]) -> None:
 def main(agent: str, argv: Sequence[str] | None = None) -> int:
     """Parse, prepare and train, or list what is asked for; the exit code. Bad input ends in one line and code 2."""
     with exit_on_bad_input():
-        words = sys.argv[1:] if argv is None else argv
-        if (text := metrics.as_text() if "--list-metrics" in words else answer(words)) is not None:
+        argv = sys.argv[1:] if argv is None else argv
+        if (text := metrics.as_text() if "--list-metrics" in argv else answer(argv)) is not None:
             print(text)
             return 0
-        config = settings(agent, words)
+        config = settings(agent, argv)
         from agents.run import AgentRun
 
         run = AgentRun(config)

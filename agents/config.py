@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
-from envs.protocol import ATARI, PROTOCOLS, Protocol
+from agents.checks import check
+from envs.protocol import PROTOCOLS, Protocol
 from envs.registry import Registration, registered, resolve_game
 from experiment.config import ConfigError
 from experiment.intervals import default_interval
-from experiment.part import check_part, join_options
+from experiment.part import join_options
 from experiment.processor import available_cores, best_precision
-from experiment.setting import check_ranges, setting
-from experiment.values import suggest
-from plasticity.registry import parse_all
-
-SCHEDULES = (
-    "auto", "constant", "linear", "cosine", "one-cycle", "cyclic", "early-cycle", "delayed-cosine", "cusum",
-    "page-hinkley", "early-cycle-cusum", "early-cycle-plateau",
-)  # fmt: skip
-CLOSED_LOOP = ("cusum", "page-hinkley")
-"""Schedules that restart when a signal changes."""
-EARLY_CYCLE = ("early-cycle", "early-cycle-cusum", "early-cycle-plateau")
-"""Schedules that cycle in their first part; all but the first listen to a signal for where it ends."""
-STACK = 4
-"""Frames in an observation of Atari."""
-LEAST_SIDE = 21
-"""Pixels of a frame's shorter side that DrQ's shifts need: five times the largest of them."""
-AGENTS = {"dqn": "agents.dqn", "rainbow": "agents.rainbow", "der": "agents.der"}
-"""The commands by name: one family of agents, whose settings tell them apart."""
-
-NETWORKS = {
-    "nature": "agents.networks.encoders:Nature",
-    "dopamine": "agents.networks.encoders:Dopamine",
-    "small": "agents.networks.encoders:Small",
-    "minatar": "agents.networks.encoders:MinAtar",
-}
-"""The encoders by name, each with its import path, as a user's own has one."""
-
-
-def command_of(agent: str | None) -> str:
-    """What runs an agent: a command of its own, or that of DQN for an import path."""
-    return f"python -m {AGENTS.get(agent or 'dqn', AGENTS['dqn'])}"
+from experiment.setting import setting
 
 
 @dataclass(frozen=True)
@@ -298,7 +268,7 @@ class DQNConfig:
 
         Only `compile` may still be "auto": it costs time to try, and `agents.training.compiling` does.
         """
-        self._check()
+        check(self)
         return replace(
             self,
             agent=self.agent or "dqn",
@@ -318,108 +288,3 @@ class DQNConfig:
             eval_episodes=self.rules.evaluation_episodes if self.eval_episodes is None else self.eval_episodes,
             eval_epsilon=self.rules.evaluation_epsilon if self.eval_epsilon is None else self.eval_epsilon,
         )
-
-    def _check(self) -> None:
-        check_ranges(self)
-        self._check_game()
-        if self.steps is not None and self.frames is not None:
-            raise ConfigError("--steps and --frames both set the budget: leave one out (a preset's: --steps none)")
-        if self.frames is not None and self.frames % self.rules.frame_skip:
-            raise ConfigError(f"--frames is {self.frames}: it has to be a multiple of {self.rules.frame_skip}")
-        if self.resolved_schedule != "constant" and self.lr_floor > self.lr:
-            raise ConfigError(f"--lr-floor is {self.lr_floor}: it has to be at most the peak, --lr {self.lr}")
-        if self.gamma_final is not None and max(self.gamma, self.gamma_final) == 1:
-            pair = f"--gamma {self.gamma:g} and --gamma-final {self.gamma_final:g}"
-            raise ConfigError(f"{pair}: both have to be below 1, as one goes to the other exponentially in 1 - gamma")
-        if self.weight_decay * self.lr > 1:
-            decay = f"--weight-decay {self.weight_decay:g} times --lr {self.lr:g}"
-            raise ConfigError(f"{decay} has to be at most 1: an update takes that share off each weight")
-        self._check_updates_can_happen()
-        self._check_parts_of_the_schedule()
-        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device):
-            raise ConfigError(f"--device is {self.device!r}: it has to be cpu, cuda or cuda:N")
-        self._check_methods()
-        self._check_agent()
-
-    def _check_game(self) -> None:
-        environment = self.environment
-        if self.backend == "envpool":
-            try:
-                environment.check_envpool(self.env)
-            except ValueError as error:
-                raise ConfigError(f"--backend envpool: {error}") from None
-        if environment.rules is None and self.protocol not in ATARI:
-            near = "" if self.protocol in PROTOCOLS else suggest(self.protocol, ATARI)
-            choices = f"it has to be one of {', '.join(ATARI)}{near}"
-            raise ConfigError(f"--protocol {self.protocol!r} is not for {self.env}: {choices}")
-        if environment.side is not None:
-            self.check_side(environment.side)
-
-    def check_side(self, side: int) -> None:
-        """ConfigError if the settings need larger frames than those whose shorter side has `side` pixels."""
-        if self.augment == "drq" and side < LEAST_SIDE:
-            least = f"--augment drq shifts by up to 4 pixels, too many where a side of a frame has {side}"
-            raise ConfigError(f"{least}: give --augment none")
-
-    def _check_agent(self) -> None:
-        check_part("agent", self.agent or "dqn", AGENTS)
-        check_part("network", self.network, NETWORKS)
-        check_part("schedule", self.schedule, SCHEDULES)
-        if not self.v_max - self.v_min > 1e-3 * max(abs(self.v_min), abs(self.v_max), 1e-3):
-            raise ConfigError(
-                f"--v-min {self.v_min:g} has to be below --v-max {self.v_max:g}, and not as good as equal"
-            )
-
-    def _check_parts_of_the_schedule(self) -> None:
-        steps = self.learning_steps
-        cycling = round(self.cycle_fraction * steps) if self.resolved_schedule in EARLY_CYCLE else steps
-        if self.resolved_schedule in ("cyclic", *EARLY_CYCLE, *CLOSED_LOOP) and 0 < cycling < self.cycles:
-            raise ConfigError(f"--cycles is {self.cycles}, and there are {cycling} agent steps for them: give fewer")
-        if self.resolved_schedule == "early-cycle-cusum":
-            self._check_rows_of_a_cycle(cycling / self.cycles)
-        delay = self.lr_delay if self.resolved_schedule == "delayed-cosine" else 0
-        restarts = self.resolved_schedule in ("cyclic", *CLOSED_LOOP)
-        warms = restarts or self.resolved_schedule == "delayed-cosine"
-        whole = steps // self.cycles if restarts else steps
-        if warms and (delay + self.lr_warmup > whole or (restarts and self.lr_warmup == whole)):
-            parts = f"--lr-delay {delay} and --lr-warmup" if delay else "--lr-warmup"
-            raise ConfigError(f"{parts} {self.lr_warmup} leave nothing of the schedule's {whole} agent steps")
-        ends = self.resolved_schedule in EARLY_CYCLE[1:] or (
-            self.resolved_schedule == "early-cycle" and self.cycle_fraction < 1
-        )
-        if ends and self.anneal == "floor" and self.lr_floor == 0:
-            raise ConfigError("--anneal floor with --lr-floor 0 learns nothing after the cycles: give another of them")
-
-    def _check_rows_of_a_cycle(self, steps: float) -> None:
-        """What CUSUM receives: often enough in each cycle, and not so often that neighbours sum the same rewards."""
-        if 8 * self.steps_per_row > steps:
-            cycle = f"--log-interval {self.steps_per_row}, and a cycle has {steps:g} agent steps"
-            raise ConfigError(f"{cycle}: early-cycle-cusum needs 8 rows of metrics in each, a smaller interval")
-        if 8 * self.num_envs > steps:
-            cycle = f"--num-envs {self.num_envs}, and a cycle has {steps:g} agent steps"
-            raise ConfigError(f"{cycle}: early-cycle-cusum needs 8 rows of metrics in each, fewer environments")
-        apart = max(self.n_step, self.n_step_final or 0) * self.num_envs
-        if self.steps_per_row < apart:
-            rows = f"early-cycle-cusum needs rows that share no reward, --n-step times --num-envs = {apart} steps apart"
-            raise ConfigError(f"--log-interval {self.steps_per_row}: {rows}, a larger interval")
-
-    def _check_methods(self) -> None:
-        try:
-            methods = parse_all(self.methods)
-        except ValueError as error:
-            raise ConfigError(f"--plasticity: {error}") from None
-        if any(method.name == "nap" and method.options for method in methods):
-            raise ConfigError("--plasticity nap takes its options as --nap-norm, --nap-axes, --nap-every, --nap-affine")
-
-    def _check_updates_can_happen(self) -> None:
-        if self.update_start >= self.budget:
-            raise ConfigError(
-                f"--update-start {self.update_start} is not below the budget of {self.budget} agent steps"
-            )
-        rows = min(self.replay_capacity, self.budget) // self.num_envs
-        n_step = max(self.n_step, self.n_step_final or 0)
-        if (rows - n_step - max(STACK, self.environment.stack)) * self.num_envs < self.batch_size:
-            raise ConfigError(
-                f"a replay of {rows * self.num_envs} agent steps is too small for --batch-size {self.batch_size}, "
-                f"--n-step {n_step} and --num-envs {self.num_envs}"
-            )

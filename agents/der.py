@@ -1,8 +1,8 @@
 """Data-Efficient Rainbow (van Hasselt et al. 2019): `python -m agents.der`.
 
-It is Rainbow that learns at every step from 100k steps, with longer returns and less noise. Nothing else is different;
-the values are in configs/der.yaml (Dopamine's, on its network) and configs/der-small.yaml (`--config small`: the
-paper's own network, several times quicker).
+DER is Rainbow with an update at every step, 100k steps, longer returns and less noise. The code is the same. The values
+are in configs/der.yaml (Dopamine's, on its network) and configs/der-small.yaml (`--config small`: the paper's own
+network, several times quicker).
 """
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Value distributions: categorical over fixed atoms (C51) and as quantiles (QR-DQN).
 
-Every function is a few batched tensor operations without a host sync, so it may stand inside a compiled loss. Inputs
-narrower than float32 are computed in float32.
+Every function is a few batched tensor operations without a host sync, so a compiled loss may call it. Inputs narrower
+than float32 are computed in float32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def project(probabilities: Tensor, reward: Tensor, discount: Tensor, support: Te
 
     probabilities [B, N] of evenly spaced, ascending atoms support [N]; reward and discount [B], so that n-step returns
     of any length and ends of episodes (discount 0) mix freely -> probabilities [B, N]. Mass beyond the first or last
-    atom goes to it, and mass between two atoms to both by its nearness.
+    atom goes to that atom. Mass between two atoms is shared by distance.
     Source: algorithm 1 of arXiv 1707.06887, which loses the mass that falls on an atom exactly (floor and ceiling are
     one there). This form, in which atom i takes the fraction max(0, 1 - |b_j - i|), does not, and scatters nothing: it
     is deterministic on every device.
@@ -24,16 +24,16 @@ def project(probabilities: Tensor, reward: Tensor, discount: Tensor, support: Te
     first, last = support[0], support[-1]
     moved = reward.unsqueeze(-1) + discount.unsqueeze(-1) * support
     steps = support.shape[0] - 1
-    places = ((moved - first) * (steps / (last - first))).clamp(0, steps)  # b_j of the source, in atoms
+    positions = ((moved - first) * (steps / (last - first))).clamp(0, steps)  # b_j of the source, in atoms
     atoms = torch.arange(steps + 1, device=support.device)
-    taken = (1 - (places.unsqueeze(1) - atoms.unsqueeze(-1)).abs()).clamp_min(0)  # [B, to, from]
+    taken = (1 - (positions.unsqueeze(1) - atoms.unsqueeze(-1)).abs()).clamp_min(0)  # [B, to, from]
     return (taken * probabilities.unsqueeze(1)).sum(-1)
 
 
 def categorical_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of predicted logits [B, N] under target probabilities [B, N] -> [B]; eq. 7 of arXiv 1707.06887.
 
-    It is the Kullback-Leibler divergence but for the target's entropy, which has no gradient.
+    It is the Kullback-Leibler divergence plus the target's entropy, which has no gradient.
     """
     return -(_wide(target) * _wide(logits).log_softmax(-1)).sum(-1)
 

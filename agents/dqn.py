@@ -1,4 +1,4 @@
-"""Deep Q-network (Mnih et al. 2015) and, by its options, all that Rainbow adds to it: `python -m agents.dqn`."""
+"""Deep Q-network (Mnih et al. 2015), with options for every part of Rainbow: `python -m agents.dqn`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DQN:
 
     `values` says what the network's outputs mean, `augment` changes a block of minibatches in place, and the noise of
     its noisy layers is drawn again before each action, update and pass of the target network: all from `generator`.
-    The optimiser's parameters are the fp32 `network`. Passes run on `online`, which is that network or a bf16 replica
+    The optimiser's parameters are the fp32 `network`. Passes run on `online`, which is that network or a bf16 copy
     of it. A subclass overrides one of the points in the order of the computation: `targets`, `loss`, `after_update`.
     Source: arXiv 1312.5602, nature14236; double Q-learning arXiv 1509.06461.
     """
@@ -59,12 +59,12 @@ class DQN:
         self.network, self.optimizer, self.schedule, self.methods = network, optimizer, schedule, tuple(methods)
         self.values, self.augment = values or Scalar(), augment
         self.double_q, self.max_grad_norm, self.skip = double_q, max_grad_norm, skip
-        self.replica = LowPrecisionCopy(network, dtype)
-        self.online = self.replica.module
+        self.low_precision = LowPrecisionCopy(network, dtype)
+        self.online = self.low_precision.module
         self.target = deepcopy(self.online).requires_grad_(False)
         for method in self.methods:
             method.attach(network, self.target, optimizer)
-        self.replica.follow()
+        self.low_precision.follow()
         self.generator = generator or Generator(next(network.parameters()).device)
         self.noise = Noise(network, self.online, self.target, generator=self.generator)
         self.tap = FeatureTap(self.online, self.methods)
@@ -92,7 +92,7 @@ class DQN:
     def bootstrap(self, block: TensorDictBase) -> list[TensorDictBase]:
         """K minibatches as a list, each with `target_next`, the target network's output for its next observations.
 
-        The target network stands still within a block, so all [K, B] go through it in one pass, under one noise.
+        The target network does not change within a block, so all [K, B] go through it in one pass, with one noise.
         """
         if self.augment is not None:
             self.augment(block, self.generator)
@@ -104,8 +104,8 @@ class DQN:
     def targets(self, batch: TensorDictBase) -> Tensor:
         """What Q(s, a) is to be [B] or [B, size]: R + discount · Z_target(s', argmax_a Q(s', a)).
 
-        Double Q-learning takes the maximum of the online network's Q, otherwise it is the target network's own. With
-        noisy layers the maximum is under the noise of the update, which Q(s, a) has too (DQN Zoo draws another one,
+        With double Q-learning the argmax is that of the online network, otherwise that of the target network. With
+        noisy layers the online network has the same noise in the argmax and in Q(s, a) (DQN Zoo draws another noise,
         Dopamine takes the target's).
         """
         chooser = self.online(batch["next_obs"]) if self.double_q else batch["target_next"]
@@ -113,7 +113,7 @@ class DQN:
         return self.values.target(chosen(batch["target_next"], best), batch["reward"], batch["discount"])
 
     def loss(self, batch: TensorDictBase) -> tuple[Tensor, Metrics]:
-        """The scalar to minimise, and metrics; the whole is one compiled graph, and gives the features of `obs` too.
+        """The scalar to minimise, and metrics. Compiled, it is one graph, which also gives the features of `obs`.
 
         The scalar is the mean of the transitions' losses, which are the metric "losses" [B], times their `weight`.
         """
@@ -133,11 +133,11 @@ class DQN:
     def update(self, batch: TensorDictBase) -> Metrics:
         """One optimiser step on one minibatch from `bootstrap`, which gets its `losses` [B]; metrics stay tensors."""
         self.noise.resample()
-        self.replica.zero_grad()
+        self.low_precision.zero_grad()
         loss, metrics = self._loss(batch)
         loss.backward()
         batch["losses"] = metrics.pop("losses")
-        self.replica.collect_gradients()
+        self.low_precision.collect_gradients()
         if self.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
         if self.skip is not None:
@@ -147,11 +147,11 @@ class DQN:
         return metrics
 
     def after_update(self) -> None:
-        """What follows the optimiser's step: the methods in their order, then the replica."""
+        """Run the methods in their order after the optimiser's step, then refresh the low-precision copy."""
         self.updates += 1
         for method in self.methods:
             method.after_update(self.updates, self.tap.features)
-        self.replica.refresh()
+        self.low_precision.refresh()
 
     @torch.no_grad()
     def td_error(self, batch: TensorDictBase) -> Tensor:
@@ -177,9 +177,9 @@ class DQN:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave, into the existing tensors."""
+        """Load a `state_dict` into the existing tensors."""
         self.network.load_state_dict(state["network"])
-        self.replica.refresh()
+        self.low_precision.refresh()
         self.target.load_state_dict(state["target"])
         nap.load_optimizer_state(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

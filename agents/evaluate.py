@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agents.config import DQNConfig
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
 from experiment.interrupt import cli_session
+from experiment.setting import check_ranges, setting
 from experiment.storage.files import to_json, write_atomic
 from experiment.storage.run_dir import RunDir
 
@@ -27,39 +28,34 @@ class EvaluateConfig:
 
     run: str = field(default="", metadata={"positional": True, "metavar": "RUN"})
     """Run directory; its newest good checkpoint is played."""
-    episodes: int | None = None
+    episodes: int | None = setting(None, at_least=1)
     """Games to play; none: the protocol's number."""
-    seed: int | None = None
+    seed: int | None = setting(None, at_least=0)
     """Seed of the games; none: that of the run's own evaluation."""
     device: str | None = None
     """Device of the network: cpu, cuda, cuda:1 ...; none: the run's."""
     video: str | None = None
-    """Film the first game in a file .mp4, or in a folder: in colour with the ale backend, at real speed. A file that
-    is there is replaced."""
-    video_episodes: int = 1
-    """Games in the video, one after another: of those that the first of the 10 environments plays."""
+    """Film the first game: a file .mp4, or a folder for one. In colour with the ale backend, at real speed. An
+    existing file is replaced."""
+    video_episodes: int = setting(1, at_least=1)
+    """Games in the video, one after another. They are games of the first of the 10 environments."""
     out: str | None = None
-    """File .json for the score, its rules and each game: return, length, whether it was cut. A file that is there is
+    """File .json for the score, its rules and each game: return, length, whether it was cut. An existing file is
     replaced."""
 
     def check(self) -> None:
         """Raise ConfigError for what cannot be played."""
         if not self.run:
             raise ConfigError("name a run directory: python -m agents.evaluate RUN")
-        if self.episodes is not None and self.episodes < 1:
-            raise ConfigError(f"--episodes is {self.episodes}: it has to be at least 1")
-        if self.video_episodes < 1:
-            raise ConfigError(f"--video-episodes is {self.video_episodes}: it has to be at least 1")
+        check_ranges(self)
         if self.video is None and self.video_episodes > 1:
             raise ConfigError(f"--video-episodes {self.video_episodes} needs --video: a file .mp4, or a folder")
-        if self.seed is not None and self.seed < 0:
-            raise ConfigError(f"--seed is {self.seed}: it has to be at least 0")
         if self.out is not None:
             check_out(Path(self.out))
 
 
 def check_out(path: Path) -> None:
-    """ConfigError for a file of scores that could not be written in the end, or would replace a run's result."""
+    """ConfigError for a file of scores that cannot be written, or that would replace a run's result."""
     if path.suffix != ".json" or path.is_dir():
         raise ConfigError(f"--out {str(path)!r}: name a file that ends in .json")
     if path.name == "result.json":
@@ -79,7 +75,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 argv,
                 prog="python -m agents.evaluate",
                 description="Play games with a saved agent, under the rules of its protocol.",
-                presets={},
             )
             options.check()
             directory = RunDir.open(options.run)
@@ -96,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             film = re.sub(r"[^\w.-]+", "-", f"{config.env}-{step}")
             recorder = _recorder(options, episodes, film)
         print(f"{config.env}, agent step {step:,}: {config.rules.summary()}")
-        with nullcontext() if recorder is None else closing(recorder):
+        with exit_on_bad_input(), nullcontext() if recorder is None else closing(recorder):
             games = score(config, evaluated_policy(config, agent), episodes, seed, recorder=recorder)
         print(format_score(config, games))
         if recorder is not None:
@@ -129,7 +124,7 @@ def _write(path: Path, outcome: dict[str, Any]) -> int:
 
 
 def _recorder(options: EvaluateConfig, episodes: int, name: str) -> Recorder | None:
-    """What films the evaluation, if that is asked for. Raises ConfigError for what cannot be filmed."""
+    """The recorder of the evaluation, or None without --video. Raises ConfigError for what cannot be filmed."""
     if options.video is None:
         return None
     from agents.playing.evaluation import most_filmed

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-    """A key, or all that begin as it does before the slash."""
+    """A key, or all keys with the same text before the slash."""
 
     key: str
     unit: str
@@ -21,17 +21,17 @@ METRICS = (
     Metric("frames", "frames", "Emulator frames so far: agent steps times the frame skip of the protocol."),
     Metric("updates", "updates", "Optimiser steps so far."),
     Metric("episodes", "games", "Games that ended so far."),
-    Metric("episode", "number", "Number of the game that ended; a row of its own for each."),
+    Metric("episode", "number", "Number of the game that ended; each game has its own row."),
     Metric("episode_return", "points", "Raw score of that game, never clipped, never cut at a life."),
     Metric("episode_steps", "agent steps", "Length of that game."),
     Metric("mean_return", "points", "Mean raw score of the last 100 games; null before the first."),
-    Metric("score_wraps", "times", "Score counters that went past their last number, each at the cost of its range."),
+    Metric("score_wraps", "times", "Wraps of a score counter; each lowers the score by the counter's range."),
     Metric("epsilon", "share", "Probability of a random action."),
     Metric("n_step", "agent steps", "Rewards summed before bootstrapping, at the present update."),
     Metric("gamma", "per agent step", "Discount at the present update, where --gamma-final changes it."),
     Metric("seconds", "s", "Time of play and updates so far, over all sessions of the run."),
     Metric("lr", "per update", "Learning rate of the first parameter group."),
-    Metric("loss", "loss", "Mean over the updates since the last row, penalties of methods not included."),
+    Metric("loss", "loss", "Mean over the updates since the last row, without the methods' penalties."),
     Metric("q", "points", "Mean of Q(s, a) over those minibatches."),
     Metric("td_error", "points", "Mean absolute TD error of those minibatches."),
     Metric("td_error_fresh", "points", "Mean absolute TD error of the newest transitions, 64 at most."),
@@ -65,13 +65,6 @@ INTRODUCTION = (
 )
 
 
-def metric_of(key: str) -> Metric | None:
-    """What a key means; None for one that is not known."""
-    known = {metric.key: metric for metric in METRICS}
-    first, slash, _ = key.partition("/")
-    return (known.get(f"{first}/*") or known.get(first)) if slash else known.get(key)
-
-
 def as_text() -> str:
     """The list for a terminal."""
     entries = [f"{m.key} [{m.unit}]: {m.meaning}" + (f" Source: {m.source}." if m.source else "") for m in METRICS]
@@ -84,15 +77,5 @@ def as_markdown() -> str:
     """The same as docs/metrics.md."""
     rows = [f"| `{m.key}` | {m.unit} | {m.meaning} | {m.source} |" for m in METRICS]
     text = re.sub(r"(--[a-z-]+)", r"`\1`", textwrap.fill(INTRODUCTION, 150))
-    return "\n".join(
-        [
-            "# Metrics of an agent's run",
-            "",
-            text,
-            "",
-            "| key | unit | meaning | source |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
+    head = f"# Metrics of an agent's run\n\n{text}\n\n| key | unit | meaning | source |\n|---|---|---|---|\n"
+    return head + "".join(f"{row}\n" for row in rows)

@@ -1,7 +1,7 @@
 """Rainbow (Hessel et al. 2018): `python -m agents.rainbow`.
 
 It is `DQN` with all six switches on: --double-q, --dueling, --noisy, --distribution c51, --n-step 3 and --prioritised,
-each of which can be turned off again. Nothing else is different; the values are in configs/rainbow.yaml.
+each of which can be turned off again. The code is the same; the values are in configs/rainbow.yaml.
 """
 
 if __name__ == "__main__":

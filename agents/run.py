@@ -1,4 +1,4 @@
-"""One run of an agent: what it is built of, what it shows, and how it is scored."""
+"""One run of an agent: its parts, its progress line and its score."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from agents.build import build_agent, build_env, build_probe, build_replay
-from agents.config import DQNConfig, command_of
+from agents.config import DQNConfig
 from agents.dqn import DQN
+from agents.names import command_of
 from agents.playing.evaluation import evaluated_policy, format_score, rules_played, score, summary
 from agents.playing.games import Games
 from agents.training.acting import EpsilonGreedy, FrameStack
@@ -24,6 +25,7 @@ from agents.training.saver import Saver
 from agents.training.trainer import Trainer
 from experiment.determinism import seeds
 from experiment.interrupt import Interrupt
+from experiment.part import as_mistake
 from experiment.progress import Progress
 from experiment.run import Run
 from experiment.storage import checkpoint
@@ -36,13 +38,13 @@ from plasticity.registry import parse
 
 
 def default_name(config: DQNConfig) -> str:
-    """What tells the run from others, and the time: letters, digits, dots, dashes and underscores.
+    """The default name: agent, environment, UTD, methods and the time, in letters, digits, dots, dashes, underscores.
 
-    Many methods are cut short, since a run's name may have 200 bytes.
+    A long list of methods is cut, since a run's name may have at most 200 bytes.
     """
     methods = (*config.plasticity, "nap") if config.nap else config.plasticity
-    words = [str(config.agent), config.env, f"utd{config.utd}", *methods]
-    clean = "-".join(re.sub(r"[^\w.-]+", "_", word, flags=re.ASCII) for word in words)
+    parts = [str(config.agent), config.env, f"utd{config.utd}", *methods]
+    clean = "-".join(re.sub(r"[^\w.-]+", "_", part, flags=re.ASCII) for part in parts)
     return "-".join([clean[:160], f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")])
 
 
@@ -60,7 +62,7 @@ def describe_methods(config: DQNConfig, methods: Sequence[Method]) -> str:
 
 
 def build_trainer(config: DQNConfig, agent_step: int = 0) -> Trainer:
-    """All parts of a run at their start; emulators that must begin again at `agent_step` play other games then."""
+    """All parts of a run at their start. Emulators that begin again at `agent_step` draw other games."""
     first, later = "play from 0", f"play from {agent_step}"
     seed = seeds(config.seed, "network", "exploration", "replay", "probe", first, later)
     env = build_env(config, config.num_envs, seed[first])
@@ -140,6 +142,9 @@ class AgentRun(Run[DQNConfig]):
         """Progress with the pace of play and of updates; episodes begin in environments that are not playing yet."""
         if not self.playing:
             self.trainer.open()
+            if self.trainer.env.exact_resume:
+                with as_mistake(f"{self.config.env}, what a checkpoint would hold"):
+                    checkpoint.check_plain(self.trainer.env.state_dict(), "env")
         self.pace, self.began, self.estimated = Pace(self.trainer), time.monotonic(), False
         pace, start = (lambda: str(self.pace)), self.step
         with Progress(self.config.budget, "agent steps", start=start, pace=pace) as progress, ExitStack() as self.first:
@@ -147,7 +152,7 @@ class AgentRun(Run[DQNConfig]):
             yield progress
 
     def _before_updates(self, progress: Progress, interrupt: Interrupt) -> None:
-        """Before the first update, which compiles: say so, and until it is made let no Ctrl-C end the compiler."""
+        """The first update compiles: say so before it, and keep Ctrl-C away from the compiler until it is made."""
         if self.first_update is None and self.config.compile == "true":
             progress.busy(lambda: "compiling, then stopping" if interrupt.requested else "compiling")
             self.first.callback(progress.busy, "")
@@ -177,11 +182,11 @@ class AgentRun(Run[DQNConfig]):
             "epsilon": f"{trainer.epsilon:.3f}",
             "lr": f"{float(agent.optimizer.param_groups[0]['lr']):.2e}",
             "ELR": f"{float(elr):.2e}",
-            **probed(trainer.probe.figures),
+            **probed(trainer.probe.metrics),
         }
 
     def evaluate(self, interrupt: Interrupt) -> bool:
-        """Play the games of the score, unless Ctrl-C has come; False if it comes amid them."""
+        """Play the games of the score, unless Ctrl-C was pressed before. False if Ctrl-C interrupts them."""
         config, episodes = self.config, self.config.eval_episodes
         if episodes and not interrupt.requested:
             seed = seeds(config.seed, "evaluation")["evaluation"]
@@ -195,17 +200,17 @@ class AgentRun(Run[DQNConfig]):
         return result(self.config, self.trainer, self.games)
 
 
-def probed(figures: dict[str, float]) -> dict[str, str]:
-    """The probe's last figures for the progress line: dormant units, rank of the last hidden layer, policy churn."""
-    if not figures:
+def probed(metrics: dict[str, float]) -> dict[str, str]:
+    """The probe's last metrics for the progress line: dormant units, rank of the last hidden layer, policy churn."""
+    if not metrics:
         return {}
-    rank = [value for name, value in figures.items() if name.startswith("erank_roy/")][-1]
-    shown = {"dormant": f"{figures['dormant_sokar_0.025']:.1%}", "erank": f"{rank:.1f}"}
-    return shown | ({"churn": f"{figures['policy_churn']:.1%}"} if "policy_churn" in figures else {})
+    rank = [value for name, value in metrics.items() if name.startswith("erank_roy/")][-1]
+    shown = {"dormant": f"{metrics['dormant_sokar_0.025']:.1%}", "erank": f"{rank:.1f}"}
+    return shown | ({"churn": f"{metrics['policy_churn']:.1%}"} if "policy_churn" in metrics else {})
 
 
 def result(config: DQNConfig, trainer: Trainer, games: Games | None) -> dict[str, Any]:
-    """What the result of an agent has in addition to what every result has: the score, and its rules."""
+    """What the result of an agent adds to every run's result: the score and its rules."""
     return {
         "agent": config.agent,
         "game": config.env,
@@ -216,14 +221,13 @@ def result(config: DQNConfig, trainer: Trainer, games: Games | None) -> dict[str
         "frames": trainer.agent_step * config.rules.frame_skip,
         "training_score_wraps": trainer.score_wraps,
         "seconds": {"training": trainer.seconds},
-        "training_seconds": trainer.seconds,  # what sweeps read of results of every version
     }
 
 
 def load_agent(config: DQNConfig, directory: RunDir) -> tuple[DQN, int]:
-    """The agent of a run as its newest good checkpoint has it, ready to act, and the agent step of that.
+    """The agent from the newest good checkpoint of a run, ready to act, and the checkpoint's agent step.
 
-    On another kind of device than the run's only the network is brought back: generators are not alike there.
+    On another kind of device than the run's only the network is loaded, since generators differ between devices.
     """
     saved = checkpoint.load_latest(directory.checkpoints, only=("trainer",))
     env = build_env(config, 1, seed=0)
@@ -235,6 +239,6 @@ def load_agent(config: DQNConfig, directory: RunDir) -> tuple[DQN, int]:
             agent.load_state_dict(state)  # a subclass may have state of its own
     else:
         agent.network.load_state_dict(state["network"])
-        agent.replica.refresh()
+        agent.low_precision.refresh()
         agent.updates = state["updates"]
     return agent, saved.step

@@ -1,4 +1,4 @@
-"""What a network's outputs mean: an agent's values as numbers, as distributions over atoms, or as quantiles."""
+"""The meaning of a network's outputs: values as numbers, as distributions over atoms, or as quantiles."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Runs many games and seeds of one or several arms, each a run directory: `python -m benchmarks.atari`.
 
-What is finished is never run again, what was interrupted goes on, and what failed is retried and named at the end.
+A finished run is never repeated. An interrupted run is resumed. A failed run is retried, and named at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from experiment.sweeps.command import carry_out
 
 @cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, and carry out; the exit code. Bad input ends in one line and code 2, and writes nothing."""
+    """Parse and run the sweep; returns the exit code. Bad input ends in one line and code 2, and writes nothing."""
     with exit_on_bad_input():
         settings, common = parse(argv, Settings)
     return carry_out(settings, KIND, lambda: AgentSweep(settings, common))

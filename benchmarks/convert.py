@@ -1,6 +1,6 @@
 """Other people's results as tables that the report reads: `python -m benchmarks.convert FORMAT PATH... --out FILE`.
 
-docs/formats.md says what each format means, and which file of which version it was tried on.
+docs/formats.md explains each format, and names the files and versions it was tried on.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class ConvertConfig:
     game: tuple[str, ...] = ()
     """The game, where the files do not name it; of an array of scores, the games of its columns."""
     run: str = ""
-    """The run, of one PATH; else it has the seed in the file or the name of its file or folder."""
+    """Name of the run, if there is one PATH; default: the seed in the file, or the name of the file or folder."""
     kind: Literal["training", "evaluation"] | None = None
     """Which returns to read, where a format has both."""
     last: int | None = setting(None, at_least=1)
-    """The score is the mean of so many last measurements of a run; by default of 100 games in training (sb3-monitor,
-    cleanrl), else of the last measurement."""
+    """Number of a run's last measurements whose mean is the score; default: 100 games of training (sb3-monitor,
+    cleanrl), otherwise the last measurement."""
     steps: int | None = setting(None, at_least=0)
-    """Agent steps of training behind each score, where the files do not state them, or only up to the last game."""
+    """Agent steps of training before each score, where the files do not state them, or only up to the last game."""
     frame_skip: int | None = setting(None, at_least=1)
     """Frames of an agent step, where the files do not state them."""
     protocol: str = ""
@@ -114,7 +114,7 @@ def _check_outs(config: ConvertConfig, inputs: Sequence[Path]) -> None:
 
 
 def _read(config: ConvertConfig, form: Format, paths: Sequence[Path]) -> tuple[list[Point], list[str]]:
-    """The points of all paths that are of one kind, and notes."""
+    """The points of one kind from all paths, and notes."""
     from benchmarks.formats.final_scores import run_of
     from benchmarks.formats.point import Given, known_game
 
@@ -137,12 +137,12 @@ def _read(config: ConvertConfig, form: Format, paths: Sequence[Path]) -> tuple[l
         raise ConfigError(f"{', '.join(map(str, paths))}: no returns of {' or '.join(kinds)}")
     kept = [_with_rules(point, config) for point in points if point.kind == kind]
     if passed := len(points) - len(kept):
-        notes.append(f"measurements of the other kind, passed over (see --kind): {passed}")
+        notes.append(f"measurements of the other kind, ignored (see --kind): {passed}")
     return kept, notes
 
 
 def _check(points: Sequence[Point], path: Path) -> None:
-    """Refuses names that are empty or cannot be shown, and a mean that is there twice; single games may end at once."""
+    """Refuses empty or unprintable names, and two means of a run at one step; two games may end at one step."""
     from benchmarks.formats.files import check_name
     from benchmarks.formats.final_scores import run_of
 
@@ -169,7 +169,7 @@ def _with_rules(point: Point, config: ConvertConfig) -> Point:
 def _with_steps(score: Point, steps: int | None, by_game: bool) -> Point:
     """Fills in the budget that the user states; ConfigError where the file has another.
 
-    by_game: the file's steps and frames are those at the end of the last game, of which a budget is a little more.
+    by_game: the file's steps and frames are those at the end of the last game, a little less than the budget.
     """
     if steps is None:
         return score
@@ -183,11 +183,8 @@ def _with_steps(score: Point, steps: int | None, by_game: bool) -> Point:
 @cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     with exit_on_bad_input():
-        config = parse_cli(
-            ConvertConfig, argv, prog="python -m benchmarks.convert", description="Convert other people's results.",
-            presets={},
-        )  # fmt: skip
-        convert(config)
+        program, what = "python -m benchmarks.convert", "Convert other people's results."
+        convert(parse_cli(ConvertConfig, argv, prog=program, description=what))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Learning curves of runs, and what their probes saw: `python -m benchmarks.curves RUNS... --out FIGURE`."""
+"""Learning curves of runs, and the measures of their probes: `python -m benchmarks.curves RUNS... --out FIGURE`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ class CurvesConfig:
     runs: tuple[str, ...] = field(default=(), metadata={"positional": True, "metavar": "RUNS"})
     """Run directories, folders of them and sweeps, finished or not; and CSV tables of learning curves."""
     each: bool = False
-    """A line for each run; else one for the runs that differ in the seed alone, with their single lines or interval."""
+    """Draw one line for each run. Default: one line for runs that differ only in the seed, with single lines or an
+    interval."""
     plasticity: bool = False
     """Below each game's curves: ELR, dormant units and ranks of the same runs."""
     out: str = "curves.svg"
-    """File of the figure; its ending tells the format."""
+    """File of the figure; its ending sets the format."""
 
 
 def draw(config: CurvesConfig) -> None:
@@ -34,7 +35,7 @@ def draw(config: CurvesConfig) -> None:
     formats = pyplot.figure().canvas.get_supported_filetypes()
     pyplot.close("all")
     if out.suffix[1:] not in formats:
-        raise ConfigError(f"--out {config.out!r}: its ending tells the format, one of {', '.join(sorted(formats))}")
+        raise ConfigError(f"--out {config.out!r}: its ending sets the format, one of {', '.join(sorted(formats))}")
     runs = read_runs(config.runs)
     if not config.each:
         check_arms(runs)
@@ -48,9 +49,7 @@ def draw(config: CurvesConfig) -> None:
 @cli_session()
 def main(argv: Sequence[str] | None = None) -> int:
     with exit_on_bad_input():
-        config = parse_cli(
-            CurvesConfig, argv, prog="python -m benchmarks.curves", description="Draw learning curves.", presets={}
-        )
+        config = parse_cli(CurvesConfig, argv, prog="python -m benchmarks.curves", description="Draw learning curves.")
         if not config.runs:
             raise ConfigError("name at least one run directory, or a folder of them")
         draw(config)

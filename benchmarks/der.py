@@ -1,4 +1,4 @@
-"""Whole updates of DER on its small network, sampling and priorities with them, against two peers.
+"""Speed of DER's whole update on its small network, with sampling and priorities, against two peers.
 
 `python -m benchmarks.der` measures this project in its precisions, with and without NaP, at blocks of 8 and 1
 minibatches, a careful script (`benchmarks.speed.der_recipe`) and Tianshou's Rainbow given the same network where it is
@@ -87,14 +87,13 @@ def ours(config: DQNConfig, block: int) -> Run:
 def tianshou(config: DQNConfig) -> Run:
     """Its Rainbow with its own replay and noisy layers, its convolutions and widths those of der-small."""
     import gymnasium as gym
-    from tianshou.algorithm.algorithm_base import policy_within_training_step
     from tianshou.algorithm.modelfree.c51 import C51Policy
     from tianshou.algorithm.modelfree.rainbow import RainbowDQN
     from tianshou.algorithm.optim import AdamOptimizerFactory
     from tianshou.data import PrioritizedReplayBuffer
 
-    from agents.config import STACK
-    from benchmarks.speed.peers import tianshou_add_run
+    from agents.names import STACK
+    from benchmarks.speed.peers import tianshou_add_run, tianshou_update_run
 
     policy = C51Policy(
         model=tianshou_network(config),
@@ -114,13 +113,7 @@ def tianshou(config: DQNConfig) -> Run:
         STEPS, stack_num=STACK, ignore_obs_next=True, save_only_last_obs=True, alpha=config.priority_alpha, beta=0.5
     )
     tianshou_add_run(buffer)(STEPS)
-
-    def run(count: int) -> None:
-        with policy_within_training_step(policy):
-            for _ in range(count):
-                algorithm.update(buffer=buffer, sample_size=config.batch_size)
-
-    return run
+    return tianshou_update_run(algorithm, policy, buffer, config.batch_size)
 
 
 def tianshou_network(config: DQNConfig) -> Any:
@@ -148,7 +141,7 @@ def tianshou_network(config: DQNConfig) -> Any:
 
 
 def lines(field: Sequence[Series]) -> list[str]:
-    """A table: updates/s with best and worst round, milliseconds, and ratios to each peer round by round."""
+    """A table: updates/s with the best and worst round, milliseconds, and the median ratio to each peer."""
     from benchmarks.speed.alternate import ratio
 
     peers = [each for each in field if each.role == "peer"]
@@ -166,9 +159,8 @@ def lines(field: Sequence[Series]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure and print; the exit code."""
     with exit_on_bad_input():
-        settings = parse_cli(
-            Timing, argv, prog="python -m benchmarks.der", description="Measure DER's update.", presets={}
-        ).resolved()
+        config = parse_cli(Timing, argv, prog="python -m benchmarks.der", description="Measure DER's update.")
+        settings = config.resolved()
         if settings.compile:
             from experiment.compiler import check_compiler
 

@@ -1,7 +1,7 @@
 """Learning-rate schedules at a high update-to-data ratio, with and without NaP: `python -m benchmarks.high_utd`.
 
-The reinforcement-learning question of arXiv 2507.20057 (section 6.2, figures 7 and 10) as arms of a sweep, and a first
-answer to what it leaves open: when to stop cycling.
+The reinforcement-learning experiments of arXiv 2507.20057 (section 6.2, figures 7 and 10) as arms of a sweep, and a
+first answer to a question that the paper leaves open: when to stop cycling.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from experiment.sweeps.command import carry_out
 
 PROG = "python -m benchmarks.high_utd"
 DESCRIPTION = f"""Compare learning-rate schedules on many games with several seeds, as benchmarks.atari does, with
-the same options. Peak and floor of all arms are --lr and --lr-floor of the preset or behind --, and after
-cycling the rate stays at the floor (--anneal floor) unless another --anneal stands there.
+the same options. --lr and --lr-floor, of the preset or after --, are the peak and floor of all arms. After
+cycling the rate stays at the floor (--anneal floor), unless another --anneal follows after --.
 
 schedules: constant (the peak), low (the floor), cyclic, early-cycle and one-cycle, each with NaP and without;
 stops:     early-cycle with NaP, stopped after 0.04 to 1 of it, at a quarter of the peak, the peak, 4 times that;
@@ -52,12 +52,12 @@ class StudySettings(Settings):
     """Which experiment to run, on what, and where."""
 
     suite: str = setting("high-utd-20", "runs")
-    """high-utd-20, atari100k (26 games), atari57, minatar (5), or games with commas between: Pong,Krull; MinAtar's by
-    themselves."""
+    """high-utd-20, atari100k (26 games), atari57, minatar (5), or games with commas between: Pong,Krull. MinAtar's
+    games are not mixed with others."""
     experiment: Literal["schedules", "stops", "automatic"] = setting("schedules", "runs")
     """The arms, as above; those of --arm come on top."""
     figure: str | None = setting(None, "plan and status")
-    """A study's folder: write the report on it, with the largest falls and the stops, into its folder report; run
+    """Folder of a study: write its report, with the largest falls and the stops, into the folder report in it. Runs
     nothing."""
 
 

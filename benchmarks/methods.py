@@ -1,7 +1,7 @@
 """What each plasticity method costs: `python -m benchmarks.methods`.
 
-Each method first learns for a while in a real Atari game, with periods so short that it acts, and has to end with
-finite numbers; then updates with its own settings are timed in strict alternation with updates without any method.
+Each method first learns for a while in a real Atari game, with periods so short that it acts, and must end with finite
+numbers. Then updates with its default settings are timed in strict alternation with updates without any method.
 """
 
 from __future__ import annotations
@@ -138,7 +138,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             argv,
             prog="python -m benchmarks.methods",
             description="A short run in a real game and the cost of an update, for every plasticity method.",
-            presets={},
         ).resolved()
         if config.compile:
             from experiment.compiler import check_compiler

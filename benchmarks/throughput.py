@@ -1,4 +1,4 @@
-"""How fast learner, replay, environment and training loop are, against their peers and the machine's own limits.
+"""Speed of learner, replay, environment and training loop, against their peers and the machine's limits.
 
 `python -m benchmarks.throughput` measures everything in one process and in strict alternation, prints a table with
 ratios, and writes throughput.json.
@@ -22,7 +22,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             argv,
             prog="python -m benchmarks.throughput",
             description="Measure learner, replay, environment and loop against peers and the machine's limits.",
-            presets={},
         ).resolved()
         from benchmarks.speed.measurement import measure
         from experiment.compiler import check_compiler

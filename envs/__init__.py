@@ -3,7 +3,7 @@
 Atari's backends make the same frames, rewards, lives and ends from the same actions after the same number of no-ops,
 in every episode: an emulator is seeded when its ROM is loaded, once in a run, and an episode begins with a plain reset
 of the console. The reset leaves the memory as it is, so in many games an episode's start depends on the one before.
-They differ in this:
+The backends differ in these points:
 
 | | ale | envpool |
 |---|---|---|
@@ -17,14 +17,14 @@ They differ in this:
 | install | always there | `pip install -e .[envpool]` |
 
 A checkpoint of ale has a clone of each emulator from before the reset that began its running episode, and the actions
-since. A clone of the running episode would not do: ale-py's clones lack the action that sticky actions repeat, and in
-Qbert the progress of a frame; the reset clears both. All games that ale-py ships have been resumed so and compared
-frame by frame.
+since. A clone of the running episode would not be enough: ale-py's clones miss the action that sticky actions repeat,
+and in Qbert the progress of a frame; the reset clears both. A test resumes every game that ale-py ships in this way and
+compares frame by frame.
 
-Nothing is bootstrapped from that last frame. An episode that the time limit ends shows a whole one. How each of these
-was seen: docs/environments.md. With one seed the two draw other no-ops and other sticky actions. Neither starts a new
-episode at a lost life, clips a reward or counts the starting no-ops in the time limit. Their stacks at an episode's
-start (envpool repeats) are never used: stacks are the replay's matter.
+The agent bootstraps nothing from the last frame of a game that is over. An episode that the time limit ends shows a
+whole frame. docs/environments.md says how each fact was checked. With one seed the backends draw different no-ops and
+sticky actions. Neither starts a new episode at a lost life, clips a reward or counts the starting no-ops in the time
+limit. The replay builds the stacks, so the backends' own (envpool repeats the first frame) are never used.
 """
 
 from typing import TYPE_CHECKING
@@ -49,12 +49,12 @@ def make(
 ) -> "VectorEnv":
     """`num_envs` environments of one game, or of what an import path leads to: see `envs.registry`.
 
-    `protocol` is for Atari and MinAtar; others have rules of their own. Emulators play on `num_threads` cores: on ale
-    in that many processes, this one among them. In the `background` they play from `send` on while this process does
-    something else; envpool's always do. `backend` is Atari's.
+    `protocol` is for Atari and MinAtar; other environments have their own rules. Emulators play on `num_threads` cores:
+    ale uses that many processes, including this one. In the `background` they play from `send` on while this process
+    does something else; envpool's always do. `backend` is only for Atari.
 
     Raises ValueError for an unknown game, protocol or backend, and ModuleNotFoundError if envpool or MinAtar, which
-    are extras, would be needed and are not installed.
+    are extras, are needed and not installed.
     """
     how = {"backend": backend, "num_threads": num_threads, "background": background}
     rules = resolve_protocol(protocol)

@@ -1,4 +1,4 @@
-"""The default backend: ale-py's emulators, reset as in published set-ups, and resumed exactly all the same."""
+"""The default backend: ale-py's emulators, reset as in published set-ups, and resumed exactly."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -21,8 +21,8 @@ class AleVectorEnv(SeededVectorEnv):
     """Atari on ale-py. An environment's games follow from the run's seed, its number and its actions.
 
     A reset carries the console's memory over, so `state_dict` has a clone of the console from before the running
-    episode, and the actions since. With `num_threads` above 1 some environments play in processes of their own; in the
-    `background` all do, which leaves this process free between `send` and `recv`.
+    episode, and the actions since. With `num_threads` above 1 some environments play in other processes. In the
+    `background` all of them do, which leaves this process free between `send` and `recv`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class AleVectorEnv(SeededVectorEnv):
         return played[0] if len(played) == 1 else Emulated(*map(np.concatenate, zip(*played, strict=True)))
 
     def _call(self, method: str, *columns: Sequence[Any]) -> list[Any]:
-        """What every player returns to a call with its share of each column, which has a value per environment."""
+        """What every player returns to a call, given its share of each column. A column has a value per environment."""
         self._start_call(method, *columns)
         return self._finish_call()
 
@@ -76,13 +76,13 @@ class AleVectorEnv(SeededVectorEnv):
         return [player.recv() for player in self._players]
 
     def state_dict(self) -> dict[str, Any]:
-        """That of every seeded environment, and the clones of the consoles from before these episodes."""
+        """The state of every seeded environment, and the clones of the consoles from before the running episodes."""
         return super().state_dict() | {"clones": list(self._clones)}
 
     def _replay(self, state: dict[str, Any], taken: list[np.ndarray], progress: Progress) -> np.ndarray:
         """Begins every episode on the console that it began on, and plays its actions."""
         if "clones" not in state:
-            raise ValueError("its games began on a console loaded afresh each time, as no game does now: begin again")
+            raise ValueError("its games began on a freshly loaded console, as none does in this version: begin again")
         self._call("restore", state["clones"])
         frames = self._start(np.ones(self.num_envs, bool))
         self._clones = list(state["clones"])

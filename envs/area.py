@@ -1,4 +1,4 @@
-"""Resizing by area, on NumPy alone, to the bit as OpenCV's INTER_AREA does it."""
+"""Resizing by area in NumPy, bit for bit equal to OpenCV's INTER_AREA."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ import numpy as np
 class AreaResize:
     """Grey pictures uint8 [H, W] become [height, width]: each pixel is the mean of the area that it covers.
 
-    The sums are of float32, along the lines and then down the columns, pixel by pixel from the first, because that is
-    OpenCV's order: another order rounds some of the means that lie half-way between two grey levels the other way.
+    The sums are float32, along the lines and then down the columns, pixel by pixel from the first. That is OpenCV's
+    order: another order would round some means half-way between two grey levels the other way.
     """
 
     def __init__(self, size: tuple[int, int], height: int, width: int) -> None:

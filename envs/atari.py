@@ -16,12 +16,12 @@ def episode_seed(seed: int, env: int, episode: int) -> int:
 
 
 def wrapped(score: np.ndarray, reward: np.ndarray) -> np.ndarray:
-    """bool [N]: whether a game's score counter went past its last number in a step, by the score before it.
+    """bool [N]: whether a game's score counter wrapped in a step, judged by the score before it.
 
-    Past 999,999 the counter of most games is 0 again, and ale-py and envpool pass the difference on as a reward. The
-    rule: at least 9,000 points, since the shortest counter that was seen to wrap is Tutankham's of 9,999, and one
-    reward takes more than nine tenths of them. No game takes so much of such a score for a mistake: JourneyEscape takes
-    2,000, and Skiing's scores are below 0.
+    After 999,999 the counter of most games is 0 again, and ale-py and envpool report the difference as a reward. The
+    rule: the score is at least 9,000, since the shortest counter that was seen to wrap is Tutankham's of 9,999, and one
+    reward takes more than 90% of it. No game takes so much of such a score for a mistake: JourneyEscape takes 2,000,
+    and Skiing's scores are below 0.
     """
     return (score >= 9_000) & (reward < -0.9 * score)
 
@@ -78,12 +78,7 @@ class AtariVectorEnv(VectorEnv):
 
     def send(self, actions: np.ndarray) -> None:
         self._ready("send")
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise ValueError(f"actions must be {self.num_envs} integers, got {actions.dtype} {list(actions.shape)}")
-        if actions.min() < 0 or actions.max() >= self.num_actions:
-            raise ValueError(f"actions of {self.game} must be in 0..{self.num_actions - 1}, got {actions.tolist()}")
-        self._send(actions.astype(np.int64))
+        self._send(self.checked(actions, f" of {self.game}"))
         self._sent = True
 
     def recv(self) -> Step:
@@ -135,8 +130,8 @@ class AtariVectorEnv(VectorEnv):
 class SeededVectorEnv(AtariVectorEnv):
     """Games whose state is a function of how their episode began and the actions since.
 
-    So that is what `state_dict` holds, and what `load_state_dict` replays. A backend fills in three methods, and saves
-    what else than its seed an episode began from.
+    `state_dict` holds these, and `load_state_dict` replays them. A backend fills in three methods, and saves what an
+    episode began from in addition to its seed.
     """
 
     exact_resume = True
@@ -193,7 +188,7 @@ class SeededVectorEnv(AtariVectorEnv):
         return frames
 
     def _replay(self, state: dict[str, Any], taken: list[np.ndarray], progress: Progress) -> np.ndarray:
-        """Begins each episode late enough for all of them to arrive at their last action together."""
+        """Starts the shorter episodes later, so that all of them reach their last action together."""
         lengths = np.array([len(actions) for actions in taken])
         longest = int(lengths.max())
         rows = np.zeros((longest, self.num_envs), np.int64)  # before its episode begins, an environment idles

@@ -16,8 +16,8 @@ CELL, OFFSET, FRAME = 7, 4, 84  # drawn where the last layers of every network s
 class Catch(VectorEnv):
     """A ball falls from a random column; a paddle in the last row moves left, stays, or moves right.
 
-    Reward +1 for a caught ball and -1 for a lost one, in the last of the nine steps of an episode. Frames are 84×84 as
-    Atari's, or 10×10, a pixel a cell, if not `enlarged`.
+    An episode has nine steps. The last one gives reward +1 for a caught ball and -1 for a lost one. Frames are 84×84
+    like Atari's or, without `enlarged`, 10×10 with one pixel per cell.
     """
 
     rules = PROTOCOLS["catch"]
@@ -37,9 +37,9 @@ class Catch(VectorEnv):
 
     def _draw(self) -> np.ndarray:
         frame = np.zeros((self.num_envs, SIZE, SIZE), np.uint8)
-        lanes = np.arange(self.num_envs)
-        frame[lanes, self.row, self.ball] = 255
-        frame[lanes, SIZE - 1, self.paddle] = 255
+        envs = np.arange(self.num_envs)
+        frame[envs, self.row, self.ball] = 255
+        frame[envs, SIZE - 1, self.paddle] = 255
         if not self.enlarged:
             return frame
         rest = FRAME - OFFSET - SIZE * CELL
@@ -59,8 +59,8 @@ class Catch(VectorEnv):
         return Step(frame, reward, terminated, never, never, reward.astype(np.float64), steps, first)
 
     def state_dict(self) -> dict[str, Any]:
-        places = {name: getattr(self, name).tolist() for name in ("row", "ball", "paddle")}
-        return places | {"rng": self.rng.bit_generator.state}
+        state = {name: getattr(self, name).tolist() for name in ("row", "ball", "paddle")}
+        return state | {"rng": self.rng.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any], progress: Progress = lambda done, total: None) -> np.ndarray:
         if len(state["row"]) != self.num_envs:

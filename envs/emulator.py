@@ -1,4 +1,4 @@
-"""Games of Atari in ale-py's emulators, whose console memory lives on from one episode to the next."""
+"""Games of Atari in ale-py's emulators. The console's memory survives from one episode to the next."""
 
 import math
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ SIZE = 84
 class Emulator:
     """One game: the ROM is loaded once, and every episode begins with the console's reset.
 
-    The reset leaves the memory as the episode before left it, and many games start from what they find there. `clone`,
-    taken before it, and the actions after it decide all that follows: what the clone lacks (the last action, which
-    sticky actions repeat, the pictures under way) the reset clears.
+    The reset leaves the memory as the previous episode left it, and the start of many games depends on it. A `clone`
+    taken before the reset, and the actions after it, decide everything that follows. A clone misses the last action,
+    which sticky actions repeat, and the unfinished frame; the reset clears both.
     """
 
     def __init__(self, game: str, protocol: Protocol, seed: int, color: bool = False) -> None:
@@ -50,7 +50,7 @@ class Emulator:
         return self._ale.cloneState(include_rng=True).serialize() if self._used else b""
 
     def restore(self, clone: bytes) -> None:
-        """As it was when the clone was taken; only an episode that is begun now goes on exactly."""
+        """Restores the console from a clone. Begin an episode then: only new episodes continue exactly."""
         self._load()
         if clone:
             self._ale.restoreState(ALEState(clone))
@@ -79,7 +79,7 @@ class Emulator:
         return played
 
     def replay(self, actions: Sequence[int]) -> int:
-        """The sum of the rewards of agent steps of which only the last one is looked at."""
+        """The sum of the rewards of agent steps, without reading the frames of any but the last."""
         unseen = sum(self._play(action, look=False)[0] for action in actions[:-1])
         return unseen + sum(self.act(action)[0] for action in actions[-1:])
 
@@ -101,7 +101,7 @@ class Emulator:
             self._ale.getScreenGrayscale(self._screens[screen])
 
     def _show(self) -> None:
-        """The maximum of the last two screens; where the game is over before, that of the screens there are."""
+        """The maximum of the last two screens; if the game is over earlier, of the screens that exist."""
         last, before = self._screens
         np.maximum(last, before, out=last)
         self.frame = last.copy() if self._color else self._shrink(last)

@@ -51,7 +51,7 @@ class EnvpoolVectorEnv(AtariVectorEnv):
 
     def _recv(self) -> Emulated:
         frames, reward, _, truncated, info = self._env.recv()
-        # A game that is over at its last allowed step is reported as truncated alone; info tells.
+        # A game that is over at its last allowed step is reported only as truncated; info says so.
         rows = np.argsort(info["env_id"])
         over = info["terminated"].astype(bool)
         return Emulated(frames[rows, 0], reward[rows], over[rows], truncated[rows], info["lives"][rows])

@@ -1,4 +1,4 @@
-"""One way of saying that a name is not known."""
+"""Errors of environments: an unknown name, and a worker process that ended."""
 
 from collections.abc import Iterable
 

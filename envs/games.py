@@ -25,7 +25,7 @@ SCORE_NOTES = {
     "MinAtar/Seaquest": "MinAtar/Seaquest gets easier after the first full rescue: in MinAtar 1.0.15 the count of "
     "divers then falls below zero, and surfacing for air costs none.",
 }
-"""What a reader of scores has to know of a game."""
+"""Notes for readers of a game's scores."""
 
 # Kaiser et al. 2020.
 ATARI_100K = (
@@ -142,7 +142,7 @@ def human_normalized(game: str, score: float) -> float:
 
 
 def _key(name: str) -> str:
-    """The letters and digits of a name, without the parts of an id that say how a game is played."""
+    """The letters and digits of a name, without the parts of an id that state rules, such as NoFrameskip and v4."""
     match = _GYM_ID.match(name.strip())
     return "".join(filter(str.isalnum, match["name"].lower().replace("&", "and"))) if match else ""
 

@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 from envs.area import AreaResize
 from envs.atari import episode_seed
 from envs.vector_env import Step, VectorEnv
+from experiment.part import described
 
 SIDE = 84
 """The longest side of a frame; a longer one is resized to it."""
@@ -24,17 +25,17 @@ def check_id(env_id: str) -> None:
         if colon:
             importlib.import_module(module)
         gymnasium.spec(env_id.rpartition(":")[2])
-    except (ImportError, SyntaxError, TypeError, ValueError, gymnasium.error.Error) as error:
+    except Exception as error:  # whatever the user's module raises
         raise ValueError(f"gym:{env_id}: {' '.join(str(error).split())}") from None
 
 
 class GymnasiumVectorEnv(VectorEnv):
     """N environments of one id: uint8 frames [H, W], [H, W, 1] or [H, W, 3] in grey, a side above 84 resized to 84.
 
-    One that can be made singly is stepped in this process and reset when it ends. One that has only a vector entry
-    point resets by its own rule, whichever of Gymnasium's three that is. Frames per agent step are the environment's
-    own affair and count as 1. The seed is given once, at the first reset, so that an episode depends on all before it.
-    Raises ValueError, in one line, for other observations or actions.
+    An environment with an entry point is stepped in this process and reset when its episode ends. One that has only a
+    vector entry point resets by its own autoreset mode, any of Gymnasium's three. Each step counts as one frame, even
+    if the environment skips frames. The seed is given once, at the first reset, so an episode depends on all episodes
+    before it. Raises ValueError, in one line, for other observations or actions.
     """
 
     exact_resume = False
@@ -58,7 +59,7 @@ class GymnasiumVectorEnv(VectorEnv):
         self._sent: np.ndarray | None = None
 
     def _make(self) -> list[gymnasium.vector.VectorEnv]:
-        """One vector of all; of a vector that spends a step on each reset, N of one environment, to lose no action."""
+        """One vector of all environments. If a reset takes a vector step: N vectors of one, to lose no action."""
         spec, made = gymnasium.spec(self.env_id.rpartition(":")[2]), gymnasium.make_vec
         try:
             self._single = spec.entry_point is not None
@@ -67,8 +68,10 @@ class GymnasiumVectorEnv(VectorEnv):
                 options = {"autoreset_mode": self._mode}
                 return [made(self.env_id, self.num_envs, vectorization_mode="sync", vector_kwargs=options)]
             vector = made(self.env_id, self.num_envs)
-        except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
+        except (gymnasium.error.Error, ImportError) as error:
             raise ValueError(f"gym:{self.env_id}: {' '.join(str(error).split())}") from None
+        except Exception as error:  # whatever the user's environment raises
+            raise ValueError(f"gym:{self.env_id}: {described(error)}") from None
         mode = vector.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
             raise ValueError(f"gym:{self.env_id}: its metadata state no autoreset_mode of gymnasium.vector")
@@ -90,14 +93,9 @@ class GymnasiumVectorEnv(VectorEnv):
         return self._frames(np.concatenate(shown))
 
     def send(self, actions: np.ndarray) -> None:
-        actions = np.asarray(actions)
         if self._unseeded or self._sent is not None:
             raise RuntimeError("reset() must come before send(), and recv() between two of them")
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise ValueError(f"actions must be {self.num_envs} integers, got {actions.dtype} {list(actions.shape)}")
-        if actions.min() < 0 or actions.max() >= self.num_actions:
-            raise ValueError(f"actions must be in 0..{self.num_actions - 1}, got {actions.tolist()}")
-        self._sent = actions.astype(np.int64) + self._first_action
+        self._sent = self.checked(actions) + self._first_action
 
     def recv(self) -> Step:
         if self._sent is None:
@@ -122,7 +120,7 @@ class GymnasiumVectorEnv(VectorEnv):
         return Step(frame, reward.astype(np.float32), terminated, truncated, never, returns, steps, first)
 
     def _step(self, actions: np.ndarray) -> tuple[Any, ...]:
-        """What is shown, rewards, ends; and where the next episode is shown already, what ended ones showed last."""
+        """Observations, rewards, ends, and the last observations of ended episodes if the next episodes are shown."""
         if len(self._envs) > 1:
             each = [env.step(actions[i : i + 1])[:4] for i, env in enumerate(self._envs)]
             shown, reward, terminated, truncated = map(np.concatenate, zip(*each, strict=True))

@@ -21,9 +21,9 @@ class MinAtarVectorEnv(SeededVectorEnv):
     """One game of MinAtar: frames [C, 10, 10], 255 where an object of a channel's kind is, 0 elsewhere; no stacks.
 
     The difficulty rises within an episode, as in the paper; Freeway's end after 2,501 steps is a termination. Every
-    episode is played on a game of its own: in the package the last action of one, which sticky actions repeat, would
-    reach into the next. There are no lives, no-ops and skipped frames: ValueError for a protocol that has some. The
-    games are the package's with their faults: see envs.games.SCORE_NOTES.
+    episode is a new game object: the package's sticky actions would repeat the last action of the previous episode.
+    There are no lives, no-ops and skipped frames: ValueError for a protocol that has some. The games keep the package's
+    faults: see envs.games.SCORE_NOTES.
     """
 
     rules = PROTOCOLS["minatar"]

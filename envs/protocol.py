@@ -1,6 +1,6 @@
 """Evaluation protocols: everything about an environment that changes what a score means."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from envs.errors import unknown_name
 
@@ -23,13 +23,13 @@ class Protocol:
     emulator knows no FIRE, and 6 in MinAtar."""
     noop_max: int
     """Largest number of no-op frames drawn at the start of an episode; 0 for none."""
-    evaluation_episodes: int
-    evaluation_epsilon: float
+    evaluation_episodes: int = 100
+    evaluation_epsilon: float = 0.001
     frame_skip: int = 4
     """Frames per agent step; the picture is the pixelwise maximum of the last two."""
     max_frames: int | None = 108_000
     """Frames after which an episode is truncated, starting no-ops not counted: 108,000 are 30 minutes at 60 Hz. None:
-    the rules set no limit."""
+    no limit."""
     fire_reset: bool = False
     clip_rewards: bool = True
     """Whether an agent learns from rewards clipped to -1..1 unless its settings say otherwise; scores are raw."""
@@ -70,8 +70,6 @@ PROTOCOLS = {
             life_loss_ends_episode=True,
             full_action_set=False,
             noop_max=30,
-            evaluation_episodes=100,
-            evaluation_epsilon=0.001,
         ),
         # Machado et al. 2018 (arXiv 1709.06009): games of 5 minutes. The first author's later code has the same rules:
         # max_num_frames_per_episode 18000, sticky_prob 0.25, getLegalActionSet (atari_environment.py in github.com/
@@ -82,8 +80,6 @@ PROTOCOLS = {
             life_loss_ends_episode=False,
             full_action_set=True,
             noop_max=0,
-            evaluation_episodes=100,
-            evaluation_epsilon=0.001,
             max_frames=18_000,
         ),
         # Castro et al. 2018 (arXiv 1812.06110): max_steps_per_episode 27000 and epsilon_eval 0.001 in dqn.gin, and the
@@ -95,8 +91,6 @@ PROTOCOLS = {
             life_loss_ends_episode=False,
             full_action_set=False,
             noop_max=0,
-            evaluation_episodes=100,
-            evaluation_epsilon=0.001,
         ),
         # Young & Tian 2019 (arXiv 1903.03176). They have neither a time limit, which is here so that every game ends,
         # nor an evaluation apart from training. Their agents do not clip rewards (examples/dqn.py, AC_lambda.py).
@@ -106,8 +100,6 @@ PROTOCOLS = {
             life_loss_ends_episode=False,
             full_action_set=True,
             noop_max=0,
-            evaluation_episodes=100,
-            evaluation_epsilon=0.001,
             frame_skip=1,
             clip_rewards=False,
         ),
@@ -118,27 +110,13 @@ PROTOCOLS = {
             life_loss_ends_episode=False,
             full_action_set=False,
             noop_max=0,
-            evaluation_episodes=100,
-            evaluation_epsilon=0.001,
             frame_skip=1,
             max_frames=None,
-        ),
-        # An environment of the user's that declares no rules: it plays as it does, and its rewards are learned as they
-        # are.
-        Protocol(
-            "own",
-            sticky_actions=0.0,
-            life_loss_ends_episode=False,
-            full_action_set=False,
-            noop_max=0,
-            evaluation_episodes=100,
-            evaluation_epsilon=0.001,
-            frame_skip=1,
-            max_frames=None,
-            clip_rewards=False,
         ),
     )
 }
+# For a user's environment that declares no rules: no frame skip, no limit, rewards not clipped.
+PROTOCOLS["own"] = replace(PROTOCOLS["catch"], name="own", clip_rewards=False)
 ATARI = ("atari100k", "dopamine", "machado")
 """The protocols among which a run on Atari chooses; every other environment has rules of its own."""
 

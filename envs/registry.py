@@ -1,4 +1,4 @@
-"""What the program knows of an environment before it makes one. Imports no numpy: command lines ask here.
+"""What is known of an environment before it is made. Command lines ask here, so this imports no numpy.
 
 A name is a game of a registration, in any usual spelling; `module:Class[:option=value,...]`, a VectorEnv of the user's;
 or `gym:ID`, an environment of Gymnasium. A new family of games is one more entry of `REGISTRATIONS`.
@@ -7,7 +7,7 @@ or `gym:ID`, an environment of Gymnasium. A new family of games is one more entr
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from envs.games import (
     minatar_game,
 )
 from envs.protocol import ATARI, PROTOCOLS, Protocol
-from experiment.part import arguments, load, options_of, parse
+from experiment.part import arguments, as_mistake, load, options_of, parse
 
 if TYPE_CHECKING:
     from envs.vector_env import VectorEnv
@@ -43,7 +43,7 @@ class Registration:
     Attributes:
         make: called with the game's name, its rules, `num_envs` and `seed`, and by name `backend`, `num_threads` and
             `background`, as in `envs.make`.
-        resolve: the game that a spelling means; None if it means none of these, ValueError if it means one in vain.
+        resolve: the game that a spelling means; None if it means none of these, ValueError if it cannot be played.
         games: the names of all games.
         rules: how the games are played and scored; None where a run chooses one of Atari's protocols.
         network: the named network that the frames need; None where any will do.
@@ -51,7 +51,7 @@ class Registration:
         side: pixels of the shorter side of a frame; None if it is not known beforehand.
         check_envpool: raises ValueError for a game that envpool does not play.
         suites: lists of games for sweeps, by name.
-        formerly: protocols under whose names earlier versions recorded runs that were played by these very rules.
+        formerly: names of protocols under which earlier versions recorded runs with these rules.
     """
 
     make: Callable[..., "VectorEnv"]
@@ -92,7 +92,7 @@ def _make_catch(game: str, rules: Protocol, num_envs: int, seed: int, **how: Any
 
 @contextmanager
 def _extra(module: str, package: str, instead: str) -> Iterator[None]:
-    """Says how to install the module that an import needs, and what would do without it."""
+    """Says how to install the module that an import needs, and what works without it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -144,7 +144,7 @@ def registered(name: str) -> Registration:
     """The registration of a game in any spelling, or that of an import path.
 
     Raises ValueError, in one line, for a game that is not there, and for a path that leads to no environment, has an
-    option that the class has not, or a wrong value of one.
+    unknown option, or a wrong value of one.
     """
     if name.startswith(GYMNASIUM):
         return _of_gymnasium(name.strip())
@@ -152,9 +152,21 @@ def registered(name: str) -> Registration:
 
 
 def usual_skip(name: str) -> int:
-    """Frames per agent step where nothing states them; what an import path leads to is not asked, and taken for 1."""
+    """Frames per agent step where nothing states them. For an import path 1 is assumed, without importing it."""
     rules = PROTOCOLS["own"] if _is_path(name) else _find(name)[1].rules
     return USUAL_SKIP if rules is None else rules.frame_skip
+
+
+def recorded_rules(name: str, protocol: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The protocol that a result states, as this version states it: earlier ones had other names for the same rules.
+
+    How the games of the evaluation were played stands.
+    """
+    registration = None if _is_path(name) else _find(name)[1]
+    if registration is None or registration.rules is None or protocol.get("name") not in registration.formerly:
+        return protocol
+    played = ("evaluation_epsilon", "evaluation_episodes", "clip_rewards")
+    return asdict(registration.rules) | {key: protocol[key] for key in played if key in protocol}
 
 
 def _is_path(name: str) -> bool:
@@ -170,7 +182,7 @@ def _find(name: str) -> tuple[str, Registration]:
 
 def _of_the_user(path: str) -> Registration:
     """What a class declares on itself."""
-    from envs.vector_env import VectorEnv
+    from envs.vector_env import VectorEnv, wrong_declarations
 
     part = parse(path, (), "environment")
     kind = load(part.name, VectorEnv)
@@ -180,10 +192,10 @@ def _of_the_user(path: str) -> Registration:
         raise ValueError(f"{part.name}: rules is {kind.rules!r}: it has to be an envs.protocol.Protocol")
 
     def make(game: str, rules: Protocol, num_envs: int, seed: int, **how: Any) -> "VectorEnv":
-        try:
+        with as_mistake(path):
             made: VectorEnv = kind(num_envs=num_envs, seed=seed, **options)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from None
+            if faults := [*wrong_declarations(made)]:
+                raise ValueError("; ".join(faults))
         return made
 
     shape = getattr(kind, "frame_shape", None)

@@ -1,4 +1,4 @@
-"""The contract of an environment as tests that anyone may run on a class of theirs.
+"""The contract of an environment, as a check that you can run on your own class.
 
 from envs.testing import check_env
 check_env(MyEnv)    # or any function of num_envs and seed that makes one
@@ -11,20 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.protocol import Protocol
-from envs.vector_env import Step, VectorEnv
+from envs.vector_env import Step, VectorEnv, wrong_declarations
 
 Make = Callable[..., VectorEnv]
-MOST_ACTIONS = 256
-"""As many as the replay can tell apart."""
 ENOUGH_ENDS = 3
-"""Ends of episodes after which last frames that all look like first ones are no accident."""
+"""Ends of episodes after which last frames that all equal first frames are no accident."""
 PLAIN = (bool, int, float, str, bytes, type(None))
 """What a saved state is made of, in lists and dicts."""
 
 
 class Walk(NamedTuple):
-    """First frames, and what random actions led to: as returned, and copied when they were returned."""
+    """First frames and the steps of random actions: as returned, and as copied when they were returned."""
 
     env: VectorEnv
     first: np.ndarray
@@ -39,7 +36,7 @@ def check_env(make: Make, num_envs: int = 2, steps: int = 300) -> None:
     Args:
         make: called with `num_envs` and `seed` by name, as the program calls an environment of an import path.
         num_envs: environments in the vector; one alone is tried too.
-        steps: agent steps played in each; what ends of episodes have to be is seen if some lie within.
+        steps: agent steps played in each. Ends of episodes are checked only if some occur within them.
     """
     for count in dict.fromkeys((num_envs, 1)):
         found: list[str] = []
@@ -56,7 +53,7 @@ def check_env(make: Make, num_envs: int = 2, steps: int = 300) -> None:
 
 @contextmanager
 def _raised(found: list[str]) -> Iterator[None]:
-    """Whatever a stranger's class raises is a line of the report too."""
+    """Turns whatever the class raises into a line of the report."""
     try:
         yield
     except Exception as error:
@@ -92,17 +89,8 @@ def _walk(make: Make, num_envs: int, steps: int) -> Walk:
 
 
 def _declares(walk: Walk) -> Iterator[str]:
-    env, shape, line = walk.env, walk.env.frame_shape, walk.env.describe()
-    if not 1 <= env.num_actions <= MOST_ACTIONS:
-        yield f"num_actions is {env.num_actions}: it has to be from 1 to {MOST_ACTIONS}"
-    if not isinstance(shape, tuple) or len(shape) not in (2, 3):
-        yield f"frame_shape is {shape!r}: it has to be a tuple (H, W) or (C, H, W)"
-    if env.stack < 1:
-        yield f"stack is {env.stack}: it has to be at least 1"
-    if env.time_limit is not None and env.time_limit < 1:
-        yield f"time_limit is {env.time_limit}: it has to be at least 1, or None"
-    if not isinstance(env.rules, Protocol):
-        yield f"rules is {env.rules!r}: it has to be an envs.protocol.Protocol"
+    yield from wrong_declarations(walk.env)
+    line = walk.env.describe()
     if len(line.splitlines()) != 1:
         yield f"describe() is {line!r}: it has to be one line"
 
@@ -144,10 +132,10 @@ def _counts(walk: Walk) -> Iterator[str]:
 
 
 def _ends(walk: Walk) -> Iterator[str]:
-    """What is terminated, what is truncated, and which frames are shown then."""
+    """Ends of episodes: terminated or truncated, and the frames shown then."""
     earliest, limit = walk.env.earliest_truncation, walk.env.time_limit
     if any((step.terminated & step.truncated).any() for step in walk.copies):
-        yield "terminated and truncated are both true in a step: terminated wins"
+        yield "terminated and truncated are both true in a step: only terminated may be"
     cut = [int(length) for step in walk.copies for length in step.episode_steps[step.truncated]]
     if cut and (earliest is None or min(cut) < earliest):
         says = "time_limit None says that none ever is" if earliest is None else f"none may be before {earliest}"
@@ -196,7 +184,7 @@ def _follows_its_seed(make: Make, walk: Walk) -> Iterator[str]:
 
 
 def _resumes(make: Make, walk: Walk) -> Iterator[str]:
-    """Where exact resume is declared, another environment goes on from a saved state; elsewhere none is given."""
+    """With exact_resume, another environment continues from a saved state; without it, there is no state."""
     half = len(walk.copies) // 2
     with closing(make()) as env, closing(make()) as other:
         shown, actions = env.reset(), random_actions(env, 2 * half)
@@ -222,7 +210,7 @@ def _resumes(make: Make, walk: Walk) -> Iterator[str]:
 
 
 def _parts(state: Any) -> Iterator[Any]:
-    """All that a state is made of but its lists and dicts."""
+    """The values in a state's nested lists and dicts."""
     if isinstance(state, dict):
         for key, value in state.items():
             yield key

@@ -1,7 +1,7 @@
 """The contract that every environment of the project keeps: arrays over environments, single frames, raw rewards."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -10,6 +10,8 @@ from envs.protocol import PROTOCOLS, Protocol
 
 Progress = Callable[[int, int], object]
 NEVER = np.zeros((), bool)
+MOST_ACTIONS = 256
+"""As many as the replay can tell apart."""
 
 
 class Step(NamedTuple):
@@ -35,8 +37,8 @@ class Step(NamedTuple):
     first_frame: np.ndarray
     """uint8 [N, *frame_shape]: the next episode's first frame where ended, `frame` elsewhere."""
     score_wrapped: np.ndarray = NEVER
-    """bool [N]: the score counter went past its last number, and `reward` took the score away (envs.atari.wrapped).
-    One False for all where no counter can."""
+    """bool [N]: the score counter wrapped, and `reward` took the score away (envs.atari.wrapped). A single False if no
+    counter can wrap."""
 
     @property
     def ended(self) -> np.ndarray:
@@ -63,15 +65,15 @@ class VectorEnv(ABC):
     num_actions: int
     frame_shape: tuple[int, ...]
     stack: int = 4
-    """Frames that make an observation; 1 where a frame tells all of the state."""
+    """Frames that make an observation; 1 if a frame shows the whole state."""
     time_limit: int | None = None
-    """Agent steps after which an episode is truncated; None if it never is, or nobody knows when."""
+    """Agent steps after which an episode is truncated; None if never, or if that is unknown."""
     exact_resume: bool = False
     """Whether `state_dict` and `load_state_dict` continue bit for bit."""
 
     @property
     def earliest_truncation(self) -> int | None:
-        """No episode is truncated after fewer agent steps; None if none ever is. The replay makes room by it."""
+        """No episode is truncated after fewer agent steps; None if none ever is. It sets the replay's size."""
         return self.time_limit
 
     @abstractmethod
@@ -79,7 +81,7 @@ class VectorEnv(ABC):
         """Starts a new episode in every environment; the first frames, uint8 [N, *frame_shape]."""
 
     def send(self, actions: np.ndarray) -> None:
-        """Starts one agent step with integer actions [N]; `recv` waits for it. Here they are only kept in `actions`."""
+        """Starts one agent step with integer actions [N]; `recv` waits for it. By default only stores `actions`."""
         self.actions = np.array(actions)
 
     @abstractmethod
@@ -92,6 +94,15 @@ class VectorEnv(ABC):
     def describe(self) -> str:
         """One line: backend, versions, game, protocol."""
         return type(self).__name__
+
+    def checked(self, actions: np.ndarray, of: str = "") -> np.ndarray:
+        """The actions as int64 [N]; ValueError for another shape or type, or an action that is not there."""
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
+            raise ValueError(f"actions must be {self.num_envs} integers, got {actions.dtype} {list(actions.shape)}")
+        if actions.min() < 0 or actions.max() >= self.num_actions:
+            raise ValueError(f"actions{of} must be in 0..{self.num_actions - 1}, got {actions.tolist()}")
+        return actions.astype(np.int64)
 
     def step(self, actions: np.ndarray) -> Step:
         """One agent step: `send`, then `recv`."""
@@ -112,3 +123,22 @@ class VectorEnv(ABC):
         false.
         """
         raise RuntimeError(f"{type(self).__name__} cannot be resumed exactly; start new episodes with reset()")
+
+
+def wrong_declarations(env: VectorEnv) -> Iterator[str]:
+    """What an environment declares otherwise than the contract has it, a line each."""
+    missing = [name for name in ("num_envs", "num_actions", "frame_shape") if getattr(env, name, None) is None]
+    if missing:
+        yield f"it declares no {', '.join(missing)}"
+        return
+    shape = env.frame_shape
+    if not isinstance(env.num_actions, int | np.integer) or not 1 <= env.num_actions <= MOST_ACTIONS:
+        yield f"num_actions is {env.num_actions!r}: it has to be a whole number from 1 to {MOST_ACTIONS}"
+    if not isinstance(shape, tuple) or len(shape) not in (2, 3):
+        yield f"frame_shape is {shape!r}: it has to be a tuple (H, W) or (C, H, W)"
+    if env.stack < 1:
+        yield f"stack is {env.stack}: it has to be at least 1"
+    if env.time_limit is not None and env.time_limit < 1:
+        yield f"time_limit is {env.time_limit}: it has to be at least 1, or None"
+    if not isinstance(env.rules, Protocol):
+        yield f"rules is {env.rules!r}: it has to be an envs.protocol.Protocol"

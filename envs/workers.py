@@ -1,6 +1,6 @@
-"""Where emulators play: in this process, or in one of their own, at the same time as this one works.
+"""Players of emulators: in this process, or in another one, which plays while this process works.
 
-A call is sent, and its result received later. ale-py holds Python's lock while it plays, so threads would not do.
+A call is sent, and its result is received later. ale-py holds Python's lock while it plays, so threads do not help.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from typing import Any
 from envs.errors import WorkerLost
 
 QUIET = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-"""What ends the process that owns a worker in order; the worker is needed until then."""
+"""Signals that end the owner of a worker in order. The worker blocks them: its owner still needs it."""
 
 START = "import sys; sys.path.insert(0, sys.argv[1]); from envs.workers import serve; serve(int(sys.argv[2]))"
-"""What a worker's Python runs, with this folder and a socket. PYTHONPATH would split a name with a colon in it."""
+"""The program of a worker, given this folder and a socket. PYTHONPATH would split a folder name at a colon."""
 
 
 class Here:
-    """An object of this process: a call is made when its result is received."""
+    """A player in this process: a call runs when its result is received."""
 
     def __init__(self, kind: Callable[..., Any], *arguments: Any) -> None:
         self._object = kind(*arguments)
@@ -41,9 +41,10 @@ class Here:
 
 
 class Worker:
-    """The same in a new process, which makes a call as soon as it is sent, and ends when this process does.
+    """A player in a new process, which runs a call as soon as it is sent, and ends when this process does.
 
-    It is a fresh Python that imports only what it plays, not this one's main module. WorkerLost if it is gone.
+    The process is a fresh Python that imports only what it plays, not this one's main module. Raises WorkerLost if the
+    process has ended.
     """
 
     def __init__(self, kind: Callable[..., Any], *arguments: Any) -> None:

@@ -6,7 +6,7 @@ from envs.vector_env import Step, VectorEnv
 
 
 class Reach(VectorEnv):
-    """A dot goes left or right on a line of `size` cells until it is below a goal, which gives 1; 20 steps at most."""
+    """A dot moves left or right on a line of `size` cells. Below the goal it gets reward 1. 20 steps at most."""
 
     network, stack, num_actions, time_limit, exact_resume = "minatar", 1, 2, 20, True
 
@@ -18,7 +18,7 @@ class Reach(VectorEnv):
         return self._show(begun=~self.none)
 
     def _show(self, begun):
-        """The frames, with a new goal and dot, and no steps made, where an episode has begun."""
+        """The frames; where an episode has begun, with a new goal and dot and the step count at 0."""
         self.places[:, begun] = self.rng.integers(self.frame_shape[0], size=(3, begun.sum())) * [[1], [1], [0]]
         frame = np.zeros((self.num_envs, *self.frame_shape), np.uint8)
         frame[np.arange(self.num_envs), [[3], [5]], self.places[:2]] = 255

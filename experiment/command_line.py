@@ -1,7 +1,7 @@
 """The command line of a flat config, sorted and explained by tyro; `config.parse_cli` is what programs call.
 
-Each option is shown to tyro as one that takes any number of words, so that tyro has nothing to refuse and every
-mistake is reported in one line, by the same `coerce` that reads the config files.
+Tyro sees each option as one that takes any number of arguments, so tyro refuses nothing. Every mistake is then reported
+in one line, by the same `coerce` that reads the config files.
 """
 
 import ast
@@ -24,12 +24,12 @@ _HELP = ("-h", "--help", _ALL)
 
 
 class _Words(list[str]):
-    """The words that followed an option."""
+    """The arguments that followed an option."""
 
 
-def asks_help(words: Sequence[str]) -> bool:
+def asks_help(argv: Sequence[str]) -> bool:
     """Whether the command line asks for the help."""
-    return any(word in _HELP for word in words)
+    return any(arg in _HELP for arg in argv)
 
 
 def flag(name: str) -> str:
@@ -37,38 +37,38 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def shell(*words: object) -> str:
-    """The words as a POSIX shell reads them back: what is printed to be pasted is made with this."""
-    return " ".join(map(_quoted, map(str, words)))
+def shell(*argv: object) -> str:
+    """The arguments quoted for a POSIX shell, so that a printed command can be pasted."""
+    return " ".join(map(_quoted, map(str, argv)))
 
 
-def _quoted(word: str) -> str:
-    """A name of bytes that are no UTF-8 is written byte by byte, as bash and zsh read it: $'run/\\xff'."""
+def _quoted(arg: str) -> str:
+    """One argument quoted. A name that is no UTF-8 is written byte by byte, as bash and zsh read it: $'run/\\xff'."""
     try:
-        word.encode()
+        arg.encode()
     except UnicodeEncodeError:
-        spelt = (f"\\x{byte:02x}" if byte > 126 or byte in b"\\'" else chr(byte) for byte in os.fsencode(word))
+        spelt = (f"\\x{byte:02x}" if byte > 126 or byte in b"\\'" else chr(byte) for byte in os.fsencode(arg))
         return f"$'{''.join(spelt)}'"
-    return shlex.quote(word)
+    return shlex.quote(arg)
 
 
-def split(fields: Fields, words: Sequence[str]) -> dict[str, Any]:
-    """Sorts the words by field: text for each option that was given, a bool for each switch, and "config", a file of
-    settings, unless a field has that name.
+def split(fields: Fields, argv: Sequence[str]) -> dict[str, Any]:
+    """Sorts the arguments by field: text for each option that was given, a bool for each switch, and "config", a file
+    of settings, unless a field has that name.
 
-    A list that may be given without its flag holds paths: it is a list of words, each whole, with spaces and commas.
+    A list that may be given without its flag holds paths: its arguments keep their spaces and commas.
 
     Raises:
-        ConfigError: an unknown option (with the near match), an option without its value, or a word too many.
+        ConfigError: an unknown option (with the near match), an option without its value, or an argument too many.
     """
     import tyro
 
-    named = [word.partition("=") for word in words if word.startswith("--")]
+    named = [arg.partition("=") for arg in argv if arg.startswith("--")]
     for name, equals, _ in named:
         if equals and _switched(name, fields):
             raise ConfigError(f"{name} takes no value: write {flag(_switched(name, fields))} or its --no- form")
     shadow = _shadow([*_config_option(fields, [], {}), *_options(fields, {}, {})])
-    asked = [word for word in words if word not in _HELP]
+    asked = [arg for arg in argv if arg not in _HELP]
     parsed, loose = tyro.cli(shadow, args=asked, return_unknown_args=True, add_help=False)
     switched = {_switched(name, fields) for name, _, _ in named}
     given = {}
@@ -85,27 +85,27 @@ def _is_switch(kind: Any) -> bool:
     return bool in members(kind)
 
 
-def _switched(word: str, fields: Fields) -> str:
+def _switched(arg: str, fields: Fields) -> str:
     """The switch that `--nap` or `--no-nap` sets, or ""."""
-    name = word.removeprefix("--").replace("-", "_")
+    name = arg.removeprefix("--").replace("-", "_")
     for candidate in (name, name.removeprefix("no_")):
         if candidate in fields and _is_switch(fields[candidate][0]):
             return candidate
     return ""
 
 
-def _take(name: str, words: Sequence[str], loose: list[str], fields: Fields) -> str | list[str]:
-    """Takes the value out of the words that followed an option and leaves the others loose."""
-    end = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
+def _take(name: str, argv: Sequence[str], loose: list[str], fields: Fields) -> str | list[str]:
+    """Takes an option's value out of the arguments after it, and adds the others to `loose`."""
+    end = next((i for i, arg in enumerate(argv) if arg.startswith("--")), len(argv))
     if end == 0:
         raise ConfigError(f"{flag(name)} needs a value")
     used = end if _takes_many(name, fields) else 1
-    loose.extend(words[used:])
-    return list(words[:used]) if holds_paths(name, fields) else ",".join(words[:used])
+    loose.extend(argv[used:])
+    return list(argv[:used]) if holds_paths(name, fields) else ",".join(argv[:used])
 
 
 def holds_paths(name: str, fields: Fields) -> bool:
-    """Whether a field is a list that may be given without its flag, whose entries are never cut."""
+    """Whether a field is a list that may be given without its flag. Its entries are not split."""
     return _takes_many(name, fields) and bool(fields[name][1].metadata.get("positional"))
 
 
@@ -116,11 +116,11 @@ def _takes_many(name: str, fields: Fields) -> bool:
 def _take_positional(fields: Fields, given: Mapping[str, Any], loose: list[str]) -> dict[str, Any]:
     taken: dict[str, Any] = {}
     for name, (_, field) in fields.items():
-        plain = [word for word in loose if not word.startswith("-")]
+        plain = [arg for arg in loose if not arg.startswith("-")]
         if field.metadata.get("positional") and name not in given and plain:
             taken[name] = plain if _takes_many(name, fields) else plain[0]
-            for word in plain if _takes_many(name, fields) else plain[:1]:
-                loose.remove(word)
+            for arg in plain if _takes_many(name, fields) else plain[:1]:
+                loose.remove(arg)
     return taken
 
 
@@ -128,11 +128,11 @@ def _refuse(fields: Fields, loose: Sequence[str]) -> None:
     options = [flag(name) for name in fields] + [
         flag(f"no_{name}") for name, (kind, _) in fields.items() if _is_switch(kind)
     ]
-    for word in loose:
-        if word.startswith("-"):
-            name = word.partition("=")[0]
+    for arg in loose:
+        if arg.startswith("-"):
+            name = arg.partition("=")[0]
             raise ConfigError(f"unknown option {name!r}{suggest(name, [*options, '--config', '--help'])}")
-        raise ConfigError(f"unexpected argument {word!r}")
+        raise ConfigError(f"unexpected argument {arg!r}")
 
 
 def print_help(
@@ -142,7 +142,7 @@ def print_help(
     presets: Sequence[str],
     prog: str,
     description: str,
-    words: Sequence[str],
+    argv: Sequence[str],
 ) -> NoReturn:
     """Prints options by group with their help and defaults, and exits with 0.
 
@@ -152,7 +152,7 @@ def print_help(
 
     shown = {name: value if isinstance(value, bool) else _shown(value) for name, value in defaults.items()}
     common = {name: entry for name, entry in fields.items() if entry[1].metadata.get("common")}
-    if common and _ALL not in words:
+    if common and _ALL not in argv:
         description += f"\n\nThese are the {len(common)} options that are used most; {_ALL} shows all {len(fields)}."
         fields = common
     grouped: dict[str, dict[str, Any]] = {}
@@ -202,7 +202,7 @@ def _options(fields: Fields, docs: Mapping[str, str], shown: Mapping[str, Any]) 
             options.append((name, Annotated[bool, argument], value is True))
             continue
         annotation = _option(field.metadata.get("metavar") or _metavar(kind), docs.get(name, ""))
-        if field.metadata.get("positional") and shown:  # when parsing, the loose words are sorted afterwards
+        if field.metadata.get("positional") and shown:  # when parsing, the loose arguments are sorted afterwards
             annotation = Annotated[annotation, tyro.conf.Positional]
         options.append((name, annotation, shown.get(name)))
     return options
@@ -245,17 +245,17 @@ def _field_docs(cls: type) -> dict[str, str]:
     return docs
 
 
-def gather(words: Sequence[str], option: str) -> list[str]:
-    """The words with an option that is repeated made one: `--x a --y 1 --x b` is `--y 1 --x a b`."""
+def gather(argv: Sequence[str], option: str) -> list[str]:
+    """The arguments with all uses of a repeated option joined: `--x a --y 1 --x b` is `--y 1 --x a b`."""
     others: list[str] = []
     values: list[str] = []
     into = others
-    for word in words:
-        name, equals, value = word.partition("=")
-        if word.startswith("--"):
+    for arg in argv:
+        name, equals, value = arg.partition("=")
+        if arg.startswith("--"):
             into = values if name == option else others
         if name != option:
-            into.append(word)
+            into.append(arg)
         elif equals:
             values.append(value)
-    return [*others, option, *values] if values else list(words)
+    return [*others, option, *values] if values else list(argv)

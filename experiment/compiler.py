@@ -13,10 +13,10 @@ import torch
 from experiment.values import ConfigError
 
 ROOM = 32_000_000
-"""Bytes that have to be free in the folder of compiled code; a compiled loss takes a few million."""
+"""Bytes that must be free in the folder of compiled code; a compiled loss takes a few MB."""
 SOURCE = '#include <Python.h>\nextern "C" int answer() { return 42; }\n'
 NO_COMPILER, BAD_COMPILER = "InvalidCxxCompiler", "CppCompileError"
-"""Errors of torch._inductor.exc, by name: where its folder cannot be used, that module cannot be imported."""
+"""Errors of torch._inductor.exc, by name: that module cannot be imported if its folder cannot be used."""
 ADVICE = "TORCHINDUCTOR_CACHE_DIR names the folder, CXX the compiler"
 
 
@@ -29,8 +29,8 @@ def check_compiler(device: torch.device | str) -> None:
 def compiler_fault(device: torch.device) -> str | None:
     """Why nothing can be compiled for the device, in one line, or None if it can.
 
-    A few lines of C++ are built by torch.compile's own builder in its own folder, and loaded: on a CPU every graph is
-    made so. On another device a function of one line goes through torch.compile.
+    For a CPU, torch.compile's builder compiles a few lines of C++ in torch's folder, and the result is loaded, as for
+    every graph. For another device, torch.compile compiles a function of one line.
     """
     try:
         return _fault(device)

@@ -14,23 +14,15 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
 
 from experiment import command_line
-from experiment.values import ConfigError, coerce, one_line, suggest
-
-__all__ = [
-    "ConfigError",
-    "as_plain",
-    "dump_yaml",
-    "exit_on_bad_input",
-    "from_mapping",
-    "load_yaml",
-    "parse_cli",
-    "suggest",
-]
+from experiment.values import ConfigError as ConfigError
+from experiment.values import coerce, one_line
+from experiment.values import suggest as suggest
 
 C = TypeVar("C")
 
@@ -71,7 +63,7 @@ def _build(cls: Any, values: Mapping[str, Any], base: C | None) -> C:
 
 
 def from_mapping(cls: type[C], mapping: Mapping[str, Any], where: str, base: C | None = None) -> C:
-    """Builds a config from a mapping; what it leaves out is as in `base`, or as the defaults.
+    """Builds a config from a mapping. Keys that it leaves out have the values of `base`, or the defaults.
 
     Raises:
         ConfigError: an unknown key (with the near match) or a value of the wrong type; `where` opens the line.
@@ -149,27 +141,27 @@ def parse_cli(
     *,
     prog: str,
     description: str,
-    presets: Mapping[str, Path],
+    presets: Mapping[str, Path] = MappingProxyType({}),
     default_preset: str | None = None,
     base: C | None = None,
 ) -> C:
     """Reads a config from the command line: `--config PRESET|FILE` first, and every other option overrides it.
 
-    A config with a field `config` has no such option of its own; the field is then any other.
-    `base` takes the place of the defaults (a run that is resumed, say), and then `default_preset` is not read.
+    If the config has a field `config`, --config is that field's option and reads no preset.
+    `base`, for example the settings of a resumed run, replaces the defaults; `default_preset` is then not read.
 
     Raises:
         ConfigError: any mistake, in one line. `--help` prints and raises SystemExit(0).
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
     fields = _fields(cls)
-    given = command_line.split(fields, words)
+    given = command_line.split(fields, argv)
     default_source = default_preset if base is None else None
     source = default_source if "config" in fields else given.pop("config", default_source)
     values = {} if source is None else _coerce_all(cls, _yaml_entries(_config_path(source, presets)))
-    if command_line.asks_help(words):
+    if command_line.asks_help(argv):
         defaults = {name: _default(field, base) for name, (_, field) in fields.items()} | values
-        command_line.print_help(cls, fields, {"config": source} | defaults, list(presets), prog, description, words)
+        command_line.print_help(cls, fields, {"config": source} | defaults, list(presets), prog, description, argv)
     values |= {name: _coerce_field(cls, name, value, command_line.flag(name)) for name, value in given.items()}
     return _build(cls, values, base)
 

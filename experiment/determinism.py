@@ -1,4 +1,4 @@
-"""What decides a run's bits: seeds and threads; and what to record about the machine that made them."""
+"""Seeds and threads, which decide a run's bits; and a record of the software and machine."""
 
 import hashlib
 import platform
@@ -86,7 +86,7 @@ def environment() -> dict[str, Any]:
 
 
 def made_by(compiled: object) -> dict[str, str]:
-    """The software, the machine and the settings of it that decide a run's bits in addition to what it learns by."""
+    """The software, the machine and its settings, which decide a run's bits together with the learning settings."""
     here = environment()
     names = ("rewarm", "commit", "torch", "numpy", "cpu", "gpu", "threads")
     return {name: str(here[name]) for name in names} | {"compile": str(compiled)}

@@ -15,7 +15,7 @@ FOLD = 64
 
 
 class NonFinite(ArithmeticError):
-    """A loss or a part of the state is NaN or infinite; the text says which, in one line."""
+    """A loss or a part of the state is NaN or infinite; the message says which, in one line."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -57,18 +57,18 @@ class LossWatch:
 
 
 class SkipNonFinite:
-    """Makes an optimiser leave out the updates whose loss or gradient is not finite.
+    """Makes an optimiser skip the updates whose loss or gradient is not finite.
 
-    `look(loss)` comes between `backward()` and `optimizer.step()`. The device decides, and the host does not wait for
-    it. An update that is left out changes neither parameters nor moments nor step counts, and its gradients become 0.
-    While all is finite, every bit is as without it. A gradient also counts as not finite when its norm overflows. This
-    is how torch's gradient scaler skips (`found_inf`), which fused optimisers know.
+    Call `look(loss)` between `backward()` and `optimizer.step()`. The device decides, and the host does not wait for
+    it. A skipped update changes neither parameters nor moments nor step counts, and its gradients become 0. While all
+    values are finite, this class changes no bit. A gradient also counts as not finite when its norm overflows. The
+    mechanism is `found_inf` of torch's gradient scaler, which fused optimisers read.
 
     Attributes:
-        left_out: bool scalar, whether the last update was. count: int64 scalar, how many were in all.
+        left_out: bool scalar, whether the last update was skipped. count: int64 scalar, number of skipped updates.
 
     Raises:
-        ValueError: an optimiser that cannot do it.
+        ValueError: an optimiser that cannot skip updates.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:

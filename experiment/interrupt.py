@@ -19,8 +19,8 @@ INTERRUPTED = 130  # the shell's code for a program that SIGINT ended
 class Interrupt:
     """While it is entered, SIGINT (Ctrl-C) and SIGTERM (a cluster's preemption) only set `requested`.
 
-    A second SIGINT raises KeyboardInterrupt. SIGHUP, the terminal that goes away, is ignored. The handlers from before
-    are restored on exit. Outside the main thread, where Python allows no handlers, it does nothing.
+    A second SIGINT raises KeyboardInterrupt. SIGHUP (the terminal closes) is ignored. The previous handlers are
+    restored on exit. Outside the main thread, where Python allows no handlers, this does nothing.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Interrupt:
 
 
 class _Lasting:
-    """A text stream whose reader may go away, or whose disk may fill: what is written then is lost, and no error."""
+    """A text stream whose reader may go away, or whose disk may fill: output is then lost without an error."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -76,7 +76,7 @@ class _Lasting:
             self._lost(error)
 
     def close_quietly(self) -> None:
-        """Flushes for the last time: what a full disk still refuses would make Python fail when it ends."""
+        """Flushes for the last time, and drops what a full disk refuses: Python would fail on it at its exit."""
         try:
             self._stream.flush()
         except (OSError, ValueError):
@@ -111,7 +111,7 @@ def outlive_terminal() -> Iterator[None]:
 def _open_missing() -> None:
     """Opens the null device for each standard stream that was closed before Python began.
 
-    A file that is opened later, metrics.jsonl say, would otherwise get its number and whatever a library prints there.
+    Otherwise a file that is opened later, such as metrics.jsonl, would get the stream's number and a library's output.
     """
     for number in range(3):
         try:
@@ -130,10 +130,10 @@ def _open_missing() -> None:
 
 @contextlib.contextmanager
 def cli_session() -> Iterator[None]:
-    """Every command runs inside: `@cli_session()` above its `main`.
+    """Decorates the `main` of every command: `@cli_session()`.
 
-    Warnings, a worker that is lost and a Ctrl-C where nothing is there to be saved are one line; a stream that is lost
-    ends nothing.
+    Warnings, a lost worker, and a Ctrl-C before there is anything to save are shown as one line. A lost stream does not
+    end the command.
     """
     with outlive_terminal(), warnings.catch_warnings():
         warnings.showwarning = _show_warning

@@ -1,4 +1,4 @@
-"""How often a run measures itself, if nobody says so."""
+"""Default intervals of a run's measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the images of a network lie in memory: chosen here for every network with convolutions."""
+"""The memory format of every network with convolutions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +16,8 @@ def memory_format(network: nn.Module) -> torch.memory_format:
     The oneDNN of torch 2.13 and 2.14 has a fault on x86 processors: in channels_last it writes past its own memory in
     the backward pass of some narrow convolutions that step over pixels, as the shortcuts of a narrow ResNet do. The
     process aborts, or goes on with wrong numbers. Processors with AVX2 and no AVX-512 are hit most. In the contiguous
-    format oneDNN takes another way. A network with such a convolution has it on every CPU, so that it computes the
-    same on all of them.
+    format oneDNN uses other code. A network with such a convolution is contiguous on every CPU, so that all CPUs
+    compute the same.
     """
     on_cpu = any(parameter.device.type == "cpu" for parameter in network.parameters())
     at_risk = on_cpu and any(_steps_over_pixels(module) for module in network.modules())

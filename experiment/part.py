@@ -35,7 +35,7 @@ class Part:
 def parse(text: str, known: Collection[str], what: str) -> Part:
     """Reads `name[:key=value,...]` or `module:Class[:key=value,...]`; ValueError for an unknown name or form.
 
-    what: the kind of part in words, for the message.
+    what: the name of this kind of part, for the message.
     """
     first, *rest = text.split(":")
     if first not in known:
@@ -45,19 +45,22 @@ def parse(text: str, known: Collection[str], what: str) -> Part:
     return Part(first, _options(text, ":".join(rest)))
 
 
-def join_options(words: Iterable[str]) -> tuple[str, ...]:
-    """Parts that were split at their commas, whole again: "redo:period=9", "tau=0" is "redo:period=9,tau=0"."""
+def join_options(texts: Iterable[str]) -> tuple[str, ...]:
+    """Joins parts that were split at their commas: "redo:period=9", "tau=0" becomes "redo:period=9,tau=0"."""
     parts: list[str] = []
-    for word in words:
-        if parts and "=" in word and ":" not in word.partition("=")[0]:
-            parts[-1] += f",{word}"
+    for text in texts:
+        if parts and "=" in text and ":" not in text.partition("=")[0]:
+            parts[-1] += f",{text}"
         else:
-            parts.append(word)
+            parts.append(text)
     return tuple(parts)
 
 
 def load(path: str, base: type) -> type[Any]:
-    """The class at module:Class; ValueError, in one line, unless it can be imported and is a subclass of `base`."""
+    """The class at module:Class.
+
+    Raises ValueError, in one line, unless it can be imported, is a subclass of `base`, and defines all of its methods.
+    """
     module_name, _, class_name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -65,6 +68,8 @@ def load(path: str, base: type) -> type[Any]:
         raise ValueError(f"{path!r} cannot be imported: {one_line(error)}") from None
     kind = getattr(module, class_name, None)
     if isinstance(kind, type) and issubclass(kind, base):
+        if missing := sorted(getattr(kind, "__abstractmethods__", ())):
+            raise ValueError(f"{path}: it does not define {', '.join(missing)}")
         return kind
     found = [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
     hint = suggest(class_name, [name for name in found if name != base.__name__], list_all=True)
@@ -119,7 +124,7 @@ def own_part(option: str, path: str, base: type, given: int = 0) -> tuple[type[A
     """The class that a user names by module:Class[:option=value,...], a subclass of `base`, and its options.
 
     given: how many arguments of its constructor the program gives. Raises ConfigError, in one line, for an import path
-    that leads to no such class, and for an option that it has not.
+    that leads to no such class, and for an unknown option.
     """
     try:
         part = parse(path, (), option)
@@ -142,19 +147,29 @@ def build_part(option: str, path: str, base: type, *given: Any, **named: Any) ->
 
 @contextlib.contextmanager
 def as_mistake(where: str) -> Iterator[None]:
-    """What the user's code raises inside, as a ConfigError of one line that begins with `where`.
+    """Turns an error of the user's code into a ConfigError of one line that begins with `where`.
+
+    A part refuses arguments with ValueError or TypeError. For any other error the message names the type and the line
+    that raised it, the last one outside of installed packages. A ConfigError passes: its message is whole.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{where}: {described(error)}") from None
+
+
+def described(error: Exception) -> str:
+    """What the user's code raised, in one line.
 
     ValueError and TypeError are what a part refuses with. Any other error is named with the line that raised it, the
     last one outside of installed packages.
     """
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from None
-    except Exception as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
-        place = f"{frames[-1].filename} line {frames[-1].lineno}"
-        raise ConfigError(f"{where}: {type(error).__name__}: {one_line(error)} ({place})") from None
+    if isinstance(error, TypeError | ValueError):
+        return one_line(error)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+    return f"{type(error).__name__}: {one_line(error)} ({frames[-1].filename} line {frames[-1].lineno})"
 
 
 def check_signal(signal: str | None, known: Collection[str], reader: str) -> None:

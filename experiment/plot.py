@@ -67,7 +67,7 @@ def plotting() -> Any:
 
 
 def save(figure: Any, out: Path) -> Path:
-    """Writes and closes a figure; the file's ending tells the format."""
+    """Writes and closes a figure; the file's ending sets the format."""
     from matplotlib import pyplot
 
     write_atomic(out, render(figure, out.suffix[1:]))
@@ -95,7 +95,7 @@ def _compact(svg: str) -> str:
 
 
 def draw_line(axis: Any, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
-    """A line; where only one point is known, a marker, since a line of one point is invisible."""
+    """A line; a marker if only one point is known, since a line of one point is invisible."""
     single = np.isfinite(y).sum() == 1
     axis.plot(x, y, **{"markersize": 4} | style, marker="o" if single else None, clip_on=not single)
 
@@ -167,7 +167,7 @@ def legend(figure: Any, axes: Sequence[Any]) -> None:
 
 
 def _legend_columns(labels: Sequence[str], width: float) -> int:
-    """As many as surely fit: a letter takes about 0.075 inches, the line next to it half an inch."""
+    """The number of columns that fit: a letter takes about 0.075 inches, the line next to it half an inch."""
     longest = max(len(line) for text in labels for line in text.splitlines())
     return max(int(width / (0.6 + 0.075 * longest)), 1)
 

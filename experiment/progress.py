@@ -49,7 +49,7 @@ class Status(NamedTuple):
         begun: what is done of the units that are not done yet, in units.
         elapsed: in seconds.
         pace: the time left and the rate, as text.
-        activity: what is being done that moves no unit; empty if nothing is.
+        activity: work that completes no unit, such as "compiling"; empty if there is none.
     """
 
     done: int
@@ -126,8 +126,8 @@ class Progress:
         console: a rich Console in place of one on stdout.
         start: how many were done before, in a run that is resumed.
         interval: seconds between lines where there is no terminal.
-        pace: gives the time left and the rate as text, where they do not follow from the pace of late.
-        ticking: whether there is a thread; a caller that updates often enough, or forks, wants none.
+        pace: returns the time left and the rate as text, if they do not follow from the recent rate of units.
+        ticking: whether a thread redraws; off for a caller that updates often enough, or that forks.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Progress:
             self._draw(now)
 
     def busy(self, activity: str | Callable[[], str]) -> None:
-        """Says what the caller does that moves no unit, as "compiling"; "" ends it. It does not count in the rate."""
+        """Shows work that completes no unit, such as "compiling"; "" ends it. Its time does not count in the rate."""
         self._activity = activity
         if not activity:
             self._restart_rate()
@@ -226,7 +226,7 @@ class Progress:
         return f"{clock_time((self._total - self._done) / rate)} left, {per_second(rate)}"
 
     def _tick(self) -> None:
-        """Redraws while the caller does not, so that the clock goes on; asks the caller for nothing."""
+        """Redraws between updates, so that the clock goes on. Does not call the caller's functions."""
         while not self._closed.wait(REDRAW):
             now = self._clock()
             if now - self._drawn >= REDRAW and not self._gone:

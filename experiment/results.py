@@ -1,4 +1,4 @@
-"""What a run leaves behind to be read: the rows of metrics.jsonl, and result.json, of agents and studies alike."""
+"""Reads the files of a run, of agents and studies alike: the rows of metrics.jsonl, and result.json."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _WORDS = {dict: "a mapping", int: "a whole number", str: "text"}
 
 
 def read_result(run: RunDir, needed: Mapping[str, type] | None = None, kind: str = "a run") -> Row | None:
-    """What a run came to; None while it has not ended.
+    """The result of a run; None while it has not ended.
 
-    `needed`: keys that the caller cannot do without; `kind`: what run it has to be of.
+    `needed`: keys that the caller needs; `kind`: the expected kind of run, for messages.
     Raises ConfigError, in one line, if the file cannot be read, or has a key that is missing or of another type.
     """
     if not run.finished:
@@ -50,7 +50,7 @@ def read_result(run: RunDir, needed: Mapping[str, type] | None = None, kind: str
     for key, type_ in RESULT.items():
         if not isinstance(value := result.get(key), type_ | None):
             raise ConfigError(f"{run.result}: its {key} is {value!r}, not {_WORDS[type_]}")
-    if "training_seconds" in result:  # an agent's
+    if "training_seconds" in result:  # an agent's of an earlier version
         result.setdefault("seconds", {"training": result["training_seconds"]})
     return {"seed": (result.get("settings") or {}).get("seed")} | result
 
@@ -68,7 +68,7 @@ def read_rows(run: RunDir) -> list[Row]:
 
 
 def _at_once(lines: list[str]) -> list[Row] | None:
-    """The rows of lines of JSON, in a fraction of the time that each by itself takes; None if one cannot be read."""
+    """The rows of lines of JSON, parsed together, which is much faster than one by one. None if one cannot be read."""
     try:
         rows = json.loads(f"[{','.join(lines)}]")
     except ValueError:

@@ -3,8 +3,8 @@
     settings -> the run to go on with and its checkpoint -> device, threads, seeds -> build -> restore
              -> run directory, metrics cut to the checkpoint -> advance, log, save, ... -> evaluate -> result.json
 
-What bad input could spoil comes before the run directory: until then nothing is written. From then on a run ends in its
-result, in a state that a resume goes on from, or in one line that says what is lost.
+Everything that bad input can break comes before the run directory: until then nothing is written. After that, a run
+ends with its result, with a state that can be resumed, or with one line that says what is lost.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from experiment.config import ConfigError, as_plain
 from experiment.determinism import configure, device_of, environment, made_by, parameter_hash
 from experiment.guard import NonFinite, check_finite, is_out_of_memory
 from experiment.interrupt import INTERRUPTED, Interrupt
+from experiment.part import as_mistake
 from experiment.progress import Progress
 from experiment.setting import changeable
 from experiment.storage import checkpoint
@@ -45,16 +46,16 @@ class Learner(Protocol):
 
 
 class Run(ABC, Generic[Config]):
-    """A run that is ready to train: whatever bad input could spoil has been tried by then.
+    """A run that is ready to train: everything that bad input can break has been tried.
 
     Attributes:
         unit: what budget, checkpoints and intervals count, as "agent step".
         rows_end: the key, in the part "run" of a checkpoint, of the length of metrics.jsonl.
-        memory_options: the options that a smaller run has other values of.
-        resumed: the directory of the run that goes on, None for a new one; known when `build` is called.
-        command: what goes on with it, as "python -m agents.dqn".
-        remedies: options that make it less likely that numbers overflow.
-        skipping: the option that leaves out updates that overflow, if there is one and it is not given yet.
+        memory_options: the options that reduce memory.
+        resumed: the directory of the resumed run, None for a new one; known when `build` is called.
+        command: the command that resumes it, such as "python -m agents.dqn".
+        remedies: options that make an overflow less likely.
+        skipping: the option that skips updates that overflow, if there is one and it is not given yet.
         learner: what is trained. network: what the result has the hash of.
         segments: rows that are saved with each checkpoint, if there are any. `build` sets these from `command` on.
     """
@@ -81,21 +82,23 @@ class Run(ABC, Generic[Config]):
         self.saved_at: int | None = None
         if saved is not None:
             self._restore(saved)
+        with as_mistake("what a checkpoint would hold"):
+            checkpoint.check_plain(self.learner.state_dict(), "learner")
         self.check_compiler()
         self.directory = self.resumed or self._create()
         self.tracker = Tracker(self.directory.metrics, self.config.track, config=as_plain(self.config))
         self.tracker.cut_to(0 if saved is None else saved.state["run"][self.rows_end])
 
-    # --- what a subclass says
+    # --- what a subclass defines
 
     @staticmethod
     @abstractmethod
     def default_name(config: Any) -> str:
-        """What tells the run from others, and the time."""
+        """The default name of the run directory: its main settings and the time."""
 
     @abstractmethod
     def build(self, saved: checkpoint.Checkpoint | None) -> None:
-        """Builds all parts from `config`, on `device`; `saved` will be restored. Raises ConfigError."""
+        """Builds all parts from `config`, on `device`; `saved` is restored afterwards. Raises ConfigError."""
 
     @property
     @abstractmethod
@@ -104,7 +107,7 @@ class Run(ABC, Generic[Config]):
 
     @abstractmethod
     def advance(self, progress: Progress) -> None:
-        """Does one unit, or one in each environment, and logs the rows that are due."""
+        """Does one unit (of agents: one in each environment) and logs the due rows."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, dict[str, Any]]:
@@ -112,7 +115,7 @@ class Run(ABC, Generic[Config]):
 
     @abstractmethod
     def restore(self, saved: checkpoint.Checkpoint) -> str:
-        """Takes back what `state_dict` gave; returns in words where the run goes on. May raise what it likes."""
+        """Loads a `state_dict`; returns where the run goes on, as text. May raise any error."""
 
     @abstractmethod
     def headline(self) -> str:
@@ -120,13 +123,13 @@ class Run(ABC, Generic[Config]):
 
     @abstractmethod
     def live_metrics(self) -> dict[str, str]:
-        """What the live line shows: text by label."""
+        """The metrics of the live view: text by label."""
 
     @abstractmethod
     def conclude(self) -> dict[str, Any]:
-        """Says what the run came to, and returns it for result.json. Raises ConfigError if that is not known."""
+        """Prints the outcome of the run, and returns it for result.json. Raises ConfigError if it is not known."""
 
-    # --- what a subclass may say otherwise
+    # --- what a subclass may override
 
     def check_compiler(self) -> None:
         """Raises ConfigError if what is left to train cannot be compiled here."""
@@ -136,7 +139,7 @@ class Run(ABC, Generic[Config]):
         return self.step >= self.config.budget
 
     def check(self) -> None:
-        """Raises NonFinite if what is learned should not be saved."""
+        """Raises NonFinite if the learner's state must not be saved."""
         check_finite(self.learner.state_dict())
 
     @contextmanager
@@ -146,7 +149,7 @@ class Run(ABC, Generic[Config]):
             yield progress
 
     def evaluate(self, interrupt: Interrupt) -> bool:
-        """What follows training; whether it came to its end."""
+        """Runs after training, e.g. an evaluation. Returns whether it was completed."""
         return True
 
     # --- making a run
@@ -172,7 +175,7 @@ class Run(ABC, Generic[Config]):
         self.saved_at = saved.step
         print(f"resuming at {self.unit} {saved.step:,}, {how}")
         if differs := checkpoint.changes(saved.state["run"].get("made_by", {}), self.made_by):
-            print(f"saved elsewhere ({differs}): the run goes on, but its bits may be others than there")
+            print(f"saved elsewhere ({differs}): the run goes on, but its bits may differ from there")
 
     def _create(self) -> RunDir:
         name = self.default_name(self.config) if self.config.name is None else self.config.name
@@ -188,6 +191,8 @@ class Run(ABC, Generic[Config]):
             return self._train()
         except NonFinite as error:
             reason = self._diverged(str(error))
+        except ConfigError as error:  # of the user's own parts, which what is built cannot tell
+            reason = f"{error}; what is saved stands: {self._resume_command()}"
         except ChildProcessError as error:  # a worker of the environments is gone, killed for memory, say
             reason = f"{error}; go on from the last checkpoint: {self._resume_command()}"
         except (MemoryError, RuntimeError) as error:
@@ -237,7 +242,7 @@ class Run(ABC, Generic[Config]):
     # --- how it ends
 
     def finish(self, saved: bool) -> int:
-        """Concludes, and writes the result, unless the network is lost: a result would say that there is one."""
+        """Writes the result, unless the final network could not be saved: a result would claim that it exists."""
         try:
             found, fault = self.conclude(), ""
         except ConfigError as error:
@@ -255,7 +260,7 @@ class Run(ABC, Generic[Config]):
         return 0
 
     def _facts(self) -> dict[str, Any]:
-        """What every result says in addition to what the run came to: see `experiment.results`."""
+        """The keys of every result, next to the run's outcome: see `experiment.results`."""
         return {
             "settings": as_plain(self.config),
             "seed": self.config.seed,

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 
 class Interval(NamedTuple):
-    """A statistic of the data and the bounds of its interval, which are NaN where the data cannot give one."""
+    """A statistic of the data and the bounds of its interval; NaN if the data have no interval."""
 
     value: float
     low: float
@@ -101,13 +101,13 @@ def concordance(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Harrell's C of the pairs that `order` tells apart: the share whose times are in that order, and its interval.
+    """Harrell's C: the share of pairs with different `order` whose times are in that order, and its interval.
 
     1 when a larger `order` always means a later time, 0.5 for no relation, 0 when it always means an earlier one. Where
     `censored` is True the event had not happened by that time. A pair is comparable if the earlier time is an event's;
-    at equal times, if one alone is an event: it was first. Pairs tied in `order` are left out, or few levels of it
-    could never reach 1. NaN if no pair is left; such resamples are left out of the interval. Harrell et al. 1982,
-    JAMA 247(18).
+    at equal times, if only one is an event, which counts as earlier. Pairs tied in `order` are left out: otherwise an
+    `order` with few levels could never reach 1. NaN if no pair is left; such resamples are left out of the interval.
+    Harrell et al. 1982, JAMA 247(18).
     Raises ValueError for unequal lengths and values that are not finite.
     """
     columns = [np.asarray(column, dtype=float) for column in (order, times, censored)]
@@ -128,7 +128,7 @@ def _harrell(rows: np.ndarray) -> float:
 
 
 def check_settings(resamples: int, confidence: float) -> None:
-    """Raises ValueError for settings of an interval that cannot be."""
+    """Raises ValueError for impossible settings of an interval."""
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     if not 0 < confidence < 1:

@@ -1,4 +1,4 @@
-"""A field of a config that says what it is for, which values it takes and where the help shows it."""
+"""A field of a config that states its role, its range, and its group in the help."""
 
 import dataclasses
 import math
@@ -9,8 +9,9 @@ from typing import Any, Literal
 from experiment.values import ConfigError
 
 Role = Literal["learning", "machine", "observing", "identity"]
-"""learning: decides what is learned or how it is scored, so it tells runs apart. machine: where a run is computed; it
-decides the last bits at most. observing: what is watched and kept. identity: which run it is, and where it lies."""
+"""learning: decides what is learned or how it is scored; runs with different values are different. machine: where a
+run is computed, which changes only the last bits. observing: what is measured and saved. identity: name and folder of
+the run."""
 
 
 def setting(
@@ -58,7 +59,7 @@ def changeable(config: Any) -> dict[str, Any]:
 
 
 def learning(config: Any) -> dict[str, Any]:
-    """The values that tell a run from others: those of the settings with the role learning."""
+    """The values of the settings with the role learning: runs that differ in them are different runs."""
     names = names_of(type(config), "learning")
     return {name: value for name, value in vars(config).items() if name in names}
 

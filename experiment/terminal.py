@@ -1,4 +1,4 @@
-"""What the terminal sends and shows while a program runs on it."""
+"""Echo and signals of the terminal while a program runs on it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ECHO = 3
 
 @contextlib.contextmanager
 def without_echo(file: IO[str]) -> Iterator[None]:
-    """While it is entered, the terminal of `file` does not show what is typed.
+    """While it is entered, the terminal of `file` does not echo typed keys.
 
-    A live view moves the cursor up by the lines that it has drawn. What is typed, the ^C of Ctrl-C too, can move the
-    cursor down, and the next drawing would leave a part of the last one above it. Nothing is done where `file` is no
-    terminal, or one of another foreground process: to change it would stop this one.
+    A live view moves the cursor up by the lines that it has drawn. Typed keys, and the ^C of Ctrl-C, can move the
+    cursor down; the next drawing would then leave a part of the last one above it. Does nothing if `file` is no
+    terminal, or if another process is in its foreground: changing it would stop this process.
     """
     try:
         descriptor = file.fileno()

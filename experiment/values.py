@@ -19,7 +19,7 @@ LEAST_INT = -(2**63)
 
 
 class ConfigError(ValueError):
-    """A mistake of the user, told in one line."""
+    """A mistake of the user; the message is one line."""
 
 
 def one_line(text: object) -> str:
@@ -40,7 +40,7 @@ def every(number: int, what: str) -> str:
 def suggest(word: str, known: Iterable[str], list_all: bool = False) -> str:
     """The end of a message about an unknown name: "; did you mean 'x'?" with the nearest known one.
 
-    Where none is near: "", or with `list_all` what is known, up to 20 names.
+    Without a close match: "", or with `list_all` the known names, up to 20.
     """
     names = list(known)
     by_lower = {name.lower(): name for name in names}
@@ -56,7 +56,7 @@ def members(kind: Any) -> tuple[Any, ...]:
 
 
 def expected(kind: Any) -> str:
-    """Says in words which values the type takes."""
+    """The values that the type takes, as text."""
     if len(members(kind)) > 1:
         return " or ".join(expected(member) for member in members(kind))
     if typing.get_origin(kind) is Literal:
@@ -104,7 +104,7 @@ def _is_literal(kind: Any) -> bool:
 
 
 def _none_first(kinds: tuple[Any, ...]) -> list[Any]:
-    """A choice that is spelt "none" is the choice; else "none" is None before it is text."""
+    """A choice "none" is that choice; otherwise "none" means None rather than text."""
     return sorted(kinds, key=lambda kind: (not _is_literal(kind), kind is not types.NoneType))
 
 

@@ -1,4 +1,4 @@
-"""Normalize: a normalisation before every nonlinearity, and no bias that it makes redundant."""
+"""Normalize: puts a normalisation before every nonlinearity and removes the biases that it makes redundant."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _refuse_finished(module: nn.Module) -> None:
 def _insert(
     module: nn.Module, flow: Flow, node: fx.Node, traced: Trace, calls: Counter[nn.Module], make: MakeNorm
 ) -> str | None:
-    """Puts a norm before one nonlinearity; returns why it could not, or None."""
+    """Puts a norm before one nonlinearity; returns the reason if it cannot, or None."""
     source = node.all_input_nodes[0]
     if flow.normalized(source) or flow.is_output_map(node):
         return None

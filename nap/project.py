@@ -1,4 +1,4 @@
-"""Project: each weight matrix back to its initial norm after the optimiser's step."""
+"""Project: rescales each weight matrix to its initial norm after the optimiser's step."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ class Projection:
     """Rescales weight matrices, in place, to the norm that they had when this object was made.
 
     Eq. 2 of arXiv 2507.20057: W <- W * ||W_0||_F / ||W||_F after the optimiser's step, for every linear, convolution,
-    embedding and attention matrix but those of the output layers and of single units without a norm
-    (`nn.MultiheadAttention`'s query, key and value matrices each by themselves). What starts at zero is left alone, or
-    it would stay there. The μ and σ of a noisy layer are one matrix side by side, [μ σ]: scaled by one factor, which
-    keeps ‖[μ σ]‖, they compute the same behind a norm for every draw of the noise, and how much of the norm is noise
-    stays learned. A norm kept for each would fix that ratio, and change what the network computes.
+    embedding and attention matrix, except those of the output layers and of single units without a norm. The query,
+    key and value matrices of `nn.MultiheadAttention` count as three. A matrix that starts at zero is not projected:
+    it would stay zero. The μ and σ of a noisy layer form one matrix [μ σ], scaled by one factor that keeps ‖[μ σ]‖.
+    Followed by a norm they then compute the same for every draw of the noise, and the share of noise stays learned.
+    Separate norms for μ and σ would fix that share and change the network's function.
 
     every: project after every k-th update (`attach` counts them).
     affine: what happens to the scale and offset of the norms: "free" leaves them; "decay" moves those that learn the
         fraction `decay` of the way back to their initial values at each projection; "joint" keeps sqrt(sum scale^2 +
         sum offset^2) of each norm at its initial value, sqrt(d) for d features with scale 1 and offset 0
         (arXiv 2407.01800).
-    include, exclude: names of parameters or modules, or a predicate of (name, parameter). `exclude` takes matrices
-        out; `include` adds any parameter of two or more dimensions, the output layer's too.
-    mode: what has a norm: "frobenius", the whole matrix; "neuron", each output neuron's weights by themselves, a row of
-        a linear layer or embedding and a filter of a convolution. A neuron that starts at zero is left alone.
-    radius: "initial" keeps each norm as it was when this object was made, which changes nothing then; "unit" makes each
-        norm 1, now and at each projection. SimbaV2 (arXiv 2502.15280) is "neuron" with "unit".
+    include, exclude: names of parameters or modules, or a predicate of (name, parameter). `exclude` removes matrices;
+        `include` adds any parameter of two or more dimensions, also the output layer's.
+    mode: the unit of projection: "frobenius", the whole matrix; "neuron", the weights of each output neuron, which are
+        a row of a linear layer or embedding and a filter of a convolution. A neuron that starts at zero is not
+        projected.
+    radius: "initial" keeps each norm as it was when this object was made; "unit" sets each norm to 1, at once and at
+        each projection. SimbaV2 (arXiv 2502.15280) is "neuron" with "unit".
 
     Nothing waits for the device, and whole matrices are rescaled in foreach calls, so `project` may stand inside
     `torch.compile` or a captured CUDA graph. A graph replays `project`, not the count of `every`.
@@ -137,9 +138,9 @@ class Projection:
         return {"initial_norms": self.initial_norms, "affine": self._affine_initial, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a saved state, copied into the tensors that exist.
+        """Copies a saved state into the existing tensors.
 
-        Raises ValueError if it is of other weights.
+        Raises ValueError if the state is of other weights.
         """
         saved = state["initial_norms"]
         for name in self.names:
@@ -223,7 +224,7 @@ def _detached(pairs: list[list[nn.Parameter]]) -> list[list[Tensor]]:
 
 
 def _following(kept: list[Tensor], now: list[Tensor]) -> list[Tensor]:
-    """What is kept, or copies of the device and dtype of what is now, for a module that was moved or converted."""
+    """The stored values; copies on the present device and dtype if the module was moved or converted."""
     pairs = list(zip(kept, now, strict=True))
     if all(old.device == new.device and old.dtype == new.dtype for old, new in pairs):
         return kept
@@ -231,7 +232,7 @@ def _following(kept: list[Tensor], now: list[Tensor]) -> list[Tensor]:
 
 
 def _affine_parameters(module: nn.Module, frozen: bool) -> list[list[nn.Parameter]]:
-    """Scale and offset of each norm. Decay leaves out what is frozen: no gradient would answer it."""
+    """Scale and offset of each norm. Decay skips frozen ones, since no gradient would work against it."""
     pairs = [
         [
             parameter

@@ -39,8 +39,8 @@ def param_groups(
         matrices, its bias included. Norms and free-standing parameters have `lr` in "even-ratio", and so has a layer
         of zeros, which could not move otherwise.
 
-    If `lr` is a tensor, each group gets a tensor of its own. `name` tells what is in a group; `share`, with
-    "even-ratio", by what `lr` was multiplied. A schedule made on the optimiser multiplies each group's rate. Call it
+    If `lr` is a tensor, each group gets its own copy. `name` describes the group; `share` is the factor on `lr` with
+    "even-ratio". A schedule made on the optimiser multiplies each group's rate. Call it
     after `nap.normalize`, which adds and removes parameters.
     Raises ValueError for unknown `rates`, for a number that is negative or not finite, for a `scale_decay` that finds
     no scale, and for rates of the output layers where there is none.
@@ -107,7 +107,7 @@ def refresh_rates(module: nn.Module, optimizer: Optimizer, schedule: Schedule | 
 
 
 def _factors(module: nn.Module, rates: str) -> tuple[dict[int, str], dict[str, float]]:
-    """The part of the module that each parameter's rate goes by, and each part's share of the whole rate."""
+    """The layer that sets each parameter's rate, and each layer's share of the rate."""
     if rates == "even-ratio":
         parts = _layers(module)
         return parts, {"": 1.0} | _even_ratio(module, parts)

@@ -30,22 +30,22 @@ _STACKED = re.compile(r"((?:\w+\.)*?\w*[A-Za-z_]\w*\.)(\d+)(?=[.)]|$)")
 
 @dataclass
 class Report:
-    """What `normalize` made of a module; weights by name, `in_proj_weight[q]` being a part of a parameter."""
+    """The report of `normalize` or `analyze`; weights by name, where `in_proj_weight[q]` is a part of a parameter."""
 
     scale_invariant: list[str] = field(default_factory=list)
-    """Weights whose output goes straight into a norm, with no bias: their scale does not reach the output (but by the
-    epsilon of a norm that was there before)."""
+    """Weights without a bias whose output goes straight into a norm. Their scale does not reach the output, except
+    through the epsilon of a norm that the model already had."""
     projected_only: dict[str, str] = field(default_factory=dict)
     """Weights to project whose scale still matters, with the reason."""
     not_handled: list[tuple[str, str]] = field(default_factory=list)
     """(name, reason) of each nonlinearity that got no norm, and of each module that could not be analysed."""
     outputs: list[str] = field(default_factory=list)
-    """Weights of the output layers, which are not projected; one tied to an embedding stands under its first name."""
+    """Weights of the output layers, which are not projected; a weight tied to an embedding has its first name."""
     outputs_guessed: bool = False
-    """True if the data flow could not be traced: the output is then the last linear or convolution registered."""
+    """True if the data flow could not be traced. The last registered linear layer or convolution is then the output."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """What is left as it is, with the reason: layers of one unit before a nonlinearity, and parameters of two or more
-    dimensions whose use is not known. `Projection` projects them only if told to. Of `normalize`, also the
+    """Parts left unchanged, with the reason: layers of one unit before a nonlinearity, and parameters of two or more
+    dimensions of unknown use. `Projection` projects them only if they are in `include`. After `normalize` also the
     nonlinearities that got no norm because their input has one unit."""
     tied: dict[str, list[str]] = field(default_factory=dict)
     """The other names of weights that several modules share."""
@@ -70,7 +70,7 @@ class Report:
 
 
 def _lines(found: list[tuple[str, str]]) -> list[str]:
-    """One line per name, and one for the same thing in several blocks of a stack: `layers.{0,1}.fc.weight: reason`."""
+    """One line per name; equal names in a stack of blocks share a line: `layers.{0,1}.fc.weight: reason`."""
     groups: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
     for name, why in found:
         match = _STACKED.search(name)
@@ -110,7 +110,8 @@ def analyze(module: nn.Module) -> Report:
 
 
 def _unseen(module: nn.Module, flows: list[Flow]) -> list[tuple[str, str]]:
-    """What no flow shows: inside recurrent layers, functions that are layers, computed weights, unknown functions."""
+    """Parts that no data flow shows: recurrent layers' inside, layers called as functions, computed weights, unknown
+    functions."""
     found = [
         (name or type(part).__name__, "a recurrent layer: its nonlinearities are inside one kernel and get no norm")
         for name, part in module.named_modules()
@@ -150,7 +151,7 @@ def _left_out(module: nn.Module, weights: dict[str, Weight]) -> dict[str, str]:
 
 
 def _computes_weight(layer: nn.Module) -> bool:
-    """Whether a layer has a parametrization, weight_norm or spectral_norm in the place of its weight."""
+    """Whether a parametrization, weight_norm or spectral_norm computes the layer's weight."""
     return isinstance(layer, MATRIX_LAYERS) and "weight" not in layer._parameters
 
 

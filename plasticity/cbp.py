@@ -1,4 +1,4 @@
-"""Continual backprop (Dohare et al. 2024): a few units of low utility are replaced all along."""
+"""Continual backprop (Dohare et al. 2024): replaces a few units of low utility, again and again."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class ContinualBackprop(Method):
     """Replaces, after each update, a share `rate` of the units older than `maturity` updates: those of least utility.
 
     Utility is the running mean (with `decay`) of |h| · mean |outgoing weights|, corrected for its start at 0 (the
-    authors' "contribution"). Shares of a unit are saved up until they make one. A replaced unit has incoming weights
+    authors' "contribution"). Fractions of a unit add up until they make one. A replaced unit has incoming weights
     drawn uniformly within ±√2·√(3/fan_in) (Kaiming for ReLU), bias 0, a norm's scale and offset entries 1 and 0,
-    outgoing weights 0 and Adam's moments 0; what it gave on average goes into the biases behind it, where there are any
-    (NaP has none before its norms). Adam counts steps for whole parameters here, so that they stay; the authors keep a
-    count for each weight. The target network is left alone: the paper has none. Units that another method
+    outgoing weights 0 and Adam's moments 0. Its mean contribution is added to the biases of the next layers, if they
+    have any (NaP has none before its norms). Adam's step counts stay, since torch counts for whole parameters; the
+    authors count for each weight. The target network is not changed: the paper has none. Units that another method
     re-initialises keep their age here, and may be replaced at once.
 
     rate: share per update, 0 for off. maturity: updates. Source: Nature 632:768, algorithm 1; rate 1e-4 and maturity
@@ -97,8 +97,8 @@ class ContinualBackprop(Method):
 class _Record:
     """Utility, mean and age of the units of a layer.
 
-    How many units are old enough does not depend on which were replaced, so that it is counted here, without asking the
-    device.
+    The number of mature units does not depend on which units were replaced, so the host counts it without waiting for
+    the device.
     """
 
     def __init__(self, layer: HiddenLayer, device: torch.device):
@@ -111,7 +111,7 @@ class _Record:
         self.saved = 0.0
 
     def observe(self, h: Tensor, decay: float) -> None:
-        """Take in the features of one update."""
+        """Update utility, mean and age with the features of one update."""
         size = mean_size(h)
         columns = [slot.values.abs().flatten(1) for slot in self.layer.columns]
         out = torch.cat(columns, 1).float().mean(1)

@@ -13,7 +13,7 @@ from plasticity.method import SEED, Method, check_whole, make_generator
 class ConcatenatedReLU(nn.Module):
     """[relu(x), relu(−x)] along the units' axis `dim`: [B, n, ...] -> [B, 2n, ...].
 
-    The two halves are modules, so that each is seen as a nonlinearity by those who follow a network.
+    The two halves are modules, so that code that traces a network sees each as a nonlinearity.
     """
 
     def __init__(self, dim: int):
@@ -33,17 +33,17 @@ class CReLU(Method):
     re-initialised (uniform Kaiming, torch's default, for its new fan-in). Widths stay, so that most weights double in
     number, unless `halve` halves the layer before each ReLU and leaves the reader as it is.
 
-    A norm comes before the concatenation. Under NaP given after this method, as the command line orders them, each half
-    has a norm of its own, norm(x) and norm(−x), equal at first and then with a scale and offset each; under NaP given
-    before, there is one norm for both.
-    Source: arXiv 2303.07507, Rainbow on Atari; there the widths of its layers were not found.
+    A norm comes before the concatenation. If NaP comes after this method, as the command line orders them, each half
+    has its own norm, norm(x) and norm(−x): equal at first, then each with its own scale and offset. If NaP comes
+    before, both halves share one norm.
+    Source: arXiv 2303.07507, Rainbow on Atari; the paper does not seem to state the widths of its layers.
     """
 
     def __init__(self, halve: bool = False, seed: int = SEED):
         self.halve, self.seed = halve, check_whole("crelu: seed", seed)
 
     def prepare(self, network: nn.Module) -> None:
-        """Change the structure; ValueError, with the reason, for a network where it cannot be done everywhere."""
+        """Change the structure; ValueError, with the reason, if some ReLU of the network cannot be replaced."""
         found, generator = hidden_units(network), make_generator(network, self.seed)
         for name, reason in found.left_out.items():
             raise ValueError(f"crelu: {name} of {type(network).__name__} cannot be replaced: it {reason}")

@@ -23,15 +23,15 @@ class DASH(Method):
     filter and input channel, and a layer's whole bias. Norms, moments and the target network are left alone; a
     projection that follows restores each matrix's norm and leaves what differs between its vectors. shrinkage 1 is off.
 
-    At a change of data call `apply` with the losses of its minibatches: that is the paper's use. In a loop with no such
-    moment it happens every `period` updates, with the gradients of training since the last time (those of penalties
-    included; of them the ones that weigh more than 1e-8 are gathered).
+    At a change of data call `apply` with the losses of the new minibatches, as in the paper. In a loop without such a
+    change the method acts every `period` updates, with the training gradients since the last time, penalties included.
+    Only gradients with a weight above 1e-8 in the average are collected.
 
-    An average shorter than 1e-8 has no direction to follow: its cosine is divided by 1e-8 in place of its length (the
-    bound of torch's cosine_similarity) and goes to 0 with it. So a vector that gets no gradient any more is multiplied
-    by `shrinkage`, and with alpha next to 1, where only the last gradients weigh, at once.
-    Source: arXiv 2410.23495, as its authors' code has it, with alpha and shrinkage (its λ) 0.3 for CIFAR-10. It is
-    supervised: nothing is published for Atari, and the default period is of this project.
+    An average shorter than 1e-8 has no direction: the dot product is then divided by 1e-8 in place of its length (the
+    bound of torch's cosine_similarity), so the cosine goes to 0 with the length. A vector that gets no gradients any
+    more is therefore multiplied by `shrinkage`; at once if alpha is close to 1, where only the last gradients count.
+    Source: arXiv 2410.23495 and its authors' code, with alpha and shrinkage (its λ) 0.3 for CIFAR-10. The paper is
+    supervised; there is no published value for Atari, and the default period is this project's.
     """
 
     def __init__(self, alpha: float = 0.3, shrinkage: float = 0.3, period: float = 40_000):
@@ -64,9 +64,9 @@ class DASH(Method):
             self._shrink()
 
     def apply(self, losses: Iterable[Tensor]) -> None:
-        """Shrink by the gradients of losses of the present weights, the last one weighing most.
+        """Shrink by the gradients of losses of the present weights; the last loss has the largest weight.
 
-        Give a generator, so that each minibatch's graph lives only while it is used. Nobody's `.grad` changes.
+        Pass a generator, so that each minibatch's graph is freed after its use. No `.grad` changes.
         """
         if self.shrinkage == 1:
             return

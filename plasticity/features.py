@@ -16,9 +16,10 @@ from plasticity.method import Method
 class FeatureTap:
     """Keeps what the nonlinearities of a network gave in its last pass with gradients, detached, by module name.
 
-    Forward hooks do it, which a compiled loss traces along: features become outputs of its one graph. Passes without
-    gradients (acting, bootstrapping, probes) leave `features` alone. Make it after copies of the network are made, for
-    copies take hooks along. Nothing is hooked, and `features` is None, unless a method wants features.
+    Forward hooks collect the features, and torch.compile traces them: features become outputs of the loss's graph.
+    Passes without gradients (acting, bootstrapping, probes) do not change `features`. Create this object after copies
+    of the network, since a copy would have the hooks too. If no method wants features, nothing is hooked and `features`
+    is None.
     """
 
     def __init__(self, network: nn.Module, methods: Sequence[Method]):

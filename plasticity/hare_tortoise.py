@@ -21,17 +21,17 @@ class HareTortoise(Method):
     updates hare ← tortoise, both in place, over parameters and floating-point buffers; moments stay. Period infinity
     only averages.
 
-    Where this differs from the authors' supervised code: there the reset aliases both networks
-    (`fast.data = slow.data`), and both hare and tortoise are evaluated; here they stay two, and `averaged` lends the
-    tortoise's weights for an evaluation. Where it may differ from their agents, whose code is not public: an agent
-    here acts, bootstraps and is evaluated as without the method, that is with the hare and with a target network that
-    keeps its own rule. The one public DQN with the method that was found (a third party's) has no tortoise but
-    its target network, averaged at each update; it too acts with the hare, and restarts the optimiser at a reset.
+    Difference to the authors' supervised code: there the reset aliases both networks (`fast.data = slow.data`), and
+    both hare and tortoise are evaluated. Here they stay two networks, and `averaged` lends the tortoise's weights for
+    an evaluation. Possible difference to the authors' agents, whose code is not public: an agent here acts, bootstraps
+    and is evaluated as without the method, with the hare and the usual target network. The one public DQN with the
+    method that we found (a third party's) uses its target network as the tortoise, averaged at each update; it also
+    acts with the hare, and restarts the optimiser at a reset.
 
-    The average remembers 1/(1 − mu) updates: what another method writes is undone in part by a reset sooner than some
-    such horizons later, and wholly by one at the same update, so that this method has to be given before.
-    Source: arXiv 2406.02596; mu = 0.999 and a reset every 10 epochs are its code's for CIFAR. Values for Atari-100k
-    were not found: the default period is of this project, 10 horizons.
+    The average has a horizon of 1/(1 − mu) updates. A reset within some horizons undoes a part of what another method
+    wrote; a reset at the same update undoes all of it, so this method must be given before the other.
+    Source: arXiv 2406.02596; mu = 0.999 and a reset every 10 epochs are its code's for CIFAR. We found no values for
+    Atari-100k: the default period, 10 horizons, is this project's.
     """
 
     def __init__(self, mu: float = 0.999, period: float = 10_000):
@@ -58,10 +58,10 @@ class HareTortoise(Method):
 
     @contextmanager
     def averaged(self, refresh: Callable[[], object] | None = None) -> Iterator[None]:
-        """The network computes with the tortoise's weights inside, and has its own back, to the bit, outside.
+        """A context in which the network has the tortoise's weights. At its end the old weights return bit for bit.
 
-        Train nothing inside. refresh: brings up to date what computes in the network's place, such as an agent's copy
-        in bf16; called when the weights have changed and when they are back.
+        Do not train inside. refresh: updates what computes in the network's place, such as an agent's bf16 copy; called
+        after both changes of the weights.
         """
         refresh = refresh or (lambda: None)
         own = [value.clone() for value in self._hare]

@@ -18,8 +18,8 @@ class InjectedHead(nn.Module):
     """frozen(x) + (learned(x) − fresh(x)): a head with two frozen copies of itself.
 
     The copies start with output layers of zeros and add exactly zero. Right after the injection `learned` and `fresh`
-    hold the same weights, so that their difference is exactly zero and the output that of `frozen`, the old head. The
-    copies stay in eval mode: of noisy layers they have the mean, so that there is one head's noise and not three.
+    have the same weights, so their difference is exactly zero and the output is that of `frozen`, the old head. The
+    copies stay in eval mode: their noisy layers use the mean, so only `learned` adds noise.
     """
 
     def __init__(self, head: nn.Module):
@@ -37,7 +37,7 @@ class InjectedHead(nn.Module):
 
     @torch.no_grad()
     def inject(self, weights: dict[str, Tensor]) -> None:
-        """Freeze what was learned, and go on from fresh weights, all in place."""
+        """Freeze the learned head and continue from fresh weights, all in place."""
         learned, frozen, fresh = (dict(part.named_parameters()) for part in (self.learned, self.frozen, self.fresh))
         for name, value in weights.items():
             frozen[name].copy_(learned[name])
@@ -49,18 +49,18 @@ class PlasticityInjection(Method):
     """Freeze the head once, learn a fresh one next to it.
 
     Q = h_θ(z) + h_θ'₁(z) − h_θ'₂(z) from update `at` on, z being the encoder's output: θ is frozen as learned so far,
-    θ'₁ and θ'₂ are the same fresh weights, and θ'₁ alone learns on; the encoder goes on learning through all three.
-    Outputs do not change at the injection, to the bit where the passes of θ'₁ and θ'₂ are computed alike. All branches
-    exist from `prepare` on (three passes of the head), so that nothing new appears: the parameters that learned θ now
-    learn θ'₁, with their moments, unless `reset_moments` sets these and their step counts to 0. The target network is
-    injected with the same fresh weights and keeps its outputs as well. The frozen copies are taken from the optimiser,
-    so that its decay leaves them alone.
+    θ'₁ and θ'₂ are the same fresh weights. Only θ'₁ learns on; the encoder learns through all three branches. The
+    outputs do not change at the injection: bit for bit if the passes of θ'₁ and θ'₂ are computed alike. All branches
+    exist from `prepare` on (three passes of the head). The parameters that learned θ then learn θ'₁ and keep their
+    moments, unless `reset_moments` sets these and their step counts to 0. The target network is injected with the same
+    fresh weights and keeps its outputs too. The frozen copies are removed from the optimiser, so that its decay does
+    not change them.
 
     head: the name of the submodule that is the head; none: from the first linear layer on, in an `nn.Sequential` or a
         network head(torso(x)) whose torso is one. These layers then move into the head, and their names change.
     Source: arXiv 2305.15555, eq. 1: Double DQN on Atari, once, at 50 M frames (from memory), or 3,125,000 updates
-    at one in 16 frames: the default. A shorter run needs another. Moments stay because a PyTorch port reports that the
-    paper's ablation found a reset to hurt; the paper's own text was not at hand.
+    at one in 16 frames: the default. A shorter run needs another value. Moments stay because a PyTorch port reports
+    that a reset hurt in the paper's ablation; we could not read the paper itself.
     """
 
     def __init__(self, at: float = 3_125_000, head: str | None = None, reset_moments: bool = False, seed: int = SEED):
@@ -81,7 +81,7 @@ class PlasticityInjection(Method):
             _draw(self._head_of(network).learned, make_generator(network, 0))
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
-        """Freeze the copies, whatever other methods put into them, and take them from the optimiser."""
+        """Freeze the copies, also if other methods changed them, and remove them from the optimiser."""
         if self.is_off:
             return
         networks = [part for part in (network, target) if part is not None]

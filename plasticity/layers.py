@@ -25,7 +25,7 @@ def hidden_layers(network: nn.Module, method: str = "plasticity") -> list[Hidden
 
 
 def unit_moments(layer: HiddenLayer, optimizer: Optimizer) -> Iterator[Tensor]:
-    """What the optimiser remembers of all that belongs to a layer's units, by unit, to be written in place."""
+    """The optimiser's state of all parameters of a layer's units, by unit, to be written in place."""
     for slot in layer.slots:
         yield from (slot.by_unit(moment) for moment in moments(optimizer, slot.parameter))
 
@@ -78,8 +78,8 @@ def choose_drawn(network: nn.Module, wanted: Sequence[str], method: str) -> list
 def choose_layers(network: nn.Module, wanted: Sequence[str], method: str = "plasticity") -> list[str]:
     """The names of the modules with parameters of their own that are wanted, in the network's order.
 
-    A wanted name is "output" (the output layers), "all", or a module's name, `*` standing for anything; the parts of a
-    module are wanted with it. Raises ValueError for a name that matches nothing, with the near match.
+    A wanted name is "output" (the output layers), "all", or a module's name, with `*` as a wildcard. A module includes
+    its parts. Raises ValueError for a name that matches nothing, with the closest match.
     """
     known = [name for name, part in network.named_modules() if any(p is not None for p in part._parameters.values())]
     outputs = list(hidden_units(network).outputs) if "output" in wanted else []

@@ -1,4 +1,4 @@
-"""What a command line says of the methods: `--list-methods` and `--plasticity NAME:help`."""
+"""Help on the methods: `--list-methods` and `--plasticity NAME:help`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _entry(name: str) -> str:
 
 
 def _options(kind: type) -> str:
-    """The options as they are written, with their defaults; a method's own seed follows from the run's."""
+    """The options as they are written, with their defaults, without the seed, which follows from the run's."""
     known = {name: option.default for name, option in options_of(kind).items() if name != "seed"}
     return ", ".join(f"{name}={_written(value)}" for name, value in known.items()) or "none"
 

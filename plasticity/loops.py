@@ -1,4 +1,4 @@
-"""A supervised loop on the interface of methods, and small networks for it: what methods are tested in."""
+"""A supervised loop on the interface of methods, with small networks, for tests of methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interface behind which every method against loss of plasticity stands."""
+"""The interface of every method against loss of plasticity."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Features = Mapping[str, Tensor]
 class Method:
     """A method against loss of plasticity; override the hooks that it needs.
 
-    The caller runs `prepare` before the optimiser exists and `attach` once after; then, for each update, adds
-    `penalty()` to the loss and calls `after_update` behind the optimiser's step. After `prepare` a method changes
-    parameters in place only: a parameter's identity never changes, so the optimiser owns what the network uses. A
-    method draws from a generator of its own, and at strength 0 or period infinity it neither draws nor writes.
+    The caller runs `prepare` before the optimiser exists and `attach` once after it. For each update the caller adds
+    `penalty()` to the loss and calls `after_update` after the optimiser's step. After `prepare` a method changes
+    parameters only in place: a parameter's identity never changes, so the optimiser owns what the network uses. A
+    method draws from its own generator. At strength 0 or period infinity it neither draws nor writes.
     """
 
     wants_features: bool = False
@@ -35,7 +35,7 @@ class Method:
         """Change the network's structure."""
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
-        """Meet the parts that the method works on; `target` is None where the learner has none."""
+        """Receive the parts that the method works on; `target` is None if the learner has none."""
 
     def penalty(self) -> Tensor | None:
         """A scalar of the parameters given to `attach`, added to the loss, or None. It is a part of the compiled graph.
@@ -51,7 +51,7 @@ class Method:
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to hold."""
+        """The state that a checkpoint must hold."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -59,10 +59,10 @@ class Method:
 
 
 SEED = 1_000_003
-"""A method's seed if none is given: unlike a network's, whose seed would draw the initial weights once more."""
+"""A method's default seed. It differs from a network's: the same seed would draw the initial weights again."""
 
 LARGEST = torch.finfo(torch.float32).max
-"""What no number may exceed: parameters are fp32, and would be infinite."""
+"""Largest allowed number: parameters are fp32, and a larger one would be infinite."""
 
 
 def check_period(where: str, period: float) -> float:
@@ -98,19 +98,19 @@ def is_due(update: int, period: float) -> bool:
 
 
 def make_generator(network: nn.Module, seed: int) -> torch.Generator:
-    """A method's own source of random numbers, on the network's device."""
+    """A method's own random generator, on the network's device."""
     device = next(network.parameters()).device
     return torch.Generator(device).manual_seed(seed)
 
 
 def moments(optimizer: Optimizer, parameter: nn.Parameter) -> list[Tensor]:
-    """What the optimiser remembers of each entry of a parameter: Adam's two moments, momentum, squared averages."""
+    """The optimiser's state for each entry of a parameter: Adam's two moments, momentum, squared averages."""
     state: Mapping[str, Any] = optimizer.state.get(parameter, {})
     return [v for k, v in state.items() if k != "step" and isinstance(v, Tensor) and v.shape == parameter.shape]
 
 
 def zero_moments(optimizer: Optimizer, parameters: Iterable[nn.Parameter], step: bool = False) -> None:
-    """Zero what the optimiser remembers of whole parameters, in place; with `step` their step counts too."""
+    """Zero the optimiser's state of whole parameters, in place; with `step` their step counts too."""
     parameters = list(parameters)
     found = [moment for parameter in parameters for moment in moments(optimizer, parameter)]
     if step:

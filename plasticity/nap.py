@@ -12,9 +12,9 @@ from plasticity.method import Features, Method, check_whole
 
 
 class NaP(Method):
-    """A norm before every nonlinearity, and each weight matrix back at its initial norm after every update.
+    """Puts a norm before every nonlinearity, and rescales each weight matrix to its initial norm after every update.
 
-    Source: arXiv 2407.01800; the update is eq. 2 of arXiv 2507.20057. `after_update` runs behind every other method's.
+    Source: arXiv 2407.01800; the update is eq. 2 of arXiv 2507.20057. `after_update` runs after every other method's.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class NaP(Method):
         self.projection: nap.Projection | None = None
 
     def prepare(self, network: nn.Module) -> None:
-        """Normalise in place; ValueError for a network with a nonlinearity or weight that this cannot be done for."""
+        """Normalise in place; ValueError for a network with a nonlinearity or weight that cannot be handled."""
         self.report = nap.normalize(network, norm=self.norm, conv_axes=self.axes)
         if self.report.not_handled:
             raise ValueError(f"NaP cannot normalise this network: {self.report.not_handled}")

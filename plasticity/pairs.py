@@ -1,7 +1,7 @@
 """Pairs of methods that make no sense together, or only in one order, with the reasons.
 
-A pair is here if one method undoes the other, or has to change what the other keeps. All other pairs train: that one
-weakens another, as a projection weakens weight decay, is said where the method is described.
+A pair is here if one method undoes the other, or must change what the other keeps. All other pairs train. If one method
+weakens another, as a projection weakens weight decay, the method's docstring says so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ORDER: dict[tuple[str, str], str] = {
 
 
 def check_pairs(names: Sequence[str]) -> None:
-    """ValueError, naming both and saying why, for two methods at work that do not go together, or not in this order."""
+    """ValueError with the reason for two active methods that do not go together, or not in this order."""
     for later, name in enumerate(names):
         for earlier in names[:later]:
             if reason := APART.get(frozenset({earlier, name})):

@@ -21,8 +21,8 @@ class ReDo(Method):
     weights are 0, and Adam's moments of all of these are 0 (its step count stays). A channel is a unit, averaged over
     space. The mean is over the last minibatches before the recycling, as many as make `samples` inputs. The draw is the
     layers' own (`init="layer"`: uniform within ±1/√fan_in for torch's) or the paper's ("xavier":
-    ±√(6/(fan_in + fan_out))). The target network is left alone, as in the authors' code. What a norm before the
-    nonlinearity averages over is changed by a recycled unit, so under NaP the output moves even where a unit was dead.
+    ±√(6/(fan_in + fan_out))). The target network is not changed, as in the authors' code. A recycled unit changes the
+    mean and variance of a norm before the nonlinearity, so with NaP the output changes even if the unit was dead.
 
     period: updates, inf for never. tau: 0.1 for DQN, 0.025 for DrQ(ε) in the paper; 0 recycles dead units alone.
     Source: arXiv 2302.12902, algorithm 1; 1,000 updates and 256 samples as in Dopamine's code.

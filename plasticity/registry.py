@@ -1,4 +1,4 @@
-"""The methods by name, and what a user writes to choose them: `redo`, `redo:period=1000,tau=0.1`, `my.file:MyMethod`.
+"""The methods by name. A user writes `redo`, `redo:period=1000,tau=0.1` or `my.file:MyMethod`.
 
 Imports no torch, so that a command line can list and check names at once.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a method's class is, and a line on what it does."""
+    """The import path of a method's class, and a line on what it does."""
 
     path: str
     line: str
@@ -74,7 +74,7 @@ def make(specs: Sequence[str], seed: int = 0) -> list[Method]:
     """The methods of the specs, in their order but nap last; each draws from a seed made of `seed` and its name.
 
     Raises ValueError, in one line, for an unknown method or option, for a value that the method refuses, and for two
-    methods at work that do not go together.
+    active methods that do not go together.
     """
     parsed = sorted(parse_all(specs), key=lambda spec: spec.name == "nap")
     methods = [_make(spec, seed) for spec in parsed]
@@ -104,8 +104,10 @@ def _make(spec: Part, seed: int) -> Method:
         values.setdefault("seed", _seed(seed, spec.name))
     try:
         return kind(**values)
-    except TypeError as error:
-        raise ValueError(f"{spec.name}: {error}") from None
+    except ValueError:  # a method names itself
+        raise
+    except Exception as error:
+        raise ValueError(f"{spec.name}: {part.described(error)}") from None
 
 
 def _seed(seed: int, name: str) -> int:

@@ -22,10 +22,10 @@ class SpectralRegularization(Method):
 
     Adds strength · Σ [(σ(W)^k − 1)² + ‖b‖^k] over the linear layers and convolutions, the output layers too; a
     convolution is the matrix [out, in·kH·kW]. σ is |uᵀWv|, with u and v from one power iteration after each update;
-    they are constants to the gradient and a part of the checkpoint. Norms and the target network are left alone;
-    behind a projection the norm of W is fixed, and the penalty only spreads its singular values.
-    Source: arXiv 2406.06811 with k = 2 and one iteration, the formula as a survey (arXiv 2411.04832) gives it; no
-    strength for Atari was found, and the default is of this project.
+    they are constants to the gradient and a part of the checkpoint. Norms and the target network are not changed. With
+    a projection the norm of W is fixed, and the penalty only spreads its singular values.
+    Source: arXiv 2406.06811 with k = 2 and one iteration, in the formula of a survey (arXiv 2411.04832). We found no
+    strength for Atari: the default is this project's.
     """
 
     def __init__(self, strength: float = 1e-4, k: float = 2.0, seed: int = SEED):

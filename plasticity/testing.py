@@ -1,4 +1,4 @@
-"""The contract of methods, checked on anyone's class: `check_method("my.module:MyMethod", period=3)`.
+"""The contract of methods, as a check for your own class: `check_method("my.module:MyMethod", period=3)`.
 
 It trains small networks in a supervised loop (`plasticity.loops`). Nothing here needs pytest.
 """
@@ -28,7 +28,7 @@ UPDATES = 9
 CUT = 4
 """Update after which the check of checkpoints goes on from a saved state."""
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"}
-"""Operations that wait for the device: they give a number to Python, or a tensor whose size depends on data."""
+"""Operations that wait for the device: they return a Python number, or a tensor whose size depends on data."""
 
 
 class Calls(TorchDispatchMode):
@@ -112,10 +112,10 @@ class Subject:
 def check_method(method: str | type[Method], **options: Any) -> None:
     """AssertionError, in a line that names the method and the rule, for a method that breaks a rule of `Method`.
 
-    method: a class, or what `--plasticity` takes: a name or module:Class, with options or without. options: keyword
-    arguments of its constructor. Give such with which it acts within 9 updates (a period of 3, say), since a rule
-    cannot be checked on a method that does nothing. A method that says that it is off is checked to change no bit.
-    A network that the method refuses with a ValueError of one line is left out.
+    method: a class, or a value of `--plasticity`: a name or module:Class, with or without options. options: keyword
+    arguments of its constructor. The method must act within 9 updates (for example with a period of 3), since a rule
+    cannot be checked on a method that does nothing. If the method's `is_off` is true, the check is that it changes no
+    bit. A network that the method refuses with a ValueError of one line is skipped.
     Raises ValueError for a path or an option that does not exist.
     """
     subject = _subject(method, options)
@@ -188,7 +188,7 @@ def _repeats(subject: Subject, build: Build) -> None:
 
 
 def _draws_from_its_own_generator(subject: Subject, build: Build) -> None:
-    """It draws from a generator of its own"""
+    """It draws from its own generator"""
     build(0, nn.ReLU)
     state = torch.get_rng_state()
     subject.run(build)
@@ -212,7 +212,7 @@ def _owns(subject: Subject, build: Build) -> None:
 
 
 def _resumes(subject: Subject, build: Build) -> None:
-    """A run that goes on from a checkpoint ends as one in one go"""
+    """A run resumed from a checkpoint ends like an uninterrupted one"""
     whole, first, second = subject.run(build), subject.loop(build).run(CUT), subject.loop(build, weights=1)
     torch.save(first.state(), file := io.BytesIO())
     file.seek(0)
@@ -254,13 +254,13 @@ def _compiles(subject: Subject, build: Build) -> None:
 
     torch.compiler.reset()
     compiled, eager = subject.run(build, backend=backend), subject.run(build)
-    require(len(graphs) == 1, f"it is compiled {len(graphs)} times: its penalty reads what changes, not tensors alone")
+    require(len(graphs) == 1, f"it is compiled {len(graphs)} times: its penalty reads a changing Python value")
     pairs = zip(compiled.values(), eager.values(), strict=True)
     require(all(torch.allclose(one, other, rtol=1e-3, atol=1e-4) for one, other in pairs), "it learns something else")
 
 
 def _works_on_a_frozen_part(subject: Subject, build: Build) -> None:
-    """It works where a part of the network is frozen, or refuses that"""
+    """It works with a partly frozen network, or refuses it"""
     with contextlib.suppress(ValueError):
         loop = subject.loop(build, frozen=True)
         require(all(bool(value.isfinite().all()) for value in loop.run(UPDATES).values()), "weights are not finite")
@@ -274,7 +274,7 @@ def _works_in_bf16(subject: Subject, build: Build) -> None:
 
 
 def _works_without_target(subject: Subject, build: Build) -> None:
-    """It works where there is no target network"""
+    """It works without a target network"""
     subject.run(build, has_target=False)
 
 

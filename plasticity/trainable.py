@@ -1,4 +1,4 @@
-"""What of a network learns: the parameters and layers that most methods work on."""
+"""The trainable parameters and layers of a network, which most methods work on."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ class WeightDecay(Method):
 
     kind "decoupled": θ ← (1 − lr·strength)·θ after each step, lr that of the parameter's group; torch's AdamW does it
     before the step, which differs by lr²·strength times the step. kind "l2": strength/2 · Σ‖θ‖² is added to the loss,
-    so the optimiser sees strength·θ in the gradient. Every trainable parameter decays, as in torch's optimisers; a
-    decay of the optimiser's own comes on top. The target network is left alone. Behind a projection the decoupled kind
-    changes nothing in the projected matrices, nor in norms of affine=joint; the output layers and biases still decay.
-    Source: arXiv 1711.05101; strength 0.01 is that of the Atari runs with weight decay of arXiv 2507.20057, whose
-    form is not given; BBF (arXiv 2305.19452) has 0.1, decoupled.
+    so the optimiser sees strength·θ in the gradient. Every trainable parameter decays, as in torch's optimisers, in
+    addition to the optimiser's own decay. The target network is not changed. With a projection the decoupled kind has
+    no effect on the projected matrices and on norms with affine=joint; the output layers and biases still decay.
+    Source: arXiv 1711.05101. Strength 0.01 is that of the Atari runs in arXiv 2507.20057, which does not state the
+    kind; BBF (arXiv 2305.19452) has 0.1, decoupled.
     Raises ValueError for an unknown kind.
     """
 

@@ -14,8 +14,8 @@ class FrameReplay(FrameRing):
     """Frame replay that builds stacks and n-step transitions when sampling, on its own device.
 
     Masked stack positions point at a frame of zeros and a truncated bootstrap at its stored last frame, so that one
-    `index_select` gathers every pixel of a batch. Which starts are legal follows from host counters alone: sampling
-    has no rejection, no host synchronisation and no shape that depends on data.
+    `index_select` gathers every pixel of a batch. Host counters alone decide which starts are legal: sampling has no
+    rejection, no host synchronisation and no shape that depends on data.
     """
 
     def num_legal(self, n_step: int = 1) -> int:
@@ -61,7 +61,7 @@ class FrameReplay(FrameRing):
         return index, torch.ones(index.shape, device=self.device)
 
     def update(self, index: torch.Tensor, loss: torch.Tensor) -> None:
-        """Receives the losses [K, B] of transitions drawn, before they are weighted: uniform sampling needs none."""
+        """Receives the unweighted losses [K, B] of drawn transitions; uniform sampling ignores them."""
 
     def sample_index(self, batch_size: int, num_batches: int = 1, *, n_step: int = 1) -> torch.Tensor:
         """Uniform legal starts as steps, row * num_envs + env since the first add: int64 [num_batches, batch_size]."""
@@ -124,7 +124,7 @@ class FrameReplay(FrameRing):
         return (index.unsqueeze(-1) + self._offsets(0, n_step)) % self._ring_size
 
     def _offsets(self, first: int, stop: int) -> torch.Tensor:
-        """What to add to a step for the same environment's steps `first` to `stop` - 1 rows later."""
+        """Offsets from a step to the same environment's steps `first` to `stop` - 1 rows later."""
         if (first, stop) not in self._offset_cache:
             rows = torch.arange(first, stop, device=self.device)
             self._offset_cache[first, stop] = rows * self.num_envs
@@ -163,7 +163,7 @@ class FrameReplay(FrameRing):
 
 
 class PrioritisedReplay(FrameReplay):
-    """Frame replay that draws transitions by the losses that they had last: see `Priorities`.
+    """Frame replay that draws transitions by their last losses: see `Priorities`.
 
     All minibatches of one `sample` are drawn with the priorities at its time: where K updates share a call, they are up
     to K - 1 updates old. Weights are importance weights, whose exponent goes linearly from `beta` to `beta_final` while

@@ -13,12 +13,11 @@ class Priorities:
     Steps are counted from the first add, of all environments together, and kept at step % `capacity`. The legal ones
     are always one range, low <= step < high, which `set_legal` moves; all others have priority 0. A step that becomes
     legal for the first time gets the highest priority ever written, at first 1, as in Dopamine, DQN Zoo and Tianshou.
-    One that stops being legal for a while, because the n-step window grew, gets its own priority back.
+    A step that is not legal for a while, because the n-step window grew, gets its old priority back.
 
     All minibatches of one `sample` are drawn with the priorities at its time, so inside a block of K updates they are
-    up to K - 1 updates old; K = 1 is the published algorithm. `sample` and `update` have fixed shapes, read nothing
-    back and branch on no data, on the CPU as on a device, and can be captured in a CUDA graph; `set_legal` is the
-    host's, between them.
+    up to K - 1 updates old; K = 1 is the published algorithm. `sample` and `update` have fixed shapes, do not wait for
+    the device and do not branch on data, so a CUDA graph can capture them. The host calls `set_legal` between them.
 
     Defaults are those of Dopamine's Rainbow and DER, sqrt(loss + 1e-10). `generator` lives on `device` and is saved by
     its owner.
@@ -103,8 +102,8 @@ class Priorities:
     def update(self, step: torch.Tensor, error: torch.Tensor) -> None:
         """Writes the priorities that follow from TD errors, or losses before they are weighted, one for each step.
 
-        Of a step given twice the last error counts, so a block [K, B] gives what K calls, one a minibatch, would. An
-        error is dropped if its step is no longer legal (it was overwritten after it was drawn) or if it is not finite.
+        If a step is given twice, the last error counts, so a block [K, B] has the effect of K calls. An error is
+        dropped if its step is no longer legal (it was overwritten after the draw) or if it is not finite.
         """
         priority = (error.detach().float().abs() + self.epsilon).pow(self.alpha)
         keep = (step >= self._low) & (step < self._high) & (priority < torch.inf)

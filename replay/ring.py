@@ -1,4 +1,4 @@
-"""A synchronous ring of single frames over several environments: what replay stores, and its invariants."""
+"""A synchronous ring of single frames over several environments: the replay's storage, and its invariants."""
 
 from typing import Any
 
@@ -21,9 +21,9 @@ class FrameRing:
 
     Steps are counted from the first add: step = row * num_envs + env, kept at step % ring size in flat tensors. A step
     has the frame before the action, the action (uint8), the raw reward, the flag bits, the start (the step at which
-    its episode began) and the ending: 0 inside an episode, else which frame of the table follows the episode's last
-    step. The frame table [frames, pixels] has the rows of the ring, the open row included, then one frame of zeros
-    (the ending of a termination), then the true last frames of truncated steps.
+    its episode began) and the ending. The ending is 0 inside an episode, otherwise the index of the table's frame that
+    follows the episode's last step. The frame table [frames, pixels] has the rows of the ring, with the open row, then
+    one frame of zeros (the ending of a termination), then the true last frames of truncated steps.
 
     Args: `capacity` in agent steps, rounded up to whole rows; `time_limit` is the least number of agent steps after
     which an episode can be truncated (None: never), which bounds how many last frames are kept.
@@ -59,7 +59,7 @@ class FrameRing:
         self._zero_frame = self._ring_size
         self._outputs: dict[tuple[int, ...], torch.Tensor] = {}
         self._offset_cache: dict[tuple[int, int], torch.Tensor] = {}
-        # So many places that the oldest one is free when time_limit allows the next truncation.
+        # Enough slots that the oldest one is free when time_limit allows the next truncation.
         self._allocate(0 if time_limit is None else self.max_rows // time_limit + 2)
 
     def _allocate(self, last_frames: int) -> None:
@@ -73,8 +73,8 @@ class FrameRing:
         self.ending = torch.zeros(size, dtype=torch.int32, device=self.device)
         self.start_step = torch.zeros(size, dtype=torch.int64, device=self.device)
         self._last_frames = LastFrames(self.num_envs, last_frames, self._zero_frame + 1)
-        self._lanes = np.arange(self.num_envs, dtype=np.int64)
-        self._open_start = self._lanes.copy()  # the first step of each environment's running episode
+        self._envs = np.arange(self.num_envs, dtype=np.int64)
+        self._open_start = self._envs.copy()  # the first step of each environment's running episode
         self._host_views()
 
     def _host_views(self) -> None:
@@ -172,7 +172,7 @@ class FrameRing:
         self._flags[slot] += terminated + np.multiply(truncated, TRUNCATED, dtype=np.uint8)
         self._ending[slot, terminated] = self._zero_frame
         ended = terminated | truncated
-        self._open_start[ended] = self._lanes[ended] + (self.head + 1) * self.num_envs
+        self._open_start[ended] = self._envs[ended] + (self.head + 1) * self.num_envs
         for env in np.flatnonzero(truncated & ~terminated).tolist():
             index = self._last_frames.take(env, self.head)
             self._ending[slot, env] = index
@@ -187,9 +187,9 @@ class FrameRing:
         if not self.started:
             raise ValueError("add() needs an open row: call start(frames) with the first frames")
         one, two, three = bools
-        if not action.shape == reward.shape == one.shape == two.shape == three.shape == self._lanes.shape:
+        if not action.shape == reward.shape == one.shape == two.shape == three.shape == self._envs.shape:
             got = ", ".join(str(array.shape) for array in (action, reward, *bools))
-            raise ValueError(f"{STEP} must each have shape {self._lanes.shape}, got {got}")
+            raise ValueError(f"{STEP} must each have shape {self._envs.shape}, got {got}")
         if not one.dtype == two.dtype == three.dtype == BOOL:
             raise ValueError(f"terminated, truncated, life_lost must be bool, got {[str(b.dtype) for b in bools]}")
         try:
@@ -218,12 +218,12 @@ class FrameRing:
     def cut(self, frames: np.ndarray) -> None:
         """Ends every running episode after the last row, as truncated, and opens others with `frames`.
 
-        For environments that had to begin again. The frames of the open row become the true last observations. Raises
-        ValueError if there is no room to keep them: see `spare` of `load_state_dict`.
+        For environments that begin again after a resume. The frames of the open row become the true last observations.
+        Raises ValueError if there is no slot for them: see `spare` of `load_state_dict`.
         """
         if frames.shape != self._frames_shape or frames.dtype != BYTE:
             raise self._bad_frames("frames", frames)
-        opened = self.head * self.num_envs + self._lanes
+        opened = self.head * self.num_envs + self._envs
         running = np.flatnonzero(self._open_start < opened)
         if len(running) and not self._last_frames.have_room(running, self._oldest):
             raise ValueError("no room to keep the last frames: load the replay with spare=1")
@@ -250,7 +250,7 @@ class FrameRing:
 
     @property
     def row_format(self) -> str:
-        """What a row of bytes holds; rows of another format cannot be loaded."""
+        """The contents of a row of bytes; rows of another format cannot be loaded."""
         fields = (f"{name} {str(self._rows[name].dtype)[6:]}" for name in FIELDS)
         return f"{self.num_envs} x (frame uint8 {list(self.frame_shape)}, {', '.join(fields)})"
 
@@ -289,9 +289,9 @@ class FrameRing:
         }
 
     def load_state_dict(self, state: dict[str, Any], spare: int = 0) -> None:
-        """Takes back a `state_dict` of a replay of the same sizes; the stored rows are then up to `write_rows`.
+        """Loads a `state_dict` of a replay of the same sizes; `write_rows` loads the stored rows.
 
-        `spare` makes room for the last frames of as many cuts. Raises ValueError, with nothing loaded, if sizes differ.
+        `spare` adds slots for that many calls of `cut`. Raises ValueError, with nothing loaded, if sizes differ.
         """
         own = self.state_dict()
         if own.keys() != state.keys():
@@ -321,7 +321,7 @@ class FrameRing:
         rows = np.arange(*self.stored_rows)
         stored = {name: self._rows[name].cpu().numpy() for name in FIELDS}
         flags, start, ending = (stored[name][rows % self._ring_rows] for name in ("flags", "start_step", "ending"))
-        step = rows[:, None] * self.num_envs + self._lanes
+        step = rows[:, None] * self.num_envs + self._envs
         ended = (flags & ENDED) != 0
         next_start = np.vstack([start[1:], self._open_start])
         opened = stored["start_step"][self.head % self._ring_rows]
@@ -330,7 +330,7 @@ class FrameRing:
         assert (flags <= ENDED | LIFE_LOST).all(), "flags: unknown bits are set"
         assert (opened == self._open_start).all(), "start: the open row differs from the running episodes"
         assert ((start >= 0) & (start <= step)).all(), "start: an episode starts after its own step"
-        assert (start % self.num_envs == self._lanes).all(), "start: an episode starts in another environment"
+        assert (start % self.num_envs == self._envs).all(), "start: an episode starts in another environment"
         if len(rows):
             follows = np.where(ended, step + self.num_envs, start)
             assert (next_start == follows).all(), "start: it does not follow from the flags of the step before"

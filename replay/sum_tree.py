@@ -9,10 +9,10 @@ class SumTree:
     """Priorities of `capacity` indices, with the sums that let `find` invert their cumulative sum in a few levels.
 
     A sum is recomputed from its children each time one of them changes, never corrected by a difference, so errors do
-    not pile up. Leaves are float32, the precision of the losses that they come from, which halves the memory that a
-    draw reads; sums are float64, so that a prefix sum over millions of leaves loses nothing of them. The tree is
-    `branching` wide because a level costs the same few operations whatever its width. Nothing waits for the device and
-    no shape depends on data. One leaf more than `capacity` takes the writes that are to be dropped, and stays 0.
+    not accumulate. Leaves are float32, the precision of the losses, which halves the memory that a draw reads. Sums are
+    float64, so that a prefix sum over millions of leaves stays exact enough. The tree is `branching` wide because a
+    level costs the same few operations at any width. Nothing waits for the device and no shape depends on data. One
+    extra leaf takes the dropped writes, and stays 0.
     """
 
     def __init__(self, capacity: int, device: torch.device | str = "cpu", branching: int = 128) -> None:
@@ -45,8 +45,8 @@ class SumTree:
     def set(self, index: torch.Tensor, priority: torch.Tensor, keep: torch.Tensor | None = None) -> None:
         """Writes finite priorities >= 0 at indices of the same shape (not checked: it would wait).
 
-        Where the bool tensor `keep` is false nothing is written. Of an index given twice the last priority counts, on
-        every device: the result is that of one write after another in row-major order.
+        Where the bool tensor `keep` is false nothing is written. If an index is given twice, the last priority counts,
+        on every device: the result is that of single writes in row-major order.
         """
         if keep is not None:
             index = torch.where(keep, index, self.capacity)

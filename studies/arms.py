@@ -16,15 +16,15 @@ class Arm:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def options(self) -> list[str]:
-        """The settings as words of a command line."""
-        words: list[str] = []
+        """The settings as arguments of a command line."""
+        argv: list[str] = []
         for name, value in self.settings.items():
             option = name.replace("_", "-")
             if isinstance(value, bool):
-                words.append(f"--{option}" if value else f"--no-{option}")
+                argv.append(f"--{option}" if value else f"--no-{option}")
             else:
-                words += [f"--{option}", str(value)]
-        return words
+                argv += [f"--{option}", str(value)]
+        return argv
 
 
 def over_seeds(name: str, seeds: tuple[int, ...] = SEEDS, **settings: Any) -> list[Arm]:

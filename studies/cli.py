@@ -1,4 +1,4 @@
-"""The command of a study: its settings from the words or from a run that is resumed, then the run."""
+"""The command of a study: its settings from the command line or from a resumed run, then the run."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ from experiment.interrupt import cli_session
 from experiment.storage.run_dir import RunDir, check_resumed, load_settings
 
 Config = TypeVar("Config", bound=Any)
-"""A config dataclass with `resume`, `track`, and `resolved()`, which checks it and gives itself back if it is whole."""
+"""A config dataclass with `resume`, `track`, and `resolved()`, which checks it and returns it complete."""
 
 
 class Trainable(Protocol):
-    """What trains to the end and returns an exit code."""
+    """A run that trains to the end and returns an exit code."""
 
     def train(self) -> int: ...
 
 
 def settings(config_class: type[Config], argv: Sequence[str] | None, *, prog: str, description: str) -> Config:
-    """The resolved settings of a command line; with `--resume` those of the run, if there is one to go on with.
+    """The resolved settings of a command line; with `--resume` those of the run, if there is one to resume.
 
     A mistake raises ConfigError.
     """
-    parse: Callable[..., Config] = partial(
-        parse_cli, config_class, argv, prog=prog, description=description, presets={}
-    )
+    parse: Callable[..., Config] = partial(parse_cli, config_class, argv, prog=prog, description=description)
     config = parse()
     if config.resume in (None, "auto"):  # which run that is, the run itself finds out
         return config.resolved()

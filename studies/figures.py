@@ -42,7 +42,7 @@ def main(
 ) -> int:
     """Draws what the command line names, and prints the paths of the figures; the exit code."""
     with exit_on_bad_input():
-        config = parse_cli(FiguresConfig, argv, prog=prog, description="Draw runs.", presets={})
+        config = parse_cli(FiguresConfig, argv, prog=prog, description="Draw runs.")
         if not config.runs:
             raise ConfigError("name at least one run directory, or a folder of them")
         plot.plotting()
@@ -55,7 +55,7 @@ def main(
 
 
 def figure_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A name for the figure of each run: its own, with its folder's before it where two would have the same."""
+    """A name for the figure of each run: the run's name, after its folder's name if two runs have the same."""
     names: dict[Path, str] = {}
     for path in paths:
         alone = sum(other.name == path.name for other in set(paths)) == 1
@@ -86,7 +86,7 @@ def load_finished(config_class: type[Config], folder: Path) -> list[FinishedRun[
 
 
 def by_arm(runs: Sequence[FinishedRun[Config]]) -> dict[str, list[FinishedRun[Config]]]:
-    """Runs that differ in the seed alone, by what their names have in common."""
+    """Runs that differ only in the seed, by the common part of their names."""
     groups: dict[str, list[FinishedRun[Config]]] = {}
     for run in runs:
         groups.setdefault(re.sub(r"-s\d+$", "", run.name), []).append(run)

@@ -14,7 +14,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class FinishedRun(Generic[Config]):
-    """A run as a figure needs it: its name, settings, rows of metrics, and its result if it has ended."""
+    """A run for a figure: its name, settings, rows of metrics, and its result if it has ended."""
 
     name: str
     config: Config

@@ -1,4 +1,4 @@
-"""One run of a study: updates, the rows that are measured between them, and what they come to."""
+"""One run of a study: updates, measured rows between them, and the outcome."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Learner(experiment.run.Learner, Protocol):
     def model(self) -> nn.Module: ...
 
     def prepare(self) -> None:
-        """Compiles; nothing that a run consists of changes. Called only with --compile."""
+        """Compiles the loss. Does not change the state of the run. Called only with --compile."""
 
     def update(self) -> None:
         """One update, counted in `updates`."""
@@ -41,7 +41,7 @@ class Learner(experiment.run.Learner, Protocol):
 
 
 class Monitor(Protocol):
-    """What measures the learner, and changes nothing of it."""
+    """Measures the learner without changing it."""
 
     def row(self) -> Row:
         """All metrics by name, as plain numbers."""
@@ -71,7 +71,7 @@ class StudyRun(Run[Config]):
 
     @abstractmethod
     def outcome(self, rows: list[Row]) -> dict[str, Any]:
-        """What the rows come to, for result.json."""
+        """The outcome of the rows, for result.json."""
 
     @abstractmethod
     def sentence(self, found: dict[str, Any]) -> str:
@@ -82,7 +82,7 @@ class StudyRun(Run[Config]):
         """Draws the run into its directory. Raises ConfigError if it cannot."""
 
     def due(self, updates: int) -> bool:
-        """Whether a row is measured after so many updates, of which it is asked once each, before the next begins."""
+        """Whether a row is measured after this number of updates. Called once after each update."""
         return updates % self.config.log_interval == 0 or self.finished()
 
     def build(self, saved: checkpoint.Checkpoint | None) -> None:
@@ -119,7 +119,7 @@ class StudyRun(Run[Config]):
 
     @contextmanager
     def live_view(self, interrupt: Interrupt) -> Iterator[Progress]:
-        """Compiles first, and measures what is there before the first update."""
+        """Compiles first, and measures the state before the first update."""
         with super().live_view(interrupt) as progress:
             if self.config.compile:
                 progress.say("compiling: up to a minute once, later from a cache")
@@ -185,6 +185,6 @@ class StudyRun(Run[Config]):
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for what the device still has to do, so that a clock read next is right."""
+    """Waits for the device, so that the next clock reading includes its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

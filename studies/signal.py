@@ -15,7 +15,7 @@ INTERVAL = 10
 
 
 class LossSignal:
-    """Hands a schedule that listens the mean loss of every `INTERVAL` updates, and does nothing for any other.
+    """Passes a schedule that listens the mean loss of every `INTERVAL` updates. Does nothing for other schedules.
 
     Reads the device once for each sample. Raises ConfigError for a schedule that listens to another signal.
     """
@@ -39,5 +39,5 @@ class LossSignal:
         return {"total": self.total}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave, in place."""
+        """Load a `state_dict`, in place."""
         self.total.copy_(state["total"])

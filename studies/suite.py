@@ -26,7 +26,7 @@ class SuiteSettings(SweepSettings):
     suite: str = setting("", "runs", positional=True, metavar="NAME")
     """The suite."""
     seeds: int | None = setting(None, "runs", at_least=1)
-    """Of the suite's seeds so many, from the first on; none: all."""
+    """Number of the suite's seeds, from the first on; none: all."""
     root: str = setting("run", "runs")
     """Folder of the suites; each makes a folder in it for manifest.json and its run directories."""
     precision: Literal["fp32", "bf16"] = setting("fp32", "runs")
@@ -43,7 +43,7 @@ class StudyRuns(RunKind[Config]):
     Attributes:
         program: the module that makes a run, "studies.grokking".
         suites: lists of arms by name.
-        task: the setting that says what is learned.
+        task: the setting that names the task.
     """
 
     program: ClassVar[str]
@@ -106,10 +106,10 @@ class StudySweep(Sweep):
         given = self.settings
         common = ["--precision", given.precision, "--log-interval", str(given.log_interval), "--device", self.device]
         common += ["--threads", "1", *(["--compile"] if given.compile else []), *self.resume_options()]
-        words = (*arm.options(), *common, "--root", str(self.root), "--name", arm.name)
-        config = self.configs[arm.name] = self.kind.parse(words)
+        argv = (*arm.options(), *common, "--root", str(self.root), "--name", arm.name)
+        config = self.configs[arm.name] = self.kind.parse(argv)
         name, task = arm.name.removesuffix(f"-s{config.seed}"), getattr(config, self.kind.task)
-        command = (sys.executable, "-m", self.kind.program, *words)
+        command = (sys.executable, "-m", self.kind.program, *argv)
         return Entry(arm.name, name, task, config.seed, self.kind.config_hash(config), command)
 
     def wanted(self, entry: Entry) -> Any | None:
@@ -126,7 +126,6 @@ def main(make: type[StudySweep], defaults: SuiteSettings, argv: Sequence[str] | 
             argv,
             prog=f"python -m {kind.command}",
             description=f"Run a suite; the same command goes on where it stopped. NAME: {', '.join(kind.suites)}.",
-            presets={},
             base=defaults,
         ).checked()
     return carry_out(settings, kind, lambda: make(settings))

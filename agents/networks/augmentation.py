@@ -1,7 +1,8 @@
 """DrQ's augmentation of frame stacks: random shifts and intensity (arXiv 2004.13649), on the frames' device.
 
-Frames are [B, stack, H, W], uint8 or floating point. Every sample has its own shift and intensity, the same for all
-frames of its stack. The numbers come from the given generator, which is on the frames' device; nothing waits for it.
+Frames are [B, stack, ..., H, W], uint8 or floating point. Every sample has its own shift and intensity, the same for
+all frames and channels of its stack. The numbers come from the given generator, which is on the frames' device;
+nothing waits for it.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ def random_shift(frames: Tensor, generator: Generator, pad: int = 4) -> Tensor:
 
 def _shift(frames: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Frames whose pixel (i, j) was at (i + down, j + right), or at the edge: int64 [B, 1] each."""
-    height, width = frames.shape[2:]
+    height, width = frames.shape[-2:]
     rows = (torch.arange(height, device=frames.device) + down).clamp(0, height - 1)
     columns = (torch.arange(width, device=frames.device) + right).clamp(0, width - 1)
-    places = (rows.unsqueeze(2) * width + columns.unsqueeze(1)).flatten(1).unsqueeze(1)  # one gather is the quickest
-    return frames.flatten(2).gather(2, places.expand(-1, frames.shape[1], -1)).view(frames.shape)
+    sources = (rows.unsqueeze(2) * width + columns.unsqueeze(1)).flatten(1).unsqueeze(1)  # one gather is the quickest
+    images = frames.flatten(1, -3).flatten(2)
+    return images.gather(2, sources.expand(-1, images.shape[1], -1)).view(frames.shape)
 
 
 def random_intensity(frames: Tensor, generator: Generator, scale: float = 0.05) -> Tensor:
@@ -34,16 +36,16 @@ def random_intensity(frames: Tensor, generator: Generator, scale: float = 0.05) 
 
     The values are neither rounded nor cut at the brightest.
     """
-    noise = torch.randn(frames.shape[0], 1, 1, 1, generator=generator, device=frames.device).clamp(-2, 2)
+    noise = torch.randn(len(frames), *[1] * (frames.ndim - 1), generator=generator, device=frames.device).clamp(-2, 2)
     dtype = frames.dtype if frames.is_floating_point() else torch.float32
     return frames.to(dtype) * (1 + scale * noise).to(dtype)
 
 
 def drq(block: TensorDictBase, generator: Generator) -> None:
-    """Shifts, then changes the intensity of, `obs` and `next_obs` of K minibatches [K, B, stack, H, W], each once.
+    """Shifts, then changes the intensity of, `obs` and `next_obs` of K minibatches [K, B, stack, ..., H, W], each once.
 
-    As in Dopamine's DrQ, for which the M = K = 1 augmentations of an observation were enough; its shifts end at +3
-    pixels, these, as the paper's, at +4.
+    One augmentation of each observation (M = K = 1), as in Dopamine's DrQ. Dopamine's shifts end at +3 pixels; these
+    end at +4, as in the paper.
     """
     for name in ("obs", "next_obs"):
         frames = random_shift(block[name].flatten(0, 1), generator)

@@ -17,7 +17,7 @@ class Conv2d(nn.Conv2d):
     """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # not `forward`: to those who trace a network, NaP among them, this stays a convolution
+        # not `forward`: for code that traces a network, such as NaP, this stays a convolution
         if x.dtype == torch.bfloat16 and x.device.type == "cpu" and self._is_plain():
             return _PatchGradient.apply(x, weight, bias, self.stride)
         return super()._conv_forward(x, weight, bias)
@@ -47,8 +47,8 @@ WIDE = torch.backends.cpu.get_cpu_capability() == "AVX512"
 def channels_last(pixels: Tensor, dtype: torch.dtype) -> Tensor:
     """Pixels [B, C, H, W] in another dtype and in channels_last memory.
 
-    Four planes of uint8 go through one 32-bit word per pixel: that vectorises, an interleaving cast does not. Without
-    AVX-512 the code that inductor writes for the words is three times slower than a cast of plane after plane.
+    Four planes of uint8 pass through one 32-bit integer per pixel. That vectorises; an interleaving cast does not.
+    Without AVX-512 inductor's code for it is slow, and a cast of plane after plane takes a third of the time.
     """
     if pixels.dtype != torch.uint8 or pixels.shape[1] != 4:
         return pixels.to(dtype=dtype, memory_format=torch.channels_last)

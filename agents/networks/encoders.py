@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from agents.config import NETWORKS
+from agents.names import NETWORKS
 from agents.networks.convolution import Conv2d, PixelConv2d
 from agents.networks.heads import Head
 from agents.networks.layers import NoisyLinear, OutputLinear
@@ -19,7 +19,7 @@ from nap.graph import ParameterSpec
 from nap.metrics import untouched
 
 Draw = Callable[..., dict[str, Tensor]]
-"""What draws a layer again: layer, generator -> its parameters by name."""
+"""Draws a layer's parameters: layer, generator -> parameters by name."""
 
 
 class Encoder(nn.Module):
@@ -37,7 +37,7 @@ class Encoder(nn.Module):
     hidden: int | None = 512
     """Units of the hidden layer between features and outputs; None: the outputs follow on the features."""
     draw: ClassVar[Draw | None] = None
-    """What draws the plain layers of encoder and head, at first and when a method draws them again; None: torch."""
+    """Initialises the plain layers of encoder and head, also when a method re-initialises them; None: torch's way."""
 
     @staticmethod
     def channels(stack: int, frame_shape: tuple[int, ...]) -> int:
@@ -62,9 +62,9 @@ def count_features(encoder: Encoder, stack: int, frame_shape: tuple[int, ...]) -
 class QNetwork(nn.Module):
     """A torso of features and a head: uint8 [B, stack, *frame_shape] -> action values [B, A], or [B, A, size].
 
-    size, dueling, noisy, sigma0: as in `Head`. With dueling and streams "separate" each stream has the hidden layer to
-    itself (arXiv 1511.06581), with "shared" both start from one, as in Dopamine. Without any of them the head is one
-    linear layer. Raises ValueError for an encoder that gives no features.
+    size, dueling, noisy, sigma0: as in `Head`. With dueling and streams "separate" each stream has its own hidden layer
+    (arXiv 1511.06581); with "shared" both start from one, as in Dopamine. Without streams and hidden layers the
+    head is one linear layer. Raises ValueError for an encoder that gives no features.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class QNetwork(nn.Module):
 
 
 def _layers(encoder: Encoder) -> list[nn.Module]:
-    """The layers of an encoder that is no more than a sequence of them, else the encoder as a whole."""
+    """The layers of an encoder that is a plain sequence, otherwise the encoder as a whole."""
     plain = isinstance(encoder, nn.Sequential) and type(encoder).forward is nn.Sequential.forward
     return list(encoder.children()) if plain else [encoder]
 
@@ -155,10 +155,10 @@ def xavier(layer: nn.Module, generator: torch.Generator | None = None) -> dict[s
 
 
 class Dopamine(Encoder, nn.Sequential):
-    """Nature's network as Dopamine's JAX agents have it: padded, so 11×11 places for 7×7, 4.0 M weights at 84×84.
+    """Nature's network as Dopamine's JAX agents have it: padded, so 11×11 positions, not 7×7; 4.0 M weights at 84×84.
 
-    flax pads so that nothing is cut off (in the second layer by 1 and 2, which is 2 and 1 here), draws plain layers
-    Xavier-uniform and starts biases at zero, as methods do that re-initialise layers.
+    flax pads so that no pixel is cut off (in the second layer by 1 and 2, here by 2 and 1). It draws plain layers
+    Xavier-uniform and starts biases at zero. Methods that re-initialise layers draw them in the same way.
     """
 
     draw = staticmethod(xavier)

@@ -12,7 +12,7 @@ from agents.networks.layers import NoisyLinear, NoisyOutputLinear, OutputLinear
 
 Linear = Callable[[int, int], nn.Linear]
 Kinds = tuple[Linear, Linear]
-"""What makes a hidden layer of so many inputs and units, and what makes an output layer."""
+"""Constructors of a hidden layer of given inputs and units, and of an output layer."""
 
 
 class Head(nn.Module):

@@ -1,4 +1,4 @@
-"""Noisy linear layers, which explore by noise on the weights, its size learned; and output layers."""
+"""Noisy linear layers, which explore by noise of learned size on the weights; and output layers."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class NoisyLinear(nn.Linear):
 
 
 class Output:
-    """An output layer, first among its bases: it stays in float32 in a replica of a narrower type.
+    """Marks an output layer, as its first base class: the layer stays in float32 in a low-precision copy.
 
-    Numbers of bfloat16 are 1/16 apart at a Q of 10, more than most actions differ by: the greedy one would be the first
-    of several equals.
+    At a Q of 10, numbers of bfloat16 are 1/16 apart, more than most actions differ by. Several actions would be equal,
+    and the greedy one would be the first of them.
     """
 
     weight: Tensor
@@ -73,10 +73,10 @@ class NoisyOutputLinear(Output, NoisyLinear):
 class Noise:
     """The noise of every noisy layer of some networks, drawn by one call on their device.
 
-    Give it each network that computes: the online one, the target, and with a replica in another precision the
-    original too, whose buffers are copied over the replica's after an update. A network given twice counts once. Its
-    state is the generator's and the buffers', which are part of the networks' state; networks without noisy layers
-    draw nothing.
+    Give it each network that computes: the online one, the target, and, if the online one is a low-precision copy, the
+    original too: after an update the original's buffers are copied into the copy. A network given twice counts once.
+    The state is that of the generator; the buffers belong to the networks' state. Networks without noisy layers draw
+    nothing.
     """
 
     def __init__(self, *networks: nn.Module, generator: torch.Generator):

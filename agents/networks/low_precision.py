@@ -1,4 +1,4 @@
-"""A network computed in another precision than it is learned in."""
+"""A network that computes in another precision than it learns in."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from agents.networks.layers import Output
 
 
 class LowPrecisionCopy:
-    """A copy of a network in `dtype` that does its passes, while the fp32 original is what the optimiser steps.
+    """A copy of a network in `dtype` that does the passes. The optimiser steps the fp32 original.
 
-    In fp32 the replica is the network itself and every call is free. Otherwise all but the output layers (`Output`) is
-    in `dtype`; gradients are cast once per update into the originals (`collect_gradients`) and the new weights once
-    back (`refresh`): no autocast, no cast per layer. A penalty on the originals themselves gives them gradients of
-    their own, to which those of the copy are added.
+    In fp32 the copy is the network itself and every call is free. Otherwise all layers except the output layers
+    (`Output`) are in `dtype`. Each update casts the gradients once into the originals (`collect_gradients`) and the new
+    weights once back (`refresh`): no autocast, no cast per layer. If a penalty gave the originals gradients, the copy's
+    gradients are added to them.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype):
@@ -30,7 +30,7 @@ class LowPrecisionCopy:
         self.follow()
 
     def follow(self) -> None:
-        """Take over the originals' values, and which of them learn."""
+        """Copy the originals' values, and which of them learn."""
         if self.is_original:
             return
         self.refresh()

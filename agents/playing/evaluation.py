@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,14 @@ from envs.games import human_normalized, reference_scores
 from envs.vector_env import VectorEnv
 from experiment.determinism import device_of
 from experiment.progress import Progress, Rate, clock_time
-from experiment.values import counted
+from experiment.values import ConfigError, counted
 
 if TYPE_CHECKING:
     from agents.playing.video import Recorder
 
 NUM_ENVS = 10
+LONGEST = 108_000
+"""Agent steps of a game after which an environment that sets no limit is taken to end no episodes."""
 
 
 def play_episodes(
@@ -78,23 +81,29 @@ def score(
     stopped: Callable[[], bool] = lambda: False,
     recorder: Recorder | None = None,
 ) -> Games:
-    """That many games, with progress; fewer if `stopped`. The first are filmed by a `recorder`."""
-    env = build_env(config, min(episodes, NUM_ENVS), seed)
-    games = Games(env.num_envs, episodes, env.time_limit)
+    """That many games, with progress; fewer if `stopped`. The first are filmed by a `recorder`.
+
+    Raises ConfigError if a game goes on past the limit of its environment or rules, and past `LONGEST`.
+    """
     epsilon, device = evaluation_epsilon(config), device_of(config.device)
     rate = Rate()  # from the end of the first step on, before which the emulators start
-    with Progress(episodes, "evaluation games", pace=lambda: time_left(games, rate.value())) as progress:
-        for _ in play_episodes(policy, env, games, epsilon, seed, device, recorder):
-            if stopped():
-                break
-            rate.add(time.monotonic(), games.time)
-            progress.update(len(games.ended), lambda: live_metrics(games), begun=games.begun())
-    env.close()
+    with closing(build_env(config, min(episodes, NUM_ENVS), seed)) as env:
+        games = Games(env.num_envs, episodes, env.time_limit)
+        longest = max(LONGEST, env.time_limit or 0, config.rules.time_limit or 0)
+        with Progress(episodes, "evaluation games", pace=lambda: time_left(games, rate.value())) as progress:
+            for _ in play_episodes(policy, env, games, epsilon, seed, device, recorder):
+                if stopped():
+                    break
+                if games.running.max() > longest:
+                    advice = "its episodes have to end (longer ones need a time_limit)"
+                    raise ConfigError(f"{config.env}: a game has not ended after {longest:,} agent steps: {advice}")
+                rate.add(time.monotonic(), games.time)
+                progress.update(len(games.ended), lambda: live_metrics(games), begun=games.begun())
     return games
 
 
 def time_left(games: Games, rate: float) -> str:
-    """The time left at a rate of environment steps a second, as text: what is likely, and the most it can be."""
+    """The time left at a rate of environment steps a second, as text: an estimate, and an upper bound."""
     most, likely = games.most_left(), games.likely_left()
     if not games.playing:
         return f"{clock_time(0)} left"
@@ -120,12 +129,12 @@ def live_metrics(games: Games) -> dict[str, str]:
 
 
 def most_filmed(episodes: int) -> int:
-    """The games of an evaluation that one environment plays, the first."""
+    """How many games of an evaluation the first environment plays."""
     return -(-episodes // NUM_ENVS)
 
 
 def summary(game: str, games: Games) -> dict[str, Any]:
-    """Mean, median and deviation, what they stand on, and each game; human-normalised where a reference is known."""
+    """Mean, median, deviation, number of games, and each game; human-normalised where a reference is known."""
     scores = [each.score for each in games.ended]
     mean = float(np.mean(scores))
     return {
@@ -146,7 +155,7 @@ def summary(game: str, games: Games) -> dict[str, Any]:
 
 
 def format_score(config: DQNConfig, games: Games) -> str:
-    """The score in one line, with the games that it is of and the rules that they were played under."""
+    """The score in one line, with its games and rules."""
     found = summary(config.env, games)
     normalized = found["human_normalized"]
     human = "" if normalized is None else f", human-normalised {normalized:.3f}"

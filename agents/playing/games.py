@@ -24,22 +24,22 @@ class Game(NamedTuple):
     actions: bytes
     """Digest of its actions."""
     score_wraps: int = 0
-    """How often its score counter went past its last number, each time at the cost of its range."""
+    """How often its score counter wrapped. Each wrap lowers the return by the counter's range."""
 
 
 def different(games: Sequence[Game]) -> Counter[tuple[bytes, int, float]]:
     """How often each different game was played: games are the same if actions, length and return agree.
 
-    How a game began is not compared: a start that changes neither what the agent does nor what that earns makes no
-    other game. The return is, since sticky actions make many games of the same actions.
+    The start of a game is not compared: if it changes neither the actions nor the return, the game is the same. The
+    return is compared, since with sticky actions the same actions lead to many games.
     """
     return Counter((game.actions, game.steps, game.score) for game in games)
 
 
 def effective_number(games: Sequence[Game]) -> float:
-    """n² / Σ c², for games of which the different ones were played c times each (Kish's effective sample size).
+    """n² / Σ c² for n games, each different game played c times (Kish's effective sample size).
 
-    It is n if all are different, and the number of different games if each was played equally often.
+    The number is n if all games are different. If each was played equally often, it is the number of different games.
     """
     counts = different(games).values()
     return sum(counts) ** 2 / sum(count**2 for count in counts) if counts else 0.0
@@ -48,8 +48,8 @@ def effective_number(games: Sequence[Game]) -> float:
 class Games:
     """The games that N environments play side by side, and those that ended.
 
-    Each environment plays a number that is fixed beforehand: to take the first games that end would favour short ones.
-    What an environment plays after that does not count.
+    Each environment plays a fixed number of games: to take the first games that end would favour short ones. Further
+    games of an environment do not count.
     """
 
     def __init__(self, num_envs: int, episodes: int, limit: int | None) -> None:
@@ -94,7 +94,7 @@ class Games:
             self.left[i] -= 1
 
     def begun(self) -> float:
-        """How many games' worth has been played of those that run, each as the share of the limit; 0 without one."""
+        """The sum over running games of their length as a share of the limit; 0 without a limit."""
         return float(self.running.sum()) / self.limit if self.limit else 0.0
 
     def most_left(self) -> int | None:
@@ -106,8 +106,8 @@ class Games:
     def likely_left(self) -> float | None:
         """Steps of the environments together, by the mean length of the games so far; None before one has ended.
 
-        The mean is all steps over the games that ended, so that long games which still run count. A running game that
-        is longer is taken to last as long again.
+        The mean is all steps divided by the games that ended, so that long running games count. A running game longer
+        than the mean is expected to last as long again.
         """
         if not self.ended:
             return None

@@ -1,4 +1,4 @@
-"""Video of an evaluation: the very games that are scored, at real speed, and in colour where there is colour."""
+"""Video of an evaluation: the scored games at real speed, in colour where the environment has colour."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class Film:
 class Recorder:
     """Films the first `episodes` games of environment 0 while an evaluation plays them.
 
-    An emulator's screen is that of a second one, which plays along; RuntimeError if it plays another game. Other games,
-    and envpool's, are filmed as the agent sees them. A disk that fills ends the film with a warning.
+    Games of ale are filmed by a second emulator that repeats the actions; RuntimeError if its game differs. Other
+    games, and envpool's, are filmed as the agent sees them. A full disk ends the film with a warning.
     """
 
     def __init__(self, path: Path, episodes: int = 1):
@@ -111,7 +111,7 @@ class Recorder:
         self.left = 0
 
     def close(self) -> None:
-        """End the film; what there is of it can be played."""
+        """End the film. A film that ended early can be played too."""
         try:
             self.film.close()
         except OSError as error:
@@ -124,7 +124,7 @@ class Recorder:
 
 
 def check_same(played: Step, seen: Step) -> None:
-    """RuntimeError if the filmed game differs from what environment 0 did when it was scored."""
+    """RuntimeError if the filmed game differs from the scored game of environment 0."""
     for name in ("reward", "terminated", "truncated", "life_lost", "episode_return", "episode_steps"):
         one, two = getattr(played, name)[0], getattr(seen, name)[0]
         if one != two:
@@ -132,9 +132,9 @@ def check_same(played: Step, seen: Step) -> None:
 
 
 def colored(frame: np.ndarray) -> np.ndarray:
-    """Channels uint8 [C, H, W] as one picture [H, W, 3], each with a hue of its own.
+    """Channels uint8 [C, H, W] as one picture [H, W, 3], each channel in its own hue.
 
-    Where channels overlap, the one with fewer cells lies on top, of equal ones the first: the ball over the bricks.
+    Where channels overlap, the channel with fewer cells is on top (the ball over the bricks); the first of equal ones.
     """
     picture = np.zeros((*frame.shape[1:], 3), np.uint8)
     cells = np.count_nonzero(frame, axis=(1, 2))

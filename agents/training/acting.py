@@ -37,7 +37,7 @@ def linear_epsilon(step: int, final: float, steps: int) -> float:
 
 
 class EpsilonGreedy:
-    """Random actions with probability epsilon, else the policy's; draws come from a generator of its own."""
+    """Random actions with probability epsilon, else the policy's. Has its own generator."""
 
     def __init__(self, policy: Callable[[Tensor], Tensor], num_actions: int, seed: int):
         self.policy, self.num_actions = policy, num_actions

@@ -8,18 +8,18 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Resets(Protocol):
-    """What a plasticity method tells if annealing is to start over with it."""
+    """A plasticity method whose resets start the annealing over."""
 
     def last_reset(self, update: int) -> int:
         """The last update, up to this one, that a reset followed; 0 before the first."""
 
 
 class NStepAnneal:
-    """The horizon of the returns that are learned from: their n and γ, a function of the number of updates made.
+    """n and γ of the returns that the agent learns from, as functions of the number of updates made.
 
-    n_step, gamma: first and last value; without a last one (None) the first stays. `updates` is how long the way from
-    one to the other takes, from the start and again from each reset of a method that `Resets`. n goes exponentially and
-    is rounded, γ exponentially in 1 − γ. All updates of a block have the values of its first.
+    n_step, gamma: first and last value; without a last one (None) the first stays. `updates` is the length of the
+    anneal, which starts at the first update and again at each reset of a method that `Resets`. n changes exponentially
+    and is rounded; 1 − γ changes exponentially. All updates of a block have the values of its first.
     Source: arXiv 2305.19452, section 3 and its code: n from 10 to 3, γ from 0.97 to 0.997 in 10,000 updates.
     """
 
@@ -50,7 +50,7 @@ class NStepAnneal:
         return n_step, gamma
 
     def report(self, update: int) -> dict[str, float]:
-        """What changes, for a row of metrics."""
+        """The values that change, for a row of metrics."""
         changes = (self._n_step[1] is not None, self._gamma[1] is not None)
         values = zip(("n_step", "gamma"), self.at(update), changes, strict=True)
         return {name: value for name, value, changing in values if changing}

@@ -1,4 +1,4 @@
-"""What `--compile` comes to on this machine."""
+"""Decides whether `--compile` works on this machine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from experiment.storage.run_dir import RunDir
 
 
 def settle_compile(config: DQNConfig, resumed: RunDir | None = None) -> DQNConfig:
-    """The settings with `compile` "true" or "false", as the run will have it; the compiler is tried for it.
+    """The settings with `compile` decided: "true" or "false". The compiler is tried.
 
-    Where it fails, "auto" becomes "false" and a line says so. "true", and a run that has been compiled so far, end in
-    a ConfigError: uncompiled, a run that is resumed would go on with other bits.
+    Where the compiler fails, "auto" becomes "false" and a line says so. "true", and the resume of a compiled run, end
+    in a ConfigError: uncompiled, the resumed run would have other bits.
     """
     if config.compile == "false":
         return config
@@ -24,8 +24,8 @@ def settle_compile(config: DQNConfig, resumed: RunDir | None = None) -> DQNConfi
     if cause is None:
         return replace(config, compile="true")
     if resumed is not None:
-        how = "it goes on where compiling works, since without it its bits would be others"
-        raise ConfigError(f"run {str(resumed.path)!r} is a compiled one, and here {cause}; {how} ({ADVICE})")
+        how = "resume it where compiling works: uncompiled, its bits would differ"
+        raise ConfigError(f"run {str(resumed.path)!r} was compiled, and here {cause}; {how} ({ADVICE})")
     if config.compile == "true":
         raise ConfigError(f"--compile true: {cause}; {ADVICE}")
     print(f"the loss is not compiled, and updates are slower: {cause}; {ADVICE}", file=sys.stderr)

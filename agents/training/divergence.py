@@ -1,4 +1,4 @@
-"""What is said of a run that was stopped because its numbers were no longer finite."""
+"""The message of a run that stops because its numbers are no longer finite."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def statistics(batch: TensorDictBase, metrics: Mapping[str, Tensor], row: Mappin
     """The last minibatch and update in words; `row` has lr and gradient norms. Waits for the device."""
     parts = [f"{name} {float(value):.3g}" for name, value in metrics.items()]
     names = {"reward": "rewards", "discount": "discounts", "obs": "observations", "target_next": "target values"}
-    values = {words: batch.get(name, None) for name, words in names.items()}
-    parts += [f"{words} {span(value)}" for words, value in values.items() if value is not None]
+    values = {label: batch.get(name, None) for name, label in names.items()}
+    parts += [f"{label} {span(value)}" for label, value in values.items() if value is not None]
     return ", ".join([*parts, largest_gradient(row), f"lr {row['lr']:.3g}"])
 
 
 def span(values: Tensor) -> str:
-    """The range of what is finite, and how many are not."""
+    """The range of the finite values, and how many are not finite."""
     values = values.detach().float().flatten()
     finite = values[torch.isfinite(values)]
     bad = len(values) - len(finite)
@@ -32,7 +32,7 @@ def span(values: Tensor) -> str:
 
 
 def largest_gradient(row: Mapping[str, float]) -> str:
-    """The layer with the largest gradient norm; what is not finite is larger than all."""
+    """The layer with the largest gradient norm; a norm that is not finite counts as the largest."""
     norms = {name.removeprefix("gradient/"): value for name, value in row.items() if name.startswith("gradient/")}
     if not norms:
         return "no gradients"
@@ -41,7 +41,7 @@ def largest_gradient(row: Mapping[str, float]) -> str:
 
 
 def advice(config: DQNConfig) -> str:
-    """Options that make it less likely, of those that the run does not have yet."""
+    """Options that make a divergence less likely and that the run does not have yet."""
     options = [f"--lr {config.lr / 3:.1g}"]
     if config.precision != "fp32":
         options.append("--precision fp32")

@@ -1,4 +1,4 @@
-"""What is reported of the learner: between two rows of metrics, and on a fixed batch of states."""
+"""Metrics of the learner: means between two rows, and measurements on a fixed batch of states."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ FEATURE_METRICS = ("dormant_sokar", "erank_roy", "srank_kumar")
 class Monitor:
     """Means of the update metrics; effective learning rate, weight norm, gradient norm and rotation per layer.
 
-    Nothing is read from the device but in `report`. Rotation is that of the first update after a report, which alone
-    needs a copy of the weights. The gradient is the one that the last update stepped along, penalties included.
-    Updates that are left out, by `--on-nonfinite skip`, count in "skipped_updates" alone.
+    Only `report` reads from the device. Rotation is that of the first update after a report: only that update needs a
+    copy of the weights. The gradient is that of the last update, penalties included. Updates that `--on-nonfinite skip`
+    leaves out count only in "skipped_updates".
     """
 
     def __init__(self, agent: DQN):
@@ -49,7 +49,7 @@ class Monitor:
             self.agent.skip.count.zero_()
 
     def before_update(self) -> None:
-        """Keep the weights if the rotation by the coming update is to be measured."""
+        """Copy the weights if the next update's rotation will be measured."""
         self.before = None if self.count else nap.snapshot(self.agent.network)
 
     def after_update(self, batch: TensorDictBase, metrics: Metrics) -> None:
@@ -67,22 +67,22 @@ class Monitor:
         self.count += 1
 
     def report(self) -> dict[str, float]:
-        """Figures since the last report, read from the device at once.
+        """Metrics since the last report, read from the device at once.
 
         Raises NonFinite if the agent's state is not finite, or a loss since then, unless such updates are left out.
         """
-        figures = dict(self.sums)
-        figures["lr"] = torch.as_tensor(self.agent.optimizer.param_groups[0]["lr"])
+        metrics = dict(self.sums)
+        metrics["lr"] = torch.as_tensor(self.agent.optimizer.param_groups[0]["lr"])
         network, optimizer = self.agent.network, self.agent.optimizer
-        figures |= {f"elr/{name}": rate for name, rate in nap.effective_lr(network, optimizer).items()}
-        figures |= {f"norm/{name}": norm for name, norm in nap.weight_norms(network).items()}
-        figures |= {f"gradient/{name}": norm for name, norm in nap.gradient_norms(network).items()}
-        figures |= {f"rotation/{name}": angle for name, angle in self.rotation.items()}
+        metrics |= {f"elr/{name}": rate for name, rate in nap.effective_lr(network, optimizer).items()}
+        metrics |= {f"norm/{name}": norm for name, norm in nap.weight_norms(network).items()}
+        metrics |= {f"gradient/{name}": norm for name, norm in nap.gradient_norms(network).items()}
+        metrics |= {f"rotation/{name}": angle for name, angle in self.rotation.items()}
         if self.agent.skip is not None:
-            figures["skipped_updates"] = self.agent.skip.count
+            metrics["skipped_updates"] = self.agent.skip.count
         state = {f"state/{name}": largest for name, largest in magnitudes(self.agent.state_dict()).items()}
-        values = read({**figures, **state, "fine": self.watch.fine(figures["lr"].device)})
-        row = {name: values[name] for name in figures}
+        values = read({**metrics, **state, "fine": self.watch.fine(metrics["lr"].device)})
+        row = {name: values[name] for name in metrics}
         counted = self.count - row.get("skipped_updates", 0)
         row |= {name: row[name] / counted if counted else math.nan for name in self.sums}
         self._check(row, int(values["fine"]), {name.removeprefix("state/"): values[name] for name in state})
@@ -91,11 +91,11 @@ class Monitor:
         return row
 
     def check(self) -> None:
-        """Raise NonFinite if the agent's state is not finite; before it is saved. Waits for the device."""
+        """Raise NonFinite if the agent's state is not finite. Called before a save; waits for the device."""
         try:
             check_finite(self.agent.state_dict())
         except NonFinite:
-            self.report()  # tells the whole story
+            self.report()  # its message has all details
             raise
 
     def _check(self, row: dict[str, float], fine: int, state: dict[str, float]) -> None:
@@ -115,7 +115,7 @@ class Monitor:
         story = f"{faults}; noticed at update {self.agent.updates:,}"
         if self.good:
             means = ", ".join(f"{name} {self.good[name]:.3g}" for name in self.sums if name in self.good)
-            story += f". All was fine up to update {self.watched_from:,}, with means of {means}, "
+            story += f". All was finite up to update {self.watched_from:,}, with means of {means}, "
             story += largest_gradient(self.good)
         if self.last is not None:
             story += f". The last update: {statistics(*self.last, row)}"
@@ -139,14 +139,14 @@ class Monitor:
 
 
 class StateProbe:
-    """What the network makes of one batch of states, drawn once from the replay and kept for the whole run.
+    """Measures the network on one batch of states, drawn once from the replay and kept for the whole run.
 
-    Of the fp32 network, in eval mode: dormant units and ranks of features per layer (`nap.Probe`; not of the frozen
-    copies that plasticity injection keeps), and policy churn,
-    the share of the states whose greedy action changed: "policy_churn" since the measurement before, and
-    "policy_churn_one_update" by the first update after that measurement (Schaul et al. 2022, arXiv 2206.00730, who
-    average the latter). Neither agent, replay nor global random numbers change; the device is waited for in `measure`.
-    Raises ValueError for a network with a nonlinearity that is no module, unless `on` is false: nothing is done then.
+    It measures the fp32 network in eval mode: dormant units and ranks of features per layer (`nap.Probe`; without the
+    frozen copies of plasticity injection), and policy churn, the share of states whose greedy action changed:
+    "policy_churn" since the measurement before, "policy_churn_one_update" by the first update after that measurement
+    (Schaul et al. 2022, arXiv 2206.00730, average the latter). Agent, replay and global random numbers stay as they
+    are. Only `measure` waits for the device. With `on` false nothing is measured.
+    Raises ValueError for a network with a nonlinearity that is no module, if `on` is true.
     """
 
     def __init__(self, agent: DQN, seed: int, on: bool = True):
@@ -160,7 +160,7 @@ class StateProbe:
         self.actions: Tensor | None = None
         self.churn: Tensor | None = None
         self.watches = False
-        self.figures: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
         self._unreported: dict[str, float] = {}
 
     def draw(self, replay: FrameReplay) -> None:
@@ -175,7 +175,7 @@ class StateProbe:
         self.measure()
 
     def after_update(self) -> None:
-        """Note what the first update after a measurement changed of the policy; others pass by."""
+        """Measure the policy churn of the first update after a measurement; ignore other updates."""
         if self.watches and self.actions is not None:
             self.churn = _share_changed(self.actions, self._greedy())
             self.watches = False
@@ -190,10 +190,10 @@ class StateProbe:
         if self.churn is not None:
             found["policy_churn_one_update"] = self.churn
         self.actions, self.churn, self.watches = actions, None, True
-        self.figures = self._unreported = read(found)
+        self.metrics = self._unreported = read(found)
 
     def report(self) -> dict[str, float]:
-        """The figures of the last measurement, once."""
+        """The metrics of the last measurement, once."""
         unreported, self._unreported = self._unreported, {}
         return unreported
 
@@ -204,7 +204,7 @@ class StateProbe:
             return self.agent.greedy(network, self.probe.batch[0])
 
     def state_dict(self) -> dict[str, Any] | None:
-        """The states and what later measurements compare with; None before there are any."""
+        """The states, and the values that later measurements compare with; None before the states are drawn."""
         if self.probe is None or self.actions is None:
             return None
         return {
@@ -212,7 +212,7 @@ class StateProbe:
             "actions": self.actions,
             "churn": self.churn,
             "watches": self.watches,
-            "figures": self.figures,
+            "figures": self.metrics,
         }
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
@@ -222,7 +222,7 @@ class StateProbe:
         self.probe.load_state_dict({"batch": (state["states"],), "kept": {}})
         self.actions = state["actions"].to(self.device)
         self.churn = None if state["churn"] is None else state["churn"].to(self.device)
-        self.watches, self.figures = state["watches"], state["figures"]
+        self.watches, self.metrics = state["watches"], state["figures"]
 
 
 def _learns(network: nn.Module, name: str) -> bool:
@@ -238,7 +238,7 @@ def _share_changed(before: Tensor, after: Tensor) -> Tensor:
     return (before != after).float().mean()
 
 
-def read(figures: dict[str, Tensor]) -> dict[str, float]:
+def read(metrics: dict[str, Tensor]) -> dict[str, float]:
     """Scalars as numbers, read from the device at once."""
-    values = torch.stack([value.detach().double() for value in figures.values()]).tolist()
-    return dict(zip(figures, values, strict=True))
+    values = torch.stack([value.detach().double() for value in metrics.values()]).tolist()
+    return dict(zip(metrics, values, strict=True))

@@ -1,4 +1,4 @@
-"""How long a training run still takes: steps of play are cheap, updates are not."""
+"""Estimates the time left of a training run: steps of play are cheap, updates are not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SETTLED = 5.0
 
 
 class Work(Protocol):
-    """What is left to do, as `Trainer` says it."""
+    """The work left, as `Trainer` counts it."""
 
     @property
     def agent_step(self) -> int: ...
@@ -31,9 +31,9 @@ class Work(Protocol):
 class Pace:
     """Estimates the time left from the time that a step of play and an update take, each as measured.
 
-    A step's time is that of the steps before the first update, an update's what is left over in the last `window`
-    seconds. Without such steps, in a run that is resumed, an update's time includes the play that earns it. The step
-    of the first update compiles, and counts in neither.
+    The time of a step is measured before the first update. The time of an update is the rest of the last `window`
+    seconds. A resumed run has no steps before its first update: there an update's time includes its steps. The step of
+    the first update compiles, and counts in neither.
     """
 
     def __init__(self, work: Work, window: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -87,8 +87,8 @@ class Pace:
     def __str__(self) -> str:
         left, rate = self.seconds_left(), self._steps.value()
         unknown = "time left unknown" if self.learns else "time left unknown until updates begin"
-        words = unknown if left is None else f"{clock_time(left)} left"
-        return f"{words}, {per_second(rate)}" if rate else words
+        text = unknown if left is None else f"{clock_time(left)} left"
+        return f"{text}, {per_second(rate)}" if rate else text
 
     def first_estimate(self) -> str | None:
         """A sentence as soon as there is an estimate; None before."""

@@ -19,7 +19,7 @@ LIMIT_BEFORE = 108_000
 class Saver:
     """Saves trainer, replay, environments and random numbers.
 
-    Of the replay each save writes the steps since the last one. Environments that cannot be brought back are left out.
+    Each save writes only the replay's steps since the last save. Environments that cannot be restored are left out.
     """
 
     def __init__(self, config: DQNConfig, trainer: Trainer):
@@ -27,7 +27,7 @@ class Saver:
         self.rows = Segments(trainer.replay)
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
-        """The parts of a checkpoint, but for the rows of the replay."""
+        """The parts of a checkpoint, without the rows of the replay."""
         trainer = self.trainer
         run = {
             "protocol": self.config.rules.summary(),
@@ -37,7 +37,7 @@ class Saver:
         return {"run": run, "trainer": trainer.state_dict(), "replay": trainer.replay.state_dict()}
 
     def restore(self, saved: checkpoint.Checkpoint) -> bool:
-        """Bring everything back; whether the environments too go on where they were."""
+        """Restore everything; returns whether the environments go on where they were."""
         trainer, run = self.trainer, saved.state["run"]
         self._check_rules(run)
         trainer.load_state_dict(saved.state["trainer"])
@@ -54,7 +54,7 @@ class Saver:
     def _check_rules(self, run: dict[str, Any]) -> None:
         """Raises ValueError if the run's protocol has other rules in this version than in the one that saved it."""
         rules, formerly = self.config.rules, self.config.environment.formerly
-        if self.config.protocol in formerly:
+        if formerly and ("protocol" not in run or run["protocol"].startswith(formerly)):
             return
         now = rules.summary()
         unlike = run["protocol"] != now if "protocol" in run else rules.max_frames != LIMIT_BEFORE
@@ -63,7 +63,7 @@ class Saver:
             raise ValueError(f"its rules were {before}, and in this version they are {now}")
 
     def _play_again(self, state: dict[str, Any]) -> None:
-        """Bring the emulators back; a long episode takes some seconds."""
+        """Restore the emulators; a long episode takes some seconds."""
         trainer = self.trainer
         total = max(state.get("length", [0]))
         if total:

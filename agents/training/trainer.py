@@ -24,18 +24,18 @@ from replay import FrameReplay
 
 Row = dict[str, float | int | str | None]
 SIGNALS = ("loss", "td_error", "fresh_td_error", "return")
-"""What a schedule may listen to: means of the updates between two rows, the TD error of the newest transitions at each
-row, and the return of each episode."""
+"""Signals for schedules: means over the updates between two rows, the TD error of the newest transitions at each row,
+and the return of each episode."""
 FRESH = 64
-"""Newest transitions whose TD error each row has, at most; never more than there are between two rows, for what
-two rows share would look like less noise than there is."""
+"""Most newest transitions in the TD error of a row. Two rows never share a transition: the noise between rows would
+look smaller than it is."""
 
 
 class Trainer:
     """One agent learning in one vector of environments; `step()` is one action in each and the updates that it earns.
 
-    Everything that a run carries from step to step is in `state_dict`, but for the replay and the environments, which
-    have state_dicts of their own. Raises ConfigError for a schedule that listens to what no agent has.
+    `state_dict` holds everything that a run carries from step to step, except the replay and the environments, which
+    have their own. Raises ConfigError for a schedule that listens to a signal that agents do not have.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Trainer:
     @property
     def steps_left(self) -> int:
         """Agent steps until the run ends; with several environments its last step may go past the budget."""
-        lanes = self.env.num_envs
-        return -(-max(self.config.budget - self.agent_step, 0) // lanes) * lanes
+        num_envs = self.env.num_envs
+        return -(-max(self.config.budget - self.agent_step, 0) // num_envs) * num_envs
 
     @property
     def updates_left(self) -> int:
@@ -87,7 +87,7 @@ class Trainer:
         return linear_epsilon(self.agent_step, self.config.epsilon_final, self.config.epsilon_steps)
 
     def open(self) -> None:
-        """Begin an episode in every environment; the replay's running ones, if there are any, end as truncated."""
+        """Begin an episode in every environment. Running episodes in the replay end as truncated."""
         first = self.env.reset()
         if self.replay.started:
             self.replay.cut(first)
@@ -96,12 +96,12 @@ class Trainer:
         self.obs = self.stack.push(first, np.ones(self.env.num_envs, bool))
 
     def refill(self, steps: int) -> None:
-        """Play `steps` agent steps with the present policy to fill the replay: no update is earned, no row written."""
+        """Play `steps` agent steps with the present policy to fill the replay, without updates and rows of metrics."""
         for _ in range(-(-steps // self.env.num_envs)):
             self.play(self.epsilon)
 
     def step(self) -> list[Row]:
-        """One action in each environment and the updates that it earns; the rows of metrics that are due."""
+        """One action in each environment, and the updates that are then due. Returns the due rows of metrics."""
         began = time.perf_counter()
         before, epsilon = self.agent_step, self.epsilon
         self.agent_step += self.env.num_envs
@@ -117,20 +117,20 @@ class Trainer:
         rows = self._finished_episodes(step)
         measured = self._measured(before)
         if self.passes(self.config.steps_per_row, before) or self.done:
-            rows.append({**self.figures(), "seconds": self.seconds, **self._report(), **measured})
+            rows.append({**self.counts(), "seconds": self.seconds, **self._report(), **measured})
         elif measured:
             rows.append({"agent_step": self.agent_step, **measured})
         return rows
 
     def _measured(self, before: int) -> dict[str, float]:
-        """The probe's figures, if it is due or has begun in this step."""
+        """The probe's metrics, if it is due or has begun in this step."""
         interval = self.config.steps_per_probe
         if interval and (self.passes(interval, before) or self.done):
             self.probe.measure()
         return self.probe.report()
 
     def _report(self) -> Row:
-        """The monitor's metrics, which the schedule may listen to, and what the schedule makes of its signal."""
+        """The monitor's metrics and the schedule's. The schedule may listen to the monitor's."""
         watched, fresh = self.monitor.report(), self._fresh_td_error()
         self._signal({"loss": watched.get("loss"), "td_error": watched.get("td_error"), "fresh_td_error": fresh})
         found = self.agent.schedule.metrics()
@@ -139,16 +139,16 @@ class Trainer:
         return {**watched, **({} if fresh is None else {"td_error_fresh": fresh}), **found}
 
     def _signal(self, signals: Mapping[str, float | None]) -> None:
-        """Let the schedule observe the one that it listens to, if it is known."""
+        """Pass the schedule its signal, if the value is known."""
         schedule = self.agent.schedule
         if schedule.signal is not None and (value := signals.get(schedule.signal)) is not None:
             schedule.observe(value)
 
     def _fresh_td_error(self) -> float | None:
-        """Mean TD error of the newest transitions, which updates have seen least.
+        """Mean TD error of the newest transitions, which updates have sampled least.
 
-        At UTD 8 that is once or twice each with 5,000 steps in the replay, hardly at all with many more. None before
-        the first update, or if there are too few.
+        At UTD 8 with 5,000 steps in the replay, each was sampled once or twice; with many more steps, hardly ever. None
+        before the first update, or if there are too few transitions.
         """
         replay, returns = self.replay, self._returns()
         count = min(FRESH, max(self.config.steps_per_row, replay.num_envs))
@@ -159,7 +159,7 @@ class Trainer:
         return float(self.agent.td_error(batch.squeeze(0)))
 
     def _returns(self) -> dict[str, Any]:
-        """How the returns that are learned from are summed, at the present update."""
+        """n and γ of the returns, at the present update."""
         n_step, gamma = self.n_step_anneal.at(self.agent.updates)
         config = self.config
         return {
@@ -170,11 +170,11 @@ class Trainer:
         }
 
     def passes(self, period: int, before: int) -> bool:
-        """Whether a multiple of `period` agent steps lies behind step `before` and not behind this one."""
+        """Whether a multiple of `period` agent steps was reached after step `before`."""
         return self.agent_step // period > before // period
 
     def play(self, epsilon: float, meanwhile: Callable[[], None] | None = None) -> Step:
-        """Act once in each environment and store what came of it; `meanwhile` runs while the emulators do."""
+        """Act once in each environment and store the step; `meanwhile` runs while the emulators play."""
         actions = self.policy(self.obs, epsilon)
         self.env.send(actions)
         if meanwhile is not None:
@@ -238,8 +238,8 @@ class Trainer:
             rows.append(row | {"episode_return": score, "episode_steps": length})
         return rows
 
-    def figures(self) -> Row:
-        """What can be told at any step without asking the device."""
+    def counts(self) -> Row:
+        """The metrics that are known at any step without waiting for the device."""
         return {
             "agent_step": self.agent_step,
             "frames": self.agent_step * self.config.rules.frame_skip,

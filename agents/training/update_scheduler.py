@@ -10,7 +10,7 @@ from fractions import Fraction
 class UpdateScheduler:
     """Exactly floor(utd · agent steps after `start`) updates, for any rational utd and any number of environments.
 
-    What is due follows from two counters that every checkpoint holds, so no fraction is lost or owed twice.
+    The number follows from two counters that every checkpoint holds, so no fraction is lost or counted twice.
     """
 
     utd: Fraction

@@ -12,7 +12,7 @@ from experiment.config import ConfigError
 
 
 def read_scores(path: Path, given: Given) -> Table:
-    """Final scores of agents. The games of an array's columns, and its agent where no name stands by it, are given.
+    """Final scores of agents. The user gives the games of an array's columns, and the agent if the array has no name.
 
     JSON may hold a list of runs, each a list of scores; an object of games, each with the scores of its runs;
     or an object of agents, each with one of these.

@@ -15,7 +15,7 @@ SKIP = 4
 def read_bbf(path: Path, given: Given) -> Table:
     """The final score of each seed. A seed has one game, so the runs of two games share no seeds.
 
-    The name of the file is the agent's; it also states sticky actions, and a budget other than 100k.
+    The file has the agent's name, which also states sticky actions and a budget other than 100k.
     """
     agent = given.one_agent(path, path.stem)
     budget = re.search(r"_(\d+)(k|M)$", path.stem)

@@ -16,8 +16,8 @@ SKIP = 4
 def read_dopamine(path: Path, given: Given) -> Table:
     """The mean training return of each iteration, agent and run; the file has the game's name.
 
-    Runs have no names: the n-th value of an agent and iteration is taken for its n-th run. Where runs end early,
-    nothing says which, so iterations that lack values are left out.
+    Runs have no names: the n-th value of an agent and iteration is taken for its n-th run. The file does not say which
+    runs end early, so iterations with fewer values are left out.
     """
     stem, _, network = path.stem.partition("_")
     game, suffix = given.one_game(path, stem), f" ({network})" if network else ""
@@ -26,7 +26,7 @@ def read_dopamine(path: Path, given: Given) -> Table:
         runs = max(map(len, iterations.values()))
         kept = {iteration: scores for iteration, scores in sorted(iterations.items()) if len(scores) == runs}
         if short := len(iterations) - len(kept):
-            at = f"{short} of {len(iterations)} iterations lack runs and are left out"
+            at = f"{short} of {len(iterations)} iterations have fewer runs and are left out"
             table.notes.append(f"{path}: {agent}: {at}; the last is {max(kept)}")
         for run in range(runs):
             for iteration, scores in kept.items():
@@ -49,8 +49,8 @@ def _values(path: Path) -> dict[str, dict[int, list[float]]]:
     if not isinstance(records, list) or not records:
         raise ConfigError(f"{path}: it is no list of records with Agent, Iteration and Value")
     values: dict[str, dict[int, list[float]]] = {}
-    for place, record in enumerate(records, 1):
-        where = f"{path} record {place}"
+    for count, record in enumerate(records, 1):
+        where = f"{path} record {count}"
         if not isinstance(record, dict) or not {"Agent", "Iteration", "Value"} <= record.keys():
             raise ConfigError(f"{where}: it has not Agent, Iteration and Value")
         iterations = values.setdefault(str(record["Agent"]), {})

@@ -20,7 +20,7 @@ PICKLES = {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt"}
 
 
 def refuse_pickle(path: Path) -> None:
-    """ConfigError for a file whose ending says that only unpickling reads it."""
+    """ConfigError for a file whose ending means a pickle."""
     if path.suffix.lower() in PICKLES:
         raise ConfigError(
             f"{path}: it is a pickle, which can run any code when it is read; save numbers as npz or JSON"
@@ -103,36 +103,36 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def finite(word: object) -> float | None:
+def finite(text: object) -> float | None:
     """A finite number, from text or JSON; None for all else: `1_000`, digits of other scripts."""
-    if isinstance(word, bool) or (isinstance(word, str) and (not word.isascii() or "_" in word)):
+    if isinstance(text, bool) or (isinstance(text, str) and (not text.isascii() or "_" in text)):
         return None
     try:
-        value = float(word)  # type: ignore[arg-type]
+        value = float(text)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         return None
     return value if math.isfinite(value) else None
 
 
-def number(word: object, where: str) -> float:
+def number(text: object, where: str) -> float:
     """A finite number, from text or JSON."""
-    value = finite(word)
+    value = finite(text)
     if value is None:
-        raise ConfigError(f"{where}: {str(word)[:40]!r} is not a finite number")
+        raise ConfigError(f"{where}: {str(text)[:40]!r} is not a finite number")
     return value
 
 
 def check_name(name: str, what: str) -> None:
-    """Raises ValueError for a name that is empty, or that no terminal or page can show."""
+    """Raises ValueError for a name that is empty or has control characters."""
     if not name.strip():
         raise ValueError(f"it has no {what}")
     if _CONTROL.search(name):
         raise ValueError(f"{what} {name[:40]!r} has a control character")
 
 
-def whole(word: object, where: str) -> int:
+def whole(text: object, where: str) -> int:
     """A whole number that is not negative; 100000.0 is one."""
-    value = number(word, where)
+    value = number(text, where)
     if value != int(value) or value < 0:
-        raise ConfigError(f"{where}: {str(word)[:40]!r} is not a whole number")
+        raise ConfigError(f"{where}: {str(text)[:40]!r} is not a whole number")
     return int(value)

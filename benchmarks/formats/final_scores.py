@@ -50,7 +50,7 @@ def csv_text(points: Sequence[Point]) -> str:
 
 
 def summary(points: Sequence[Point], scores: Sequence[Point], last: int) -> list[str]:
-    """What was read, how the scores were made of it, and what the report will not take, a line each."""
+    """Lines for the user: what was read, how the scores were computed, and what the report will not read."""
     per_game = Counter((score.agent, score.game) for score in scores).values()
     spread = "" if min(per_game) == max(per_game) else f"{min(per_game)} to "
     agents, games = {score.agent for score in scores}, {score.game for score in scores}
@@ -60,7 +60,7 @@ def summary(points: Sequence[Point], scores: Sequence[Point], last: int) -> list
         f"score of a run: {made} in {scores[0].kind}",
     ]
     if short := sum(count < last for count in Counter(map(run_of, points)).values()):
-        lines.append(f"runs with fewer than {last} measurements, of which the score is the mean of all: {short}")
+        lines.append(f"runs with fewer than {last} measurements, whose score is the mean of all of them: {short}")
     if unknown := sorted(game for game in games if known_game(game) is None):
         lines.append(f"games that the report does not know: {', '.join(unknown[:5])}{' ...' * (len(unknown) > 5)}")
     return lines

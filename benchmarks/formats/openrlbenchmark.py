@@ -14,7 +14,7 @@ RUN = "mean"
 
 
 def read_openrlbenchmark(path: Path, given: Given) -> Table:
-    """A line for each game and a column for each agent. A cell is the mean over runs, so a row stands for all of them.
+    """A line for each game and a column for each agent. A cell is the mean over all runs.
 
     Cells of `nan ± nan`, where openrlbenchmark found no runs, are left out.
     """

@@ -1,4 +1,4 @@
-"""What every reader yields: points, each one measured score of one run, and what the user states about them."""
+"""Points, which every reader yields: each is one measured score of one run. And what the user states about them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Point:
         steps: agent steps that the run had trained for; None where the file does not state them, as in what follows.
         frames: emulator frames that it had trained for.
         games: games that the score is the mean of.
-        deviation: standard deviation over runs, where one row stands for several.
+        deviation: standard deviation over runs, where a row is the mean of several.
     """
 
     agent: str

@@ -16,7 +16,7 @@ class Format:
     """How one kind of file is read.
 
     Attributes:
-        kinds: the returns it holds; the first are read unless --kind says otherwise.
+        kinds: the kinds of returns in its files; the first is read unless --kind says otherwise.
         takes: options that state what the file does not.
         last: training points that the score is the mean of unless --last says otherwise.
     """

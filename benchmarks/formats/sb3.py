@@ -42,7 +42,7 @@ def read_monitor(path: Path, given: Given) -> Table:
 
 
 def _games(file: Path) -> list[tuple[float, int, float]]:
-    """When each game of a file ended, its steps and its return. A resumed file's times start again: order is kept."""
+    """When each game of a file ended, its steps and its return, in the file's order: a resumed file's times restart."""
     start, _ = _header(file)
     rows = [(f"{file} line {line}", row) for line, row in enumerate(read_columns(file, ("r", "l", "t"), skip=1), 3)]
     return [(start + number(row["t"], at), whole(row["l"], at), number(row["r"], at)) for at, row in rows]
@@ -74,7 +74,7 @@ def _unit(name: str, given: Given) -> tuple[int | None, int | None, list[str]]:
 
 
 def _name(path: Path) -> str:
-    """A run's name: its folder's, where the file has the same name in every run."""
+    """A run's name; the folder's name if the file has the same name in every run."""
     generic = path.name in ("monitor.csv", "evaluations.npz") or re.fullmatch(r"\d+\.monitor\.csv", path.name)
     return path.resolve().parent.name if generic else path.name.removesuffix(".monitor.csv").removesuffix(".npz")
 

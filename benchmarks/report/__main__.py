@@ -15,9 +15,7 @@ from experiment.interrupt import cli_session
 
 def main(argv: Sequence[str] | None = None) -> int:
     with cli_session(), exit_on_bad_input():
-        config = parse_cli(
-            ReportConfig, argv, prog="python -m benchmarks.report", description="Report on runs.", presets={}
-        )
+        config = parse_cli(ReportConfig, argv, prog="python -m benchmarks.report", description="Report on runs.")
         if not config.runs:
             raise ConfigError("name run directories, folders of them, sweeps, or CSV files of scores")
         replace_report(config)

@@ -1,4 +1,4 @@
-"""Which runs may stand under one name: runs that differ in the game, the seed and the machine alone."""
+"""Checks the runs of one arm: they may differ only in the game, the seed and the machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from agents.config import CLOSED_LOOP, DQNConfig
+from agents.config import DQNConfig
+from agents.names import CLOSED_LOOP
 from experiment.config import ConfigError
 from experiment.setting import names_of
 
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
     from benchmarks.report.scores import Score
 
 NOT_COMPARED = names_of(DQNConfig, "machine", "observing", "identity") | {"env", "seed", "protocol", "steps", "frames"}
-"""Settings that tell no arms apart: they decide nothing that is learned, or they are compared by themselves."""
+"""Settings that the arms are not compared by: they do not change what is learned, or are compared elsewhere."""
 OF_THE_SETTINGS = frozenset({"evaluation_epsilon", "evaluation_episodes", "clip_rewards"})
-"""Rules that are settings too, which the runs of an arm share; each agent has those that it was published with."""
+"""Settings that are rules of a score. The runs of an arm share them; each agent has its published ones."""
 LAST_GAME = 0.1
-"""How far apart budgets may be of runs scored in training, as a share: each is known up to the end of a game alone."""
+"""Largest difference of budgets of runs scored in training, as a share: each ends with a game, not at the budget."""
 IN_THE_NAME = ("agent", "nap", "plasticity")
-"""Settings that a name says in words of its own."""
+"""Settings that have their own text in a name."""
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reads_rows(settings: Mapping[str, Any]) -> bool:
-    """Whether the schedule may listen to what rows of metrics hold, so that their distance decides what is learned."""
+    """Whether the schedule may listen to rows of metrics, so that their interval changes what is learned."""
     schedule = str(settings.get("schedule"))
     return ":" in schedule or schedule in (*CLOSED_LOOP, "early-cycle-cusum")
 
@@ -62,7 +63,7 @@ def check_arms(runs: Sequence[Score]) -> None:
     for run in runs:
         other = first.setdefault(run.arm, run)
         if found := _difference(other, run):
-            raise ConfigError(f"arm {run.arm!r} mixes runs: {found}; give them arms of their own")
+            raise ConfigError(f"arm {run.arm!r} mixes runs: {found}; give them different arm names")
     _check_alike([run for run in first.values() if run.protocol is not None], partial(_disagreement, "protocol"))
     _check_alike([run for run in first.values() if run.skip is not None], _other_skip)
 
@@ -76,7 +77,7 @@ def _check_alike(runs: Sequence[Score], difference: Callable[[Score, Score], str
 
 
 def _difference(a: Score, b: Score) -> str:
-    """How two runs disagree, or nothing."""
+    """How two runs disagree, or ""."""
     if not _same_budget(a, b):
         return f"{a.source} has a budget of {steps_of(a)} agent steps, {b.source} of {steps_of(b)}"
     if kind_of(a) != kind_of(b):
@@ -123,11 +124,11 @@ def _states(value: Any) -> str:
     return "does not state" if value is None else "states"
 
 
-# --- what is compared all the same
+# --- comparisons of arms that differ
 
 
 def caution(runs: Mapping[str, Score], arms: Sequence[str]) -> str:
-    """What makes a comparison of these arms unequal, or may: budgets and rules that differ or are not stated.
+    """Reasons why a comparison of these arms may be unequal: budgets and rules that differ or are not stated.
 
     runs: a run of each arm that has one; the others of the arm are like it, see `check_arms`.
     """
@@ -146,12 +147,12 @@ def caution(runs: Mapping[str, Score], arms: Sequence[str]) -> str:
 
 
 def kind_of(run: Score) -> str | None:
-    """Whether a score is of games in training or of an evaluation, as those of run directories are."""
+    """Whether a score is of games in training or of an evaluation. Scores of run directories are of an evaluation."""
     return "evaluation" if run.directory is not None else run.kind
 
 
 def _epsilon(run: Score) -> float | None:
-    """What a run directory says; the name of a protocol in a CSV file leaves it open."""
+    """The kind of a run directory's score. For a CSV file the protocol's name does not say it."""
     return run.protocol.get("evaluation_epsilon") if run.protocol and run.settings is not None else None
 
 

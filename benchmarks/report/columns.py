@@ -35,15 +35,15 @@ NAMES = {
     "kind": ("kind",),
     "deviation": ("deviation", "standard_deviation", "score_std", "return_std"),
 }  # fmt: skip
-"""What a column may be called, its own name first. `steps` are agent steps; a score is the mean of `games`;
-`kind` is training or evaluation; a line with a `deviation` over runs stands for several."""
+"""Names of a column, the project's own first. `steps` are agent steps; a score is the mean of `games`; `kind` is
+training or evaluation; a line with a `deviation` is the mean over several runs."""
 OURS = "agent_steps"
-"""What a report's own scores.csv calls its steps."""
+"""The steps in a report's own scores.csv."""
 REQUIRED = ("agent", "game", "run", "score")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _ROLES = {name: role for role, names in NAMES.items() for name in names}
 MOST = 20
-"""Columns that are not read and are named all the same: exports of trackers have thousands."""
+"""Most unread columns that a message names: exports of trackers have thousands."""
 _SHOWN = 160
 """Characters of a header that a message shows."""
 
@@ -54,21 +54,21 @@ class Columns:
 
     Attributes:
         width: how many columns there are.
-        places: the place of a column by role.
+        positions: the position of a column by role.
         names: its name as the file has it, by role.
         unread: the names of the columns that hold nothing of use here.
     """
 
     separator: str
     width: int
-    places: dict[str, int]
+    positions: dict[str, int]
     names: dict[str, str]
     unread: tuple[str, ...]
 
     def notes(self) -> list[str]:
-        """What a reader of the report has to know about the names."""
+        """Notes for the report about renamed and unread columns."""
         renamed = [f"{name} for {role}" for role, name in self.names.items() if _key(name) not in (role, OURS)]
-        unread = [name + _hint(name, self.places) for name in self.unread[:MOST]]
+        unread = [name + _hint(name, self.positions) for name in self.unread[:MOST]]
         if len(self.unread) > MOST:
             unread.append(f"and {len(self.unread) - MOST:,} more")
         return ([f"columns taken: {', '.join(renamed)}"] if renamed else []) + (
@@ -83,11 +83,11 @@ def find_columns(line: str, path: object) -> Columns:
     give a whole header.
     """
     found = [_named(next(csv.reader([line], delimiter=each, skipinitialspace=True), []), each) for each in SEPARATORS]
-    whole = [columns for columns in found if all(role in columns.places for role in REQUIRED)]
+    whole = [columns for columns in found if all(role in columns.positions for role in REQUIRED)]
     if len(whole) > 1:
         both = " and by ".join(SEPARATORS[columns.separator] for columns in whole)
         raise ConfigError(f"{path}: its header can be split by {both}: {_shown(line)}; use one of them")
-    best = whole[0] if whole else max(found, key=lambda columns: (len(columns.places), columns.width))
+    best = whole[0] if whole else max(found, key=lambda columns: (len(columns.positions), columns.width))
     for role, name in best.names.items():
         if others := [other for other in best.unread if _ROLES.get(_key(other)) == role]:
             raise ConfigError(
@@ -95,40 +95,42 @@ def find_columns(line: str, path: object) -> Columns:
                 "leave one out"
             )
     for role in REQUIRED:
-        if role not in best.places:
-            near = next((text for name in best.unread if (text := _near(name, NAMES[role], 0.7))), "")
+        if role not in best.positions:
+            hint = next((text for name in best.unread if (text := _question(name, NAMES[role], 0.7))), "")
             raise ConfigError(
                 f"{path}: it has no column {role!r} (or {', '.join(NAMES[role][1:4])} ...): its header is "
-                f"{_shown(line)}{near and f'; {near}'}"
+                f"{_shown(line)}{hint and f'; {hint}'}"
             )
     return best
 
 
 def _named(header: Sequence[str], separator: str) -> Columns:
     """The columns that are known; of two with the same role the first, and the other stays unread."""
-    places: dict[str, int] = {}
-    for place, name in enumerate(header):
+    positions: dict[str, int] = {}
+    for position, name in enumerate(header):
         if role := _ROLES.get(_key(name)):
-            places.setdefault(role, place)
-    names = {role: header[place].strip() for role, place in places.items()}
-    unread = [name.strip() for place, name in enumerate(header) if place not in places.values() and name.strip()]
-    return Columns(separator, len(header), places, names, tuple(unread))
+            positions.setdefault(role, position)
+    names = {role: header[position].strip() for role, position in positions.items()}
+    unread = [
+        name.strip() for position, name in enumerate(header) if position not in positions.values() and name.strip()
+    ]
+    return Columns(separator, len(header), positions, names, tuple(unread))
 
 
 def _key(name: str) -> str:
     """`Eval Return`, `eval-return` and `evalReturn` are all `eval_return`."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
-    return re.sub(r"[\W_]+", "_", words).strip("_").lower()
+    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
+    return re.sub(r"[\W_]+", "_", split).strip("_").lower()
 
 
 def _hint(name: str, found: dict[str, int]) -> str:
-    """A question after an unread name that is close to one of a role that no column has."""
+    """A question about an unread name that is close to a missing column's name."""
     absent = [each for role, names in NAMES.items() if role not in found for each in names]
-    near = _near(name, absent, 0.85)
-    return f" ({near})" if near else ""
+    hint = _question(name, absent, 0.85)
+    return f" ({hint})" if hint else ""
 
 
-def _near(name: str, known: Sequence[str], cutoff: float) -> str:
+def _question(name: str, known: Sequence[str], cutoff: float) -> str:
     match = get_close_matches(_key(name), known, n=1, cutoff=cutoff)
     return f"is {name!r} meant to be {match[0]!r}?" if match else ""
 

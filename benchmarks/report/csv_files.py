@@ -53,13 +53,13 @@ class _Terms(NamedTuple):
 
 
 def read_rows(path: Path, resolve: Callable[[str], str], notes: list[tuple[str, str]]) -> Iterator[Row]:
-    """The rows of a CSV file; blank lines are passed over.
+    """The rows of a CSV file; blank lines are skipped.
 
     Args:
-        resolve: the project's name of a game, from any; raises ValueError.
-        notes: a list to which are added pairs of the file's name and what a reader of the report has to know.
+        resolve: turns any spelling of a game into the project's name; raises ValueError.
+        notes: a list. Pairs of the file's name and a note for the report's readers are added to it.
 
-    Raises ConfigError, in one line, for what is no table of scores.
+    Raises ConfigError, in one line, for a file that is no table of scores.
     """
     said: set[str] = set()
     try:
@@ -87,55 +87,55 @@ def read_rows(path: Path, resolve: Callable[[str], str], notes: list[tuple[str, 
 def _row(row: Sequence[str], columns: Columns, where: str, resolve: Callable[[str], str], said: set[str]) -> Row:
     if len(row) > columns.width and any(row[columns.width :]):
         raise ConfigError(f"{where}: it has more fields than the first line has columns; quote those with commas")
-    words = {role: " ".join(row[place].split()) for role, place in columns.places.items() if place < len(row)}
+    cells = {role: " ".join(row[place].split()) for role, place in columns.positions.items() if place < len(row)}
     for role in REQUIRED:
-        if not words.get(role):
+        if not cells.get(role):
             raise ConfigError(f"{where}: it has no {role}")
     try:
         for role in ("agent", "game", "run"):
-            check_name(words[role], role)
-        game = resolve(words["game"])
-        stated = (words.get(role, "") for role in ("steps", "frames", "frame_skip", "protocol"))
+            check_name(cells[role], role)
+        game = resolve(cells["game"])
+        stated = (cells.get(role, "") for role in ("steps", "frames", "frame_skip", "protocol"))
         terms = _terms(*stated, usual_skip(game))
-        games, score = _whole("games", words.get("games", "")), _score(words["score"])
+        games, score = _whole("games", cells.get("games", "")), _score(cells["score"])
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
-    kind = words.get("kind", "").lower()
+    kind = cells.get("kind", "").lower()
     if terms.said:
         said.add(terms.said)
     if kind and kind not in KINDS:
         said.add(f"kind {kind!r} is not read: it is neither {' nor '.join(KINDS)}")
-    if words.get("deviation"):
-        said.add("lines with a deviation stand for several runs; here each counts as one run")
+    if cells.get("deviation"):
+        said.add("lines with a deviation are means over several runs; here each counts as one run")
     return Row(
-        words["agent"], game, run_id(words["run"]), score, where, *terms[:3], games, kind if kind in KINDS else None
+        cells["agent"], game, run_id(cells["run"]), score, where, *terms[:3], games, kind if kind in KINDS else None
     )
 
 
 @lru_cache(1 << 16)
-def run_id(word: str) -> str:
+def run_id(cell: str) -> str:
     """A run's name; `1`, `01` and `1.0` are the same number, so the same run."""
-    if not _PLAIN_NUMBER.fullmatch(word):
-        return word
-    number = Decimal(word)
+    if not _PLAIN_NUMBER.fullmatch(cell):
+        return cell
+    number = Decimal(cell)
     return str(int(number)) if number == int(number) else format(number, "f").rstrip("0")
 
 
-def _score(word: str) -> float:
-    value = finite(word)
+def _score(cell: str) -> float:
+    value = finite(cell)
     if value is None:
-        hint = "; write a point before decimals, and nothing between thousands" if "," in word else ""
-        raise ValueError(f"score {word!r} is not a number{hint}")
+        hint = "; write a point before decimals, and nothing between thousands" if "," in cell else ""
+        raise ValueError(f"score {cell!r} is not a number{hint}")
     return value
 
 
-def _whole(role: str, word: str) -> int | None:
+def _whole(role: str, cell: str) -> int | None:
     """A count such as `100000`, `100000.0` or `1e5`; None for an empty field."""
-    if not word:
+    if not cell:
         return None
-    number = Decimal(word) if _NUMBER.fullmatch(word) else None
+    number = Decimal(cell) if _NUMBER.fullmatch(cell) else None
     if number is None or number != int(number) or number > _MOST:
-        raise ValueError(f"{role} {word!r} is not a whole number; write digits alone, as 100000")
+        raise ValueError(f"{role} {cell!r} is not a whole number; write digits alone, as 100000")
     return int(number)
 
 

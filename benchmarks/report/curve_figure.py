@@ -41,7 +41,7 @@ class Game:
 
 
 def draw_learning(pyplot: Any, runs: Sequence[Run], each: bool, plasticity: bool) -> Any:
-    """A panel a game, of every arm; or of each run by itself. Raises ConfigError if no run has played a whole game."""
+    """A panel for each game, with every arm or every run. Raises ConfigError if no run has played a whole game."""
     if each:
         runs = [replace(run, arm=name) for run, name in zip(runs, own_names(runs), strict=True)]
     traces = [_trace(run) for run in runs]
@@ -62,7 +62,7 @@ def _trace(run: Run) -> Trace | None:
 
 
 def own_names(runs: Sequence[Run]) -> list[str]:
-    """A name for each run: its directory's, with the folder's before it where two would have the same."""
+    """A name for each run: that of its directory, after the folder's name if two directories have the same name."""
     paths = [Path(run.name) if run.directory is None else run.directory.path.resolve() for run in runs]
     names = [path.name for path in paths]
     alike = {name for name in names if names.count(name) > 1}
@@ -79,7 +79,7 @@ def _games(runs: Sequence[Run], traces: Sequence[Trace], plasticity: bool) -> li
 
 
 def _figure(pyplot: Any, looking: Sequence[tuple[Game, Look]]) -> Any:
-    """Rows of games, each with a row for every measure below; where there is nothing to draw is no panel."""
+    """Rows of games, with a row for every measure below each. Empty panels are left out."""
     games = [game for game, _ in looking]
     below = [measure for measure in BELOW if any(game.measures.get(measure.name) for game in games)]
     across = min(len(games), COLUMNS)

@@ -1,4 +1,4 @@
-"""What a reader of a report has to know about its numbers."""
+"""Facts that a report states about its numbers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from experiment.values import counted
 
 
 def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
-    """Sentences: what there is, under which rules, what is missing or left out."""
+    """Sentences about the runs, their rules, and what is missing or left out."""
     runs, missing = len(scores.runs), len(scores.missing)
     played = {run.game for run in scores.runs}
     lines = [f"{counted(runs, 'run')} of {counted(len(scores.arms), 'arm')} in {counted(len(played), 'game')}."]
     lines.append(f"{counted(missing, 'run')} missing: see the table." if missing else "No run is known to be missing.")
     if failed := sum(item.why.startswith("failed") for item in scores.missing):
-        lines.append(f"{counted(failed, 'run')} failed: the numbers of their arms are of the runs that did not.")
+        lines.append(f"{counted(failed, 'run')} failed: the numbers of their arms come from the other runs.")
     lines += [_rules(scores), *filter(None, (summary.caution(scores.arms), summary.why_not_published)), *scores.notes]
     lines.append(sentence([run.played for run in scores.runs]))
     if summary.left_out:
         names = ", ".join(summary.left_out)
-        lines.append(f"Without human reference scores, so left out of all that is normalised: {names}.")
+        lines.append(f"Left out of all normalised numbers, since they have no human reference score: {names}.")
     known = [game for game in summary.games if game in reference_scores()]
     if summary.common and len(summary.common) < len(known):
         rest = [game for game in known if game not in summary.common]
-        lines.append(f"Aggregates are over the games that every arm with scores has; some lack {', '.join(rest)}.")
+        lines.append(f"Aggregates are over the games that every arm with scores has, without {', '.join(rest)}.")
     lines += [note for game, note in SCORE_NOTES.items() if game in played]
     if single := sum(cell.runs == 1 for cell in summary.cells.values()):
         lines.append(f"Games with one run of an arm have no interval, and add no spread to its aggregates: {single:,}.")

@@ -23,7 +23,7 @@ AXES = {"steps": "agent steps", "hours": "hours of training"}
 class Figure:
     """A drawn figure: its file's name, what it shows, and its least width on a page in pixels.
 
-    vector: it has no PNG, which of dozens of panels takes long to draw.
+    vector: SVG only, since a PNG of dozens of panels takes long to draw.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Figure:
 
     @cached_property
     def svg(self) -> str:
-        """On no ground; equal figures give equal text."""
+        """The SVG on a transparent background; equal figures give equal text."""
         return render(self.figure, "svg", transparent=True).decode()
 
 
 def draw_figures(summary: Summary, curves: Curves) -> list[Figure]:
-    """Every figure that there are numbers for. Raises ConfigError if matplotlib is not installed."""
+    """Every figure whose numbers exist. Raises ConfigError if matplotlib is not installed."""
     pyplot, look = plotting(), looks(summary.arms)
     found = []
     if summary.aggregates:
@@ -76,7 +76,7 @@ def aggregates(pyplot: Any, summary: Summary, look: Look) -> Figure:
         draw_intervals(axis, [each.values[key] for each in found], [look(each.arm)["color"] for each in found], labels)
         axis.set_title(f"{key[:1].upper()}{key[1:]}")
     figure.supxlabel("human-normalised score")
-    note = "Dot: the value; bar: its 95% stratified bootstrap interval. For the optimality gap less is better."
+    note = "Dot: the value; bar: its 95% stratified bootstrap interval. For the optimality gap lower is better."
     return Figure("aggregates", "Aggregates", note, figure, 760)
 
 

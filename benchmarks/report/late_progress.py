@@ -1,4 +1,4 @@
-"""Progress of work that is quick for most reports and takes a minute for large ones."""
+"""Progress of work that is fast for most reports but takes a minute for large ones."""
 
 from __future__ import annotations
 

@@ -23,11 +23,11 @@ DRAWS = 10**6
 
 @dataclass(frozen=True)
 class Trace:
-    """What one run did: its running mean return and its measures, each as places and values.
+    """The running mean return and the measures of one run, each as positions and values.
 
     `seconds` and `steps` are those of the rows of metrics, from 0 on; they turn agent steps into wall time.
-    `stopped` is the agent step at which cycling stopped by itself, the last one if it never did; None where it cannot.
-    `ends`: the run has come to its end and keeps its last value; one that goes on has none after its last row.
+    `stopped` is the agent step at which cycling stopped; the last step if it never did; None if the schedule cannot.
+    `ends`: the run is complete and keeps its last value; an unfinished run has no value after its last row.
     """
 
     arm: str
@@ -148,7 +148,7 @@ def _grid(traces: Sequence[Trace], wall: bool, points: int = POINTS) -> np.ndarr
 
 
 def _sampled(trace: Trace, grid: np.ndarray, wall: bool) -> np.ndarray:
-    """The running mean return at each place: of the games that have ended by then, NaN before the first.
+    """The running mean return at each position: of the games that have ended by then, NaN before the first.
 
     A run that has ended keeps its last value.
     """
@@ -158,7 +158,7 @@ def _sampled(trace: Trace, grid: np.ndarray, wall: bool) -> np.ndarray:
 
 
 def game_curves(groups: Groups, wall: bool = False, points: int = POINTS) -> dict[str, dict[str, Curve]]:
-    """By game and arm: the mean of the runs' running mean returns at so many places."""
+    """By game and arm: the mean of the runs' running mean returns at `points` positions."""
     found: dict[str, dict[str, Curve]] = {}
     for arm, games in groups.items():
         for game, traces in games.items():
@@ -187,7 +187,7 @@ def _aggregate_curves(groups: Groups, common: Sequence[str], wall: bool) -> dict
 
 
 def resamples(runs: int) -> int:
-    """How many resamples the interval of an aggregated curve of so many runs stands on."""
+    """The number of resamples for the interval of an aggregated curve of so many runs."""
     return int(np.clip(DRAWS // runs, 200, 2000))
 
 
@@ -223,15 +223,16 @@ def measure_curves(groups: Groups, name: str) -> dict[str, Curve]:
 
 
 def _measured_at(traces: Sequence[Trace], name: str) -> np.ndarray:
-    """Where a measure is drawn: at the steps at which it was measured if they are few, or else on a grid."""
+    """The positions of a measure's curve: the measured steps if they are few, otherwise a grid."""
     steps = np.unique(np.concatenate([trace.measures[name][0] for trace in traces]))
     first = max(trace.measures[name][0][0] for trace in traces)
     return steps[steps >= first] if len(steps) <= POINTS else _grid(traces, False)
 
 
 def _measured(trace: Trace, grid: np.ndarray, name: str) -> np.ndarray:
-    """A measure at each place, as a line between its points; NaN before the first, and of a run that goes on after
-    the last: but for the first place, which may be all that runs have in common.
+    """A measure at each position, interpolated between its points; NaN before the first point.
+
+    An unfinished run is NaN after its last point, except at the first position, which may be all that runs share.
     """
     steps, values = trace.measures[name]
     found = np.interp(grid, steps, values, left=np.nan)

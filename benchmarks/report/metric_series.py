@@ -1,4 +1,4 @@
-"""What is read from rows of metrics: returns of whole games, and measures of plasticity as one number of all layers."""
+"""Series from rows of metrics: returns of whole games, and measures of plasticity as one number over all layers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _last(values: list[float]) -> float:
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of plasticity: the metrics whose names begin so, as one number of all layers."""
+    """A measure of plasticity: the metrics whose names have this prefix, as one number over all layers."""
 
     name: str
     title: str

@@ -1,4 +1,4 @@
-"""Short names for what a figure tells apart."""
+"""Short names for the arms and runs of a figure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Words = list[str]
 def short_names(names: Sequence[str], longest: int = LONG) -> list[str]:
     """The names without their times and the words that all of them share; distinct names stay distinct.
 
-    No more is left out than makes the longest fit into `longest` letters, and nothing if they do as they are.
+    Words are left out only until the longest name fits into `longest` letters.
     """
     whole = list(dict.fromkeys(names))
     if len(whole) < 2:
@@ -44,7 +44,7 @@ def _length(names: Sequence[str]) -> int:
 
 
 def _split(names: Sequence[str]) -> list[Words]:
-    """The words of names, each with what divides it from the one before; arms have dashes within their words."""
+    """The words of names, each with the separator before it; words of arms may contain dashes."""
     divider = PARTS if any(map(PARTS.search, names)) else WORDS
     return [divider.split(name) for name in names]
 
@@ -58,7 +58,7 @@ def _without_common_words(names: Sequence[str]) -> list[str]:
 
 
 def _without_common_ends(names: Sequence[str]) -> list[str]:
-    """Leaves out the first and the last words that all names share, but of no name all words."""
+    """Leaves out the first and last words that all names share. Every name keeps at least one word."""
     split = _split(names)
     most = min(map(len, split)) - 1
     first = _shared(split, most)

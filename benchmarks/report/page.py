@@ -11,10 +11,10 @@ from benchmarks.report.tables import Table
 from experiment.plot import COLORS, INK
 
 DARK = ("#63a4e8", "#f0924f", "#5cbd89", "#b794f4", "#f27878", "#a3b1c2", "#e0b04c", "#4cc3dc", "#e07ab8")
-"""COLORS on a dark ground."""
+"""COLORS for a dark background."""
 
 MARK = '<meta name="generator" content="benchmarks.report">'
-"""Tells a report, which may be replaced, from other pages."""
+"""Marks a page as a report: only a report may be replaced."""
 SHOWN_WITH = {"aggregates": ("aggregates",), "improvement": ("improvement",)}
 """Figures that show a table's numbers, by the name of the table."""
 
@@ -49,7 +49,7 @@ tbody tr:nth-child(even) > * {{ background: var(--shade); }}
 
 
 def html(title: str, facts: Sequence[str], tables: Sequence[Table], figures: Sequence[Figure]) -> str:
-    """The page: the facts, each table with its figure, the other figures before what the numbers stand on."""
+    """The page: the facts, each table with its figure, the other figures, then tables about the runs."""
     drawn = {figure.name: figure for figure in figures}
     parts = []
     for table in tables:

@@ -1,4 +1,4 @@
-"""What the figures of the report share: the look of arms, their curves, and grids of panels."""
+"""Shared parts of the report's figures: colours and lines of arms, curves, and grids of panels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def looks(arms: Sequence[str]) -> Look:
 
 
 def arm_styles(arms: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """The colour and line of each arm, as places in COLORS and LINES: an arm and its nap- partner share a colour."""
+    """The colour and line of each arm, as indices of COLORS and LINES: an arm and its nap- version share a colour."""
     used = [0] * len(COLORS)
     found = {}
     for place, family in enumerate(dict.fromkeys(arm.removeprefix("nap-") for arm in arms)):
@@ -54,7 +54,7 @@ def rows_height(labels: Sequence[str], least: float) -> float:
 
 
 def draw_curves(axis: Any, arms: Mapping[str, Curve], look: Look) -> None:
-    """The curve of each arm, with its single runs if they are few, or else its interval."""
+    """The curve of each arm, with its single runs if they are few, otherwise with its interval."""
     for arm, curve in arms.items():
         style = look(arm)
         draw_line(axis, curve.x, curve.middle, **style)

@@ -22,7 +22,7 @@ class Played(NamedTuple):
 
 
 def read_played(score: Mapping[str, Any], where: str) -> Played | None:
-    """What a result's score says of its games; None where an older version wrote it.
+    """The games of a result's score; None if an older version wrote it.
 
     Raises ConfigError for what cannot be so.
     """
@@ -41,7 +41,7 @@ def read_played(score: Mapping[str, Any], where: str) -> Played | None:
 
 
 def total(runs: Iterable[Played | None]) -> Played | None:
-    """Of all runs that say it: each plays games of its own, so that the different ones add up."""
+    """The sum over the runs that state it. No two runs share a game, so the different games add up."""
     known = [played for played in runs if played is not None]
     if not known:
         return None

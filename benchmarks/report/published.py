@@ -42,10 +42,10 @@ def published_label(name: str, arms: Iterable[str]) -> str:
 
 
 def why_not_published(runs: Iterable[Score]) -> str:
-    """Why published scores cannot stand next to these runs, one of each arm; empty if they can.
+    """Why published scores cannot be compared with these runs, one of each arm; empty if they can.
 
-    They can where every arm states the rules and the budget of the published runs. The exploration of an evaluation is
-    each agent's own.
+    They can if every arm states the rules and the budget of the published runs. The exploration of an evaluation may
+    differ: it belongs to the agent.
     """
     rules = asdict(PROTOCOLS[PROTOCOL])
     unlike: dict[str, list[str]] = {}

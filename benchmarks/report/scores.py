@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from agents.config import DQNConfig
 from benchmarks.report.agreement import check_arms, list_of, name_arms, steps_of
 from benchmarks.report.csv_files import read_rows
+from benchmarks.report.folders import find_runs, items_of, mean_score
 from benchmarks.report.played import Played, read_played
-from envs.registry import resolve_game
+from envs.registry import recorded_rules, resolve_game
 from experiment.config import ConfigError, as_plain, load_yaml, suggest
 from experiment.results import read_result
 from experiment.storage.run_dir import RunDir
 from experiment.sweeps import manifest
-from experiment.sweeps.manifest import Entry, Manifest
+from experiment.sweeps.manifest import Entry
 
 UNSCORED = "finished without an evaluation"
 RESULT = {"agent": str, "game": str, "seed": int, "agent_steps": int, "protocol": dict, "settings": dict}
-
 
 Notes = list[tuple[str, str]]
 """Names of files, each with a fact that a reader of the report has to know."""
@@ -135,37 +134,15 @@ def _read(path: Path, notes: Notes) -> Iterator[Score | Missing]:
     if not path.is_dir():
         siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
         raise ConfigError(f"no runs {str(path)!r}: there is no such file or folder{suggest(path.name, siblings)}")
-    shown = [item for item in sorted(path.iterdir()) if not item.name.startswith(".")]  # hidden: that is being made
-    tables = [item for item in shown if item.suffix.lower() in (".csv", ".tsv") and item.is_file()]
-    inside = [path] if _holds_runs(path) else [item for item in shown if _holds_runs(item)]
-    if inside:
+    tables = [item for item in items_of(path) if item.suffix.lower() in (".csv", ".tsv") and item.is_file()]
+    if runs := find_runs(path):
         notes += [(item.name, "not read, since its folder has runs; name it to add it") for item in tables]
-        entries = cache(_entries)
-        return chain.from_iterable(_read_folder(item, entries) for item in inside)
+        return (_read_run(run) if entry is None else _read_entry(entry, run) for run, entry in runs)
     if not tables:
         raise ConfigError(
             f"no run in folder {str(path)!r}: neither it nor a folder in it has config.yaml, nor a CSV file"
         )
     return chain.from_iterable(_read_csv(item, notes) for item in tables)
-
-
-def _holds_runs(path: Path) -> bool:
-    return any((path / name).is_file() for name in (manifest.NAME, "config.yaml", "result.json"))
-
-
-def _read_folder(path: Path, entries: Callable[[Path], Mapping[str, Entry]]) -> Iterator[Score | Missing]:
-    """A sweep, or one run: of the sweep in whose folder it lies, if there is one."""
-    if (path / manifest.NAME).is_file():
-        return (_read_entry(entry, path / entry.name) for entry in Manifest.load(path).runs)
-    real = path.resolve()
-    entry = entries(real.parent).get(real.name)
-    return iter([_read_entry(entry, path) if entry else _read_run(path)])
-
-
-def _entries(folder: Path) -> dict[str, Entry]:
-    """The runs of a sweep by name; none without a manifest."""
-    known = (folder / manifest.NAME).is_file()
-    return {entry.name: entry for entry in Manifest.load(folder).runs} if known else {}
 
 
 def _named(items: list[Score | Missing]) -> list[Score | Missing]:
@@ -208,27 +185,26 @@ def run_order(name: str) -> tuple[bool, int, str]:
 # --- run directories
 
 
-def _read_entry(entry: Entry, path: Path) -> Score | Missing:
+def _read_entry(entry: Entry, run: RunDir) -> Score | Missing:
     """A run of a sweep."""
-    run = RunDir(path)
+    where, game, seed = str(run.path), _game(entry.task, str(run.path)), str(entry.seed)
     if not run.finished:
-        why = "not finished" if path.is_dir() else "not begun"
-        if reason := entry.job(path.parent).failure():
+        why = "not finished" if run.path.is_dir() else "not begun"
+        if reason := entry.job(run.path.parent).failure():
             why = f"failed: {reason}"
-        return Missing(entry.arm, _game(entry.task, str(path)), str(entry.seed), why)
+        return Missing(entry.arm, game, seed, why)
     item = _read_result(run)
-    for what, listed, ran in (("game", _game(entry.task, str(path)), item.game), ("seed", str(entry.seed), item.run)):
+    for what, listed, ran in (("game", game, item.game), ("seed", seed, item.run)):
         if listed != ran:
-            raise ConfigError(f"run {str(path)!r} has {what} {ran}, and {manifest.NAME} lists it with {listed}")
+            raise ConfigError(f"run {where!r} has {what} {ran}, and {manifest.NAME} lists it with {listed}")
     return replace(item, arm=entry.arm)
 
 
-def _read_run(path: Path) -> Score | Missing:
-    """A run directory, its arm not yet named."""
-    run = RunDir(path)
+def _read_run(run: RunDir) -> Score | Missing:
+    """A run of no sweep, its arm not yet named."""
     if not run.finished:
         config = load_yaml(DQNConfig, run.config)
-        return Missing("", _game(config.env, str(path)), str(config.seed), "not finished", as_plain(config))
+        return Missing("", _game(config.env, str(run.path)), str(config.seed), "not finished", as_plain(config))
     return _read_result(run)
 
 
@@ -236,27 +212,15 @@ def _read_result(run: RunDir) -> Score | Missing:
     result = read_result(run, RESULT, "an agent's run")
     assert result is not None, "only finished runs have scores"
     game, seed, settings = _game(result["game"], str(run.result)), str(result["seed"]), _defaults() | result["settings"]
-    settings["agent"] = result["agent"]
-    if result.get("score") is None:
+    protocol = recorded_rules(game, result["protocol"])
+    settings |= {"agent": result["agent"], "protocol": protocol.get("name", settings["protocol"])}
+    if (scored := mean_score(result, run.result)) is None:
         return Missing("", game, seed, UNSCORED, settings)
-    score = result["score"]
-    mean = score.get("mean") if isinstance(score, dict) else None
-    if not _is_finite(mean):
-        raise ConfigError(f"{run.result}: its mean score is {mean!r}, not a number")
-    episodes = score.get("episodes")
-    if not isinstance(episodes, int | None):
-        raise ConfigError(f"{run.result}: its score is of {episodes!r} episodes, not a whole number")
+    mean, games = scored
     return Score(
-        "", game, seed, float(mean), str(run.path), result["protocol"], result["agent_steps"], settings,
-        result.get("environment"), episodes, run, read_played(score, str(run.result)),
+        "", game, seed, mean, str(run.path), protocol, result["agent_steps"], settings,
+        result.get("environment"), games, run, read_played(result["score"], str(run.result)),
     )  # fmt: skip
-
-
-def _is_finite(value: Any) -> TypeGuard[float]:
-    try:
-        return isinstance(value, int | float) and math.isfinite(value)
-    except OverflowError:  # a whole number of hundreds of digits
-        return False
 
 
 @cache

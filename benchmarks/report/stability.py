@@ -1,4 +1,4 @@
-"""Where learning is unstable, and where cycling stopped by itself: the tables that the high-UTD study adds."""
+"""Tables of the high-UTD study: where learning is unstable, and where cycling stopped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Cells = dict[tuple[str, str], list[float]]
 
 
 def stability_tables(scores: Scores, traces: Sequence[Trace]) -> list[Table]:
-    """The largest falls of return and rises of TD error, and where schedules stopped by themselves; no empty table."""
+    """The largest falls of return and rises of TD error, and where schedules stopped cycling; no empty table."""
     falls: Cells = {}
     rises: Cells = {}
     stops: Cells = {}
@@ -32,7 +32,7 @@ def stability_tables(scores: Scores, traces: Sequence[Trace]) -> list[Table]:
     found = [
         _table("stability", "Largest fall of the return", FALL, falls, scores.arms),
         _table("td-rise", "Largest rise of the TD error", RISE, rises, scores.arms),
-        _table("stops", "Agent step at which cycling stopped by itself", STOP, stops, scores.arms),
+        _table("stops", "Agent step at which cycling stopped", STOP, stops, scores.arms),
     ]
     return [table for table in found if table.rows]
 

@@ -69,7 +69,7 @@ class Improvement:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that the tables and figures show but curves.
+    """Everything that the tables and figures show, except the curves.
 
     Attributes:
         arms, games: in the order in which they are shown.
@@ -83,7 +83,7 @@ class Summary:
         why_not_published: a sentence; empty if they are shown.
         left_out: games without a human reference.
         resamples: of each bootstrap interval.
-        first: a run of each arm that has one, for what the arms stand on.
+        first: one run of each arm that has any, for the arm's rules and budget.
     """
 
     arms: list[str]
@@ -104,7 +104,7 @@ class Summary:
 
     @property
     def paired(self) -> list[str]:
-        """The arms that are compared with another in a game of both."""
+        """The arms that are compared with another arm on shared games."""
         return list(dict.fromkeys(arm for each in self.improvements for arm in (each.other, each.arm)))
 
     def caution(self, arms: Sequence[str]) -> str:
@@ -207,7 +207,7 @@ def _published(references: Mapping[str, Mapping[str, float]], games: Sequence[st
 
 
 def _improvements(arms: Mapping[str, ByGame], resamples: int) -> list[Improvement]:
-    """Of raw scores: what counts is their order within a game, so that games without references count too."""
+    """Comparisons by raw scores. Only their order within a game counts, so games without references count too."""
     pairs = {(arm, other): common_games([arms[arm], arms[other]]) for other, arm in combinations(arms, 2)}
     pairs = {pair: games for pair, games in pairs.items() if games}
     intervals = improvement_intervals(arms, pairs, resamples=resamples)
@@ -220,7 +220,7 @@ def _improvements(arms: Mapping[str, ByGame], resamples: int) -> list[Improvemen
 
 
 def _thresholds(arms: Iterable[ByGame]) -> np.ndarray:
-    """Normalised scores from 0, or lower if over a fiftieth of the runs are, to where only a fiftieth is better."""
+    """Thresholds from 0 (lower if over 2% of the runs are below) to the score that only 2% of the runs exceed."""
     values = [score for games in arms for runs in games.values() for score in runs]
     if not values:
         return np.zeros(0)

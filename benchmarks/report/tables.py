@@ -12,12 +12,11 @@ from benchmarks.report.published import STEPS, published_label
 from benchmarks.report.scores import Score, Scores, run_order
 from benchmarks.report.summary import AGGREGATES, Aggregate, Cell, Summary
 from envs.games import reference_scores
-from experiment.statistics import Interval
 from experiment.tables import csv_table, escaped, markdown_table, with_bounds
 from experiment.values import counted
 
 ENOUGH = 10
-"""Runs of a game from which on bootstrap intervals are about as wide as they say."""
+"""Fewest runs of a game for which bootstrap intervals reach about their nominal coverage."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,6 @@ def fine(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _bounds(interval: Interval, prefix: str = "") -> dict[str, float]:
-    return {f"{prefix}{name}": value for name, value in interval._asdict().items()}
-
-
 def all_tables(scores: Scores, summary: Summary) -> list[Table]:
     """The tables that have rows, in order."""
     tables = [
@@ -86,7 +81,7 @@ def aggregates(summary: Summary) -> Table:
     some = f"{count} that {every}" if summary.common else "each arm's own games"
     note = (
         f"Over {some}; 95% intervals of {summary.resamples:,} stratified bootstrap resamples of the runs. For the "
-        "optimality gap less is better."
+        "optimality gap lower is better."
     ) + _few(min((each.fewest for each in summary.aggregates), default=ENOUGH))
     if without:
         note += f" Without a normalised score so far: {', '.join(without)}."
@@ -116,7 +111,7 @@ def _aggregate_table(name: str, title: str, found: list[Aggregate], more: list[l
         for each in found
     ]
     records = [
-        {"arm": each.arm, "aggregate": key, **_bounds(each.values[key]), "games": len(each.games), "runs": each.runs}
+        {"arm": each.arm, "aggregate": key, **each.values[key]._asdict(), "games": len(each.games), "runs": each.runs}
         for each in found
         for key in AGGREGATES
     ]
@@ -140,7 +135,7 @@ def improvements(summary: Summary) -> Table:
         for each in found
     ]
     records = [
-        {"arm": each.arm, "other": each.other, **_bounds(each.interval), "games": len(each.games)}
+        {"arm": each.arm, "other": each.other, **each.interval._asdict(), "games": len(each.games)}
         | {"arm_runs": each.runs[0], "other_runs": each.runs[1]}
         for each in found
     ]
@@ -158,11 +153,11 @@ def _after(sentence: str) -> str:
 
 
 def _few(fewest: int) -> str:
-    """A warning of bootstrap intervals of few runs; `experiment.statistics.stratified_interval` has the numbers."""
+    """A warning of bootstrap intervals of few runs; `experiment.statistics.stratified_intervals` has the numbers."""
     if fewest >= ENOUGH:
         return ""
     runs = counted(fewest, "run")
-    return f" With as few as {runs} of a game they are too narrow: too sure of what chance may have done."
+    return f" With as few as {runs} of a game they are too narrow."
 
 
 def games(summary: Summary) -> Table:
@@ -179,7 +174,7 @@ def games(summary: Summary) -> Table:
         for arm, cell in zip(summary.arms, cells, strict=True):
             if cell is not None:
                 counts = {"runs": cell.runs, "missing": cell.missing}
-                records.append({"game": game, "arm": arm, **_bounds(cell.interval), **counts, **references})
+                records.append({"game": game, "arm": arm, **cell.interval._asdict(), **counts, **references})
     note = (
         "Mean raw score, its 95% Student-t interval over runs, and the number of runs (n). † marks runs that are "
         "missing."
@@ -215,14 +210,14 @@ def evaluations(scores: Scores) -> Table:
     note = (
         "Games of the final evaluations, of all runs together: whole ones unless some were cut at the limit. With a "
         "deterministic agent many games are the same: different counts those that differ in actions, length or return, "
-        "within each run. The effective number is n² / Σ c² of n games of which the different ones came c times each: "
-        "so many independent games are worth as much. Intervals over runs do not depend on it, each run's score does."
+        "within each run. The effective number is n² / Σ c² for n games, each different game played c times: that many "
+        "independent games are worth as much. Intervals over runs do not depend on it; each run's score does."
     )
     return Table("evaluations", "Evaluations", ["game", *names], rows, note, records)
 
 
 def arms(scores: Scores) -> Table:
-    """What each arm stands on."""
+    """The rules, budget and runs of each arm."""
     header = ["arm", "runs", "missing", "games", "seeds", "protocol", "agent steps", "frame skip", "games per score"]
     rows = []
     by_arm: dict[str, list[Score]] = {arm: [] for arm in scores.arms}

@@ -36,7 +36,7 @@ class ReportConfig:
 def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = None) -> None:
     """Reads, computes and writes everything into a new folder. ConfigError, in one line, for bad input.
 
-    first: makes tables that stand before all others.
+    first: makes tables that come before all others.
     """
     from benchmarks.report.facts import facts
     from benchmarks.report.figures import draw_figures
@@ -71,7 +71,7 @@ def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = 
 
 
 def replace_report(config: ReportConfig, first: MoreTables | None = None) -> None:
-    """Builds the report next to its folder and renames it, so that there is an old one, or a whole new one.
+    """Builds the report next to its folder, then renames it: the folder holds the old report or a complete new one.
 
     first: as in `write_report`.
     """

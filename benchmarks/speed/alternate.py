@@ -1,4 +1,4 @@
-"""Contestants measured in strict alternation, so that a machine whose speed drifts drifts for all of them alike."""
+"""Contestants measured in strict alternation, so that a drift of the machine's speed affects all of them alike."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Role = Literal["ours", "peer", "limit"]
 class Contestant:
     """One thing to measure: `setup()` builds it once and gives `run(count)`, which does `count` calls of it.
 
-    Its value of a round is `work` · count / seconds in `unit`, unless `run` returns a value of its own. Contestants
-    with one `task` are compared with one another; `limit` names the series of that task that bounds this one. A round
-    is at least `least` calls.
+    Its value of a round is `work` · count / seconds in `unit`, unless `run` returns another value. Contestants with the
+    same `task` are compared; `limit` names the series of that task that bounds this one. A round has at least `least`
+    calls.
     """
 
     task: str
@@ -52,7 +52,7 @@ class Series:
     role: Role
     limit: str = ""
     setup_seconds: float = 0.0
-    """Building it and its first call, which compiles."""
+    """Seconds of setup and of the first call, which compiles."""
     rounds: list[Round] = field(default_factory=list)
 
     @property
@@ -79,13 +79,13 @@ def repeated(call: Callable[[], object]) -> Run:
 
 
 def rotated(items: Sequence[T], round: int, rounds: int) -> list[T]:
-    """The order of one round: everyone once, the start moving through the whole field over all rounds."""
+    """The order of one round: every contestant once, with another first one in each round."""
     shift = round * max(1, len(items) // rounds) % max(1, len(items))
     return [*items[shift:], *items[:shift]]
 
 
 def ratio(series: Series, other: Series) -> float:
-    """The median over rounds of one's value over the other's in the same round, which drift cannot move far."""
+    """The median over rounds of the ratio of two values in the same round. Drift hardly changes it."""
     return statistics.median(a / b for a, b in zip(series.values, other.values, strict=True))
 
 
@@ -104,7 +104,7 @@ def limit_of(series: Series, field: Iterable[Series]) -> Series | None:
 
 
 def calls_for(seconds: float, run: Run, clock: Callable[[], float]) -> int:
-    """Calls that take about `seconds`, found by trying more and more of them."""
+    """The number of calls that take about `seconds`, found by increasing it."""
     count, took = 1, _timed(run, 1, clock).seconds
     while took < seconds / 10:
         count *= 4
@@ -126,7 +126,7 @@ def alternate(
     report: Callable[[str], None] = lambda line: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Series]:
-    """Set everyone up, then let everyone run about `seconds` in each of `rounds`; a series for each, in given order."""
+    """Set every contestant up, then run each about `seconds` in each of `rounds`. Returns their series in order."""
     ready = []
     for contestant in contestants:
         report(f"setting up {contestant.task}: {contestant.name}")

@@ -1,4 +1,4 @@
-"""DER's update as a careful script writes it: the quickest of several such scripts, to compare with.
+"""DER's update as one careful script: the fastest of several that were tried, for comparison.
 
 Double Q-learning, C51, dueling streams, noisy layers, n-step returns and prioritised replay, in one file and one
 minibatch at a time; the loss compiled, Adam fused, the 5×5 convolutions of stride 5 written as products of patches,
@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.config import STACK, DQNConfig
+from agents.config import DQNConfig
+from agents.names import STACK
 from benchmarks.speed.alternate import Run
 from benchmarks.speed.replays import EPISODE, POOL, random_frames
 
@@ -151,11 +152,11 @@ def recipe_run(config: DQNConfig, actions: int, steps: int, compile: bool) -> Ru
             best = (network(next_obs).softmax(-1) * support).sum(-1).argmax(1)
             following = target(next_obs)[rows, best].softmax(-1)
             moved = (reward[:, None] + discount[:, None] * support).clamp(config.v_min, config.v_max)
-            places = (moved - config.v_min) / width
-            low = places.floor().clamp(max=config.atoms - 2)
+            positions = (moved - config.v_min) / width
+            low = positions.floor().clamp(max=config.atoms - 2)
             wanted = torch.zeros_like(following)
-            wanted.scatter_add_(1, low.long(), following * (low + 1 - places))
-            wanted.scatter_add_(1, low.long() + 1, following * (places - low))
+            wanted.scatter_add_(1, low.long(), following * (low + 1 - positions))
+            wanted.scatter_add_(1, low.long() + 1, following * (positions - low))
         return -(wanted * network(obs)[rows, action].log_softmax(-1)).sum(-1)
 
     loss_of = torch.compile(losses, fullgraph=True, dynamic=False) if compile else losses

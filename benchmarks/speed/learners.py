@@ -13,8 +13,9 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents.build import build_agent
-from agents.config import STACK, DQNConfig
+from agents.config import DQNConfig
 from agents.dqn import DQN
+from agents.names import STACK
 from agents.training.monitor import Monitor
 from benchmarks.speed.alternate import Contestant, Run, Series, ratio, repeated
 from benchmarks.speed.replays import FRAME_SHAPE, filled_replay
@@ -103,12 +104,12 @@ def block_run(config: DQNConfig, sampled: bool = False) -> Run:
 
 @cache
 def learner_replay(device: str) -> FrameReplay:
-    """One replay for all learners; they share the buffer that it samples into too, which changes pixels only."""
+    """One replay for all learners. They also share its sample buffer, so their pixels differ from those they drew."""
     return filled_replay(STEPS, 1, device)
 
 
 def _graphed(settings: Settings, network: str, precision: Precision) -> Contestant:
-    """One CUDA graph of a block: what is left when launching kernels costs nothing."""
+    """One CUDA graph of a block, which has no cost of launching kernels."""
 
     def setup() -> Run:
         agent = build_agent(agent_config(settings, network, precision), FRAME_SHAPE, NUM_ACTIONS, seed=0)

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from agents.config import STACK
+from agents.names import STACK
 from agents.networks.encoders import make_network
 from benchmarks.speed.alternate import Contestant, Round, Run, Series, repeated
 from benchmarks.speed.learners import BATCH, NUM_ACTIONS, PRECISIONS, limit_name
@@ -32,7 +32,7 @@ class Cost:
 
     @property
     def gflop(self) -> float:
-        """Of an update."""
+        """Floating-point operations in one update."""
         m, k, n = self.shape
         return self.passes * 2 * m * k * n / 1e9
 
@@ -63,7 +63,7 @@ def layer_name(network: str, index: int) -> str:
 
 
 def shapes(networks: Sequence[str]) -> list[tuple[str, Shape]]:
-    """The shapes to multiply, each with what it stands for; a network's head is too small to measure."""
+    """The shapes to multiply, each with its label; a network's head is too small to measure."""
     found = [("large", PEAK)]
     for network in networks:
         found += [(layer_name(network, i), cost.shape) for i, cost in enumerate(update_costs(network)[:-1])]

@@ -1,4 +1,4 @@
-"""One whole measurement: who takes part, the alternation, and what follows from it."""
+"""One whole measurement: contestants, alternation, results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from experiment.determinism import configure, environment
 
 @dataclasses.dataclass
 class Results:
-    """Everything that a measurement gave: the series, counts and sizes by name, and who was left out."""
+    """The results: the series, counts and sizes by name, and the contestants that were left out."""
 
     settings: Settings
     environment: dict[str, Any]
@@ -34,7 +34,7 @@ class Results:
 
 
 def contestants(settings: Settings) -> tuple[list[Contestant], list[str]]:
-    """All who take part, and a line for each that is not installed."""
+    """All contestants, and a line for each that is not installed."""
     field: list[Contestant] = []
     missing: list[str] = []
     if "limits" in settings.only:

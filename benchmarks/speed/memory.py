@@ -19,7 +19,7 @@ UPDATES = 64
 
 
 def peaks(settings: Settings) -> dict[str, str]:
-    """The peak resident memory of each run with its replay full, in words."""
+    """The peak resident memory of each run with a full replay, as lines of text."""
     return {
         f"peak memory, {agent} {preset}": f"{_in_a_process(settings, agent, preset):.2f} GB" for agent, preset in RUNS
     }

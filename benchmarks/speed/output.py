@@ -48,7 +48,7 @@ def table(task: str, members: list[Series]) -> Table:
 
 
 def show(results: Results, console: Console | None = None) -> None:
-    """Print every task's table, the counts, and who was left out; 100 columns."""
+    """Print every task's table, the counts, and the contestants that were left out; 100 columns."""
     console = console or Console(width=100, highlight=False)
     machine, settings = results.environment, results.settings
     console.print(f"{results.processor}, torch {machine['torch']}")

@@ -3,38 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from agents.config import STACK
+from agents.names import STACK
 from benchmarks.speed.alternate import Contestant, Run, repeated
 from benchmarks.speed.learners import BATCH, NUM_ACTIONS, STEPS, TARGET_PERIOD, limit_name
 from benchmarks.speed.replays import EPISODE, FRAME_SHAPE, POOL, random_frames
 from benchmarks.speed.settings import Settings
 
-Make = Callable[[Settings], Run]
+
+@dataclass(frozen=True)
+class Peer:
+    """A library: what makes its updates, a replay buffer of a device and capacity, and runs that add steps to one."""
+
+    package: str
+    title: str
+    update: Callable[[Settings], Run]
+    buffer: Callable[[str, int], Any]
+    add_run: Callable[[Any], Run]
+
+
+@cache
+def _full_buffer(peer: Peer, device: str, capacity: int) -> Any:
+    """A full buffer, which serves sampling and adding."""
+    buffer = peer.buffer(device, capacity)
+    peer.add_run(buffer)(capacity)
+    return buffer
+
+
+def _sample(peer: Peer, settings: Settings) -> Run:
+    buffer = _full_buffer(peer, settings.device, settings.capacity)
+    return repeated(lambda: buffer.sample(BATCH))
+
+
+def _add(peer: Peer, settings: Settings) -> Run:
+    return peer.add_run(_full_buffer(peer, settings.device, settings.capacity))
 
 
 def contestants(settings: Settings) -> tuple[list[Contestant], list[str]]:
     """Those that are installed, and a line for each that is not."""
     found: list[Contestant] = []
     missing = []
-    for package, title, update, sample, add in PEERS:
-        if find_spec(package) is None:
-            missing.append(f"{title} is not installed: pip install -e .[bench]")
+    for peer in PEERS:
+        if find_spec(peer.package) is None:
+            missing.append(f"{peer.title} is not installed: pip install -e .[bench]")
             continue
         if "learner" in settings.only and "nature" in settings.networks:
-            name, limit = f"{title}, with its sampling", limit_name("fp32")
-            found.append(
-                Contestant("learner nature", name, "updates/s", partial(update, settings), "peer", limit=limit)
-            )
+            name, limit, setup = f"{peer.title}, with its sampling", limit_name("fp32"), partial(peer.update, settings)
+            found.append(Contestant("learner nature", name, "updates/s", setup, "peer", limit=limit))
         if "replay" in settings.only:
-            found.append(Contestant("replay sample 32", title, "batches/s", partial(sample, settings), "peer"))
-            name = f"{title}, 1 environment"
-            found.append(Contestant("replay add", name, "steps/s", partial(add, settings), "peer"))
+            sample, add = partial(_sample, peer, settings), partial(_add, peer, settings)
+            found.append(Contestant("replay sample 32", peer.title, "batches/s", sample, "peer"))
+            found.append(Contestant("replay add", f"{peer.title}, 1 environment", "steps/s", add, "peer"))
     return found, missing
 
 
@@ -88,24 +113,11 @@ def sb3_update(settings: Settings) -> Run:
     return lambda count: model.train(count, BATCH)
 
 
-@cache
-def _sb3_buffer(device: str, capacity: int) -> Any:
-    """A full buffer, which serves sampling and adding."""
-    buffer = sb3_model(device, capacity).replay_buffer
-    sb3_add_run(buffer)(capacity)
-    return buffer
+def sb3_buffer(device: str, capacity: int) -> Any:
+    return sb3_model(device, capacity).replay_buffer
 
 
-def sb3_sample(settings: Settings) -> Run:
-    buffer = _sb3_buffer(settings.device, settings.capacity)
-    return repeated(lambda: buffer.sample(BATCH))
-
-
-def sb3_add(settings: Settings) -> Run:
-    return sb3_add_run(_sb3_buffer(settings.device, settings.capacity))
-
-
-def tianshou_buffer(capacity: int) -> Any:
+def tianshou_buffer(device: str, capacity: int) -> Any:
     """Tianshou's buffer as its Atari examples make it: one frame a step, stacks built when sampling."""
     from tianshou.data import ReplayBuffer
 
@@ -131,7 +143,6 @@ def tianshou_add_run(buffer: Any) -> Run:
 def tianshou_update(settings: Settings) -> Run:
     import gymnasium as gym
     from tianshou.algorithm import DQN
-    from tianshou.algorithm.algorithm_base import policy_within_training_step
     from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
     from tianshou.algorithm.optim import AdamOptimizerFactory
     from tianshou.env.atari.atari_network import DQNet, ScaledObsInputActionReprNet
@@ -141,35 +152,24 @@ def tianshou_update(settings: Settings) -> Run:
     algorithm = DQN(
         policy=policy, optim=AdamOptimizerFactory(lr=1e-4), target_update_freq=TARGET_PERIOD, is_double=True
     )
-    buffer = tianshou_buffer(STEPS)
+    buffer = tianshou_buffer("cpu", STEPS)
     tianshou_add_run(buffer)(STEPS)
+    return tianshou_update_run(algorithm, policy, buffer, BATCH)
+
+
+def tianshou_update_run(algorithm: Any, policy: Any, buffer: Any, batch_size: int) -> Run:
+    """Updates of one of its algorithms, each with its own sampling."""
+    from tianshou.algorithm.algorithm_base import policy_within_training_step
 
     def run(count: int) -> None:
         with policy_within_training_step(policy):
             for _ in range(count):
-                algorithm.update(buffer=buffer, sample_size=BATCH)
+                algorithm.update(buffer=buffer, sample_size=batch_size)
 
     return run
 
 
-@cache
-def _tianshou_buffer(capacity: int) -> Any:
-    """A full buffer, which serves sampling and adding."""
-    buffer = tianshou_buffer(capacity)
-    tianshou_add_run(buffer)(capacity)
-    return buffer
-
-
-def tianshou_sample(settings: Settings) -> Run:
-    buffer = _tianshou_buffer(settings.capacity)
-    return repeated(lambda: buffer.sample(BATCH))
-
-
-def tianshou_add(settings: Settings) -> Run:
-    return tianshou_add_run(_tianshou_buffer(settings.capacity))
-
-
-PEERS: tuple[tuple[str, str, Make, Make, Make], ...] = (
-    ("stable_baselines3", "SB3 2 (not double)", sb3_update, sb3_sample, sb3_add),
-    ("tianshou", "Tianshou 2", tianshou_update, tianshou_sample, tianshou_add),
+PEERS = (
+    Peer("stable_baselines3", "SB3 2 (not double)", sb3_update, sb3_buffer, sb3_add_run),
+    Peer("tianshou", "Tianshou 2", tianshou_update, tianshou_buffer, tianshou_add_run),
 )

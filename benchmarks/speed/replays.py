@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from agents.config import STACK
+from agents.names import STACK
 from benchmarks.speed.alternate import Contestant, Run, repeated
 from benchmarks.speed.settings import Settings
 from replay import FrameReplay

@@ -20,13 +20,13 @@ class Timing:
     """How long a command measures, and on how many threads."""
 
     rounds: int = setting(5, at_least=1)
-    """Rounds; in each everyone runs once. Results are medians over rounds."""
+    """Rounds; in each every contestant runs once. Results are medians over rounds."""
     seconds: float = setting(1.0, above=0, at_most=3600)
     """Time of one contestant in one round, about."""
     threads: int = setting(0, at_least=0)
     """CPU threads of torch; 0: all cores."""
     compile: bool = True
-    """Compile losses; benchmarks.throughput measures eager ones all the same."""
+    """Compile losses; benchmarks.throughput measures eager ones as well."""
 
     def resolved(self) -> Self:
         """These settings with the machine's cores filled in; a fault raises ConfigError."""

@@ -35,10 +35,10 @@ class Settings(SweepSettings):
     seeds: int = setting(5, "runs", at_least=1)
     """Runs of each arm on each game, with the seeds 0, 1, ..."""
     root: str | None = setting(None, "runs")
-    """Folder for manifest.json and a run directory ARM-GAME-sSEED for each run; none: run/SUITE. A list of
-    games that is to grow needs a name of its own here."""
+    """Folder for manifest.json and a run directory ARM-GAME-sSEED for each run; none: run/SUITE. Give a name if
+    you will add games to a list later."""
     agent: str = setting("dqn", "runs")
-    """dqn, rainbow, der, or module:Class of an own one."""
+    """dqn, rainbow, der, or module:Class for your own."""
     config: str | None = setting(None, "runs", metavar="PRESET|FILE")
     """Preset or YAML file of the agent, for all arms; their flags override it."""
     arm: tuple[str, ...] = setting((), "runs", metavar='NAME:"FLAGS"')
@@ -55,14 +55,14 @@ def parse(
     description: str = DESCRIPTION,
 ) -> tuple[Given, tuple[str, ...]]:
     """The settings that a command line gives, and the options of all runs."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    end = words.index("--") if "--" in words else len(words)
-    rest, taken = _take_arms(words[:end])
+    argv = list(sys.argv[1:] if argv is None else argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    rest, taken = _take_arms(argv[:end])
     _refuse_loose_flags(rest, kind)
-    if sum(word.partition("=")[0] == "--config" for word in rest) > 1:
+    if sum(arg.partition("=")[0] == "--config" for arg in rest) > 1:
         raise ConfigError("--config is given twice; an arm has its own in its flags")
-    settings = parse_cli(kind, rest, prog=prog, description=description, presets={}).checked()
-    return replace(settings, arm=tuple(taken)), tuple(words[end + 1 :])
+    settings = parse_cli(kind, rest, prog=prog, description=description).checked()
+    return replace(settings, arm=tuple(taken)), tuple(argv[end + 1 :])
 
 
 class AgentSweep(Sweep):
@@ -84,11 +84,11 @@ class AgentSweep(Sweep):
         return self.arms[entry.arm].config(entry.task) if entry.arm in self.arms else None
 
 
-def _take_arms(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The other words, and the values of --arm, which may look like options themselves."""
+def _take_arms(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The other arguments, and the values of --arm, which may look like options themselves."""
     rest: list[str] = []
     arms: list[str] = []
-    left = list(words)
+    left = list(argv)
     while left:
         option, equals, value = left.pop(0).partition("=")
         if option != "--arm":
@@ -99,17 +99,17 @@ def _take_arms(words: Sequence[str]) -> tuple[list[str], list[str]]:
         if left and not left[0].startswith("--"):
             name, _, flags = value.partition(":")
             whole = f'--arm {name}:"{flags} {left[0]}"'
-            raise ConfigError(f"--arm {value} {left[0]}: the flags of an arm stand in quotes: {whole}")
+            raise ConfigError(f"--arm {value} {left[0]}: put the flags of an arm in quotes: {whole}")
         arms.append(value)
     return rest, arms
 
 
-def _refuse_loose_flags(words: Sequence[str], kind: type[Settings]) -> None:
+def _refuse_loose_flags(argv: Sequence[str], kind: type[Settings]) -> None:
     """Raises ConfigError for an option of the agent where one of the sweep is wanted."""
     own, agents = ({each.name for each in fields(config)} for config in (kind, DQNConfig))
-    for word in words:
-        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
-        if word.startswith("--") and {name, name.removeprefix("no_")} & (agents - own):
-            option = word.partition("=")[0]
+    for arg in argv:
+        name = arg.partition("=")[0].removeprefix("--").replace("-", "_")
+        if arg.startswith("--") and {name, name.removeprefix("no_")} & (agents - own):
+            option = arg.partition("=")[0]
             where = f'in the quotes of an arm, --arm name:"{option} ...", or for all of them after --'
-            raise ConfigError(f"{option} is an option of the agent: it stands {where}")
+            raise ConfigError(f"{option} is an option of the agent: put it {where}")

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from agents.cli import settings
-from agents.config import STACK, DQNConfig
+from agents.config import DQNConfig
+from agents.names import STACK
 from envs.games import human_normalized, reference_scores
 from experiment.command_line import shell
 from experiment.config import ConfigError
@@ -16,7 +17,7 @@ from experiment.sweeps.manifest import Entry
 from experiment.sweeps.workload import RunKind, Workload
 
 UPDATE = 10
-"""Agent steps that take as long as one update, about: only to estimate arms of which nothing was measured yet."""
+"""About how many agent steps take as long as one update. Only for arms that were not measured yet."""
 FRAME = 84 * 84
 PER_TRANSITION = 2**20
 """Bytes of a transition's activations in a block, both passes."""
@@ -31,10 +32,10 @@ class AgentRuns(RunKind[DQNConfig]):
     step, metric, score, scale = "agent_step", "mean_return", "return", "human-normalised"
 
     def settings(self, entry: Entry) -> DQNConfig:
-        words = entry.command[3:]
-        if "--agent" not in words[:1]:
+        argv = entry.command[3:]
+        if "--agent" not in argv[:1]:
             raise ConfigError(f"run {entry.name!r} is of another version: its command is {shell(*entry.command)}")
-        return settings(words[1], words)
+        return settings(argv[1], argv)
 
     def workload(self, config: DQNConfig) -> Workload:
         replay = min(config.replay_capacity, config.budget) * FRAME * 1.05
@@ -43,7 +44,7 @@ class AgentRuns(RunKind[DQNConfig]):
 
     def outcome(self, result: Mapping[str, Any]) -> tuple[float | None, int, float]:
         score = float(result["score"]["mean"]) if result["score"] else None
-        return score, int(result["agent_steps"]), float(result["training_seconds"])
+        return score, int(result["agent_steps"]), float(result["seconds"]["training"])
 
     def short(self, config: DQNConfig, updates: int) -> list[str]:
         part = part_length(config, updates)
@@ -51,7 +52,7 @@ class AgentRuns(RunKind[DQNConfig]):
             "steps": 4 * part, "frames": "none", "update-start": 2 * part, "log-interval": part,
             "schedule": "constant", "probe-interval": 0, "checkpoint-interval": 0, "eval-episodes": 0,
         }  # fmt: skip
-        return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        return [arg for name, value in options.items() for arg in (f"--{name}", str(value))]
 
     def rank(self, entry: Entry, score: float) -> float | None:
         return human_normalized(entry.task, score) if entry.task in reference_scores() else None

@@ -11,7 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from agents.cli import check_stated, default_preset, own_agent, presets, settings
-from agents.config import AGENTS, DQNConfig
+from agents.config import DQNConfig
+from agents.names import AGENTS
 from benchmarks.sweep.runs import KIND
 from envs.registry import SUITES, registered, resolve_game
 from experiment.command_line import gather
@@ -20,23 +21,23 @@ from experiment.part import join_options, own_part
 from experiment.sweeps.manifest import Entry
 
 OWN = ("--agent", "--env", "--seed", "--name", "--root", "--resume", "--device")
-"""Options of a run that the sweep sets; no arm may, but for an --agent that is an import path."""
+"""Options of a run that the sweep sets. An arm may only set --agent, to an import path."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A name, and the words of the agent's command line that all its runs share."""
+    """A name, and the arguments of the agent's command line that all its runs share."""
 
     name: str
     agent: str
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
 
     def config(self, game: str, device: str = "cpu") -> DQNConfig:
         """The resolved settings of its runs on a game; ConfigError names the arm."""
         try:
             like = DQNConfig.env if registered(game).rules is None else game
-            config = replace(_parsed(self.agent, ("--threads", "1", *self.words), like), env=game, device=device)
-            check_stated(config, self.words)
+            config = replace(_parsed(self.agent, ("--threads", "1", *self.argv), like), env=game, device=device)
+            check_stated(config, self.argv)
             check_own_parts(config)
             return config.resolved()
         except ValueError as error:
@@ -44,15 +45,15 @@ class Arm:
 
 
 @lru_cache(maxsize=1024)
-def _parsed(agent: str, words: tuple[str, ...], game: str) -> DQNConfig:
-    """The settings as `settings` has them, but for what depends on the game: thousands of runs share the parsing.
+def _parsed(agent: str, argv: tuple[str, ...], game: str) -> DQNConfig:
+    """The settings as `settings` returns them, for any game with the same rules: thousands of runs share the parsing.
 
     game: one of the same rules, for which they are checked.
     """
-    settings(agent, (*words, "--env", game))
+    settings(agent, (*argv, "--env", game))
     config = parse_cli(
         DQNConfig,
-        gather(words, "--plasticity"),
+        gather(argv, "--plasticity"),
         prog="",
         description="",
         presets=presets(agent),
@@ -119,30 +120,30 @@ def arms(agent: str, preset: str | None, given: Sequence[str], common: Sequence[
         if name in found:
             raise ConfigError(f"two arms are named {name!r}")
         try:
-            words = shlex.split(flags)
+            argv = shlex.split(flags)
         except ValueError as error:
             raise ConfigError(f"arm {name!r}: {flags!r}: {error}") from None
-        own, words = own_agent([*common, *words])
+        own, argv = own_agent([*common, *argv])
         if own is not None:
             check_agent(own)
-        _refuse_own(words, f"arm {name!r}")
-        found[name] = Arm(name, own or agent, (*first, *_full_paths(own or agent, words)))
+        _refuse_own(argv, f"arm {name!r}")
+        found[name] = Arm(name, own or agent, (*first, *_full_paths(own or agent, argv)))
     return list(found.values())
 
 
-def _full_paths(agent: str, words: Sequence[str]) -> Iterator[str]:
-    """The words, with the full paths of presets that are files."""
-    for before, word in zip(("", *words), words, strict=False):
-        option, equals, value = word.partition("=")
+def _full_paths(agent: str, argv: Sequence[str]) -> Iterator[str]:
+    """The arguments, with the full paths of presets that are files."""
+    for before, arg in zip(("", *argv), argv, strict=False):
+        option, equals, value = arg.partition("=")
         if before == "--config":
-            yield _preset_path(agent, word)
+            yield _preset_path(agent, arg)
         else:
-            yield f"--config={_preset_path(agent, value)}" if option == "--config" and equals else word
+            yield f"--config={_preset_path(agent, value)}" if option == "--config" and equals else arg
 
 
 def _default_name(agent: str, preset: str | None) -> str:
-    words = [agent.partition(":")[2] or agent, *([] if preset is None else [Path(preset).stem])]
-    return re.sub(r"[^\w.+-]+", "_", "-".join(words), flags=re.ASCII)
+    parts = [agent.partition(":")[2] or agent, *([] if preset is None else [Path(preset).stem])]
+    return re.sub(r"[^\w.+-]+", "_", "-".join(parts), flags=re.ASCII)
 
 
 def _preset_path(agent: str, preset: str) -> str:
@@ -150,16 +151,16 @@ def _preset_path(agent: str, preset: str) -> str:
     return preset if preset in presets(agent) or not Path(preset).is_file() else str(Path(preset).resolve())
 
 
-def _refuse_own(words: Iterable[str], where: str) -> None:
-    for word in words:
-        if (option := word.partition("=")[0]) in OWN:
+def _refuse_own(argv: Iterable[str], where: str) -> None:
+    for arg in argv:
+        if (option := arg.partition("=")[0]) in OWN:
             raise ConfigError(f"{where}: {option} is set by the sweep, for every run")
 
 
 def entries(
     arms: Iterable[Arm], games: Sequence[str], seeds: int, root: Path, device: str = "cpu"
 ) -> tuple[Entry, ...]:
-    """Every arm plays every game with the seeds 0 to `seeds` - 1: seeds outermost, so that a part says something."""
+    """Every arm plays every game with seeds 0 to `seeds` - 1. Seeds are outermost: a part of a sweep has all arms."""
     played = [(arm, game, KIND.config_hash(arm.config(game))) for game in games for arm in arms]
     return tuple(
         Entry(name := f"{arm.name}-{file_name(game)}-s{seed}", arm.name, game, seed, key,
@@ -170,9 +171,9 @@ def entries(
 
 
 def command(arm: Arm, game: str, seed: int, root: Path, name: str, device: str = "cpu") -> tuple[str, ...]:
-    """The words that make a run; one thread of the processor, unless the arm says otherwise."""
+    """The arguments that make a run; one thread of the processor, unless the arm says otherwise."""
     where = ("--env", game, "--seed", str(seed), "--device", device, "--root", str(root), "--name", name)
-    return (*_program(arm.agent), "--agent", arm.agent, "--threads", "1", *arm.words, *where)
+    return (*_program(arm.agent), "--agent", arm.agent, "--threads", "1", *arm.argv, *where)
 
 
 def _program(agent: str) -> tuple[str, ...]:

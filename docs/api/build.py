@@ -18,12 +18,12 @@ SPECS = [
     *("experiment", "studies", "benchmarks"),
     *("!benchmarks.formats", "!benchmarks.report", "!benchmarks.speed", "!benchmarks.sweep"),  # the commands alone
 ]
-"""A package with `__all__` shows no modules of its own accord."""
+"""Packages with `__all__`, whose modules pdoc would not show."""
 INHERITED = {inspect.getdoc(member) for base in (nn.Module, LRScheduler) for member in vars(base).values()}
 
 
 def to_markdown(docstring: str) -> str:
-    """Lines `name: meaning` become a list, sources and errors begin a paragraph; torch's words on its hooks go."""
+    """Turns lines `name: meaning` into a list, starts a paragraph at sources and errors, removes torch's hook docs."""
     if docstring in INHERITED:
         return ""
     listed = re.sub(r"^(?!Source|Raises)((?:\w+, )*[a-z]\w*): ", r"- **\1**: ", docstring, flags=re.MULTILINE)

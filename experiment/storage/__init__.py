@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its directory, checkpoints, segments of replay, rows of metrics."""
+"""The files of a run: its directory, checkpoints, segments of replay, rows of metrics."""

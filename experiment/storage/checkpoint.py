@@ -4,9 +4,9 @@ A checkpoint is a directory `<step>/` of one file for each part of the state, se
 them (`experiment.storage.segments`), and a manifest with their sizes and sha256. It is written as `.tmp-<step>/`, the
 manifest last, flushed to the disk and renamed. Loading never unpickles arbitrary objects.
 
-What a crash, a power cut or a full disk can spoil is in the newest checkpoint alone. Segments of old rows are one file
-on the disk for all checkpoints that hold them: when such a file rots, none of them can be gone on from, but the agent
-can still be evaluated.
+A crash, a power cut or a full disk can damage only the newest checkpoint. A segment of old rows is one file on the
+disk, shared by all checkpoints that hold it. If that file is damaged, none of them can be resumed, but the agent can
+still be evaluated.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from experiment.config import as_plain
+from experiment.config import as_plain, from_mapping
 from experiment.setting import names_of
 from experiment.storage.files import HashingFile, sync_directory
 from experiment.storage.run_dir import RunDir
@@ -34,11 +34,11 @@ from experiment.values import ConfigError
 LAYOUT = 2
 _SCALARS = (type(None), bool, int, float, str, bytes)
 _damaged: set[Path] = set()
-"""What this process found damaged on loading: it does not count among the good ones that are kept."""
+"""Checkpoints that this process found damaged on loading: they do not count among the good ones that are kept."""
 
 
 class CheckpointError(OSError):
-    """A checkpoint could not be written; those from before stand as they were."""
+    """A checkpoint could not be written; the earlier ones are unchanged."""
 
 
 class Checkpoint(NamedTuple):
@@ -63,8 +63,8 @@ class _Damaged(Exception):
 def save(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2, rows: Segments | None = None) -> Path:
     """Writes the checkpoint of `step` and removes those older than the newest `keep` good ones.
 
-    `state` maps each part's name to nested dicts, lists and tuples of tensors, numbers, text, None. Of `rows` only
-    what the checkpoint before lacks is written.
+    `state` maps each part's name to nested dicts, lists and tuples of tensors, numbers, text, None. Of `rows` it writes
+    only those that the previous checkpoint does not have.
 
     Raises:
         CheckpointError: the disk is full or fails; nothing half-written is left.
@@ -73,11 +73,12 @@ def save(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2, ro
     for name, part in state.items():
         if not name.isidentifier():
             raise TypeError(f"{name!r} is no name for a part of a checkpoint")
-        _check_plain(part, name)
+        check_plain(part, name)
     temporary, final = directory / f".tmp-{step:012d}", directory / f"{step:012d}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(directory)
+        for leftover in directory.glob(".tmp-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         temporary.mkdir()
         segments = rows.write(temporary) if rows else []
         _write(temporary, step, state, rows.describe(segments) if rows else None)
@@ -93,7 +94,7 @@ def save(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2, ro
 
 
 def tensor_bytes(state: Any) -> int:
-    """The size of all tensors in a state of nested dicts, lists and tuples: the least that its checkpoint takes."""
+    """The size of all tensors in a state of nested dicts, lists and tuples: a lower bound for its checkpoint."""
     if isinstance(state, torch.Tensor):
         return state.nbytes
     parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
@@ -107,30 +108,26 @@ def save_or_warn(
     try:
         save(directory, step, state, keep, rows)
     except CheckpointError as error:
-        warnings.warn(f"{error.strerror}; training goes on, the checkpoints from before stand", stacklevel=2)
+        warnings.warn(f"{error.strerror}; training goes on, and the earlier checkpoints are kept", stacklevel=2)
         return False
     return True
 
 
-def _check_plain(value: Any, where: str) -> None:
+def check_plain(value: Any, where: str) -> None:
+    """Raises TypeError for a state, called `where`, that could not be saved and loaded back."""
     if isinstance(value, torch.Tensor) or type(value) in _SCALARS:
         return
     if type(value) in (dict, OrderedDict):
         for key, item in value.items():
-            _check_plain(key, f"a key of {where}")
-            _check_plain(item, f"{where}[{key!r}]")
+            check_plain(key, f"a key of {where}")
+            check_plain(item, f"{where}[{key!r}]")
     elif type(value) in (list, tuple):
         for index, item in enumerate(value):
-            _check_plain(item, f"{where}[{index}]")
+            check_plain(item, f"{where}[{index}]")
     else:
         raise TypeError(
             f"{where} is a {type(value).__name__}: a checkpoint holds tensors, numbers, text, lists and dicts"
         )
-
-
-def _remove_leftovers(directory: Path) -> None:
-    for path in directory.glob(".tmp-*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _write(directory: Path, step: int, state: Mapping[str, Any], rows: dict[str, Any] | None) -> None:
@@ -155,7 +152,7 @@ def _digest(body: Mapping[str, Any]) -> str:
 
 
 def _replace(temporary: Path, final: Path) -> None:
-    """Renames; a checkpoint of the same step is set aside first, for a rename cannot replace a full directory."""
+    """Renames; first moves a checkpoint of the same step away, since a rename cannot replace a full directory."""
     if final.exists():
         aside = final.with_name(f".tmp-old-{final.name}")
         os.rename(final, aside)
@@ -171,7 +168,7 @@ def _replace(temporary: Path, final: Path) -> None:
 
 
 def _prune(directory: Path, step: int, keep: int) -> None:
-    """Keeps the newest `keep` that look whole; a later step than this one could not be loaded."""
+    """Keeps the newest `keep` that look complete. Removes those of later steps: they could not be loaded."""
     good = 0
     for path in _newest_first(directory):
         good += int(path.name) <= step and path not in _damaged and _looks_whole(path)
@@ -193,9 +190,9 @@ def _newest_first(directory: Path) -> list[Path]:
 
 
 def load_latest(directory: Path, only: Collection[str] | None = None) -> Checkpoint:
-    """Loads the newest good checkpoint to the CPU; each damaged one before it is named in a warning.
+    """Loads the newest good checkpoint to the CPU; a warning names each newer one that is damaged.
 
-    With `only`, the named parts alone, and no rows: the rest need not be there.
+    With `only`, loads just the named parts and no rows: the rest may be missing.
 
     Raises:
         ConfigError: there is none, none is good, or it has another layout than this version writes.
@@ -235,7 +232,7 @@ def load_for_resume(run: RunDir) -> Checkpoint | None:
 
 @contextlib.contextmanager
 def checked_restore(saved: Checkpoint) -> Iterator[None]:
-    """Turns what goes wrong when parts take back their state, code of another version, say, into one ConfigError."""
+    """Turns an error of loading a state, e.g. one of another version's code, into one ConfigError."""
     try:
         yield
     except ConfigError:
@@ -248,14 +245,16 @@ def checked_restore(saved: Checkpoint) -> Iterator[None]:
 
 
 def check_settings(saved: Checkpoint, config: Any, source: Path) -> None:
-    """Raises ConfigError if what the run learns by, read from `source`, is not what was saved with it."""
+    """Raises ConfigError if the learning settings, read from `source`, are not those of the checkpoint."""
     kept = names_of(type(config), "machine", "observing", "identity")
-    if changed := changes(saved.state["run"].get("settings", {}), as_plain(config), kept):
+    stated = saved.state["run"].get("settings", {})
+    before = as_plain(from_mapping(type(config), stated, str(saved.path)).resolved())  # as this version calls things
+    if changed := changes({name: before[name] for name in stated}, as_plain(config), kept):
         raise ConfigError(f"{source} was changed since the checkpoint: {changed}")
 
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
-    """What differs, in words: "threads 2, was 8"; "" if nothing does."""
+    """The differences as text: "threads 2, was 8"; "" if there are none."""
     names = [name for name, value in saved.items() if name not in ignored and now.get(name) != value]
     return ", ".join(f"{name} {now.get(name)}, was {saved[name]}" for name in names)
 
@@ -303,16 +302,13 @@ def _segments(manifest: Mapping[str, Any]) -> list[Segment]:
 
 
 def _check_sum(path: Path, sha256: str) -> None:
-    if _sha256(path) != sha256:
-        raise _Damaged(f"{path.name} has changed since it was written")
-
-
-def _sha256(path: Path) -> str:
     try:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _Damaged(f"{path.name} cannot be read: {error.strerror}") from None
+    if found != sha256:
+        raise _Damaged(f"{path.name} has changed since it was written")
 
 
 def rng_state() -> dict[str, Any]:
@@ -329,7 +325,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Brings the global generators back to what `rng_state` returned; CUDA's if there are as many devices."""
+    """Restores the global generators from `rng_state`; CUDA's only if the number of devices is the same."""
     random.setstate(state["python"])
     key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
     np.random.set_state(state["numpy"] | {"state": state["numpy"]["state"] | {"key": key}})

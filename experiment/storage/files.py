@@ -79,7 +79,7 @@ class HashingFile:
         """Nothing to do: `finish` flushes."""
 
     def finish(self) -> dict[str, Any]:
-        """Brings the file to the disk; returns its size in bytes and sha256. Raises the OSError of any write."""
+        """Flushes the file to the disk; returns its size in bytes and sha256. Raises the OSError of any write."""
         try:
             if self._error is not None:
                 raise self._error

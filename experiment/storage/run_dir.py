@@ -29,7 +29,7 @@ class RunDir:
         checkpoints: the directory that `experiment.storage.checkpoint` fills.
     """
 
-    _locks: ClassVar[dict[Path, IO[str]]] = {}  # open for the life of the process, whatever becomes of the objects
+    _locks: ClassVar[dict[Path, IO[str]]] = {}  # open for the life of the process, also after the objects are deleted
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,7 +64,7 @@ class RunDir:
         return run
 
     def _make(self, config: str, room: int) -> bool:
-        """Builds the directory next to its place and renames it, locked; returns whether the name was free."""
+        """Builds the directory under a temporary name, locks and renames it; returns whether the name was free."""
         if os.path.lexists(self.path):
             return False
         temporary = RunDir(self.path.with_name(f".tmp-{uuid.uuid4().hex}"))
@@ -120,7 +120,7 @@ class RunDir:
             file.close()
             raise ConfigError(f"run {str(self.path)!r} is in use by process {owner or 'unknown'}") from None
         except OSError as error:
-            warnings.warn(f"nothing keeps a second process out of {self.path}: {error.strerror}", stacklevel=2)
+            warnings.warn(f"no lock on {self.path}, so a second process could use it: {error.strerror}", stacklevel=2)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
@@ -134,7 +134,7 @@ class RunDir:
 
     @property
     def label(self) -> str:
-        """Its name for figures and pages, which take text alone: bytes that are no UTF-8 are spelt out."""
+        """The run's name for figures and pages, which need valid text: bytes that are no UTF-8 are escaped."""
         return os.fsencode(self.path.name).decode(errors="backslashreplace")
 
     @property
@@ -152,7 +152,7 @@ class RunDir:
         return max((item for item in items if item.name.isdecimal()), key=lambda item: int(item.name), default=None)
 
     def unsaved(self, where: str, resume: str) -> str:
-        """What to say of a run that ends without its last state; `where` is "agent step 300", `resume` a command."""
+        """The message of a run that ends without its last state; `where` is "agent step 300", `resume` a command."""
         last = self.newest_checkpoint()
         kept = "there is no checkpoint from before" if last is None else f"the last checkpoint is of {int(last.name):,}"
         begin = "begin again" if last is None else "go on from there"
@@ -193,7 +193,7 @@ def find_resumed(config: Any) -> RunDir | None:
     root = Path(config.root)
     if config.name is not None:
         named = RunDir(root / config.name)
-        if named.config.is_file() and learning(config) != learning(load_yaml(type(config), named.config)):
+        if named.config.is_file() and learning(config) != learning(load_settings(type(config), named)):
             raise ConfigError(f"run {str(named.path)!r} has other settings: choose another --name")
         return named if named.config.is_file() else None
     runs = [RunDir(path) for path in root.iterdir()] if root.is_dir() else []
@@ -203,21 +203,21 @@ def find_resumed(config: Any) -> RunDir | None:
 
 def _is_of(config: Any, run: RunDir) -> bool:
     try:
-        return learning(config) == learning(load_yaml(type(config), run.config))
+        return learning(config) == learning(load_settings(type(config), run))
     except ConfigError:  # a run of another version of the settings
         return False
 
 
 def say_kept(run: RunDir, asked: Any, stored: Any) -> None:
-    """Prints in one line what a run that was found by its settings does otherwise than it was asked to.
+    """Prints in one line the settings of a run found by --resume auto that differ from the ones asked for.
 
-    Those are settings of the machine and of what is watched that a resume may not change; "auto" and none ask nothing.
+    They are settings of machine and observing that a resume may not change. "auto" and none count as not asked for.
     """
     fixed = names_of(type(stored), "machine", "observing").difference(changeable(stored))
     values = ((name, getattr(stored, name), getattr(asked, name)) for name in sorted(fixed))
     kept = [f"{flag(name)} {old} (not {new})" for name, old, new in values if new not in (None, "auto", old)]
     if kept:
-        print(f"run {str(run.path)!r} keeps the settings that it began with: {', '.join(kept)}")
+        print(f"run {str(run.path)!r} keeps its own settings: {', '.join(kept)}")
 
 
 def check_resumed(asked: Any, stored: Any) -> None:
@@ -225,5 +225,5 @@ def check_resumed(asked: Any, stored: Any) -> None:
     if dataclasses.replace(asked, resume=None) != dataclasses.replace(stored, **changeable(asked)):
         options = " and ".join(f"--{name.replace('_', '-')}" for name in changeable(asked))
         raise ConfigError(
-            f"{shell('--resume', asked.resume)} keeps the settings of that run: give no others (but {options})"
+            f"{shell('--resume', asked.resume)} keeps the settings of that run: give no others (except {options})"
         )

@@ -1,9 +1,9 @@
 """Rows of a growing ring on the disk, each written once.
 
-A checkpoint holds the stored rows of a ring as segments: files of consecutive rows, which never change. Segments that
-the checkpoint before has already are linked into the new one (hard links), so that a save writes the new rows alone,
-every checkpoint directory is whole, and a segment goes with the last checkpoint that needs it. The rows of an older
-save are so on the disk once: a fault of the disk in them is a fault of every checkpoint.
+A checkpoint holds the stored rows of a ring as segments: files of consecutive rows, which never change. Segments of the
+previous checkpoint are hard-linked into the new one. So a save writes only the new rows, every checkpoint directory is
+complete, and a segment is deleted with the last checkpoint that needs it. Old rows are on the disk only once: if the
+disk damages them, every checkpoint is damaged.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from experiment.storage.files import HashingFile
 from experiment.values import ConfigError
 
 CHUNK_BYTES = 1 << 23
-"""Most that is copied at once."""
+"""Most bytes copied at once."""
 SEGMENT_BYTES = 1 << 27
-"""Most in one segment: the disk holds at most so much beyond the rows that are stored."""
+"""Most bytes in one segment, and so the most that the disk holds beyond the stored rows."""
 
 
 class Rows(Protocol):
@@ -34,7 +34,7 @@ class Rows(Protocol):
 
     @property
     def row_format(self) -> str:
-        """What a row is made of, in a line."""
+        """The contents of a row, in one line."""
 
     @property
     def row_bytes(self) -> int: ...
@@ -100,7 +100,7 @@ class Segments:
         self.adopt(directory, segments)
 
     def forget(self, row: int) -> None:
-        """Notes that stored rows from `row` on are no longer what was saved: later saves write them again."""
+        """Notes that stored rows from `row` on have changed since they were saved: later saves write them again."""
         self._saved = [segment for segment in self._saved if segment.stop <= row]
 
     def describe(self, segments: list[Segment]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""metrics.jsonl for every run, and wandb or TensorBoard for those who ask for it; none ever stops training."""
+"""metrics.jsonl for every run, and wandb or TensorBoard on request; none of them ever stops training."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Tracker:
         self.cut_to(self._file.seek(0, os.SEEK_END))
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Appends one row. A full disk warns once, and has it later; a failing tracker warns once and is left."""
+        """Appends one row. If the disk is full, warns once and writes the row later. A failing tracker is dropped."""
         self._waiting += (to_json(row) + "\n").encode()
         self._write()
         if self._beside is not None:
@@ -83,7 +83,7 @@ class Tracker:
     def offset(self) -> int:
         """Brings the rows to the disk and returns their size in bytes, for a checkpoint."""
         self._write()
-        with contextlib.suppress(OSError):  # a full disk was told of by `log`
+        with contextlib.suppress(OSError):  # `log` has warned of a full disk
             os.fsync(self._file.fileno())
         if self._beside is not None:
             self._call(self._beside.flush)
@@ -123,7 +123,7 @@ class Tracker:
         try:
             method(*arguments)
         except Exception as error:  # whatever a tracker does, training goes on
-            warnings.warn(f"{self._track} failed and is left, metrics.jsonl goes on: {error}", stacklevel=3)
+            warnings.warn(f"{self._track} failed and is dropped, metrics.jsonl goes on: {error}", stacklevel=3)
             self._beside = None
 
 
@@ -133,7 +133,7 @@ def _start(track: str, name: str, config: Mapping[str, Any], directory: Path) ->
             return _WandB(name, config, directory)
         return _TensorBoard(directory) if track == "tensorboard" else None
     except Exception as error:  # whatever a tracker does, training goes on
-        warnings.warn(f"{track} did not start, metrics.jsonl is written all the same: {error}", stacklevel=3)
+        warnings.warn(f"{track} did not start; metrics.jsonl is still written: {error}", stacklevel=3)
         return None
 
 
@@ -181,7 +181,7 @@ class _TensorBoard:
             self._writer.flush()
 
     def cut_to(self, last: bytes) -> None:
-        """Before the first row: what earlier files have of steps after that of the `last` row is no longer shown."""
+        """Called before the first row: TensorBoard no longer shows steps of earlier files after the `last` row's."""
         step = step_of(json.loads(last)) if last else None
         self._purge_step = 0 if step is None else step + 1
 

@@ -1,1 +1,1 @@
-"""Many runs as one command that goes on where it stopped: jobs, the processes that run them, what they came to."""
+"""Many runs as one command that continues where it stopped: jobs, the processes that run them, their status."""

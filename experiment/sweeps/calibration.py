@@ -1,4 +1,4 @@
-"""What a sweep will cost, estimated from a few hundred updates of each arm, now or the last time."""
+"""Estimates the cost of a sweep from a few hundred updates of each arm, measured now or earlier."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOW = f" (--calibrate measures it now: {UPDATES} updates of each arm)"
 
 
 class Pace(NamedTuple):
-    """Seconds that a cheap step takes, and a costly one, see `Workload`; and who measured that."""
+    """Seconds of a cheap step and of a costly one (see `Workload`), and the source of the measurement."""
 
     cheap: float
     costly: float
@@ -45,7 +45,7 @@ class Pace(NamedTuple):
 def calibrate(kind: RunKind, entry: Entry, config: Any, slot: Mapping[str, str]) -> Pace:
     """Trains a short run like this one in a temporary folder.
 
-    `slot`: environment variables that say where it runs. RuntimeError says why it could not be measured.
+    `slot`: environment variables of the process, such as its GPU. RuntimeError says why nothing could be measured.
     """
     with exit_on_signals(), tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
@@ -74,7 +74,7 @@ def paces(seconds: Mapping[int, float]) -> tuple[float, float]:
 
 
 class Memory:
-    """The paces that were measured on this machine, in a file of the user's cache; a lost file is no loss."""
+    """The paces measured on this machine, in a file of the user's cache. The file may be deleted at any time."""
 
     def __init__(self, kind: RunKind, device: str) -> None:
         self.kind = kind
@@ -104,7 +104,7 @@ class Memory:
             return None
 
     def keep(self, config: Any, pace: Pace) -> None:
-        """Puts a measurement into the file, where that can be written."""
+        """Writes a measurement to the file, if it is writable."""
         known = self._read() | {self._key(config): [pace.cheap, pace.costly, time.strftime("%Y-%m-%d")]}
         with contextlib.suppress(OSError):
             if self.path.is_absolute():  # it is not where the user has no home
@@ -115,10 +115,10 @@ class Memory:
 def cost(
     kind: RunKind, runs: Iterable[Entry], processes: int | None, slot: Mapping[str, str], device: str, calibrating: bool
 ) -> Iterator[str]:
-    """Lines that say what a run of each arm takes, and how long all of these runs do.
+    """Lines with the time of a run of each arm, and the time of all runs.
 
-    Each arm is measured once if `calibrating`, else it is known from the last time that it was. `processes`: runs side
-    by side, None if that is not known. `slot`: see `calibrate`.
+    With `calibrating` each arm is measured once; otherwise its last measurement is used. `processes`: runs side by
+    side, None if unknown. `slot`: see `calibrate`.
     """
     arms: dict[str, list[Entry]] = {}
     for run in runs:
@@ -145,7 +145,7 @@ def cost(
 
 
 def _total(seconds: list[float], longest: float, arms: int, processes: int | None) -> str:
-    """The cost of all runs in words; `seconds` are those of the arms that are known."""
+    """The cost of all runs as text; `seconds` are those of the measured arms."""
     if not seconds:
         return "cost: unknown"
     hours = max(math.fsum(seconds) / (processes or 1), longest) / 3600

@@ -1,4 +1,4 @@
-"""The command of a sweep, the same for all kinds of runs: its options, its folder, and what is done with the runs."""
+"""The command of a sweep, the same for all kinds of runs: options, folder, plan, status and running."""
 
 from __future__ import annotations
 
@@ -41,29 +41,29 @@ class SweepSettings:
     device: str = setting("cpu", "machine")
     """cpu, cuda (every GPU that is visible), cuda:1 ..."""
     per_gpu: int | None = setting(None, "machine", at_least=1)
-    """Runs side by side on a GPU; none: as many as its free memory holds by an estimate, which is said."""
+    """Runs side by side on a GPU; none: as many as fit its free memory by an estimate, which is printed."""
     retries: int = setting(2, "machine", at_least=0)
     """How often a run that fails is tried again."""
     launcher: Literal["local", "ray"] = setting("local", "machine")
     """local: processes of this machine; ray: tasks of a Ray cluster, whose nodes all see --root (docs/cluster.md)."""
     ray_address: str | None = setting(None, "machine")
-    """auto, ray://HOST:10001 ...; none: RAY_ADDRESS, or else a cluster of this machine alone is started."""
+    """auto, ray://HOST:10001 ...; none: RAY_ADDRESS, or a new cluster on this machine alone."""
     cpus_per_run: float = setting(1.0, "machine", at_least=0.01)
     """Ray: CPUs set apart for each run."""
     gpus_per_run: float | None = setting(None, "machine", at_least=0)
     """Ray: GPUs set apart for each run, 0.25 for four on one; none: 1 with --device cuda, else 0."""
     dry_run: bool = setting(False, "plan and status")
-    """Say how many runs there are, what they cost, and what is done; run nothing and write nothing in --root."""
+    """Print the number of runs, their cost and what is done. Runs nothing and writes nothing in --root."""
     calibrate: bool = setting(False, "plan and status")
-    """--dry-run: measure the cost now, by 200 updates of each arm in a temporary folder; without it the last
-    measurement of this processor with such settings holds, kept in ~/.cache/rewarm."""
+    """--dry-run: measure the cost now, by 200 updates of each arm in a temporary folder. Otherwise the cost is the last
+    measurement of such settings on this processor, kept in ~/.cache/rewarm."""
     all_commands: bool = setting(False, "plan and status")
-    """--dry-run: print the command of every run, not the first alone."""
+    """--dry-run: print the command of every run instead of the first one only."""
     status: str | None = setting(None, "plan and status")
-    """A sweep's folder: say how far it is, from any terminal, and do nothing else."""
+    """Folder of a sweep: print its progress, from any terminal, and do nothing else."""
 
     def checked(self) -> Self:
-        """These settings; what is out of its range, or would do nothing, raises ConfigError."""
+        """Checks these settings: a value out of range, or one without effect, raises ConfigError."""
         check_ranges(self)
         for name in ("calibrate", "all_commands"):
             if getattr(self, name) and not self.dry_run:
@@ -117,14 +117,14 @@ class Sweep(ABC):
 
     @abstractmethod
     def wanted(self, entry: Entry) -> Any | None:
-        """The settings that this sweep would give to a run that the folder has; None if its arm is not here."""
+        """The settings that this sweep would give to a run in the folder; None if the sweep does not have its arm."""
 
     def resume_options(self) -> tuple[str, ...]:
         """Options of every run that may change when it is resumed."""
         return ()
 
     def prepare(self) -> None:  # noqa: B027 (most have nothing to do)
-        """What is done once, before the first run. Raises ConfigError if nothing can be run."""
+        """Called once, before the first run. Raises ConfigError if nothing can be run."""
 
     @property
     def processes(self) -> int:
@@ -150,7 +150,7 @@ class Sweep(ABC):
         return Manifest(",".join(dict.fromkeys(suites)), tuple(runs.values()))
 
     def _compare(self, entry: Entry, wanted: Any) -> None:
-        """Raises ConfigError with the first setting in which a run that is there differs from its arm."""
+        """Raises ConfigError with the first setting in which an existing run differs from its arm."""
         stored = RunDir(self.root / entry.name).config
         there = load_yaml(self.kind.config_class, stored).resolved() if stored.is_file() else self.kind.settings(entry)
         if found := self.kind.difference(there, wanted):
@@ -158,18 +158,18 @@ class Sweep(ABC):
             raise ConfigError(f"{where}: give the arm another name, or the sweep another --root")
 
     def _check_devices(self) -> None:
-        """Raises ConfigError if a run would go on on another device: `--resume` keeps that on which it began."""
+        """Raises ConfigError if a run would be resumed on another device: `--resume` keeps its first device."""
         for each in self.jobs:
             if each.state() == "interrupted" and not each.is_running():
                 began = load_yaml(self.kind.config_class, RunDir(each.directory).config).device
                 if began != self.device:
                     raise ConfigError(
-                        f"--device {self.settings.device}: {each.directory} was interrupted and can only go on on "
+                        f"--device {self.settings.device}: {each.directory} was interrupted and can only be resumed on "
                         f"{began}, where it began: finish with --device {began}, or move it away"
                     )
 
     def dry_run(self) -> None:
-        """Print the number of runs, what those that are not done cost, and the state of each."""
+        """Print the number of runs, the cost of the unfinished ones, and the state of each."""
         self.manifest()
         self._check_devices()
         first, *lines = plan(self.jobs, self.settings.all_commands).splitlines()
@@ -242,7 +242,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def carry_out(settings: SweepSettings, kind: RunKind, make: Callable[[], Sweep]) -> int:
-    """Tell the status, or make the sweep and plan or run it; the exit code.
+    """Print the status, or make the sweep and plan or run it; returns the exit code.
 
     Bad input ends in one line and code 2, and writes nothing.
     """

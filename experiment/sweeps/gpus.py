@@ -1,4 +1,4 @@
-"""The GPUs of a sweep: how many of its runs fit on one together, and which one each process sees."""
+"""The GPUs of a sweep: how many runs fit on each, and which GPU each process sees."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from experiment.values import counted
 
 GIB = 2**30
 FIXED = 1.5 * GIB
-"""What any run takes: CUDA's context and libraries, compiled code, networks and optimiser."""
+"""Bytes that any run takes: CUDA's context and libraries, compiled code, networks and optimiser."""
 
 
 def free_memory() -> dict[str, float]:
-    """Free bytes of each GPU that this process may use, by its id; NaN where nvidia-smi does not tell.
+    """Free bytes of each GPU that this process may use, by its id; NaN if nvidia-smi does not report it.
 
     ConfigError without a GPU, or without nvidia-smi.
     """
@@ -36,7 +36,7 @@ def free_memory() -> dict[str, float]:
 
 
 def _bytes(mib: str) -> float:
-    """NaN for [N/A], which GPUs say that share the memory of their machine or are split."""
+    """A number of nvidia-smi; NaN for [N/A], as of GPUs that share the machine's memory or are split."""
     try:
         return float(mib) * 2**20
     except ValueError:
@@ -61,13 +61,13 @@ def gpu_slots(
     cores = cores or available_cores()
     unknown = [name for name, size in memory.items() if math.isnan(size)]
     if unknown and per_gpu is None:
-        raise ConfigError(f"--device {device}: nvidia-smi does not tell what GPU {unknown[0]} has free: say --per-gpu")
+        raise ConfigError(f"--device {device}: the free memory of GPU {unknown[0]} is unknown: give --per-gpu")
     there = "how much is free is unknown" if unknown else f"{least / GIB:.1f} GiB are free"
     said = f"a run takes about {need / GIB:.1f} GiB of a GPU, {there}"
     if per_gpu is None:
         fit = int(0.9 * least / need)
         if fit < 1:
-            raise ConfigError(f"--device {device}: {said}: smaller runs fit, or say --per-gpu 1")
+            raise ConfigError(f"--device {device}: {said}: make runs smaller, or give --per-gpu 1")
         per_gpu = max(1, min(fit, -(-cores // len(memory))))
         said += f" and there are {cores} cores"
     line = f"{counted(len(memory), 'GPU')}, {counted(per_gpu, 'run')} on each: {said}"

@@ -1,4 +1,4 @@
-"""A run of a sweep as its directory and log tell of it, and what it means to carry one out."""
+"""A run of a sweep: its command, its state on disk, and the interface of executors."""
 
 import fcntl
 import os
@@ -20,10 +20,10 @@ class Job:
     """One run of a sweep.
 
     Attributes:
-        name: tells it from the others, and names its log.
-        command: makes the run directory, and ends it with result.json.
+        name: unique in the sweep; also names the run's log.
+        command: makes the run directory, and at its end result.json.
         directory: that run directory.
-        resume: the command that goes on with an interrupted run; by default `command --resume DIRECTORY`.
+        resume: the command that resumes an interrupted run; by default `command --resume DIRECTORY`.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Job:
         return self.directory.parent / "logs" / f"{self.name}.log"
 
     def state(self) -> State:
-        """What the run directory says: finished, to go on with, remains without a checkpoint, or not begun."""
+        """The state of the run directory: done, interrupted, remains without a checkpoint, or not begun."""
         run = RunDir(self.directory)
         if run.finished:
             return "done"
@@ -45,14 +45,14 @@ class Job:
             return "interrupted"
         return "leftover" if run.path.exists() else "new"
 
-    def words(self, state: State | None = None) -> tuple[str, ...]:
+    def argv(self, state: State | None = None) -> tuple[str, ...]:
         """The command that this run needs now, in its `state` if that is known."""
         if (state or self.state()) != "interrupted":
             return self.command
         return self.resume or (*self.command, "--resume", str(self.directory))
 
     def is_running(self) -> bool:
-        """Whether a process of a sweep works on it; asked of its log, so that the run never notices."""
+        """Whether a process of a sweep works on it. The lock on its log is tested, which does not disturb the run."""
         try:
             with open(self.log, "rb") as log:
                 fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -69,9 +69,9 @@ class Job:
 
 
 class End(NamedTuple):
-    """What became of an attempt at a run: it has its result, it failed, its machine was lost, or another has the run.
+    """The end of an attempt at a run: result, failure, lost machine, or another process has the run.
 
-    `reason` says why it has no result, `notes` what the user should know besides.
+    `reason` says why there is no result; `notes` are further lines for the user.
     """
 
     how: Literal["done", "failed", "lost", "elsewhere"]
@@ -86,7 +86,7 @@ class Attempt(Protocol):
     def job(self) -> Job: ...
 
     def end(self) -> End | None:
-        """What became of it, said once; None as long as it works."""
+        """The end of the attempt, returned once; None while it runs."""
 
     def send_signal(self, number: signal.Signals) -> None:
         """Lets it save and end."""

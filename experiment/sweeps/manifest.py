@@ -12,15 +12,15 @@ from experiment.sweeps.job import Job
 from experiment.values import ConfigError
 
 LAYOUT = 2
-"""Layout 1, which is read too, has the task under the name game."""
+"""This version also reads layout 1, in which the task is called game."""
 NAME = "manifest.json"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run: its arm is given a task with a seed; `name` is that of its run directory.
+    """One run: an arm on a task with a seed; `name` is that of its run directory.
 
-    `config_hash` stands for all settings that the runs of an arm share, `command` are the words that make the run.
+    `config_hash` is the hash of all settings that the runs of an arm share; `command` starts the run.
     """
 
     name: str
@@ -78,16 +78,16 @@ def _entry(run: Any, task: str, where: str) -> Entry:
     if not isinstance(run, dict) or set(run) != set(names):
         raise ConfigError(f"{where} does not have just {', '.join(names)}")
     texts = [run[name] for name in ("name", "arm", task, "config_hash")]
-    words = run["command"]
+    argv = run["command"]
     if not all(isinstance(text, str) and text for text in texts):
         raise ConfigError(f"{where}: name, arm, {task} and config_hash have to be text")
     if type(run["seed"]) is not int or run["seed"] < 0:
         raise ConfigError(f"{where}: seed has to be a whole number of at least 0, not {run['seed']!r}")
-    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+    if not isinstance(argv, list) or not argv or not all(isinstance(arg, str) for arg in argv):
         raise ConfigError(f"{where}: command has to be a list of words")
     if Path(run["name"]).name != run["name"] or run["name"].startswith("."):
         raise ConfigError(f"{where}: its name has to be one directory name, not {run['name']!r}")
-    return Entry(run["name"], run["arm"], run[task], run["seed"], run["config_hash"], tuple(words))
+    return Entry(run["name"], run["arm"], run[task], run["seed"], run["config_hash"], tuple(argv))
 
 
 def _check_unique(entries: tuple[Entry, ...], path: Path) -> None:

@@ -100,13 +100,13 @@ class Processes:
         return child
 
     def _launch(self, job: Job, number: int, log: IO[bytes], notes: tuple[str, ...]) -> _Child:
-        words, slot = job.words(), self._free[0]
+        argv, slot = job.argv(), self._free[0]
         when = time.strftime("%Y-%m-%d %H:%M:%S")
-        lines = (*notes, f"{when}, attempt {number}: {shell(*words)}")
+        lines = (*notes, f"{when}, attempt {number}: {shell(*argv)}")
         log.write("".join(f"--- {line}\n" for line in lines).encode(errors="backslashreplace"))
-        offset = log.tell()  # the child's first words move it
+        offset = log.tell()  # the child's first lines move it
         process = subprocess.Popen(
-            words,
+            argv,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -175,7 +175,7 @@ def _clear(job: Job) -> str:
 
 
 def _is_content(run: Path, file: Path) -> bool:
-    """Whether a file of a run is more than every run begins with: not empty, no setting, no half checkpoint."""
+    """Whether a file of a run holds measurements: not empty, no setting, no incomplete checkpoint."""
     parts = file.relative_to(run).parts
     setting = parts in ((".lock",), ("config.yaml",), (".config.yaml.tmp",))
     half = parts[0] == "checkpoints" and len(parts) > 1 and parts[1].startswith(".tmp-")
@@ -200,9 +200,9 @@ def child_setup(cores: Collection[int] = ()) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def exit_on_signals() -> Iterator[None]:
-    """While it is entered, SIGTERM and SIGHUP raise SystemExit, so that what was begun is put away first.
+    """While it is entered, SIGTERM and SIGHUP raise SystemExit, so that temporary files are removed first.
 
-    One that is ignored (nohup) or handled stays so. Outside the main thread it does nothing.
+    A signal that is ignored (nohup) or handled stays so. Outside the main thread this does nothing.
     """
 
     def stop(number: int, _: FrameType | None) -> None:

@@ -1,8 +1,8 @@
 """The runs of a sweep on a Ray cluster, each a task that starts the run's command on the node that Ray gives it.
 
-Ray's own retries are off, since only the sweep knows what goes on from its checkpoint. A run that loses its node, or is
-told to stop there, is started again on another one; only failures of the run itself count. Nothing but the name of the
-run travels through Ray: checkpoints, metrics and logs are in the sweep's folder, which every node has to see.
+Ray's own retries are off, since only the sweep knows which runs have a checkpoint. A run that loses its node, or gets a
+signal to stop there, is started again on another node; only failures of the run itself count. Ray passes only the name
+of the run: checkpoints, metrics and logs are in the sweep's folder, which every node must see.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RootSeen = Literal["missing", "locked", "unlocked"]
 
 
 def attempt(job: Job, number: int, token: str, folder: str) -> End:
-    """One attempt at a run, on the node where this is called; a signal lets the run save, which is then lost."""
+    """One attempt at a run, on the node where this is called. After a signal the run saves, and counts as lost."""
     if node_sees_root(job.directory.parent, token) == "missing":
         return End("failed", f"node {socket.gethostname()} does not see {job.directory.parent}")
     with suppress(OSError):
@@ -57,7 +57,7 @@ def attempt(job: Job, number: int, token: str, folder: str) -> End:
         except BaseException:
             child.kill()
             raise
-    return End("lost", "it was told to stop", end.notes) if passed and end.how == "failed" else end
+    return End("lost", "it got a signal to stop", end.notes) if passed and end.how == "failed" else end
 
 
 def node_sees_root(root: Path, token: str) -> RootSeen:
@@ -97,10 +97,10 @@ class RayTasks(AbstractContextManager["RayTasks"]):
 
     Args:
         root: the sweep's folder.
-        address: of a cluster, "auto" for the one of this machine; none: RAY_ADDRESS, or else a cluster of this machine
-            alone is started.
-        cpus, gpus: what Ray sets apart for each run.
-        limit: runs at a time; none: as many as the nodes have room for.
+        address: of a cluster, "auto" for the one of this machine; none: RAY_ADDRESS, or a new cluster on this machine
+            alone.
+        cpus, gpus: what Ray reserves for each run.
+        limit: runs at a time; none: as many as fit on the nodes.
 
     Raises:
         ConfigError: there is no such cluster, no node has room for a run, or one does not see the folder.
@@ -141,7 +141,7 @@ class RayTasks(AbstractContextManager["RayTasks"]):
         return _Task(job, self._task.remote(job, number, self._token, self._folder), self)
 
     def end(self, ref: Any) -> End | None:
-        """What became of a task; None as long as it waits or works."""
+        """The end of a task; None while it waits or runs."""
         if not self.ray.wait([ref], timeout=0)[0]:
             return None
         self._running -= 1
@@ -180,10 +180,10 @@ class RayTasks(AbstractContextManager["RayTasks"]):
         nodes = [node for node in self._nodes() if self._fit(node)]
         if not nodes and self._limit is None:
             need = " and ".join(f"{amount:g} {name}" for name, amount in self._need.items())
-            raise ConfigError(f"no node of the cluster has {need} for a run; if nodes are to come, say --processes")
+            raise ConfigError(f"no node of the cluster has {need} for a run; if nodes join later, give --processes")
         asked = self.ray.remote(num_cpus=0, max_retries=0)(node_sees_root)
-        places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-        refs = [asked.options(scheduling_strategy=place).remote(root, self._token) for place in places]
+        strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        refs = [asked.options(scheduling_strategy=strategy).remote(root, self._token) for strategy in strategies]
         try:
             sights = self.ray.get(refs, timeout=PATIENCE)
         except self.ray.exceptions.RayError as error:

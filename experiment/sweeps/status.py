@@ -1,4 +1,4 @@
-"""How far a sweep is, read from its run directories alone, so that any terminal can tell."""
+"""The progress of a sweep, read only from its run directories, so that any terminal can show it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiment.progress import clock_time
+from experiment.results import read_result
 from experiment.storage.run_dir import RunDir
 from experiment.sweeps.manifest import Entry
 from experiment.sweeps.sweep import SweepState
@@ -31,15 +32,15 @@ class RunStatus:
     step: int = 0
     score: float | None = None
     seconds: float = 0.0
-    """Of training, from step `start` to `measured`. Of a run that is not finished they are costly steps: those before
-    are cheap, and the first of them compiles."""
+    """Seconds of training, from step `start` to `measured`. For an unfinished run these are costly steps only: earlier
+    ones are cheap, and the first costly one compiles."""
     measured: int = 0
     reason: str = ""
     start: int = 0
 
 
 def _seconds(row: Mapping[str, Any]) -> float:
-    """Of training, and of measuring where a run does not count that as training."""
+    """Seconds of training, and of measuring if a run counts that apart."""
     return row["seconds"] + row.get("measuring_seconds", 0.0)
 
 
@@ -80,7 +81,7 @@ class SweepStatus:
         return self.workloads[key]
 
     def look(self, moment: SweepState | None = None) -> None:
-        """Read what is not known to be done; a sweep's moment tells the states, so that few files have to be read."""
+        """Read the runs that are not known to be done. The state of a running sweep avoids reading most files."""
         there = {name for folder in (self.root, self.root / "logs") if folder.is_dir() for name in os.listdir(folder)}
         for name, entry in self.of.items():
             before = self.statuses.get(name)
@@ -112,11 +113,10 @@ class SweepStatus:
     def _finished(self, entry: Entry) -> RunStatus:
         """The status of a run that has its result; one that was not scored has the score of its last row."""
         try:
-            result = json.loads(RunDir(self.root / entry.name).result.read_text(encoding="utf-8"))
-            score, steps, seconds = self.kind.outcome(result)
+            score, steps, seconds = self.kind.outcome(read_result(RunDir(self.root / entry.name)) or {})
             score = self._unfinished(entry).score if score is None else score
             return RunStatus("done", steps, score, seconds, steps)
-        except (OSError, ValueError, LookupError, TypeError, OverflowError):
+        except (ValueError, LookupError, TypeError, OverflowError):
             return RunStatus("done", reason="its result.json cannot be read")
 
     def _unfinished(self, entry: Entry) -> RunStatus:
@@ -156,9 +156,9 @@ class SweepStatus:
         return math.fsum(self.fraction(entry) for entry in self.entries)
 
     def seconds_left(self, processes: int) -> float | None:
-        """Until all is trained but for what failed, `processes` at a time; None as long as nothing was measured.
+        """Seconds until all runs except failed ones are trained, `processes` at a time; None before a measurement.
 
-        Each arm at its own pace so far, and one that was not measured at that of all.
+        Each arm counts at its own measured pace, or at the mean pace if it was not measured.
         """
         seconds, units = defaultdict[str, float](float), defaultdict[str, float](float)
         for entry in self.entries:
@@ -180,7 +180,7 @@ class SweepStatus:
         return max(math.fsum(left) / max(processes, 1), *left)
 
     def ends(self) -> dict[str, str]:
-        """The best and the worst run so far, in words; nothing as long as there is none."""
+        """The best and the worst run so far, as text; empty before there is one."""
         scores = [
             (rank, entry.name)
             for entry in self.entries
@@ -192,7 +192,7 @@ class SweepStatus:
         (high, best), (low, worst) = max(scores), min(scores)
         return {"best": f"{high:.3f} {best}", "worst": f"{low:.3f} {worst}"}
 
-    def figures(self) -> dict[str, str]:
+    def metrics(self) -> dict[str, str]:
         """The number of runs in each state, and the best and worst of them."""
         counts = {state: str(len(self.named(state))) for state in ("waiting", "running", "done", "failed")}
         if interrupted := len(self.named("interrupted")):
@@ -205,7 +205,7 @@ class SweepStatus:
         return f"{int(100 * done / total)}% {done:.{0 if done == int(done) else 1}f}/{total} runs"
 
     def remaining(self, processes: int) -> str:
-        """The time left, in words."""
+        """The time left, as text."""
         left = self.seconds_left(processes)
         if left is None:
             return "time left unknown"

@@ -1,8 +1,8 @@
 """Runs many commands side by side, each a process that makes one run directory, and goes on where a sweep was stopped.
 
-What is to be done is read from the run directories alone: a run with a result is never run again, one with a checkpoint
-goes on, any other begins. A run's log is locked while a process works on it, so that two sweeps of the same runs share
-them, and a sweep that was killed can be started again at once.
+The run directories alone decide what is to be done: a run with a result is never repeated, one with a checkpoint is
+resumed, any other begins. A run's log is locked while a process works on it. So two sweeps of the same runs share them,
+and a sweep that was killed can be started again at once.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 POLL = 0.1
 LOOK_AGAIN = 1.0
 PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
-"""What may keep a run from being started and pass: a full disk, no memory, too many processes or files."""
+"""Errors at the start of a run that may pass: a full disk, no memory, too many processes or files."""
 LONGEST_PAUSE = 60.0
 """Seconds until the next start after one that the machine refused; the first pause is short, each longer."""
 LOST = 100
-"""So often a run may lose its machine before it counts as failed."""
+"""Times that a run may lose its machine before it counts as failed."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def plan(jobs: Iterable[Job], all_commands: bool = False) -> str:
     ]
     verbs = {"done": "done", "interrupted": "resume", "leftover": "restart", "new": "start"}
     for job in jobs:
-        command = "" if states[job.name] == "done" else f": {shell(*job.words(states[job.name]))}"
+        command = "" if states[job.name] == "done" else f": {shell(*job.argv(states[job.name]))}"
         if all_commands or (command and len(lines) == 1):
             lines.append(f"{verbs[states[job.name]]:<8}{job.name}{command}")
     more = 0 if all_commands else len(jobs) - count["done"] - 1
@@ -103,12 +103,11 @@ def sweep(
     A run that fails is tried `retries` times more, after the others, and goes on from its checkpoint. A directory
     without a checkpoint is removed if nothing was measured in it, and else moved to aside/. The first SIGINT or SIGTERM
     is passed on, so that the runs save and end; a second kills them. If this process is killed, they get a SIGTERM
-    (on Linux). A run that another process has is waited for, and taken over if that leaves it unfinished. Sweeps of
-    other runs at the same time do better on other cores (taskset), for each sweep shares out all that it may use.
-    `view` shows how far it is, on the same `console`. `slots` gives each process environment
-    variables of its own, the GPU that it may see, say: there are as many processes then, and no core is theirs alone.
-    An `executor` takes the runs in place of this machine's processes; a run that it loses, with the machine it was on,
-    is started again and has not failed.
+    (on Linux). If another process has a run, the sweep waits for it, and takes the run over if it is left unfinished.
+    Each sweep distributes all cores that it may use: give two sweeps at the same time different cores (taskset).
+    `view` shows the progress on the same `console`. `slots` are environment variables, one set for each process, such
+    as the GPU that it may see; they set the number of processes, which then share all cores. An `executor` replaces
+    this machine's processes; a run that loses its machine there is started again and has not failed.
 
     Raises:
         ConfigError: two runs of one name or directory, a name that is no file name, or no process.
@@ -235,7 +234,7 @@ class _Sweep:
                 self._settle(attempt.job, end)
 
     def _settle(self, job: Job, end: End) -> None:
-        """Decides what becomes of a run after an attempt."""
+        """Decides what to do with a run after an attempt."""
         for note in end.notes:
             self._say(note)
         self.attempts[job.name] += end.how == "failed"

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 def as_line(sweep: SweepStatus, processes: int) -> str:
     """Everything in one line, for a log."""
-    figures = ", ".join(f"{label} {text}" for label, text in sweep.figures().items())
-    return f"{sweep.share()}, {sweep.remaining(processes)}, {figures}"
+    metrics = ", ".join(f"{label} {text}" for label, text in sweep.metrics().items())
+    return f"{sweep.share()}, {sweep.remaining(processes)}, {metrics}"
 
 
 def as_panel(sweep: SweepStatus, processes: int, height: int, before: str = "", failures: bool = True) -> Group:
-    """The live view: how far the whole is, the counts, best and worst, each run that runs, and those that failed."""
+    """The live view: progress, counts, best and worst, each running run, and those that failed."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -33,9 +33,9 @@ def as_panel(sweep: SweepStatus, processes: int, height: int, before: str = "", 
     bar.add_column(ratio=1)
     bar.add_column(no_wrap=True)
     bar.add_row(ProgressBar(total=len(sweep.entries), completed=sweep.done()), sweep.share())
-    figures = sweep.figures()
-    best, worst = figures.pop("best", ""), figures.pop("worst", "")
-    counts = "   ".join(f"{label} {text}" for label, text in figures.items())
+    metrics = sweep.metrics()
+    best, worst = metrics.pop("best", ""), metrics.pop("worst", "")
+    counts = "   ".join(f"{label} {text}" for label, text in metrics.items())
     lines = [Text(f"{before}{sweep.remaining(processes)}", style="dim"), Text(counts)]
     if best:
         lines.append(Text(f"{sweep.kind.scale}, best {best}   worst {worst}"))
@@ -116,7 +116,7 @@ class SweepView(Progress):
 
 
 def print_status(sweep: SweepStatus, console: Console) -> None:
-    """What the live view shows, from any terminal; the runs that run say how many go at a time."""
+    """The live view's content, from any terminal. The number of running runs is taken as the number of processes."""
     sweep.look()
     processes = max(len(sweep.named("running")), 1)
     if console.is_terminal:

@@ -1,4 +1,4 @@
-"""What a sweep has to be told about its runs by the package whose runs they are."""
+"""Facts about runs that their package gives to a sweep."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Config = TypeVar("Config", bound=Any)
 
 
 class Workload(NamedTuple):
-    """What a run takes.
+    """The work of a run.
 
-    `budget` are its steps, of which those after the first `start` take `cost` more than one of these; `bytes` is the
-    memory of a GPU that it needs.
+    `budget`: its steps. Each step after the first `start` costs `cost` cheap steps more. `bytes`: the GPU memory that
+    it needs.
     """
 
     budget: int
@@ -29,7 +29,7 @@ class Workload(NamedTuple):
     bytes: float = 0.0
 
     def work(self, step: int) -> float:
-        """What the first `step` steps cost, in steps of the cheap kind."""
+        """The cost of the first `step` steps, in cheap steps."""
         return step + self.cost * max(step - self.start, 0)
 
 
@@ -43,17 +43,17 @@ class RunKind(ABC, Generic[Config]):
     config_class: ClassVar[Any]
     """The settings of a run."""
     axes: ClassVar[frozenset[str]] = frozenset({"seed"})
-    """Settings that tell the runs of an arm apart."""
+    """Settings in which the runs of an arm differ."""
     lengths: ClassVar[frozenset[str]]
-    """Settings that say how long a run is, and change nothing of what a step costs."""
+    """Settings of a run's length that do not change the cost of a step."""
     step: ClassVar[str]
     """The step in a row of metrics.jsonl, "update"."""
     metric: ClassVar[str]
     """The score in a row of metrics.jsonl."""
     score: ClassVar[str]
-    """What the score is called."""
+    """Name of the score."""
     scale: ClassVar[str]
-    """What the scale of `rank` is called."""
+    """Name of the scale of `rank`."""
 
     @abstractmethod
     def settings(self, entry: Entry) -> Config:
@@ -72,7 +72,7 @@ class RunKind(ABC, Generic[Config]):
 
     @abstractmethod
     def short(self, config: Config, updates: int) -> list[str]:
-        """Options that make of a run one of about so many updates, with a row of metrics at each quarter of its steps.
+        """Options that shorten a run to about so many updates, with a row of metrics at each quarter of its steps.
 
         The last two quarters have all updates; nothing is saved or evaluated.
         """
@@ -87,7 +87,7 @@ class RunKind(ABC, Generic[Config]):
         return {name: value for name, value in as_plain(config).items() if name in names}
 
     def config_hash(self, config: Config) -> str:
-        """Stands for what an arm learns by: equal for runs that may be averaged."""
+        """A hash of the settings that an arm's runs share: equal for runs that may be averaged."""
         return hashlib.sha256(json.dumps(self.shared(config), sort_keys=True).encode()).hexdigest()[:16]
 
     def difference(self, old: Config, new: Config) -> str:

@@ -1,4 +1,4 @@
-"""What feeds what: the data flow of a module, traced by `torch.fx`, as normalisation and projection need to see it."""
+"""The data flow of a module, traced by `torch.fx`: which operation feeds which, for normalisation and projection."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Flow:
         return f"{name_of(node)}() in {kind.__name__}.forward" + (f" ({full})" if full else "")
 
     def ends(self, node: fx.Node) -> Iterator[fx.Node]:
-        """What a node's values reach first, other than operations that pass their scale through."""
+        """The first users of a node's values, seen through operations that pass the scale on."""
         for user in node.users:
             kind = self.kind(user)
             if kind in PASSING:
@@ -64,7 +64,7 @@ class Flow:
                 yield user
 
     def source(self, node: fx.Node, through: tuple[Kind, ...]) -> fx.Node:
-        """What a node's values come from, seen through operations of the given kinds."""
+        """The origin of a node's values, seen through operations of the given kinds."""
         while self.kind(node) in through and node.all_input_nodes:
             node = node.all_input_nodes[0]
         return node

@@ -15,7 +15,7 @@ from nap.graph.parameters import parameter_spec
 
 
 class Role(Enum):
-    """What a module without children turned out to compute."""
+    """What a module without children computes."""
 
     LINEAR = auto()  # x @ weight.T + bias
     TRANSPOSED_LINEAR = auto()  # x @ weight + bias, as transformers' Conv1D
@@ -30,7 +30,7 @@ _known: WeakKeyDictionary[nn.Module, Role] = WeakKeyDictionary()
 
 
 def role(module: nn.Module) -> Role:
-    """What a module that is not torch's own computes, found once by running a copy of it on a few random numbers."""
+    """What another library's module computes, found once by running a copy of it on a few random numbers."""
     if type(module).__module__.startswith("torch.") or not _is_small(module):
         return Role.UNKNOWN
     if module not in _known:
@@ -47,7 +47,7 @@ def _is_small(module: nn.Module) -> bool:
     # A norm's scale may be stored as [1, C, 1, 1]; a weight [1, C] is a matrix.
     vectors = [n for n, s in shapes.items() if s.numel() == max(s, default=1) and (n != "weight" or len(s) != 2)]
     matrices = [name for name in shapes if name not in vectors]
-    childless = module._modules.keys() <= {"norm"}  # but for a norm that `normalize` attached to its output
+    childless = module._modules.keys() <= {"norm"}  # except a norm that `normalize` attached to its output
     linear = matrices == ["weight"] and len(shapes["weight"]) == 2
     return childless and len(shapes) <= 2 and (linear or not matrices)
 
@@ -65,7 +65,7 @@ def norm_scales(norm: nn.Module) -> list[nn.Parameter]:
 
 
 def _adds(module: nn.Module, parameter: nn.Parameter, x: Tensor, other: Tensor) -> bool:
-    """Whether a parameter changes the output by the same for any input."""
+    """Whether a parameter changes the output by the same amount for any input."""
     before = [module.forward(value) for value in (x, other)]
     parameter.add_(1)
     after = [module.forward(value) for value in (x, other)]

@@ -1,4 +1,4 @@
-"""What each operation of a model means for the scale of what passes through it."""
+"""How each operation of a model treats the scale of its input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nap.graph.weights import MATRIX_LAYERS
 
 
 class Kind(Enum):
-    """What an operation means for the scale of what passes through it."""
+    """How an operation treats the scale of its input."""
 
     LAYER = auto()  # has a weight matrix
     UNSEEN = auto()  # a layer called as a function, so that no module says whose weight it is

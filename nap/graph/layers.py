@@ -19,10 +19,10 @@ Layers = dict[str, tuple[nn.Module, int | None]]
 def feature_layers(model: nn.Module, wanted: Iterable[str] | Mapping[str, int] | None = None) -> Layers:
     """The modules whose outputs are features, by name, each with the axis of its units where that is given.
 
-    Those whose names match the wanted ones, `*` standing for anything; by default every nonlinearity that is a module,
-    except one that only bounds the model's output.
-    Raises ValueError for a wanted name that matches no module; by default if there is no nonlinearity, or if another
-    one is seen to be a function, whose output cannot be watched.
+    Wanted names may contain `*`. By default: every nonlinearity that is a module, except one that only bounds the
+    model's output.
+    Raises ValueError for a wanted name that matches no module. By default also if there is no nonlinearity, or if one
+    is a function, whose output cannot be watched.
     """
     return _nonlinearities(model) if wanted is None else _matching(model, wanted)
 
@@ -63,7 +63,7 @@ def _matching(model: nn.Module, wanted: Iterable[str] | Mapping[str, int]) -> La
 
 
 def as_units(x: Tensor, axis: int | None) -> Tensor:
-    """[inputs and positions, units]: every unit over all inputs and positions, on the memory of `x` where possible."""
+    """[inputs and positions, units]: every unit over all inputs and positions, a view of `x` where possible."""
     return x.movedim(_unit_axis(x, axis), 0).flatten(1).T
 
 

@@ -98,7 +98,7 @@ def norm_layers(module: nn.Module) -> list[nn.Module]:
 
 
 def scales_of(norm: nn.Module) -> list[nn.Parameter]:
-    """The scale of a normalisation layer, if it has one; another library may call it anything."""
+    """The scale of a normalisation layer, if it has one, whatever its name is in another library."""
     if not isinstance(norm, NORMS):
         return norm_scales(norm)
     weight = norm._parameters.get("weight")

@@ -1,4 +1,4 @@
-"""What a layer of one's own states about its parameters, for those who scale or re-initialise them."""
+"""What a user's layer states about its parameters, for code that scales or re-initialises them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """The protocol between a layer and those who work on its parameters: the layer's attribute `parameter_spec`.
+    """States the roles of a layer's parameters, in the layer's attribute `parameter_spec`.
 
-    A layer of torch's own kinds needs none.
+    Torch's own layers need none.
 
     coscaled: {own parameter: "weight" or "bias"}. The output is linear in the two together: c times both gives c times
         the output. `nap.Projection` keeps the norm of the pair, not of each. In eval mode the output must not depend on
         the own parameter. A linear layer with learned noise has {"weight_sigma": "weight", "bias_sigma": "bias"}.
     initial: {own parameter: the number that each of its entries starts at}, of every coscaled one. A method that
         re-initialises single units, or the layer, sets it again.
-    draw: makes fresh values of the layer's parameters, by name and in new tensors, as its constructor does:
-        draw(layer, generator). Without, methods draw as torch's own layers do.
+    draw: draw(layer, generator) returns fresh values of the layer's parameters, by name and in new tensors, as its
+        constructor makes them. None: methods draw as torch's own layers do.
     Raises ValueError for a coscaled parameter without an initial value.
     """
 
@@ -35,7 +35,7 @@ class ParameterSpec:
 
 
 def parameter_spec(layer: nn.Module) -> ParameterSpec:
-    """What a layer states of its parameters; nothing if it has no `ParameterSpec`."""
+    """The `ParameterSpec` of a layer; an empty one if the layer has none."""
     stated = getattr(layer, "parameter_spec", None)
     return stated if isinstance(stated, ParameterSpec) else ParameterSpec()
 

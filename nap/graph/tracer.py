@@ -1,4 +1,4 @@
-"""How `torch.fx` follows the forward of a module: what it looks into, and what stands for the arguments."""
+"""How `torch.fx` traces the forward of a module: which submodules it enters, and its stand-ins for arguments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def wrapped(module: nn.Module) -> tuple[str, nn.Module] | None:
 
 
 def is_followed(module: nn.Module) -> bool:
-    """Whether a trace looks into a module, which else is one operation."""
+    """Whether a trace enters a module. Otherwise the module is one operation."""
     return not _Tracer().is_leaf_module(module, "")
 
 
@@ -67,7 +67,7 @@ def has_modes(module: nn.Module) -> bool:
 
 
 def names_in(method: Any) -> tuple[str, ...]:
-    """The attributes and globals that a function's code names; none of what is not Python."""
+    """The attributes and globals that a function's code names; none if it is not Python."""
     return getattr(getattr(inspect.unwrap(method), "__code__", None), "co_names", ())
 
 

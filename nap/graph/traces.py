@@ -1,4 +1,4 @@
-"""The data flow of a whole model, or of those of its parts that can be traced, and why the others cannot."""
+"""The data flow of a whole model, or of the parts that can be traced, with the reasons for the others."""
 
 from __future__ import annotations
 

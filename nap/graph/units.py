@@ -20,11 +20,11 @@ UnitLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 @dataclass(frozen=True)
 class UnitView:
-    """Where the units of a hidden layer stand in one parameter."""
+    """The entries of one parameter by unit of a hidden layer."""
 
     owner: nn.Module
     name: str
-    """"weight" or "bias", or what is the noise of one."""
+    """"weight", "bias", or a parameter that is the noise of one."""
     axis: int = 0
     """The parameter's axis that counts units."""
     span: int = 1
@@ -88,7 +88,7 @@ class HiddenLayer:
 
     @property
     def noise(self) -> list[tuple[UnitView, float]]:
-        """The σ of the incoming weights and bias where the layer is noisy, with what they start at."""
+        """The σ of the incoming weights and bias of a noisy layer, with their initial values."""
         names = [*coscaled_params(self.incoming, "weight"), *coscaled_params(self.incoming, "bias")]
         return [(UnitView(self.incoming, name), parameter_spec(self.incoming).initial[name]) for name in names]
 
@@ -108,13 +108,13 @@ class HiddenLayer:
 
 @dataclass
 class HiddenUnits:
-    """The hidden layers in the order of the computation, what had to be left out, and the output layers."""
+    """The hidden layers in the order of the computation, the nonlinearities left out, and the output layers."""
 
     layers: list[HiddenLayer] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     """Nonlinearities whose units cannot be mapped to parameters, with the reason."""
     outputs: dict[str, nn.Module] = field(default_factory=dict)
-    """The layers that nothing but the network's output follows."""
+    """The layers that only the network's output follows."""
 
 
 def hidden_units(network: nn.Module) -> HiddenUnits:
@@ -181,7 +181,7 @@ def _layer(flow: Flow, node: fx.Node, calls: Counter[nn.Module], relation: str) 
 
 
 def _only_reader(flow: Flow, layer: fx.Node, nonlinearity: fx.Node) -> None:
-    """Refuses a layer whose output goes past the nonlinearity as well, as in a residual block."""
+    """Refuses a layer whose output also bypasses the nonlinearity, as in a residual block."""
     node = layer
     while node is not nonlinearity:
         readers = [user for user in node.users if flow.kind(user) is not Kind.SHAPE and not _leads_nowhere(flow, user)]
@@ -205,7 +205,7 @@ def _readers(flow: Flow, node: fx.Node, flat: bool, calls: Counter[nn.Module]) -
 
 
 def _leads_nowhere(flow: Flow, node: fx.Node) -> bool:
-    """Whether nothing reads a value, as what a forward hook keeps."""
+    """Whether no operation reads a value, for example a copy that a forward hook keeps."""
     return not node.users and flow.kind(node) is not Kind.OUTPUT
 
 

@@ -30,7 +30,7 @@ class Weight:
     tied: list[str] = field(default_factory=list)
     """The parameter's other names."""
     coscaled_params: list[nn.Parameter] = field(default_factory=list)
-    """What the layer's output is linear in together with the parameter, as the σ of a noisy layer."""
+    """Parameters that the layer's output is linear in together with this one, such as the σ of a noisy layer."""
 
     @property
     def out_axis(self) -> int:

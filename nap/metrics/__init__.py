@@ -1,4 +1,4 @@
-"""What training did to a network: ranks and dormant units of features, rates and rotations of weights, curvature."""
+"""Metrics of a network in training: ranks and dormant units, effective rates, rotations of weights, curvature."""
 
 from nap.metrics.curvature import entk, entk_change, gradient_covariance, sharpness
 from nap.metrics.features import (

@@ -1,6 +1,6 @@
 """How the loss and the function bend: sharpness, gradient covariance and the empirical neural tangent kernel.
 
-Diagnostics for now and then, not for every step: each costs many backward passes and waits for the device.
+Do not compute these at every step: each costs many backward passes and waits for the device.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def sharpness(
 def _hessian_product(
     variables: Vector, slopes: Sequence[Tensor | None], vector: Vector, *, shift: float = 0.0
 ) -> Vector:
-    """(H + shift) v, from the gradient that carries its own graph; what the loss is linear in has no curvature."""
+    """(H + shift) v, from a gradient with a graph; parameters in which the loss is linear have no curvature."""
     curved = [(slope, v) for slope, v in zip(slopes, vector, strict=True) if slope is not None and slope.requires_grad]
     if not curved:
         return [shift * v for v in vector]
@@ -121,8 +121,8 @@ def gradient_covariance(
 ) -> Tensor:
     """The cosines between the loss gradients of single examples, [n, n]; zero gradients have cosine 0.
 
-    `loss_fn(output, target)` takes a batch of one and returns a scalar. Its mean off the diagonal tells how far
-    examples learn together, a negative entry that two interfere (Lyle et al. 2023, arXiv 2303.01486).
+    `loss_fn(output, target)` takes a batch of one and returns a scalar. The mean off the diagonal measures how
+    far examples learn together; a negative entry means that two interfere (Lyle et al. 2023, arXiv 2303.01486).
     """
     gradients = per_example_gradients(model, loss_fn, inputs, targets)
     unit = gradients / torch.linalg.vector_norm(gradients, dim=1, keepdim=True).clamp_min(1e-30)

@@ -1,4 +1,4 @@
-"""What a layer's features look like and how far they moved: pure functions of a feature matrix [n, d].
+"""Ranks, unit statistics and changes of a layer's features: pure functions of a feature matrix [n, d].
 
 A row is one probe input, a column one unit, after the nonlinearity unless said otherwise. Nothing is centred, except
 for CKA. Every result is a float32 scalar (or a float64 matrix) on the features' device. Features that hold NaN or
@@ -153,7 +153,7 @@ def linearised(preactivations: Tensor) -> Tensor:
 def feature_covariance(features: Tensor) -> Tensor:
     """C = ΦΦᵀ / ‖Φ‖²_F, [n, n] in float64; zero for all-zero features (arXiv 2507.20057, equation 3).
 
-    The paper's name for what is the Gram matrix of the inputs: it does not see a rotation or a rescaling of features.
+    The paper's name for the Gram matrix of the inputs, which is invariant to rotations and rescalings of features.
     """
     return covariance_of(gram(features))
 

@@ -1,4 +1,4 @@
-"""Probe: the features of every hidden nonlinearity on a fixed batch, in one forward pass that changes nothing."""
+"""Probe: measures the features of every hidden nonlinearity on a fixed batch, in one pass that changes nothing."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ class Probe:
     """Measures a model's features on a fixed batch and leaves the model, its flags and the random numbers as they are.
 
     `batch` is the model's input, a tensor or a tuple of arguments on the model's device; it is copied. `metrics` are
-    names from `nap.metrics.METRICS`; those with a threshold take another as a suffix: "dormant_sokar_0.1". `layers`
-    names the modules whose outputs are the features, `*` standing for anything; by default every nonlinearity that is
-    a module, except a tanh or sigmoid that only bounds the model's output. It may map names to the axis of the units,
-    which otherwise is 1 of outputs with four dimensions or more (convolutions) and else the last.
+    names from `nap.metrics.METRICS`; a suffix sets another threshold: "dormant_sokar_0.1". `layers` names the modules
+    whose outputs are the features, with `*` as a wildcard. By default they are every nonlinearity that is a module,
+    except a tanh or sigmoid that only bounds the model's output. `layers` may map names to the axis of the units; by
+    default it is axis 1 for outputs with four or more dimensions (convolutions), otherwise the last.
 
     Ranks, Δ_C, Δ_A and CKA see a convolution as one row [C*H*W] per input, and every position of [batch, positions,
     units] as a row; more than `max_rows` rows are thinned evenly. The shares of units (dormant, dead, linearised) are
@@ -126,7 +126,7 @@ class Probe:
         return {"batch": _copy(self.batch), "kept": kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a saved state, on the device of the present batch."""
+        """Loads a saved state, on the device of the present batch."""
         device = next((value.device for value in self.batch if isinstance(value, Tensor)), None)
         self.batch = _copy(state_dict["batch"], device)
         self._kept = {
@@ -136,7 +136,7 @@ class Probe:
 
 
 class _Pass:
-    """What one forward pass shows; a layer is measured as soon as it is seen, before anything can overwrite it."""
+    """One forward pass; each layer is measured at once, before another operation can overwrite its output."""
 
     def __init__(self, metrics: list[Metric], before: dict[str, dict[str, Tensor]], most: int) -> None:
         self.metrics, self.before, self.most = metrics, before, most
@@ -149,7 +149,7 @@ class _Pass:
         self.kept: dict[str, Tensor] = {}
 
     def watch(self, name: str, module: nn.Module, axis: int | None) -> Iterator[Any]:
-        """Puts the hooks on a module that its features, and what goes into its nonlinearity, are seen through."""
+        """Adds the hooks to a module that read its features and the input of its nonlinearity."""
         yield module.register_forward_hook(lambda _, args, output: self.see(name, output, axis))
         if isinstance(module, NormalizedActivation):
             yield module.norm.register_forward_hook(lambda _, args, output: self.see_input(name, output, axis))

@@ -1,4 +1,4 @@
-"""What a run did to its weights: effective learning rates, rotation and norms, per weight matrix, with no host sync."""
+"""Effective learning rates, rotation and norms, per weight matrix, without a host sync."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ def effective_lr(module: nn.Module, optimizer: optim.Optimizer, *, adaptive: boo
 
     lr / ||W|| for optimisers whose update does not scale with the gradient (Adam's relatives), lr / ||W||^2 for SGD:
     exact for scale-invariant weights, an approximation for others (arXiv 2507.20057, section 2.3). `adaptive` says
-    which, and must for an optimiser whose class does not tell.
-    Raises ValueError for such an optimiser without `adaptive`.
+    which; it is required for an optimiser of an unknown class, and without it such an optimiser raises ValueError.
     """
     if adaptive is None:
         adaptive = isinstance(optimizer, ADAPTIVE)

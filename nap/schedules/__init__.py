@@ -1,4 +1,4 @@
-"""Learning-rate schedules that cycle early, re-warm and anneal (arXiv 2507.20057). Each says which signal it wants."""
+"""Learning-rate schedules that cycle early, re-warm and anneal (arXiv 2507.20057). Each names its signal."""
 
 from nap.schedules.open_loop import Constant, Cosine, Cyclic, DelayedCosine, EarlyCycle, Linear, OneCycle
 from nap.schedules.registry import SCHEDULES, make_schedule

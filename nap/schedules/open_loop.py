@@ -73,7 +73,7 @@ class Cyclic(Schedule):
         super().__init__(optimizer, total_steps, floor=floor)
 
     def restarts(self) -> int:
-        """Cycles begun by the present step, but for the first."""
+        """Cycles begun by the present step, without the first."""
         return min(self.last_epoch * self.cycles // self.total_steps, self.cycles - 1)
 
     def shape(self, step: int) -> float:
@@ -84,9 +84,9 @@ class Cyclic(Schedule):
 class EarlyCycle(Schedule):
     """`cycles` warm restarts in the first `cycle_fraction` of the steps, and `anneal` after them.
 
-    anneal "cosine" or "linear" restarts once more, to the peak, and comes down to `floor` over all that is left;
-    "floor" stays there, the early stopping of re-warming in arXiv 2507.20057, section 6.2 (10 cycles in the first
-    fifth).
+    anneal "cosine" or "linear" restarts once more, to the peak, and comes down to `floor` over all remaining steps.
+    "floor" stays at the floor: the early stopping of re-warming in arXiv 2507.20057, section 6.2 (10 cycles in the
+    first fifth).
     Raises ValueError for more cycles than steps to cycle in, and for anneal "floor" where that is 0.
     """
 
@@ -124,9 +124,9 @@ class EarlyCycle(Schedule):
 class DelayedCosine(Schedule):
     """A low rate for `delay` steps, a straight line to the peak over `warmup` steps, then half a cosine to `floor`.
 
-    The re-warming of the grokking study in arXiv 2507.20057, section 4. `low` is a learning rate, that of the first
-    group as `floor` is; none: `floor`. The cosine takes `anneal_steps`, and the lr stays at `floor` after it; none: all
-    the steps that are left. Steps count from the start of the schedule.
+    The re-warming of the grokking study in arXiv 2507.20057, section 4. `low` is the first group's learning rate
+    during the delay; none: `floor`. The cosine takes `anneal_steps`, and the lr stays at `floor` after it; none: all
+    remaining steps. Steps count from the start of the schedule.
     Raises ValueError if the parts are longer than `total_steps`.
     """
 

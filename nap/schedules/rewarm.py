@@ -1,6 +1,6 @@
-"""Closed-loop learning-rate controllers: a re-warming starts when a change of a signal, the loss say, is detected.
+"""Closed-loop schedules: a re-warming starts when a change of a signal, for example the loss, is detected.
 
-Algorithm 1 of arXiv 2507.20057, which names CUSUM on the loss and none of its settings. Those here are the result of
+Algorithm 1 of arXiv 2507.20057, which names CUSUM on the loss but none of its settings. The defaults here come from
 simulated training curves: see `Rewarm`.
 """
 
@@ -18,11 +18,11 @@ from nap.schedules.schedule import Schedule
 
 
 class RunningScore:
-    """How far each sample lies from those before it, in their deviations, clipped to ±`clip`.
+    """The distance of each sample from the mean of earlier samples, in standard deviations, clipped to ±`clip`.
 
-    Mean and deviation are exponentially weighted with `time_constant`, in samples (inf: all samples alike), and
-    bias-corrected, so that n samples count as n and the deviation is not too small for few. The first `min_samples`
-    score 0. A sample beyond the clip enters the statistics as the clip, so that an outlier does not blind them.
+    Mean and deviation are exponentially weighted with `time_constant`, in samples (inf: equal weights), and
+    bias-corrected, so that the deviation is not too small for few samples. The first `min_samples` score 0. A sample
+    beyond the clip enters the statistics as the clip, so that an outlier does not inflate them.
     """
 
     def __init__(self, time_constant: float, min_samples: int, clip: float) -> None:
@@ -34,7 +34,7 @@ class RunningScore:
         self.count, self.mass, self.mean, self.variance, self.squares = 0, 0.0, 0.0, 0.0, 0.0
 
     def __call__(self, sample: float) -> float:
-        """The score of a sample by the statistics of those before it, which then take it in."""
+        """The score of a sample by the earlier samples' statistics; then adds the sample to them."""
         score = 0.0
         if self.count >= self.min_samples:
             deviation = max(self.deviation, 1e-9 * abs(self.mean), 1e-30)  # constant samples: any change is large
@@ -78,16 +78,18 @@ class Rewarm(Schedule):
 
     signal: name of the signal, for the training loop.
     cycle_steps: length of a restart in steps; none: a tenth of `total_steps`.
-    slack, threshold: of the test on the scores of `RunningScore`, in deviations. `threshold` 5 is the textbook's, but
-        there it means a false alarm every 900 samples. On simulated losses of 14,000 updates (12 shapes and noises) 5
-        gave 0 to 5 of them a run, 8 up to 1, and 10 none; then a rise from 0.01 to 0.5 was found in 2 to 6 samples.
-    cooldown: steps after a restart begins, the first one too, in which the signal is not looked at; none: `warmup` and
-        half of what follows. Until then the rate is above the middle, so another restart would change little, and the
-        rise of the loss that the rate itself causes is over. The statistics begin again with what follows.
-    two_sided: alarm at a fall of the signal too. Any steady fall is one, that of a loss in training and that after a
-        restart included: on the simulated losses it gave 4 to 18 alarms a run where one-sided gave none.
-    log_signal: work on the logarithm. A loss is skewed, and its deviation shrinks with it; its logarithm is nearly even
-        and steady. Without, the simulated curves gave up to 1 false alarm a run at `threshold` 10.
+    slack, threshold: of the test on the scores of `RunningScore`, in deviations. `threshold` 5 is the textbook value,
+        which means a false alarm every 900 samples. On simulated losses of 14,000 updates (12 shapes and noises),
+        threshold 5 gave 0 to 5 false alarms a run, 8 at most 1, and 10 none; with 10, a rise from 0.01 to 0.5 was found
+        within 2 to 6 samples.
+    cooldown: steps after the start of each restart, also of the first, in which the signal is ignored; none: `warmup`
+        and half of the following decay. During that time the rate is above the middle, so another restart would change
+        little, and the rate itself makes the loss rise. The statistics start again after it.
+    two_sided: alarm at a fall of the signal too. A steady fall also counts, as of a loss in training or after a
+        restart: on the simulated losses two-sided gave 4 to 18 alarms a run where one-sided gave none.
+    log_signal: work on the logarithm. A loss is skewed, and its deviation shrinks with it; its logarithm is nearly
+        symmetric with a steady deviation. Without it the simulated curves gave up to 1 false alarm a run at threshold
+        10.
     time_constant, min_samples, clip: of `RunningScore`, the first two in samples. A lone outlier adds at most `clip`
         minus `slack`, and does not set off an alarm below `threshold`.
 
@@ -150,7 +152,7 @@ class Rewarm(Schedule):
             self.observe(signal)
 
     def observe(self, signal: SupportsFloat) -> bool:
-        """Takes in one sample of the signal at the present step count; True if it sets off an alarm."""
+        """Reads one sample of the signal at the present step count; True if it triggers an alarm."""
         began = self._restart_before(self.last_epoch)
         middle = (self._rise(began) + self.cycle_steps) // 2
         if self.last_epoch - began < (middle if self.cooldown is None else self.cooldown):
@@ -179,7 +181,7 @@ class Rewarm(Schedule):
         return {"rewarms": len(self.alarms)}
 
     def state_dict(self) -> dict[str, Any]:
-        """The step count and all that was learned from the signal."""
+        """The step count and the statistics of the signal."""
         own = {"alarms": list(self.alarms), "ignored": self.ignored, "evidence": list(self.evidence)}
         return super().state_dict() | own | {"score": self.score.state_dict()}
 

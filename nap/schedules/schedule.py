@@ -1,4 +1,4 @@
-"""The base of the learning-rate schedules, and the optimiser's lr tensors that they keep.
+"""The base of the learning-rate schedules, which fill the optimiser's lr tensors in place.
 
 The peak of each parameter group is the lr that the optimiser was made with. An lr that is a tensor is filled in place
 and stays that tensor for life, so a schedule never recompiles or re-captures a graph. A step's unit is the caller's.
@@ -25,7 +25,7 @@ class Schedule(LRScheduler, ABC):
     """
 
     signal: str | None = None
-    """Name of the number that the training loop is to pass to `observe`; None: the schedule listens to none."""
+    """Name of the number that the training loop passes to `observe`; None: the schedule listens to no signal."""
 
     def __init__(self, optimizer: Optimizer, total_steps: int, *, floor: float = 0.0) -> None:
         self.total_steps = self._whole("total_steps", total_steps, 1)
@@ -44,15 +44,15 @@ class Schedule(LRScheduler, ABC):
         return self._between(self.shape(min(step, self.total_steps)))
 
     def observe(self, signal: SupportsFloat) -> object:
-        """Takes in one sample of the signal at the present step count. Raises ValueError where `signal` is None."""
+        """Reads one sample of the signal at the present step count. Raises ValueError if `signal` is None."""
         raise self._error("this schedule listens to no signal")
 
     def restarts(self) -> int:
-        """How often the lr has gone back to its peak by the present step, as far as the schedule keeps count."""
+        """How often the lr has returned to its peak by the present step; 0 if the schedule does not count."""
         return 0
 
     def metrics(self) -> dict[str, float | None]:
-        """What the signal has led to so far, by name."""
+        """Metrics of the schedule's reaction to its signal, by name."""
         return {}
 
     def _between(self, shape: float) -> list[float]:
@@ -62,12 +62,12 @@ class Schedule(LRScheduler, ABC):
         return list(self.lr_at(self.last_epoch))
 
     def move_to(self, step: int) -> None:
-        """Sets the step count and the lr that belongs to it; for a count that does not grow by one at a time."""
+        """Sets the step count and its lr, for a loop that does not count one step at a time."""
         self.last_epoch = self._whole("step", step, 0) - 1
         self._update_lr()
 
     def set_peaks(self, peaks: list[float]) -> None:
-        """Gives each parameter group another peak, and now the lr that follows from it; a floor keeps its ratio.
+        """Sets each group's peak, and its lr for the present step; a floor keeps its ratio to the peak.
 
         Raises ValueError for another number of peaks, and for one that is negative or not finite.
         """
@@ -98,7 +98,7 @@ class Schedule(LRScheduler, ABC):
         return value
 
     def _warmups(self, warmup: int, first: int | None, cycle: float) -> tuple[int, int]:
-        """The warm-up of a restart of so many steps, and that of the first; what follows comes down to the floor."""
+        """The warm-up of a restart, and of the first restart, checked against the length of a cycle."""
         options = {"warmup": warmup, "first_warmup": warmup if first is None else first}
         for name, value in options.items():
             if self._whole(name, value, 0) >= cycle:

@@ -1,6 +1,6 @@
-"""Cycling that stops by itself: early-cycle schedules whose end is decided by a signal while they run.
+"""Early-cycle schedules that stop cycling when a signal says so.
 
-arXiv 2507.20057 stops re-warming by hand ("somewhat arbitrary", appendix B.3). The rules here are our own.
+arXiv 2507.20057 stops re-warming at a step chosen by hand ("somewhat arbitrary", appendix B.3). The rules are ours.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ Sample = tuple[float, float]
 
 
 class StoppingCycle(EarlyCycle):
-    """Warm restarts until the signal has stood still for `patience` cycles, then `anneal`: base of the two rules.
+    """Warm restarts until the signal has not changed for `patience` cycles, then `anneal`: base of the two rules.
 
-    A cycle is as long as that of `EarlyCycle` with the same options, `cycle_fraction` of the steps over `cycles`; but
-    cycling goes on beyond that fraction, to the end if nothing stops it. `anneal` is as there, over all that is left.
-    The signal goes to `step(signal)` or `observe(signal)`, and a cycle is judged as the next one begins. A tensor is
-    read with `float`, which waits for its device. A NaN or an infinity is ignored and counted in `ignored`.
+    A cycle is as long as that of `EarlyCycle` with the same options, `cycle_fraction` of the steps over `cycles`.
+    Cycling continues beyond that fraction, to the end if the signal never stops it. `anneal` is as in `EarlyCycle`,
+    over all remaining steps. The signal goes to `step(signal)` or `observe(signal)`; a cycle is judged when the next
+    one begins. A tensor is read with `float`, which waits for its device. A NaN or an infinity is ignored and counted
+    in `ignored`.
 
     `stopped_at` is the step at which cycling ended, None before.
     signal: name of the signal, for the training loop.
@@ -46,7 +47,7 @@ class StoppingCycle(EarlyCycle):
 
     @abstractmethod
     def changed(self, samples: list[Sample]) -> bool | None:
-        """Whether the signal changed in a cycle that has these samples of it; None if they do not tell."""
+        """Whether the signal changed in the cycle with these samples; None if they do not decide it."""
 
     def shape(self, step: int) -> float:
         stop = self.total_steps if self.stopped_at is None else self.stopped_at
@@ -79,7 +80,7 @@ class StoppingCycle(EarlyCycle):
             self.observe(signal)
 
     def observe(self, signal: SupportsFloat) -> None:
-        """Takes in one sample of the signal, of the cycle in which the present step is; nothing after the stop."""
+        """Reads one sample of the signal for the present cycle; ignores it after the stop."""
         if self.stopped_at is not None:
             return
         value = float(signal)
@@ -106,26 +107,26 @@ class StoppingCycle(EarlyCycle):
 
 
 PLACES = 32
-"""Places of a cycle that CUSUM compares, at most: with many more, chance alone would cross its threshold somewhere."""
+"""Most positions of a cycle that CUSUM compares: with many more, noise alone would cross the threshold somewhere."""
 
 
 class CusumStop(StoppingCycle):
     """Cycles until CUSUM (Page 1954) finds no shift of the signal, a loss say, in `patience` cycles in a row.
 
-    The signal moves with the rate within a cycle, so like is compared with like: each sample of a cycle with a
-    reference cycle at the same place, between two of its samples if there is none; means of neighbours, if there are
-    more than `PLACES`. The reference is the last cycle that had a shift. The differences are standardised by their own
-    noise, from successive ones (von Neumann 1941), which a shift of all does not raise. A shift either way is
-    max(0, S + score - slack) > `threshold` at any place.
-    Samples that overlap, as moving means do, vary less from one to the next than from cycle to cycle, which looks like
-    a shift: give such as do not.
+    The signal moves with the rate within a cycle. So each sample of a cycle is compared with a reference cycle at the
+    same position, interpolated between the reference's samples. With more than `PLACES` samples, neighbours are
+    averaged. The reference is the last cycle that had a shift. The differences are divided by their noise, which
+    is estimated from successive differences (von Neumann 1941), so a common shift does not raise it. A shift in either
+    direction is max(0, S + score - slack) > `threshold` at any position.
+    Give samples that do not overlap. Overlapping ones, such as moving means, vary less within a cycle than between
+    cycles, which looks like a shift.
 
     slack, threshold, clip: of the test, in deviations of a difference; a score is clipped, so that a lone outlier
-        does not count as a shift. With n places a cycle, a shift of about slack + threshold / n is found. Simulated
-        signals without a shift, 16 to 1,000 samples a cycle, stopped in the median as soon as `patience` allows or up
-        to 3 cycles later, all within 10 cycles more.
-    min_samples: a cycle with fewer of them tells nothing, nor does one of which fewer, less two, lie within its
-        reference.
+        does not count as a shift. With n positions a cycle, a shift of about slack + threshold / n is found. On
+        simulated signals without a shift, 16 to 1,000 samples a cycle, the median stop was at the earliest cycle that
+        `patience` allows or up to 3 cycles later, and every stop came within 10 more cycles.
+    min_samples: a cycle with fewer samples is ignored, and so is one with fewer than `min_samples` - 2 samples inside
+        its reference.
     log_signal: work on the logarithm of the signal; a sample that has none is ignored.
     """
 
@@ -148,7 +149,7 @@ class CusumStop(StoppingCycle):
         super().__init__(optimizer, total_steps, **options)
 
     def observe(self, signal: SupportsFloat) -> None:
-        """Takes in one sample, as the base does; ValueError for a negative one whose logarithm is asked for."""
+        """Reads one sample, as the base does; ValueError for a negative sample if `log_signal` is on."""
         value = float(signal)
         if self.log_signal and math.isfinite(value):
             if value < 0:
@@ -192,7 +193,7 @@ class CusumStop(StoppingCycle):
 
 
 def interpolated(samples: list[Sample], place: float) -> float | None:
-    """The value at a place, on the straight line between its neighbours; None before the first and behind the last."""
+    """The value at a position, interpolated linearly; None before the first sample and after the last."""
     after = bisect_left(samples, place, key=lambda sample: sample[0])
     if after == len(samples) or (after == 0 and samples[0][0] != place):
         return None
@@ -201,11 +202,11 @@ def interpolated(samples: list[Sample], place: float) -> float | None:
 
 
 class PlateauStop(StoppingCycle):
-    """Cycles until the signal, a score say, was no better at the end of each of `patience` cycles than before them.
+    """Cycles until the signal, for example a score, has not improved for `patience` cycles in a row.
 
-    What counts at the end of a cycle is the mean of the last `window` samples, or of as many as there are; a cycle
-    without a sample tells nothing. It is better if it lies above the best of the cycles before by more than `margin`
-    times its absolute value, and only then becomes the best, as in `ReduceLROnPlateau`.
+    The value at the end of a cycle is the mean of the last `window` samples, or of all so far. A cycle without a sample
+    is ignored. A value is an improvement if it exceeds the best earlier one by more than `margin` times the best's
+    absolute value. Only then it becomes the best, as in `ReduceLROnPlateau`.
 
     mode: "max" if higher is better, "min" if lower is.
     """

@@ -59,7 +59,7 @@ def draw_delays(pyplot: Any, runs: Sequence[Run]) -> Any:
 
 
 def draw_grid(pyplot: Any, runs: Sequence[Run]) -> Any:
-    """Figure 2 left: free weights against weights projected now and then, a line for each rate and weight decay."""
+    """Figure 2 left: free weights against periodically projected ones, a line for each rate and weight decay."""
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 3.8), sharey=True, layout="constrained")
     rates = sorted({run.config.lr for run in runs}, reverse=True)
     colors = dict(zip(rates, COLORS, strict=False))

@@ -1,4 +1,4 @@
-"""Settings of the grokking study. Light on purpose: the command line reads this before torch is imported."""
+"""Settings of the grokking study. Imports no torch, so that the command line answers at once."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class GrokkingConfig:
     final_lr: float = setting(1e-4, "learning rate", at_least=0, at_most=10)
     """Learning rate at the end of the cosine, and the lowest of the other schedules."""
     cycles: int = setting(10, "learning rate", at_least=1)
-    """cyclic, early-cycle: warm restarts; those of early-cycle are in the first fifth, before a cosine; its kin have as
-    long ones."""
+    """cyclic, early-cycle: number of warm restarts; early-cycle has them in the first fifth, before a cosine.
+    early-cycle-cusum and -plateau have cycles of the same length."""
     updates: int | None = setting(None, "learning rate", at_least=1, common=True)
     """Budget; none: delay + warm-up + anneal. A shorter one cuts the schedule off, a longer one stays at its end."""
     batch_size: int = setting(512, "optimiser", at_least=0)
@@ -89,7 +89,7 @@ class GrokkingConfig:
     grokfast_lambda: float = setting(2.0, "optimiser", at_least=0)
     """grokfast-ema: weight of the moving average that is added."""
     omnigrok_alpha: float = setting(0.8, "optimiser", at_least=1e-3, at_most=1e3)
-    """omnigrok: the global norm, as a multiple of the initial one."""
+    """omnigrok: the global norm, as a multiple of the initial norm."""
 
     projection: Literal["frobenius", "off"] = setting("frobenius", "projection", common=True)
     """frobenius: each weight matrix back to its initial norm."""
@@ -102,16 +102,16 @@ class GrokkingConfig:
     elr_end: float = setting(1.0, "projection", at_least=1e-3, at_most=1e3)
     """Multiple of the schedule's lr / norm that is moved to over the budget."""
     elr_of: Literal["all", "weights"] = setting("all", "projection")
-    """What --elr-end moves: every parameter, or all but the norms' scales, and so not their decay."""
+    """Parameters that --elr-end moves: all, or all except the norms' scales, whose decay then stays too."""
 
     precision: Literal["fp32", "bf16"] = setting("fp32", "machine")
-    """bf16: passes in bfloat16 by autocast, on fp32 weights; what is measured is always measured in fp32."""
+    """bf16: passes in bfloat16 by autocast, on fp32 weights; measurements are always in fp32."""
     compile: bool = setting(False, "machine", role="machine")
     """Compile the loss with torch.compile: up to a minute at the start, then faster."""
     device: str = setting("cpu", "machine", role="machine")
     """Device of network and data: cpu, cuda, cuda:1, ..."""
     threads: int = setting(1, "machine", role="machine", at_least=1, at_most=1_024)
-    """CPU threads of torch. Part of what decides the bits of a run."""
+    """CPU threads of torch. They change the last bits of a run."""
     log_interval: int | None = setting(None, "logging", role="observing", at_least=1)
     """Updates between rows in metrics.jsonl; none: about a fiftieth of the budget, from 10 to 100."""
     checkpoint_interval: int = setting(5_000, "logging", role="observing", at_least=0)
@@ -140,7 +140,7 @@ class GrokkingConfig:
         return self.delay if self.schedule == "rewarm" else 0
 
     def resolved(self) -> GrokkingConfig:
-        """These settings with what is open decided; a fault raises ConfigError."""
+        """These settings with every open value decided; a mistake raises ConfigError."""
         positions = () if self.norm_positions == ("none",) else self.norm_positions
         config = replace(self, norm_positions=positions)
         config._check()
@@ -165,7 +165,7 @@ class GrokkingConfig:
             raise ConfigError("--delay, --warmup and --anneal are all 0: there is nothing to do")
         if self.schedule == "rewarm" and self.low_lr > self.lr:
             raise ConfigError(f"--low-lr {self.low_lr} has to be at most the peak, --lr {self.lr}")
-        early = dict.fromkeys(("early-cycle", "early-cycle-cusum", "early-cycle-plateau"), round(EARLY * self.budget))
+        early = dict.fromkeys(_EARLY_CYCLE, round(EARLY * self.budget))
         steps = ({"cyclic": self.budget} | early).get(self.schedule, math.inf)
         if self.cycles > steps:
             raise ConfigError(f"--cycles is {self.cycles}, and there are {steps} updates for them: give fewer")
@@ -175,7 +175,7 @@ class GrokkingConfig:
             raise ConfigError("--optimizer omnigrok holds the global norm: it needs --projection off")
 
     def _check_effects(self) -> None:
-        """Refuses what was set and has no effect."""
+        """Refuses settings that were given and have no effect."""
         defaults = GrokkingConfig()
         kinds = {"schedule": OWN} if ":" in self.schedule else {}
         for (switch, value), idle in _NO_EFFECT.items():
@@ -188,27 +188,22 @@ class GrokkingConfig:
             raise ConfigError("--modulus has no effect with --operation s5: leave it out")
 
 
+_ONCE = ("linear", "cosine", "one-cycle", "cusum", "page-hinkley")
+_EARLY_CYCLE = ("early-cycle", "early-cycle-cusum", "early-cycle-plateau")
 _NO_EFFECT: dict[tuple[str, str], tuple[str, ...]] = {
     ("model", "mlp"): ("norm_positions",),
     ("norm", "none"): ("norm_positions", "scale_decay"),
     ("schedule", "rewarm"): ("cycles",),
     ("schedule", "constant"): ("low_lr", "delay", "final_lr", "cycles"),
-    ("schedule", "linear"): ("low_lr", "delay", "cycles"),
-    ("schedule", "cosine"): ("low_lr", "delay", "cycles"),
-    ("schedule", "one-cycle"): ("low_lr", "delay", "cycles"),
-    ("schedule", "cyclic"): ("low_lr", "delay"),
-    ("schedule", "early-cycle"): ("low_lr", "delay"),
-    ("schedule", "early-cycle-cusum"): ("low_lr", "delay"),
-    ("schedule", "early-cycle-plateau"): ("low_lr", "delay"),
-    ("schedule", "cusum"): ("low_lr", "delay", "cycles"),
-    ("schedule", "page-hinkley"): ("low_lr", "delay", "cycles"),
+    **{("schedule", name): ("low_lr", "delay") for name in ("cyclic", *_EARLY_CYCLE)},
+    **{("schedule", name): ("low_lr", "delay", "cycles") for name in _ONCE},
     ("schedule", OWN): ("low_lr", "delay", "final_lr", "cycles"),
     ("optimizer", "adamw"): ("grokfast_alpha", "grokfast_lambda", "omnigrok_alpha"),
     ("optimizer", "grokfast-ema"): ("omnigrok_alpha",),
     ("optimizer", "omnigrok"): ("grokfast_alpha", "grokfast_lambda"),
     ("projection", "off"): ("project_head", "norm_end"),
 }
-"""What is idle at a value of another setting."""
+"""Settings without effect at a value of another setting."""
 
 
 def is_prime(number: int) -> bool:

@@ -34,7 +34,7 @@ class Task:
     def symmetric_floor(self) -> float:
         """The share of test pairs whose mirror image (y, x) is a training pair with the same answer.
 
-        What a learner that memorises, but knows that order does not matter, scores on the test pairs.
+        It is the test accuracy of a learner that memorises and knows that order does not matter.
         """
         table = self.answers.new_full((self.size, self.size), -1)
         x, y = self.pairs[self.train].unbind(1)

@@ -50,7 +50,7 @@ class Learner:
         return F.cross_entropy(logits.float(), answers)
 
     def prepare(self) -> None:
-        """Compiles, if that is asked for; nothing that a run consists of changes."""
+        """Compiles the loss, if the settings say so. Does not change the state of the run."""
         if self.config.compile:
             size = self.config.batch_size or len(self.pairs)
             chosen = torch.arange(size, device=self.device) % len(self.pairs)

@@ -20,10 +20,10 @@ POSITION_STD = 0.02
 class Transformer(nn.Module):
     """One attention block without biases, with absolute learned positions (arXiv 2507.20057, Table 1).
 
-    int64 pairs [B, 2] -> logits [B, size] at the last position. Only what reaches that position is computed: its query
-    is one vector for all examples, and keys, values and scores are made once for each (token, position), then gathered.
-    It is the function of `plain`, at a sixth of the work. `norms` names the places of `config.NORM_POSITIONS` that
-    get an RMSNorm; `nap.normalize` adds the one before the nonlinearity.
+    int64 pairs [B, 2] -> logits [B, size] at the last position. Only values that reach that position are computed: its
+    query is one vector for all examples, and keys, values and scores are computed once for each (token, position), then
+    gathered. The function is that of `plain`, at a sixth of the work. `norms` names the members of
+    `config.NORM_POSITIONS` that get an RMSNorm; `nap.normalize` adds the one before the nonlinearity.
     """
 
     def __init__(
@@ -141,7 +141,8 @@ class MLP(nn.Module):
 def make_model(config: GrokkingConfig, size: int, seed: int) -> Transformer | MLP:
     """The network of the settings, drawn from normals of deviation 1/sqrt(inputs), and 0.02 for the positions.
 
-    Where a token stands is a small part of its row at first, so the transformer soon knows that order does not matter.
+    The position is a small part of a token's initial embedding, so the transformer soon learns that order does not
+    matter.
     """
     normalized = config.norm == "rms"
     if config.model == "mlp":

@@ -1,4 +1,4 @@
-"""What is measured at every interval of a run: accuracies on all pairs, learning rates, norms, features."""
+"""Measurements at every interval of a run: accuracies on all pairs, learning rates, norms, features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METRICS = ("erank_roy", "covariance_change", "pattern_change")
 
 
 class Monitor:
-    """Measures a learner; nothing of it changes.
+    """Measures a learner without changing it.
 
     Accuracies and losses are exact, over all training and all test pairs. Features are those of `PROBE_PAIRS` training
     pairs, drawn once; their changes are since the previous row. Everything is computed in fp32.
@@ -50,7 +50,7 @@ class Monitor:
         return {name: float(value) if isinstance(value, Tensor) else value for name, value in measured.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next row's changes are measured from."""
+        """The values that the next row's changes are measured from."""
         return self.probe.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

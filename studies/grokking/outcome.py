@@ -1,4 +1,4 @@
-"""What a run's rows of metrics come to: when it memorised, when it generalised, and whether that held."""
+"""The outcome of a run from its metrics: when it memorised, when it generalised, and whether that lasted."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ STEADY = 0.1
 
 
 def outcome(rows: Sequence[Row], config: GrokkingConfig) -> Row:
-    """The outcome of a run; None for what was not reached.
+    """The outcome of a run; None for a level that was not reached.
 
     Updates and seconds are those of the first row at or above the level; seconds are of training alone. `plateau` is
     the range of the test accuracy between memorising (train 0.99) and the re-warm, `steady` the lowest test accuracy in
-    the last tenth of what follows it. What was reached before the re-warm has no updates from it.
+    the last tenth after the re-warm. A level reached before the re-warm has no number of updates after it.
     """
     found: Row = {}
     for part, level in MILESTONES:

@@ -1,4 +1,4 @@
-"""One run of the grokking study: what it is built of, and what it says."""
+"""One run of the grokking study: its parts and its messages."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 from studies.arms import Arm, over_seeds
 
 INVARIANT = "embedding,query,key,attention-output,mlp,mlp-output,final"
-"""Norm positions that make every weight matrix scale-invariant, but the head; tokens and positions as a pair."""
+"""Norm positions that make every weight matrix except the head scale-invariant; tokens and positions as a pair."""
 FREE: dict[str, Any] = {"norm": "none", "projection": "off", "schedule": "constant", "anneal": 10_000}
 """Neither norms nor projection, at a constant rate: the setting of the other methods."""
 
@@ -21,7 +21,7 @@ def rewarm() -> list[Arm]:
 
 
 def controls() -> list[Arm]:
-    """What must not grok: a low peak, and norms with projection but no scale decay; and S5, which is tried."""
+    """Controls that must not grok: a low peak, and norms with projection but no scale decay. And S5, as a trial."""
     return [
         *over_seeds("peak0.001", (0, 1), lr=1e-3),
         *over_seeds("no-scale-decay", (0, 1), scale_decay=0.0),
@@ -73,7 +73,7 @@ def norm_or_elr() -> list[Arm]:
 
 
 def norm_or_elr_invariant() -> list[Arm]:
-    """The same on a network that norms make as good as scale-invariant; the rate of the norms' scales stays."""
+    """The same on a network that norms make nearly scale-invariant; the rate of the norms' scales stays."""
     return _norm_or_elr({"norm_positions": INVARIANT, "elr_of": "weights"})
 
 
@@ -89,14 +89,14 @@ def _norm_or_elr(settings: dict[str, Any]) -> list[Arm]:
 def mlp() -> list[Arm]:
     """The architecture check: an MLP, re-warmed, and with a peak too low.
 
-    It does not know that order does not matter, and needs more pairs: with 0.2 or 0.4 of them it memorises.
+    The MLP does not know that order does not matter and needs more pairs: with 0.2 or 0.4 of them it memorises.
     """
     half: dict[str, Any] = {"model": "mlp", "fraction": 0.5}
     return [*over_seeds("mlp", **half), *over_seeds("mlp-peak0.001", (0,), **half, lr=1e-3)]
 
 
 def choices() -> list[Arm]:
-    """How the result depends on what the paper leaves open: batch size, low rate and length of the anneal."""
+    """Choices that the paper leaves open: batch size, low rate and length of the anneal."""
     two = (0, 1)
     arms = [arm for size in (128, 1024) for arm in over_seeds(f"batch{size}", two, batch_size=size)]
     arms += over_seeds("batch-all", (0,), batch_size=0)

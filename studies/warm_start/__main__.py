@@ -12,9 +12,9 @@ from studies.warm_start.config import WarmStartConfig
 
 def settings(argv: Sequence[str] | None) -> WarmStartConfig:
     """The resolved settings of a command line."""
-    description = "Train on a part of the data, then on all of it: what is lost, and what keeps it."
-    words = gather(sys.argv[1:] if argv is None else argv, "--plasticity")
-    return cli.settings(WarmStartConfig, words, prog="python -m studies.warm_start", description=description)
+    description = "Train on a part of the data, then on all of it: what does the warm start cost, and what helps?"
+    argv = gather(sys.argv[1:] if argv is None else argv, "--plasticity")
+    return cli.settings(WarmStartConfig, argv, prog="python -m studies.warm_start", description=description)
 
 
 def make_run(config: WarmStartConfig) -> cli.Trainable:

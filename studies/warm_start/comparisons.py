@@ -1,4 +1,4 @@
-"""What a folder of runs comes to: arms, gaps to the runs that had all data from the start, and their table."""
+"""The comparison of a folder of runs: arms, gaps to the runs that had all data from the start, and their table."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ TASK = (
 NORMS = {"space": "norms over space", "channels": "norms over channels alone", "none": "no norms"}
 NAP = ("nap", "nap_every", "nap_affine")
 COMPARED_WITH = {"cusum": ("headline", ("nap-from10", "nap-from100"))}
-"""Suites that are compared with arms of another one, in the folder next to theirs."""
+"""Suites whose reference arms are in another suite, in the folder next to theirs."""
 
 
 def reference(arm: str, arms: Arms) -> str | None:
-    """The arm to which an arm's gap is measured: one of the same task that had all data from the start.
+    """The reference of an arm's gap: an arm of the same task that had all data from the start.
 
-    None for an arm that had them itself. The first choice differs in the share of the data alone, as nap-from100 does
-    from nap-from10. Else those come before others that are projected as the arm is, then those that are not projected
-    at all; of equals the one that differs in the fewest settings, and then the first.
+    None for an arm that had all data itself. The first choice differs only in the share of the data, as nap-from100
+    from nap-from10. Otherwise arms with the same projection come first, then arms without projection; among equals the
+    arm that differs in the fewest settings, then the first.
     """
     own = arms[arm][0].config
     if own.fraction == 1:
@@ -53,13 +53,13 @@ def reference(arm: str, arms: Arms) -> str | None:
 
 
 def differences(one: WarmStartConfig, other: WarmStartConfig) -> set[str]:
-    """Settings in which two runs learn otherwise, the seed aside."""
+    """Learning settings in which two runs differ, without the seed."""
     there = learning(other)
     return {name for name, value in learning(one).items() if name != "seed" and there[name] != value}
 
 
 def gaps(arm: str, arms: Arms) -> dict[int, float]:
-    """For each seed that both have: final test accuracy of the reference arm less that of the arm, in points."""
+    """For each seed that both have: final test accuracy of the reference minus that of the arm, in points."""
     against = reference(arm, arms)
     if against is None:
         return {}
@@ -68,11 +68,10 @@ def gaps(arm: str, arms: Arms) -> dict[int, float]:
 
 
 def contrasts(arms: Arms) -> list[tuple[str, str, list[float]]]:
-    """Pairs of arms that differ in one thing of interest, and for each seed the one's gap less the other's.
+    """Pairs of arms that differ in one property, and for each seed the difference of their gaps.
 
-    A free arm, with norms or without, against the projected one, each with a reference that differs from it in the
-    share of the data alone; a schedule that does not know the switch against the one aligned with it, of one
-    reference.
+    A free arm, with or without norms, is paired with the projected one if each has a reference that differs only in the
+    share of the data. A schedule that does not know the switch is paired with the aligned one of the same reference.
     """
     found = []
     for one, other in permutations(arms, 2):
@@ -148,7 +147,7 @@ def shown(values: Sequence[float], number: str) -> str:
 
 
 def markdown(suite: str, arms: Arms) -> str:
-    """The table of a suite: what was trained on what and what is missing, a row for each arm, the contrasts, alarms."""
+    """The table of a suite: the task, what is missing, a row for each arm, the contrasts, alarms."""
     head = ["arm", "n", *(column.title for column in columns(arms)), "gap to"]
     rows = [[arm, str(len(arms[arm])), *_cells(arm, arms), _reference_cell(arm, arms)] for arm in arms]
     notes = [_intervals_note(arms), _gap_note(arms), *_contrast_notes(arms), *_alarm_notes(arms)]
@@ -157,7 +156,7 @@ def markdown(suite: str, arms: Arms) -> str:
 
 
 def _reference_cell(arm: str, arms: Arms) -> str:
-    """The reference, and in brackets the settings beyond the share of the data in which it differs."""
+    """The reference and, in brackets, its other settings that differ, besides the share of the data."""
     if (other := reference(arm, arms)) is None:
         return "-"
     more = differences(arms[arm][0].config, arms[other][0].config) - {"fraction"}
@@ -166,7 +165,7 @@ def _reference_cell(arm: str, arms: Arms) -> str:
 
 
 def _cells(arm: str, arms: Arms) -> list[str]:
-    """The arm's intervals; one of fewer seeds than the arm has says of how many."""
+    """The arm's intervals. An interval of fewer seeds than the arm has states their number."""
     found = [(column, column.values(arm, arms)) for column in columns(arms)]
     counts = [f" (n={len(values)})" * (0 < len(values) < len(arms[arm])) for _, values in found]
     return [shown(values, column.number) + count for (column, values), count in zip(found, counts, strict=True)]
@@ -185,7 +184,7 @@ def _six_digits(number: float) -> str:
 
 
 def runs_csv(arms: Arms) -> str:
-    """A line for each run: what the table is made of, for other statistics than the table's."""
+    """A line for each run: the table's data, for other statistics."""
     header = ["arm", "seed", "phase_accuracy", "final_test_accuracy", "switches", "alarms", "seconds"]
     return csv_table(header, [[arm, *_run_cells(run)] for arm, members in arms.items() for run in members])
 
@@ -224,9 +223,9 @@ def _network(config: WarmStartConfig) -> str:
 
 
 def missing(suite: str, arms: Arms, whole_arms: bool = True) -> str:
-    """Runs that are not finished: those of the suite, or of one not known here the seeds that other arms have.
+    """Unfinished runs of the suite; for an unknown suite, the seeds that other arms have.
 
-    whole_arms: arms without a run count too; a figure shows nothing of them, and does not name them.
+    whole_arms: whether to name arms without any run. A figure does not show them and does not name them.
     """
     there = [(arm, run.config.seed) for arm, members in arms.items() for run in members]
     wanted = planned(suite) or list(product(arms, sorted({seed for _, seed in there})))

@@ -1,4 +1,4 @@
-"""Settings of the warm-start study. Light on purpose: the command line reads this before torch is imported."""
+"""Settings of the warm-start study. Imports no torch, so that the command line answers at once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class WarmStartConfig:
     """lyle10: a part of the data, then all; ash50: half, then all, each to 99% of training accuracy; lee10noisy: a
     tenth with half of its labels wrong, then all; increments: a tenth more in every phase."""
     fraction: float | None = setting(None, "task", at_least=0.001, at_most=1)
-    """Share of the images in the first phase; none: the protocol's. 1 is the network that has everything at once."""
+    """Share of the images in the first phase; none: the protocol's. With 1 the network has all images at once."""
     phase_updates: int | None = setting(None, "task", at_least=1, common=True)
     """Updates in a phase, or the most of them (ash50); none: 14,000, and 2,800 in each of the ten of increments."""
     augment: bool = setting(False, "task")
@@ -56,27 +56,27 @@ class WarmStartConfig:
     layer has a norm, and each has a bias instead."""
 
     at_switch: Literal["warm", "fresh-optimizer", "cold"] = setting("warm", "plasticity")
-    """When the data change: go on; go on with an optimiser that remembers nothing; start again from initial weights."""
+    """When the data change: go on; go on with a fresh optimiser state; start again from initial weights."""
     nap: bool = setting(False, "plasticity", common=True)
-    """Project each weight matrix to its initial norm; the networks have their norms without it too."""
+    """Project each weight matrix to its initial norm; the networks have norm layers with and without it."""
     nap_every: int = setting(1, "plasticity", at_least=1)
     """NaP: updates between projections."""
     nap_affine: Literal["free", "decay", "joint"] = setting("free", "plasticity")
-    """NaP: scale and offset of norms. joint: projected as a pair; decay: drawn to their start; free: left alone."""
+    """NaP: scale and offset of norms. joint: projected as a pair; decay: pulled to their start; free: unchanged."""
     plasticity: tuple[str, ...] = setting((), "plasticity", common=True)
-    """Methods against loss of plasticity, in order: name or module:Class, each with :option=value,... if others than
-    the published ones are wanted, as in redo:period=100,tau=0.1. The option may be repeated."""
+    """Methods against loss of plasticity, in order: name or module:Class, each with optional :option=value,... as in
+    redo:period=100,tau=0.1. The option may be repeated."""
 
     schedule: str = setting("cyclic", "learning rate", common=True)
-    """cyclic: warm restarts, --cycles of them; cusum and page-hinkley: a restart when the training loss has risen,
-    which nobody tells them; early-cycle-cusum and early-cycle-plateau: warm restarts until the training loss changes
-    no more; constant; linear, cosine, one-cycle, early-cycle, delayed-cosine: once, over the whole budget; or an own
-    nap.Schedule over the budget, by its import path, module:Class[:option=value,...]."""
+    """cyclic: --cycles warm restarts; cusum and page-hinkley: a restart when they detect a rise of the training loss;
+    early-cycle-cusum and early-cycle-plateau: warm restarts until the training loss stops changing; constant; linear,
+    cosine, one-cycle, early-cycle, delayed-cosine: once, over the whole budget; or your own nap.Schedule over the
+    budget, by its import path, module:Class[:option=value,...]."""
     cycles: int | None = setting(None, "learning rate", at_least=1)
     """cyclic, early-cycle: number of cycles; none: one a phase. cusum, page-hinkley: a restart takes the budget divided
     by this."""
     cycle_fraction: float = setting(0.2, "learning rate", at_least=0, at_most=1)
-    """Share of the budget in which early-cycle cycles; its kin have cycles as long as there."""
+    """Share of the budget in which early-cycle cycles; early-cycle-cusum and -plateau have cycles of that length."""
     anneal: Literal["floor", "linear", "cosine"] = setting("cosine", "learning rate")
     """early-cycle after the cycling: stay at the floor, or go there from the peak linearly or as a cosine."""
     lr_delay: int = setting(0, "learning rate", at_least=0)
@@ -91,9 +91,9 @@ class WarmStartConfig:
     first_warmup: int = setting(0, "learning rate", at_least=0)
     """cyclic, cusum, page-hinkley: the same at the start of the first cycle."""
     restart_moments: bool = setting(True, "learning rate")
-    """cyclic, cusum, page-hinkley, and an own schedule that counts its restarts: a restart also clears Adam's moments.
-    After an anneal the second ones are close to zero, and steps at the peak would be many times too long; off: a
-    restart is of the rate alone."""
+    """cyclic, cusum, page-hinkley, and your own schedule if it counts its restarts: a restart also clears Adam's
+    moments. After an anneal the second moments are close to zero, and steps at the peak would be many times too long.
+    Off: a restart changes only the rate."""
     later_peak: float = setting(1.0, "learning rate", at_least=1e-3, at_most=1e3)
     """Peak after the first phase, as a multiple of --lr."""
     rewarm_threshold: float = setting(10.0, "learning rate", at_least=0, at_most=1e6)
@@ -110,7 +110,7 @@ class WarmStartConfig:
     compile: bool = setting(False, "machine", role="machine")
     """Compile the loss with torch.compile: up to a minute at the start, then faster."""
     threads: int = setting(0, "machine", role="machine", at_least=0, at_most=1_024)
-    """CPU threads of torch; 0: all cores. Part of what decides the bits of a run."""
+    """CPU threads of torch; 0: all cores. They change the last bits of a run."""
     log_interval: int | None = setting(None, "logging", role="observing", at_least=1)
     """Updates between rows in metrics.jsonl; none: about a twentieth of the budget, from 20 to 250. A row costs about
     as much as 15 updates."""
@@ -139,7 +139,7 @@ class WarmStartConfig:
         return self.phases * self.phase_updates
 
     def resolved(self) -> WarmStartConfig:
-        """These settings with what is open decided; a fault raises ConfigError."""
+        """These settings with every open value decided; a mistake raises ConfigError."""
         plasticity = join_options(self.plasticity)
         chosen = replace(
             self,
@@ -199,7 +199,7 @@ class WarmStartConfig:
             raise ConfigError("--plasticity nap is --nap in this study, with its --nap-... options")
 
     def _check_parts(self) -> None:
-        """Refuses some of what would do nothing."""
+        """Refuses some settings that would have no effect."""
         for name, needs, there in (
             ("nap_every", "--nap", self.nap),
             ("nap_affine", "--nap", self.nap),

@@ -1,4 +1,4 @@
-"""Images as resident uint8 tensors, and what makes batches of them on their device."""
+"""Images as uint8 tensors in memory, and batches of them on their device."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ class Sampler:
         labels: int64 [N].
         indices: which examples take part, int64.
         batch_size: examples in a batch.
-        generator: on the device of the images; its state is part of this one's.
+        generator: on the device of the images; its state is part of this object's.
     """
 
     def __init__(
@@ -215,11 +215,11 @@ class Sampler:
         return self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the batches to come depend on."""
+        """The state that decides the next batches."""
         state = {"indices": self.indices, "left": self._left, "generator": self.generator.get_state()}
         return {key: value.clone() for key, value in state.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on as the sampler whose state it is; the images and labels have to be the same."""
+        """Loads a sampler's state; the images and labels have to be the same."""
         self.indices, self._left = (state[key].to(self.images.device).clone() for key in ("indices", "left"))
         self.generator.set_state(state["generator"].cpu())

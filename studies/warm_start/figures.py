@@ -139,12 +139,12 @@ def _over_updates(axis: Any, curves: dict[str, list[Run]], colors: dict[str, Any
 
 
 def _mark_arms(axis: Any, curves: dict[str, list[Run]], colors: dict[str, Any]) -> None:
-    """The median switches of each arm, in its colour where arms have others."""
-    places = {arm: _median_switches(members) for arm, members in curves.items()}
+    """Lines at each arm's median switches, in the arm's colour where arms differ."""
+    switches = {arm: _median_switches(members) for arm, members in curves.items()}
     lines: dict[float, Any] = {}
-    for arm, found in places.items():
+    for arm, found in switches.items():
         for update in found:
-            lines[update] = RED if all(update in other for other in places.values()) else colors[arm]
+            lines[update] = RED if all(update in other for other in switches.values()) else colors[arm]
     for update, color in lines.items():
         axis.axvline(update, **SWITCH | {"color": color}, zorder=0)
 
@@ -163,7 +163,7 @@ def _ends(axis: Any, arms: Arms, colors: dict[str, Any], values: dict[str, list[
 
 
 def _gaps(axis: Any, arms: Arms, colors: dict[str, Any]) -> None:
-    """The gap of each arm, and below it what a pair of arms differs by."""
+    """The gap of each arm, and below it the difference of each pair of arms."""
     found = {arm: list(gaps(arm, arms).values()) for arm in arms}
     _intervals(axis, arms, colors, found)
     axis.tick_params(labelleft=False)
@@ -180,8 +180,8 @@ def _gaps(axis: Any, arms: Arms, colors: dict[str, Any]) -> None:
 def _intervals(axis: Any, arms: Arms, colors: dict[str, Any], values: dict[str, list[float]]) -> None:
     """Every seed, and the mean with its Student-t interval, in a line for each arm."""
     draw_intervals(axis, [t_interval(values[arm]) if values[arm] else None for arm in arms], list(colors.values()))
-    for place, arm in enumerate(arms):
-        axis.plot(values[arm], [place] * len(values[arm]), "|", color=colors[arm], markersize=7)
+    for row, arm in enumerate(arms):
+        axis.plot(values[arm], [row] * len(values[arm]), "|", color=colors[arm], markersize=7)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

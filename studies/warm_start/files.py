@@ -1,4 +1,4 @@
-"""The files of the data sets: where they lie, whether they are whole, and whether they are the official ones."""
+"""The files of the data sets: their folders, and checks that they are complete and official."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Remote:
 class Source:
     """A data set as its authors publish it.
 
-    folders: names its folder goes by. files: size in bytes and md5 of each file, unpacked. remotes: what is downloaded.
-    tar: they are all in the first of the remotes.
+    folders: possible names of its folder. files: size in bytes and md5 of each file, unpacked. remotes: files to
+    download. tar: all files are in the first of the remotes.
     """
 
     title: str
@@ -112,8 +112,8 @@ def is_there(name: str, data_dir: str | None) -> bool:
 def read(name: str, data_dir: str | None) -> tuple[str, dict[str, bytes]]:
     """The title of a data set and the content of its files.
 
-    The title is the plain name only for the official content, by its checksums. It is else followed, in brackets, by
-    the line in the folder's SOURCE.txt, or "unverified copy". What `download` brings comes before what lies next to it.
+    The title is the plain name only if the checksums are the official ones. Otherwise it adds, in brackets, the first
+    line of the folder's SOURCE.txt, or "unverified copy". Files of `download` are preferred to others next to them.
 
     Raises:
         ConfigError: a file is missing or damaged; the line says which, and what to do.
@@ -135,7 +135,7 @@ def read(name: str, data_dir: str | None) -> tuple[str, dict[str, bytes]]:
 
 
 class _Fault(Exception):
-    """What is wrong with which file."""
+    """A fault of a file: which file, and what is wrong."""
 
 
 def remedy(name: str, data_dir: str | None) -> str:
@@ -206,16 +206,16 @@ def _title(source: Source, contents: Mapping[str, bytes], folder: Path | None) -
     differ = [file for file, (_, md5) in source.files.items() if _md5(contents[file]).hexdigest() != md5]
     if not differ:
         return source.title
-    told = _told(folder) if folder else ""
-    if told or len(differ) == len(source.files):
-        return f"{source.title} ({told or 'unverified copy'})"
+    provenance = _provenance(folder) if folder else ""
+    if provenance or len(differ) == len(source.files):
+        return f"{source.title} ({provenance or 'unverified copy'})"
     raise _Fault(
         f"{differ[0]} is damaged: its md5 is not {source.files[differ[0]][1]}, though other files are official"
     )
 
 
-def _told(folder: Path) -> str:
-    """What SOURCE.txt says: its first line that is not empty, at most 80 characters."""
+def _provenance(folder: Path) -> str:
+    """The first non-empty line of SOURCE.txt, at most 80 characters."""
     try:
         text = (folder / "SOURCE.txt").read_text(encoding="utf-8", errors="replace")
     except OSError:

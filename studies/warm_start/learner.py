@@ -1,4 +1,4 @@
-"""One update of the network and everything that acts on it, and what happens when the data change."""
+"""One update of the network with schedule, optimiser and methods, and the change of the data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ warnings.filterwarnings("ignore", message="Mismatch dtype between input and weig
 class Learner:
     """A network that learns images in phases; `update` is one step of the optimiser and what follows it.
 
-    `model` has what the methods' `prepare` made of it; `loss_sum`, `correct` and `seen` count all training so far.
+    `model` is the network after the methods' `prepare`; `loss_sum`, `correct` and `seen` count all training so far.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Learner:
             return self.model(x).float()
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What is minimised: cross-entropy and the methods' penalties; the cross-entropy alone; how many are right."""
+        """The loss: cross-entropy plus the methods' penalties; the cross-entropy alone; the number of right answers."""
         logits = self.logits(images)
         error = F.cross_entropy(logits, labels)
         total = error
@@ -83,7 +83,7 @@ class Learner:
         return total, error.detach(), (logits.argmax(-1) == labels).sum()
 
     def prepare(self) -> None:
-        """Compiles; nothing that a run consists of changes."""
+        """Compiles the loss. Does not change the state of the run."""
         size = self.config.batch_size
         chosen = torch.arange(size, device=self.data.train_images.device) % len(self.data.train_images)
         images = self.data.train_images[chosen]
@@ -118,7 +118,7 @@ class Learner:
         self.seen += images
 
     def _steer(self, error: Tensor) -> None:
-        """What reads the device now and then: a closed-loop schedule, rates that follow the weights."""
+        """Runs the parts that read the device at intervals: a closed-loop schedule, rates that follow the weights."""
         self.signal.note(self.updates, error)
         if self.updates % RATES_INTERVAL == 0:
             self._refresh_rates()
@@ -138,7 +138,7 @@ class Learner:
         return trained >= self.config.phase_updates or self._learned_enough(trained)
 
     def _learned_enough(self, trained: int) -> bool:
-        """Whether the pass through the phase's images that ends here, if one does, was right often enough."""
+        """Whether a pass through the phase's images ends here with the training accuracy that ends the phase."""
         enough = self.protocol.enough
         updates = -(-len(self.protocol.phases[self.phase]) // self.config.batch_size)
         if enough is None or trained % updates:
@@ -161,7 +161,7 @@ class Learner:
             self.schedule.set_peaks([peak * self.config.later_peak for peak in self.schedule.peaks])
 
     def _restart(self) -> None:
-        """Where the rate has been restarted since the last update, the optimiser's memory too, if it should be."""
+        """Clears Adam's moments if the rate was restarted since the last update and the settings say so."""
         before, self.restarts = self.restarts, self.schedule.restarts()
         if self.restarts > before and self.config.restart_moments:
             zero_moments(self.optimizer, self.model.parameters(), step=True)

@@ -1,4 +1,4 @@
-"""What is measured at every interval of a run: accuracies, learning rates, norms, features."""
+"""Measurements at every interval of a run: accuracies, learning rates, norms, features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METRICS = ("erank_roy", "srank_kumar", "dormant_sokar", "dead_units", "covarianc
 
 
 class Monitor:
-    """Measures a learner; nothing of it changes.
+    """Measures a learner without changing it.
 
     Test accuracy and loss are over all test images, those of training over the batches since the previous row, without
     penalties. Features are those of `PROBE_IMAGES` test images, drawn once, in fp32; their changes are since the

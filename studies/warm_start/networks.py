@@ -1,6 +1,6 @@
 """The networks of the study: the small CNN and the bias-free ResNet-18.
 
-A norm is before every nonlinearity, unless there are to be none.
+A norm comes before every nonlinearity, except with norms over "none".
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ def small_cnn(
 ) -> nn.Sequential:
     """Convolutions of 5x5, 3x3 and 3x3 and a hidden layer, each followed by LayerNorm and ReLU, and a linear head.
 
-    The small CNN of arXiv 2507.20057, appendix A.2, which leaves open the strides, the hidden width, whether the hidden
-    layer has its norm (here it has) and what a convolution's norm is taken over: channels and "space", or the
-    "channels" at each position. Over "none", layers have biases in the place of norms. [B, C, H, W] to logits
-    [B, classes].
+    The small CNN of arXiv 2507.20057, appendix A.2. The paper leaves open the strides, the hidden width, whether the
+    hidden layer has a norm (here it has) and the axes of a convolution's norm: channels and "space", or the "channels"
+    at each position. Over "none", layers have biases in place of norms. [B, C, H, W] to logits [B, classes].
     """
     channels, height, pixels = shape
     bare = norm_over == "none"
@@ -69,8 +68,8 @@ class Block(nn.Module):
 class ResNet18(nn.Module):
     """ResNet-18 for small images: a 3x3 stem without pooling, four stages of two blocks, mean over space, a head.
 
-    No biases but the head's; LayerNorm over channels and space in the place of batch norm, and one on each sum, so that
-    every nonlinearity has a normalised input. [B, C, H, W] to logits [B, classes].
+    Only the head has a bias. LayerNorm over channels and space replaces batch norm; another one on each sum gives every
+    nonlinearity a normalised input. [B, C, H, W] to logits [B, classes].
     """
 
     def __init__(self, shape: Sequence[int], classes: int, width: int = 64) -> None:

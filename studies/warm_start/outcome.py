@@ -1,4 +1,4 @@
-"""What a run's rows of metrics come to: the test accuracy at the end of each phase."""
+"""The outcome of a run from its metrics: the test accuracy at the end of each phase."""
 
 from __future__ import annotations
 

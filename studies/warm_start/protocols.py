@@ -30,9 +30,9 @@ class Protocol:
 def make_protocol(config: WarmStartConfig, labels: Tensor, classes: int, seed: int) -> Protocol:
     """The phases of the settings, on the device of the labels int64 [N].
 
-    lyle10: arXiv 2507.20057, section 5; ash50: arXiv 1910.08475; lee10noisy: arXiv 2406.02596, whose noisy labels stay
-    in the data (what has everything at once has the labels of a first phase of a tenth); increments: each phase has as
-    many new images as the first.
+    lyle10: arXiv 2507.20057, section 5. ash50: arXiv 1910.08475. lee10noisy: arXiv 2406.02596; the noisy labels stay in
+    the data, also for a run with all images at once, which gets the labels of a first phase of a tenth. increments:
+    each phase adds as many images as the first has.
     """
     assert config.fraction is not None
     generator = torch.Generator().manual_seed(seed)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 import nap
-from experiment.config import ConfigError
 from experiment.determinism import seeds
-from experiment.part import short_name
+from experiment.part import as_mistake, short_name
 from experiment.results import Row
 from experiment.values import counted
 from plasticity.method import Method
@@ -39,7 +36,7 @@ class Run(StudyRun[WarmStartConfig]):
 
     @staticmethod
     def default_name(config: WarmStartConfig) -> str:
-        """What tells the run from others, and the time."""
+        """The default name of the run directory: its main settings and the time."""
         methods = ["nap"] * config.nap + [short_name(spec) for spec in config.plasticity]
         parts = ["warm-start", config.dataset, config.protocol, f"{config.fraction:g}", *(methods or ["plain"])]
         return "-".join([*parts, short_name(config.schedule), f"s{config.seed}", time.strftime("%Y%m%d-%H%M%S")])
@@ -53,12 +50,12 @@ class Run(StudyRun[WarmStartConfig]):
         protocol = make_protocol(config, data.train_labels, data.classes, seed["phases"])
         torch.manual_seed(seed["network"])
         network = make_network(config, data.train_images.shape[1:], data.classes)
-        methods = make_methods(config)
-        with _refused("--plasticity: "):
+        with as_mistake("--plasticity"):
+            methods = make_methods(config)
             for method in methods:
                 method.prepare(network)
         network.to(self.device)
-        with _refused():
+        with as_mistake("--schedule or --plasticity"):  # a learner attaches its methods
             self.learner = Learner(config, data, protocol, network, methods, seed["batches"])
         self.monitor = Monitor(self.learner, seed["probe"])
 
@@ -71,7 +68,7 @@ class Run(StudyRun[WarmStartConfig]):
         return super().due(updates) or self.learner.phase_over
 
     def headline(self) -> str:
-        """Data, network, what acts on it."""
+        """Data, network, methods and schedule."""
         config, learner = self.config, self.learner
         sizes = [len(phase) for phase in learner.protocol.phases]
         shown = " -> ".join(f"{size:,}" for size in (sizes if len(sizes) < 4 else [sizes[0], sizes[1], sizes[-1]]))
@@ -116,15 +113,6 @@ class Run(StudyRun[WarmStartConfig]):
         from studies.warm_start.run_figure import draw_run
 
         return draw_run(self.directory, self.directory.path / "figure.png")
-
-
-@contextmanager
-def _refused(option: str = "") -> Iterator[None]:
-    """What a method or a schedule cannot take, as a fault of the settings."""
-    try:
-        yield
-    except ValueError as error:
-        raise ConfigError(f"{option}{error}") from None
 
 
 def make_methods(config: WarmStartConfig) -> list[Method]:

@@ -97,7 +97,7 @@ def _few(run: Run) -> int:
 
 
 def _legend(pyplot: Any, run: Run) -> list[Any]:
-    """What the vertical lines are, and the layers by colour."""
+    """The meaning of the vertical lines, and the layers by colour."""
 
     def line(label: str, **style: Any) -> Any:
         return pyplot.Line2D([], [], label=label, **style)
@@ -125,7 +125,7 @@ def switches(run: Run) -> list[int]:
 
 
 def alarms(run: Run) -> list[int]:
-    """The updates of the alarms; while a run goes on, the rows by which there were more."""
+    """The updates of the alarms; for an unfinished run, the rows at which their number had grown."""
     if run.result:
         return run.result.get("alarms") or []
     return [

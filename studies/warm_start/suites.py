@@ -18,8 +18,8 @@ TENTH = 700
 CONSTANT: dict[str, Any] = {"schedule": "constant", "lr": 1e-3}
 """A rate that is never annealed, at a level that can be kept."""
 
-# Settings are published ones or lie in a published range, but for spectral's strength; none was searched on this task.
-# None replaces weights at a phase's last update, after which the phase is judged.
+# Settings are published or lie in a published range, except spectral's strength; none was searched on this task.
+# None replaces weights at a phase's last update, since the phase is evaluated after it.
 METHODS: dict[str, str] = {
     # arXiv 2205.07802: the head; once, when the data have changed
     "reset": f"reset:period={QUARTER + 1}",
@@ -43,7 +43,7 @@ METHODS: dict[str, str] = {
     "weight-clipping": "weight-clipping:kappa=1",
     # arXiv 2410.23495: once; ten updates late, for its gradients to be 97% those of the new data, as they are there
     "dash": f"dash:alpha=0.3,shrinkage=0.3,period={QUARTER + 10}",
-    # arXiv 1711.05101: all along; of the strengths in arXiv 2406.02596, 1e-4 to 1, one that tells over 7,000 updates
+    # arXiv 1711.05101: all along; of the strengths in arXiv 2406.02596, 1e-4 to 1, one with an effect in 7,000 updates
     "weight-decay": "weight-decay:strength=0.1",
 }
 """Methods against loss of plasticity, each with the settings of a supervised paper where there is one."""
@@ -128,7 +128,7 @@ def arms() -> list[Arm]:
         "nap-rewarm": {},
         "nap-five-cycles": {"cycles": 5},
         "nap-cusum": {"schedule": "cusum", "cycles": 2},
-        # restarts of half a phase: nothing tells them where it ends
+        # restarts of half a phase: they do not know where it ends
         "nap-cusum-short": {"schedule": "cusum", "cycles": 4},
     }
     found = free | {name: settings | {"nap": True} for name, settings in projected.items()}
@@ -178,10 +178,10 @@ def rates() -> list[Arm]:
 
 
 def cusum() -> list[Arm]:
-    """Re-warmed when the loss has risen, which nobody announces; against nap-from10 and nap-from100 of `headline`.
+    """Re-warmed when a rise of the loss is detected; against nap-from10 and nap-from100 of `headline`.
 
-    A restart has the length of a phase, as there: the first one is over at the switch, and the detector listens from
-    its middle on. `nap-cusum-short` of `arms` has restarts half as long, which end elsewhere.
+    A restart is as long as a phase, as in `headline`: the first one ends at the switch, and the detector listens from
+    its middle on. `nap-cusum-short` of `arms` has restarts half as long, which do not end at the switch.
     """
     return over_seeds("nap-cusum", SEEDS, nap=True, schedule="cusum", cycles=2)
 
@@ -203,7 +203,7 @@ def tasks() -> list[Arm]:
 
 
 def _each(found: dict[str, dict[str, Any]], seeds: tuple[int, ...] = (0, 1, 2), **shared: Any) -> list[Arm]:
-    """Arms of the settings by name, seed by seed, so that a part of them can be compared early."""
+    """Arms of the settings by name. Seeds are outermost, so that all arms can be compared early."""
     return [
         arm
         for seed in seeds

@@ -43,6 +43,13 @@ def test_every_crop_comes_equally_often_and_samples_differ():
 
 
 @pytest.mark.parametrize("augment", [random_shift, random_intensity])
+def test_channels_of_frames_are_augmented_as_frames_of_the_stack(augment):
+    frames = torch.randint(0, 256, (5, 2, 3, 21, 24), dtype=torch.uint8)
+    as_stack = augment(frames.flatten(1, 2), generator(1)).view(frames.shape)
+    assert torch.equal(augment(frames, generator(1)), as_stack)
+
+
+@pytest.mark.parametrize("augment", [random_shift, random_intensity])
 def test_the_generator_alone_decides(augment):
     frames = torch.randint(0, 256, (4, 4, 84, 84), dtype=torch.uint8)
     torch.manual_seed(0)

@@ -176,7 +176,7 @@ def test_resume_auto_says_which_settings_the_run_keeps(tmp_path, capsys, stop_at
     assert (config.probe_interval, config.threads, config.on_nonfinite) == (100, 1, "skip")
     lines = [line for line in capsys.readouterr().out.splitlines() if "keeps" in line]
     kept = "--probe-interval 100 (not 200), --threads 1 (not 2)"
-    assert lines == [f"run '{tmp_path / 'a'}' keeps the settings that it began with: {kept}"]
+    assert lines == [f"run '{tmp_path / 'a'}' keeps its own settings: {kept}"]
     stop_at(float("inf"))
     assert dqn(*plain, "--resume", "auto", "--probe-interval", 100, root=tmp_path) == 0
     assert "keeps" not in capsys.readouterr().out

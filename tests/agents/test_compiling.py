@@ -61,8 +61,8 @@ def test_a_compiled_run_is_not_resumed_with_other_bits(dqn, tmp_path, capsys):
             cli.main("dqn", ["--resume", str(run)])
     assert stopped.value.code == 2
     shown = capsys.readouterr().err
-    assert shown.startswith(f"error: run {str(run)!r} is a compiled one, and here no C++ compiler works here")
-    assert "its bits would be others" in shown
+    assert shown.startswith(f"error: run {str(run)!r} was compiled, and here no C++ compiler works here")
+    assert "its bits would differ" in shown
     assert shown.count("\n") == 1
 
 

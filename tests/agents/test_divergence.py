@@ -61,7 +61,7 @@ def test_a_run_is_stopped_at_the_next_row_and_says_where_it_began(where):
     assert trainer.agent_step == 80
     first = 32 if where == "gradient" else 31  # whose own loss was fine
     assert f"the loss of update {first} was the first that is not finite" in text
-    assert "noticed at update 40. All was fine up to update 20, with means of loss 0." in text
+    assert "noticed at update 40. All was finite up to update 20, with means of loss 0." in text
     assert ("not finite: network.torso.0.weight, " in text) == (where != "inf reward")
     assert "rewards -1 to 1" in text.replace("rewards 0 to 1", "rewards -1 to 1").replace("-1 to 0", "-1 to 1")
     assert "observations 0 to 255" in text

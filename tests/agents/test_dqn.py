@@ -198,8 +198,8 @@ def test_the_bf16_replica_follows_fp32_masters():
         assert {p.dtype for p in network.head.parameters()} == {torch.float32}  # the output layer
     for batch in agent.bootstrap(block()):
         agent.update(batch)
-        for master, replica in zip(agent.network.parameters(), agent.online.parameters(), strict=True):
-            assert torch.equal(master.to(replica.dtype), replica)
+        for master, copied in zip(agent.network.parameters(), agent.online.parameters(), strict=True):
+            assert torch.equal(master.to(copied.dtype), copied)
 
 
 def test_steps_smaller_than_bf16_resolves_still_add_up():

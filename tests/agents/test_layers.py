@@ -112,20 +112,20 @@ def test_a_network_without_noise_draws_nothing():
 
 def test_the_bfloat16_replica_follows_noise_and_gives_every_gradient():
     network = noisy_network()
-    replica = LowPrecisionCopy(network, torch.bfloat16)
+    low_precision = LowPrecisionCopy(network, torch.bfloat16)
     Noise(network, generator=generator()).resample()
-    replica.refresh()
-    for original, copied in zip(noises(network), noises(replica.module), strict=True):
+    low_precision.refresh()
+    for original, copied in zip(noises(network), noises(low_precision.module), strict=True):
         assert torch.equal(original.bfloat16(), copied)
     x = torch.randn(4, 6)
-    output = replica.module(x.bfloat16())
+    output = low_precision.module(x.bfloat16())
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(output.float(), network(x), rtol=0.05, atol=0.05)
     output.sum().backward()
-    replica.collect_gradients()
+    low_precision.collect_gradients()
     assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
-    Noise(network, replica.module, generator=generator()).resample()
-    assert not torch.equal(network[0].noise_in.bfloat16(), replica.module[0].noise_in)
+    Noise(network, low_precision.module, generator=generator()).resample()
+    assert not torch.equal(network[0].noise_in.bfloat16(), low_precision.module[0].noise_in)
 
 
 def test_a_compiled_pass_is_one_graph_that_sees_new_noise():
@@ -145,15 +145,17 @@ def test_large_values_do_not_tie_in_bfloat16(head):
     output = network.head.value.output if head else network.head
     with torch.no_grad():
         output.bias += 8  # where numbers of bfloat16 are 1/32 apart, and then 1/16
-    replica = LowPrecisionCopy(network, torch.bfloat16)
+    low_precision = LowPrecisionCopy(network, torch.bfloat16)
     pixels = torch.randint(0, 256, (64, 4, 84, 84), dtype=torch.uint8)
     with torch.no_grad():
-        exact, narrow = network(pixels), replica.module(pixels)
+        exact, narrow = network(pixels), low_precision.module(pixels)
     assert narrow.dtype == torch.float32
     assert all(len(values.unique()) == 6 for values in narrow)
     torch.testing.assert_close(
         narrow - narrow.mean(1, keepdim=True), exact - exact.mean(1, keepdim=True), rtol=0, atol=0.01
     )
-    narrowed = [name for name, parameter in replica.module.named_parameters() if parameter.dtype == torch.bfloat16]
+    narrowed = [
+        name for name, parameter in low_precision.module.named_parameters() if parameter.dtype == torch.bfloat16
+    ]
     assert "torso.0.weight" in narrowed
     assert not [name for name in narrowed if "output" in name or name.startswith("head.weight")]

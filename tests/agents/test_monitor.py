@@ -83,15 +83,15 @@ def test_figures_are_those_of_their_definitions(precision):
     assert not torch.equal(first, last)
     probe.report()
     probe.measure()
-    figures = probe.report()
+    metrics = probe.report()
     assert probe.report() == {}
-    assert figures["policy_churn_one_update"] == pytest.approx((first != second).float().mean().item())
-    assert figures["policy_churn"] == pytest.approx((first != last).float().mean().item())
+    assert metrics["policy_churn_one_update"] == pytest.approx((first != second).float().mean().item())
+    assert metrics["policy_churn"] == pytest.approx((first != last).float().mean().item())
     with torch.no_grad():
         features = network.torso(states)
-    assert figures["erank_roy/torso.4"] == pytest.approx(nap.erank_roy(features).item(), rel=1e-4)
-    assert figures["srank_kumar_0.01/torso.4"] == nap.srank_kumar(features).item()
-    assert figures["dormant_sokar_0.025/torso.4"] == pytest.approx(nap.dormant_sokar(features).item())
+    assert metrics["erank_roy/torso.4"] == pytest.approx(nap.erank_roy(features).item(), rel=1e-4)
+    assert metrics["srank_kumar_0.01/torso.4"] == nap.srank_kumar(features).item()
+    assert metrics["dormant_sokar_0.025/torso.4"] == pytest.approx(nap.dormant_sokar(features).item())
     reported = trainer.monitor.report()
     for name, parameter in network.named_parameters():
         if name.endswith("weight"):
@@ -111,10 +111,10 @@ def test_networks_of_every_method_are_measured_and_not_changed(specs):
     before = parameter_hash(agent.network), copy.deepcopy(agent.state_dict()["optimizer"])
     gradients = {name: copy.deepcopy(parameter.grad) for name, parameter in agent.network.named_parameters()}
     trainer.probe.measure()
-    figures = trainer.probe.report()
-    assert all(value == value for value in figures.values())
-    assert 0 <= figures["policy_churn_one_update"] <= 1
-    assert not any({"frozen", "fresh"} & {*name.replace("/", ".").split(".")} for name in figures)  # they do not learn
+    metrics = trainer.probe.report()
+    assert all(value == value for value in metrics.values())
+    assert 0 <= metrics["policy_churn_one_update"] <= 1
+    assert not any({"frozen", "fresh"} & {*name.replace("/", ".").split(".")} for name in metrics)  # they do not learn
     assert parameter_hash(agent.network) == before[0]
     assert str(agent.state_dict()["optimizer"]) == str(before[1])
     for name, parameter in agent.network.named_parameters():
@@ -131,8 +131,8 @@ def test_noise_of_the_network_is_off_and_not_drawn():
     probe.draw(trainer.replay)
     probe.after_update()
     probe.measure()
-    figures = probe.report()
-    assert figures["policy_churn"] == figures["policy_churn_one_update"] == 0
+    metrics = probe.report()
+    assert metrics["policy_churn"] == metrics["policy_churn_one_update"] == 0
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(part.training for part in network.modules())
 
@@ -156,14 +156,14 @@ def test_a_resumed_run_measures_the_same_states_and_goes_on_comparing(count):
     resumed = catch_trainer(lr=0.01, seed=1)
     resumed.load_state_dict(state)
     batches = trainer.agent.bootstrap(trainer.replay.sample(32, 2))
-    figures = []
+    metrics = []
     for one in (trainer, resumed):
         for batch in batches:
             one.update(batch)
         one.probe.measure()
-        figures.append(one.probe.report())
-    assert figures[0] == figures[1]
-    assert {"policy_churn", "policy_churn_one_update"} <= figures[0].keys()
+        metrics.append(one.probe.report())
+    assert metrics[0] == metrics[1]
+    assert {"policy_churn", "policy_churn_one_update"} <= metrics[0].keys()
 
 
 def test_rows_hold_the_figures_at_the_start_at_the_interval_and_at_the_end():
@@ -175,7 +175,7 @@ def test_rows_hold_the_figures_at_the_start_at_the_interval_and_at_the_end():
     assert [row["agent_step"] for row in rows] == measured
     assert "policy_churn" not in rows[0]
     assert "loss" in rows[2]
-    assert runs.probed(trainer.probe.figures).keys() == {"dormant", "erank", "churn"}
+    assert runs.probed(trainer.probe.metrics).keys() == {"dormant", "erank", "churn"}
 
 
 def test_a_network_that_cannot_be_watched_is_a_mistake_unless_nothing_is_measured():
@@ -208,11 +208,11 @@ def test_names_of_runs_are_names_of_files_and_tell_the_methods(tmp_path):
 def test_the_headline_tells_every_option_of_the_methods():
     config = dataclasses.replace(CATCH, plasticity=("redo:period=7", "weight-clipping"), nap=True).resolved()
     methods = build_learner(config, little_network((10, 10), 3)).methods
-    told = runs.describe_methods(config, methods)
-    assert told.startswith("redo (period=7, tau=0.1, ")
-    assert "), weight-clipping (" in told
-    assert told.endswith(", NaP (layer norm, joint scale and offset)")
-    assert "seed" not in told
+    text = runs.describe_methods(config, methods)
+    assert text.startswith("redo (period=7, tau=0.1, ")
+    assert "), weight-clipping (" in text
+    assert text.endswith(", NaP (layer norm, joint scale and offset)")
+    assert "seed" not in text
     assert runs.describe_methods(CATCH, ()) == "none"
 
 

@@ -7,7 +7,7 @@ import torch
 
 import envs
 import nap
-from agents.config import NETWORKS
+from agents.names import NETWORKS
 from agents.networks.encoders import make_network
 
 

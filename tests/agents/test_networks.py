@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from agents.config import NETWORKS
+from agents.names import NETWORKS
 from agents.networks.convolution import PixelConv2d
 from agents.networks.encoders import make_network
 

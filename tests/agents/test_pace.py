@@ -14,9 +14,9 @@ PLAY, UPDATE, COMPILE = 0.002, 0.05, 53.0
 class Simulated:
     """A run whose steps take simulated time."""
 
-    def __init__(self, utd=8, budget=20_000, start=1_600, ready=0, step=0, lanes=1):
+    def __init__(self, utd=8, budget=20_000, start=1_600, ready=0, step=0, num_envs=1):
         self.update_scheduler = UpdateScheduler(Fraction(utd), start)
-        self.budget, self.ready, self.lanes = budget, ready, lanes
+        self.budget, self.ready, self.num_envs = budget, ready, num_envs
         self.agent_step, self.now = step, 0.0
         self.updates = self.update_scheduler.total(step)
         self.compiled = False
@@ -31,8 +31,8 @@ class Simulated:
         return self.update_scheduler.total(self.budget) - self.updates
 
     def step(self):
-        self.agent_step += self.lanes
-        self.now += PLAY * self.lanes
+        self.agent_step += self.num_envs
+        self.now += PLAY * self.num_envs
         due = self.update_scheduler.due(self.agent_step, self.updates) if self.agent_step >= self.ready else 0
         if due and not self.compiled:
             self.now += COMPILE
@@ -57,14 +57,14 @@ class Simulated:
 
 @pytest.mark.parametrize("utd", ["8", "1", "1/4", "3/7", "1/500"])
 def test_nothing_is_promised_before_updates_and_the_truth_after(utd):
-    told = 0
+    estimates = 0
     for learning, estimate, truth in Simulated(utd=utd).estimates():
         if learning is None or learning < SETTLED:
             assert estimate is None
         elif learning > (20.0 if utd == "1/500" else SETTLED):
             assert estimate == pytest.approx(truth, rel=0.1, abs=1.0)
-            told += 1
-    assert told > 100
+            estimates += 1
+    assert estimates > 100
 
 
 def test_it_says_why_it_promises_nothing():
@@ -91,15 +91,15 @@ def test_a_run_that_ends_before_anything_can_be_foretold_has_no_time_left():
 
 def test_a_resumed_run_needs_no_steps_without_updates():
     """It has made 67,200 updates, and compiles again."""
-    run, told = Simulated(step=10_000), 0
+    run, estimates = Simulated(step=10_000), 0
     assert run.updates == 67_200
     for learning, estimate, truth in run.estimates():
         if learning < SETTLED:
             assert estimate is None
         else:
             assert estimate == pytest.approx(truth, rel=0.02, abs=1.0)
-            told += 1
-    assert told > 100
+            estimates += 1
+    assert estimates > 100
 
 
 def test_updates_that_waited_for_the_replay_are_no_rule():

@@ -136,7 +136,7 @@ def penalty_gradients(precision, collect=LowPrecisionCopy.collect_gradients):
     """What the penalty adds to the gradient of each parameter, in two updates."""
     agents = [agent_with(precision=precision, lr=0.0), agent_with(Weigh(), precision=precision, lr=0.0)]
     for agent in agents:
-        agent.replica.collect_gradients = collect.__get__(agent.replica)
+        agent.low_precision.collect_gradients = collect.__get__(agent.low_precision)
         for batch in agent.bootstrap(block()):
             agent.update(batch)
     plain, weighed = ([p.grad.clone() for p in agent.network.parameters()] for agent in agents)
@@ -150,8 +150,8 @@ def test_a_penaltys_gradient_reaches_what_the_optimiser_steps(precision):
 
 
 def test_the_test_above_notices_a_gradient_that_is_overwritten():
-    def overwrite(replica):
-        for original, copy in replica.learned:
+    def overwrite(low_precision):
+        for original, copy in low_precision.learned:
             original.grad = copy.grad.float()
 
     for added, weight in zip(*penalty_gradients("bf16", overwrite), strict=True):

@@ -37,7 +37,7 @@ from envs.vector_env import VectorEnv
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml
 from experiment.interrupt import cli_session
 from experiment.storage import checkpoint
-from experiment.storage.run_dir import RunDir
+from experiment.storage.run_dir import RunDir, find_resumed, load_settings
 from plasticity.registry import METHODS
 from tests.agents import toys
 from tests.agents.test_dqn import RAINBOW
@@ -535,16 +535,27 @@ def test_a_protocol_that_had_other_rules_when_the_run_was_saved_is_refused(proto
             assert saver.restore(saved)
 
 
-def test_catch_goes_on_where_it_was_recorded_under_one_of_ataris_protocols(killed_run):
-    stored = load_yaml(DQNConfig, killed_run / "config.yaml")
-    assert stored.protocol == "catch"
-    saved = checkpoint.load_latest(killed_run / "checkpoints")
+@pytest.mark.parametrize("states_rules", [True, False])
+def test_catch_goes_on_where_it_was_recorded_under_one_of_ataris_protocols(states_rules, killed_run, tmp_path):
+    run = RunDir(Path(shutil.copytree(killed_run, tmp_path / "a")))
+    text = run.config.read_text()
+    assert "protocol: catch" in text
+    run.config.write_text(text.replace("protocol: catch", "protocol: atari100k"))
+    saved = checkpoint.load_latest(run.checkpoints)
+    saved.state["run"]["settings"]["protocol"] = "atari100k"
     saved.state["run"]["protocol"] = PROTOCOLS["atari100k"].summary()
-    with pytest.raises(ValueError, match=r"its rules were atari100k .*, and in this version they are catch"):
-        Saver(stored, build_toy(stored)).restore(saved)
-    old = dataclasses.replace(stored, protocol="atari100k")
-    assert Saver(old, build_toy(old)).restore(saved)
-    assert old.rules.frame_skip == 1
+    if not states_rules:
+        del saved.state["run"]["protocol"]
+    config = load_settings(DQNConfig, run)
+    assert (config.protocol, config.rules.frame_skip) == ("catch", 1)
+    for name in (None, "a"):
+        found = find_resumed(dataclasses.replace(config, resume="auto", root=str(tmp_path), name=name))
+        assert found is not None
+        assert found.path == run.path
+    checkpoint.check_settings(saved, config, run.config)
+    assert Saver(config, build_toy(config)).restore(saved)
+    with pytest.raises(ConfigError, match=r"changed since the checkpoint: lr 0.5, was 0.001"):
+        checkpoint.check_settings(saved, dataclasses.replace(config, lr=0.5), run.config)
 
 
 def test_evaluation_needs_no_replay(killed_run, tmp_path):

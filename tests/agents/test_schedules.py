@@ -21,10 +21,10 @@ def lr_of(trainer):
     return trainer.agent.optimizer.param_groups[0]["lr"]
 
 
-def hearing(trainer, errors, monkeypatch):
+def receiving(trainer, errors, monkeypatch):
     """The trainer, its monitor telling these mean TD errors one after another."""
-    told = iter(errors)
-    monkeypatch.setattr(trainer.monitor, "report", lambda: {"td_error": next(told)})
+    samples = iter(errors)
+    monkeypatch.setattr(trainer.monitor, "report", lambda: {"td_error": next(samples)})
     return trainer
 
 
@@ -46,7 +46,7 @@ def test_delayed_cosine_counts_in_agent_steps_from_the_first_updates_on():
 @pytest.mark.parametrize("schedule", ["cusum", "page-hinkley"])
 def test_a_risen_td_error_restarts_the_schedule_once(schedule, monkeypatch):
     trainer = catch_trainer(**RISEN | {"schedule": schedule})
-    lr = lr_of(hearing(trainer, errors(110, rises_at=79), monkeypatch))
+    lr = lr_of(receiving(trainer, errors(110, rises_at=79), monkeypatch))
     rows = [row for row in run(trainer) if "frames" in row]
     [alarm] = trainer.agent.schedule.alarms
     assert 700 <= alarm <= 740
@@ -98,15 +98,15 @@ def test_a_signal_that_no_agent_has_is_named(monkeypatch):
 
 
 def test_a_checkpoint_has_what_the_schedule_heard(tmp_path, monkeypatch):
-    told = errors(110, rises_at=79)
-    whole = hearing(catch_trainer(**RISEN), told, monkeypatch)
+    samples = errors(110, rises_at=79)
+    whole = receiving(catch_trainer(**RISEN), samples, monkeypatch)
     run(whole)
-    first = hearing(catch_trainer(**RISEN), told, monkeypatch)
+    first = receiving(catch_trainer(**RISEN), samples, monkeypatch)
     first.open()
     while first.agent_step < 800:
         first.step()
     checkpoint.save_or_warn(tmp_path, 800, {"trainer": first.state_dict()})
-    resumed = hearing(catch_trainer(**RISEN), told[80:], monkeypatch)
+    resumed = receiving(catch_trainer(**RISEN), samples[80:], monkeypatch)
     resumed.load_state_dict(checkpoint.load_latest(tmp_path).state["trainer"])
     run(resumed)
     assert resumed.agent.schedule.state_dict() == whole.agent.schedule.state_dict()
@@ -160,7 +160,7 @@ def test_a_schedule_that_stops_by_itself_resumes_in_the_middle_of_cycling_and_af
     schedule, stop, cut, tmp_path, monkeypatch
 ):
     def made():
-        trainer = hearing(
+        trainer = receiving(
             catch_trainer(
                 steps=1080, log_interval=10, update_start=80, utd=Fraction(1, 40), schedule=schedule, cycles=2
             ),

@@ -96,7 +96,7 @@ def test_watching_does_not_change_what_is_learned(settings):
 
 
 class Waits(TorchDispatchMode):
-    """Counts the calls that wait for the device to tell a number."""
+    """Counts the calls that wait for the device to return a number."""
 
     count = 0
 
@@ -177,10 +177,10 @@ def test_score_counters_that_wrap_are_counted_and_told_once(clips, learned, monk
         return step._replace(reward=np.where(flags, np.float32(-199_900), step.reward), score_wrapped=flags)
 
     monkeypatch.setattr(trainer.env, "recv", wraps)
-    with pytest.warns(UserWarning, match="score counter") as told:
+    with pytest.warns(UserWarning, match="score counter") as caught:
         rows = [row for row in run(trainer) if "score_wraps" in row]
     assert [row["score_wraps"] for row in rows] == [0, 1, 3, 3]
-    (line,) = (str(warning.message) for warning in told)
+    (line,) = (str(warning.message) for warning in caught)
     assert line.startswith("agent step 12: ")
     assert f"a reward of -199,900. The score stays the raw sum; the agent learned from {learned}." in line
     assert result(trainer.config, trainer, None)["training_score_wraps"] == 3

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from agents.build import build_learner, build_probe, build_replay, head_options
-from agents.config import STACK, DQNConfig
+from agents.config import DQNConfig
+from agents.names import STACK
 from agents.networks.convolution import PixelConv2d
 from agents.networks.encoders import Encoder, QNetwork, make_network
 from agents.training.acting import EpsilonGreedy, FrameStack

@@ -73,7 +73,7 @@ def main():
     with open(run.path.parent / "results.txt", "a") as file:
         file.write(run.path.name + "\\n")
     score = {"mean": 30.5 if config.seed else 1.7}
-    run.write_result({"score": score, "agent_steps": step, "training_seconds": seconds})
+    run.write_result({"score": score, "agent_steps": step, "seconds": {"training": seconds}})
 
 if __name__ == "__main__":
     main()
@@ -340,10 +340,10 @@ WRONG = {
     ),
     "a known agent in an arm": (["--arm", "x:--agent der"], "arm 'x': --agent is set by the sweep"),
     "runs of a GPU without one": (["--per-gpu", "2"], "--per-gpu is for --device cuda"),
-    "flags without quotes": (["--arm", "a:--plasticity", "redo"], 'stand in quotes: --arm a:"--plasticity redo"'),
+    "flags without quotes": (["--arm", "a:--plasticity", "redo"], 'in quotes: --arm a:"--plasticity redo"'),
     "flags cut in two": (
         ["--arm", "a:--nap", "--utd", "2"],
-        "--utd is an option of the agent: it stands in the quotes",
+        "--utd is an option of the agent: put it in the quotes",
     ),
     "a calibration of a sweep": (["--calibrate"], "--calibrate is for --dry-run"),
     "a class that is no agent": (
@@ -416,7 +416,7 @@ def test_suites_are_the_papers_and_lists_are_resolved_once_each():
     assert {name: len(games(name)) for name in SUITES} == sizes
     assert games("ms_pacman, ALE/MsPacman-v5,Krull") == ("MsPacman", "Krull")
     (arm,) = arms("der", "small", [], [])
-    assert (arm.name, arm.words) == ("der-small", ("--config", "small"))
+    assert (arm.name, arm.argv) == ("der-small", ("--config", "small"))
     with pytest.raises(ConfigError):
         check_agent("examples.new_agent:Nothing")
     check_agent("examples.new_agent:AdvantageLearning")
@@ -437,9 +437,9 @@ def test_a_preset_that_is_a_file_has_its_full_path(tmp_path, monkeypatch):
     path = str(tmp_path / "mine.yaml")
     for flags, found in (("--config mine.yaml", ("--config", path)), ("--config=mine.yaml", (f"--config={path}",))):
         (arm,) = arms("der", None, [f"x:{flags} --utd 2"], [])
-        assert arm.words == (*found, "--utd", "2")
+        assert arm.argv == (*found, "--utd", "2")
     (arm,) = arms("der", None, [], ["--config", "mine.yaml"])
-    assert arm.words == ("--config", path)
+    assert arm.argv == ("--config", path)
 
 
 @settings(max_examples=6, deadline=None)

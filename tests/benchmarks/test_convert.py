@@ -81,7 +81,7 @@ def test_last_counts_measurements_in_training(tmp_path, capsys):
     printed = capsys.readouterr()
     assert [row["score"] for row in csv.DictReader(printed.out.splitlines())] == ["3.0", "7.0"]
     assert "the mean of the last 3 measurements in training" in printed.err
-    assert "fewer than 3 measurements, of which the score is the mean of all: 1" in printed.err
+    assert "fewer than 3 measurements, whose score is the mean of all of them: 1" in printed.err
 
 
 def test_kinds_are_never_mixed(tmp_path, capsys):
@@ -93,7 +93,7 @@ def test_kinds_are_never_mixed(tmp_path, capsys):
     convert.main(["curves", str(curves)])
     printed = capsys.readouterr()
     assert "A,Pong,1,5.0,evaluation" in printed.out
-    assert "of the other kind, passed over (see --kind): 1" in printed.err
+    assert "of the other kind, ignored (see --kind): 1" in printed.err
 
 
 def test_what_the_user_states_fills_gaps_alone(tmp_path, bbf, capsys):

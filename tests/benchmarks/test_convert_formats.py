@@ -205,7 +205,7 @@ def test_dopamine_leaves_out_iterations_that_lack_runs(tmp_path):
     path.write_text(json.dumps([record("C51", 0, 1.0), record("C51", 0, 2.0), record("C51", 1, 3.0)]))
     table = read("dopamine", path)
     assert rows(table, "run", "score") == [("1", 1.0), ("2", 2.0)]
-    assert table.notes == [f"{path}: C51: 1 of 2 iterations lack runs and are left out; the last is 0"]
+    assert table.notes == [f"{path}: C51: 1 of 2 iterations have fewer runs and are left out; the last is 0"]
 
 
 def test_dopamine_elsewhere_than_on_atari_has_no_frames(tmp_path):

@@ -82,7 +82,7 @@ def test_scores_of_training_and_of_evaluations_are_told_apart(tmp_path):
 
 def test_a_line_that_stands_for_several_runs_is_said_to(tmp_path):
     scores = read(tmp_path / "a.csv", [(*ROWS[0], "0.5"), (*ROWS[1], "")], (*HEADER, "deviation"))
-    assert scores.notes == ("a.csv: lines with a deviation stand for several runs; here each counts as one run.",)
+    assert scores.notes == ("a.csv: lines with a deviation are means over several runs; here each counts as one run.",)
 
 
 def test_agents_with_the_names_of_published_ones_stay_apart(tmp_path):

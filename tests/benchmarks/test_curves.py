@@ -292,7 +292,7 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path, capsys):
         ([file], "is a file"),
         ([idle.path], "no run has played a whole game"),
         ([broken.path], "its mean score is 'high'"),
-        ([run.path, "--out", "curves.xyz"], "its ending tells the format"),
+        ([run.path, "--out", "curves.xyz"], "its ending sets the format"),
         ([run.path, "--out", tmp_path / "none" / "a.svg"], "cannot write"),
     ):
         with pytest.raises(SystemExit) as stop:

@@ -124,6 +124,6 @@ def test_the_command_runs_an_experiment_and_reports_on_it(tmp_path, monkeypatch)
     assert high_utd.main(["--figure", str(root)]) == 0
     (line,) = (root / "report" / "stops.csv").read_text().splitlines()[1:]
     assert line.startswith(f"Catch,early-cycle-plateau,{float(stop)},")
-    told = (root / "report" / "report.md").read_text()
-    assert "## Largest fall of the return" in told
-    assert "## Largest rise of the TD error" in told
+    text = (root / "report" / "report.md").read_text()
+    assert "## Largest fall of the return" in text
+    assert "## Largest rise of the TD error" in text

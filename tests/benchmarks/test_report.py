@@ -125,7 +125,7 @@ def test_the_report_says_what_it_stands_on(written):
         "1 run missing",
         "atari100k (sticky actions 0",
         "Not stated by SPR",
-        "left out of all that is normalised: AirRaid",
+        "no human reference score: AirRaid",
         "here there are: 400 agent steps (plain, nap &lt;&>); protocol not stated (SPR)",
         "Compare with care: budget not stated by SPR; protocol not stated by SPR.",
         "| nap &lt;&> | Pong | 1 | not begun |",
@@ -256,6 +256,19 @@ def test_runs_without_a_manifest_are_named_after_what_tells_them_apart(tmp_path)
     assert scores.arms == ["dqn lr=0.0003", "dqn lr=0.001", "dqn+nap+redo"]
     assert len(scores.runs) == 5
     assert [(gone.arm, gone.run, gone.why) for gone in scores.missing] == [("dqn+nap+redo", "1", "not finished")]
+
+
+def test_catch_recorded_under_ataris_rules_is_reported_next_to_catch_under_its_own(tmp_path):
+    for seed in range(2):
+        run = make_run(tmp_path, f"s{seed}", "Catch", seed)
+        if seed:
+            result = json.loads((run / "result.json").read_text())
+            before = dataclasses.asdict(PROTOCOLS["atari100k"]) | {"evaluation_episodes": 100}
+            changed = {"protocol": before, "settings": result["settings"] | {"protocol": "atari100k"}}
+            (run / "result.json").write_text(json.dumps(result | changed))
+    scores = read_scores([str(tmp_path)])
+    assert len(scores.arms) == 1
+    assert [(run.rules, run.skip) for run in scores.runs] == [("catch", 1)] * 2
 
 
 def test_a_table_next_to_runs_is_not_read_and_that_is_said(tmp_path):
@@ -408,7 +421,7 @@ def test_a_run_that_was_given_up_is_missed_with_its_reason(tmp_path):
     scores = read_scores([str(tmp_path)])
     assert [item.why for item in scores.missing] == ["failed: the loss is NaN, 3 attempts"]
     said = facts(scores, summarize(scores), make_curves(read_traces(scores.runs)))
-    assert "1 run failed: the numbers of their arms are of the runs that did not." in said
+    assert "1 run failed: the numbers of their arms come from the other runs." in said
 
 
 @pytest.mark.parametrize(("seeds", "warned"), [(1, True), (2, True), (9, True), (10, False)])

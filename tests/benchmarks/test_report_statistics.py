@@ -14,10 +14,9 @@ from experiment.statistics import (
     median,
     optimality_gap,
     performance_profile,
-    probability_of_improvement,
-    stratified_interval,
     stratified_intervals,
 )
+from tests.reference_statistics import probability_of_improvement, stratified_interval
 
 NUMBERS = st.integers(-20, 20).map(lambda number: number / 8)  # ties are common, sums are exact
 RAGGED = st.dictionaries(st.sampled_from("abcd"), st.lists(NUMBERS, min_size=1, max_size=6), min_size=1)

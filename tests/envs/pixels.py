@@ -38,6 +38,11 @@ class Dot(gymnasium.Env):
         return self._picture(), float(self.value) if over else 0.0, over, False, {}
 
 
+class Raising(Dot):
+    def __init__(self, *args, **options):
+        raise KeyError("no such level")
+
+
 class Floats(Dot):
     """Shows no pixels."""
 
@@ -61,6 +66,7 @@ gymnasium.register("Dot-v0", Dot, max_episode_steps=6)
 gymnasium.register("Little-v0", Dot, kwargs={"shape": (30, 32)})
 gymnasium.register("Floats-v0", Floats)
 gymnasium.register("Steered-v0", Steered)
+gymnasium.register("Raising-v0", Raising)
 for _mode in AutoresetMode:
     _entry = partial(vector, mode=_mode)
     gymnasium.register(f"{_mode.value}Dot-v0", vector_entry_point=_entry, max_episode_steps=6)

@@ -131,7 +131,7 @@ BROKEN = {
     ),
     "a clipped return": (changed(episode_return=lambda step: 0 * step.episode_return), "episode_return is .* sum to"),
     "frames for steps": (changed(episode_steps=lambda step: 4 * step.episode_steps), "episode_steps is .* agent steps"),
-    "both ends at once": (changed(Cut, terminated=lambda step: step.truncated), "terminated wins"),
+    "both ends at once": (changed(Cut, terminated=lambda step: step.truncated), "only terminated may be"),
     "the next frame for the last": (changed(frame=lambda step: step.first_frame), "at each end of an episode"),
     "the next frame too early": (changed(first_frame=lambda step: 0 * step.frame), "first_frame is another than frame"),
     "cut before its time": (LateLimit, "truncated after 5 agent steps, and none may be before 7"),

@@ -51,7 +51,7 @@ def test_two_arms_of_a_sweep_and_their_report(tmp_path, capsys):
     assert (tmp_path / "root" / "fast-examples.new_environment_Reach_size_8-s0" / "result.json").is_file()
     assert report_command.main([str(tmp_path / "root"), "--out", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "report.md").read_text()
-    for text in ("plain", "fast", PATH, "Protocol: own (", "Without human reference scores"):
+    for text in ("plain", "fast", PATH, "Protocol: own (", "they have no human reference score"):
         assert text in page
     assert "DER (published)" not in page
 

@@ -54,7 +54,7 @@ def test_it_is_short():
     ids=["nap", "rainbow-nap-drq", "rainbow-bf16-drq", "quantile-bf16-nap", "methods", "compiled"],
 )
 def test_it_learns_with_every_part_of_an_agent(settings, monkeypatch):
-    monkeypatch.setattr("agents.config.LEAST_SIDE", 1)  # the frames here are tiny
+    monkeypatch.setattr("agents.checks.LEAST_SIDE", 1)  # the frames here are tiny
     one, other = (learn(agent_with(f"{PATH}:width=8,units=12", **settings)) for _ in range(2))
     assert parameter_hash(one.network) == parameter_hash(other.network)
     kinds = [type(part).__name__ for part in one.network.modules()]

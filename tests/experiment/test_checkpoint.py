@@ -173,11 +173,11 @@ def test_what_does_not_fit_is_one_line(tmp_path):
     saved = load_latest(tmp_path)
     for fault in (KeyError("b"), RuntimeError("sizes\ndiffer"), RuntimeError(), AttributeError("None"), TypeError("x")):
         with (
-            pytest.raises(ConfigError, match=r"checkpoint .* does not fit this run: .*$") as told,
+            pytest.raises(ConfigError, match=r"checkpoint .* does not fit this run: .*$") as caught,
             checked_restore(saved),
         ):
             raise fault
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
     with pytest.raises(ZeroDivisionError), checked_restore(saved):
         raise ZeroDivisionError
 
@@ -270,12 +270,12 @@ def test_a_kill_during_a_save_loses_nothing(tmp_path):
     for _ in range(random.Random(0).randrange(5, 15)):
         process.stdout.readline()
     process.kill()
-    told = [int(line) for line in process.stdout.read().split()]
+    caught = [int(line) for line in process.stdout.read().split()]
     process.wait()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loaded = load_latest(tmp_path)
-    assert loaded.step >= max(told, default=1)
+    assert loaded.step >= max(caught, default=1)
     assert loaded.state["step"] == loaded.step
     assert torch.equal(loaded.state["w"], torch.full((200_000,), float(loaded.step)))
     save(tmp_path, loaded.step + 1, {"w": torch.zeros(1), "step": 0})

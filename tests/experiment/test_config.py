@@ -257,7 +257,7 @@ def test_an_integer_is_never_guessed(value):
         coerce(value, int)
 
 
-def test_near():
+def test_suggest():
     assert suggest("braekout", ["Breakout", "Pong"]) == "; did you mean 'Breakout'?"
     assert suggest("zzz", ["Breakout"]) == ""
 

@@ -21,7 +21,7 @@ def test_runs_share_gpus_by_what_fits_their_memory(monkeypatch):
     with pytest.raises(ConfigError, match="there are 2 GPUs, counted from 0"):
         gpu_slots("cuda:2", each, None)
     free = {"0": each}
-    with pytest.raises(ConfigError, match=r"2\.1 GiB are free: smaller runs fit, or say --per-gpu 1$"):
+    with pytest.raises(ConfigError, match=r"2\.1 GiB are free: make runs smaller, or give --per-gpu 1$"):
         gpu_slots("cuda", each, None)
 
 
@@ -41,7 +41,7 @@ def test_a_gpu_that_does_not_tell_its_memory_needs_per_gpu(monkeypatch):
     answer = subprocess.CompletedProcess([], 0, stdout="0, GPU-a, [N/A]\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with pytest.raises(ConfigError, match=r"what GPU 0 has free: say --per-gpu$"):
+    with pytest.raises(ConfigError, match=r"free memory of GPU 0 is unknown: give --per-gpu$"):
         gpu_slots("cuda", 1e9, None)
     found, said = gpu_slots("cuda", 1e9, 2)
     assert found == [{"CUDA_VISIBLE_DEVICES": "0"}] * 2

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from agents.build import build_learner, head_options
-from agents.config import NETWORKS, DQNConfig
+from agents.config import DQNConfig
+from agents.names import NETWORKS
 from agents.networks.convolution import PixelConv2d
 from agents.networks.encoders import Encoder, QNetwork, make_network
 from experiment.layout import NARROW, compiled, memory_format

@@ -39,15 +39,15 @@ def soon(condition) -> bool:
 
 
 def test_the_clock_goes_on_while_the_caller_is_busy():
-    """A thread draws, from the figures of the last time: those are not asked for again."""
+    """A thread draws, from the metrics of the last time: those are not asked for again."""
     now, asked = 0.0, []
 
-    def figures():
+    def metrics():
         asked.append(threading.current_thread())
         return {"loss": "0.5"}
 
     with Progress(100, "steps", terminal_console(), pace=lambda: "time left unknown", clock=lambda: now) as progress:
-        progress.update(5, figures)
+        progress.update(5, metrics)
         assert screen_of(progress)[1].strip() == "0:00:00 elapsed, time left unknown"
         progress.busy("compiling")
         now = 42.0

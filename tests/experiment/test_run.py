@@ -105,7 +105,7 @@ def test_of_two_that_make_a_run_one_gets_the_name(tmp_path, monkeypatch):
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(37, "No locks available")))
-    with pytest.warns(UserWarning, match="nothing keeps a second process out of .*: No locks available"):
+    with pytest.warns(UserWarning, match="no lock on .*, so a second process could use it: No locks available"):
         RunDir.create(tmp_path, "dqn", Config())
 
 
@@ -290,7 +290,7 @@ def test_tensorboard_that_fails_stops_nothing(tmp_path, monkeypatch):
     writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter
     tracker = Tracker(tmp_path / "m.jsonl", track="tensorboard")
     monkeypatch.setattr(writer, "add_scalar", lambda *_: 1 / 0)
-    with pytest.warns(UserWarning, match="tensorboard failed and is left, metrics.jsonl goes on"):
+    with pytest.warns(UserWarning, match="tensorboard failed and is dropped, metrics.jsonl goes on"):
         tracker.log({"agent_step": 1})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -329,14 +329,14 @@ def plain_console() -> Console:
 def test_without_a_terminal_one_line_early_and_then_one_an_interval():
     now, calls, console = 0.0, 0, plain_console()
 
-    def figures():
+    def metrics():
         nonlocal calls
         calls += 1
         return {"loss": "0.5"}
 
     progress = Progress(1000, "agent steps", console, interval=30, clock=lambda: now)
     for step in range(1000):
-        progress.update(step, figures)
+        progress.update(step, metrics)
         now += 0.1
     progress.close()
     lines = console.file.getvalue().splitlines()
@@ -356,16 +356,16 @@ def test_a_resumed_run_does_not_count_what_was_done_before():
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_the_live_view_fits_the_terminal(width, count):
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=24, _environ={"TERM": "xterm"})
-    figures = {f"figure {i}": f"{10**i:,}" for i in range(count)}
+    metrics = {f"figure {i}": f"{10**i:,}" for i in range(count)}
     with Progress(100_000, "agent steps", console) as progress:
-        progress.update(42_000, figures)
+        progress.update(42_000, metrics)
     text = Console(file=io.StringIO(), width=width)
     text.print(progress._live.get_renderable())
     lines = text.file.getvalue().splitlines()
     assert all(len(line.rstrip()) <= width for line in lines)
     if width >= 60:
         assert "42% 42,000/100,000 agent steps" in lines[0]
-        assert all(label in "\n".join(lines) and value in "\n".join(lines) for label, value in figures.items())
+        assert all(label in "\n".join(lines) and value in "\n".join(lines) for label, value in metrics.items())
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -5,7 +5,8 @@ import torch
 from tensordict import TensorDict
 
 from agents.build import build_learner
-from agents.config import NETWORKS, DQNConfig
+from agents.config import DQNConfig
+from agents.names import NETWORKS
 from agents.networks.encoders import make_network
 from experiment.config import ConfigError
 from experiment.determinism import parameter_hash

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from agents.config import NETWORKS
+from agents.names import NETWORKS
 from agents.networks.encoders import make_network
 from agents.networks.layers import Noise, NoisyLinear
 from plasticity.injection import InjectedHead, PlasticityInjection

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import nap
-from agents.config import NETWORKS
+from agents.names import NETWORKS
 from agents.networks.encoders import make_network
 from nap.graph import hidden_units
 from plasticity.layers import choose_layers, draw_layer, draw_network, hidden_layers

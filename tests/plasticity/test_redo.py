@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from agents.config import NETWORKS
+from agents.names import NETWORKS
 from agents.networks.encoders import make_network
 from experiment.determinism import parameter_hash
 from plasticity.loops import Loop, cnn, mlp

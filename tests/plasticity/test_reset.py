@@ -76,7 +76,7 @@ def test_a_target_of_its_own_draw():
 
 def test_periods_and_the_last_reset():
     loop, resets = Loop(mlp, method := Reset(period=3, until=8)), []
-    method.reset = lambda: resets.append(loop.updates)
+    method.change = lambda parameters, fresh: resets.append(loop.updates)
     for _ in range(12):
         loop.step()
     assert resets == [3, 6]

@@ -191,22 +191,22 @@ BROKEN = {
     SaysOff: "Off, no bit differs from a run without it (on a mlp): weights differ",
     Idle: "It acts (on a mlp): nothing differs after 9 updates",
     Random: "The same seed gives the same bits (on a mlp): two runs differ",
-    GlobalDraw: "It draws from a generator of its own (on a mlp): torch's global generator moves",
+    GlobalDraw: "It draws from its own generator (on a mlp): torch's global generator moves",
     Deaf: "Another seed gives other bits (on a mlp): it takes a seed",
     NewModule: "4.weight is another object after update 1: change parameters in place",
     NewParameter: "0.weight is another object after update 1",
     LateBranch: "the network uses 5.bias, 5.weight, which the optimiser does not own, after attach",
     Explodes: "0.weight or its moments are not finite after update",
     SharesMemory: "network and target share memory",
-    SavesAnObject: "A run that goes on from a checkpoint ends as one in one go (on a mlp): UnpicklingError",
+    SavesAnObject: "A run resumed from a checkpoint ends like an uninterrupted one (on a mlp): UnpicklingError",
     CountsReads: "Saving, measuring and the penalty change nothing (on a mlp): weights differ",
     Reads: "After an update it never waits for the device (on a mlp): it calls _local_scalar_dense",
     Chooses: "After an update it never waits for the device (on a mlp): it calls nonzero",
     CountsInThePenalty: "The loss is one compiled graph (on a mlp): it is compiled",
     PrintsInThePenalty: "The loss is one compiled graph (on a mlp): Unsupported",
     NeedsFp32: "It works with passes in bfloat16 (on a mlp): RuntimeError",
-    NeedsATarget: "It works where there is no target network (on a mlp): AttributeError",
-    NeedsLearning: "It works where a part of the network is frozen, or refuses that (on a mlp): TypeError",
+    NeedsATarget: "It works without a target network (on a mlp): AttributeError",
+    NeedsLearning: "It works with a partly frozen network, or refuses it (on a mlp): TypeError",
     RefusesInLines: "its reason is not one line",
     Crashes: "it takes a network or refuses it with a ValueError (linear): TypeError",
     RefusesAll: "it refuses an MLP and a CNN",
@@ -224,7 +224,7 @@ def test_a_broken_rule_is_named_in_one_line(kind):
 
 
 def test_counts_that_start_again_after_a_resume_are_noticed():
-    with pytest.raises(AssertionError, match=r"Forgets: A run that goes on .*: is all in its state_dict\?"):
+    with pytest.raises(AssertionError, match=r"Forgets: A run resumed .*: is all in its state_dict\?"):
         check_method(Forgets, rate=0.3, maturity=3)
 
 

@@ -23,15 +23,15 @@ _AID = "fetch the data by other means and name its folder with --data-dir"
 
 
 def ensure(name: str, data_dir: str | None) -> None:
-    """Downloads the data set if nothing of it is there; into a `data_dir` only if that folder exists."""
+    """Downloads the data set if no file of it exists; into a `data_dir` only if that folder exists."""
     if not is_there(name, data_dir) and (data_dir is None or data_folder(data_dir).is_dir()):
         download(name, data_dir)
 
 
 def download(name: str, data_dir: str | None) -> Path:
-    """Downloads what is not there of a data set and returns its folder.
+    """Downloads the missing files of a data set and returns its folder.
 
-    A file has its name only once it is whole and its md5 is right. A cut connection is taken up where it stopped.
+    A file gets its name only when it is complete and its md5 is right. A broken download continues where it stopped.
 
     Raises:
         ConfigError: no network, no such file, a wrong checksum; nothing of that file is left.
@@ -61,7 +61,7 @@ def _fetch(remote: Remote, target: Path) -> None:
 
 
 def _receive_all(remote: Remote, file: BinaryIO, progress: Progress) -> None:
-    """Tries until the file is whole; gives up after TRIES in a row that got no further."""
+    """Tries until the file is complete; gives up after TRIES attempts in a row without progress."""
     best = failed = 0
     while True:
         try:
@@ -81,7 +81,7 @@ def _receive_all(remote: Remote, file: BinaryIO, progress: Progress) -> None:
 
 
 def _receive(remote: Remote, file: BinaryIO, progress: Progress) -> None:
-    """Appends what the server sends; from the start again if it cannot go on in the middle."""
+    """Appends the server's data; starts again if the server cannot continue in the middle."""
     headers = {"User-Agent": "rewarm", "Range": f"bytes={file.tell()}-"}
     with urlopen(Request(remote.url, headers=headers), timeout=TIMEOUT) as response:
         if response.status != 206:

@@ -13,7 +13,7 @@ from studies.warm_start.download import download
 
 @dataclass(frozen=True)
 class DownloadConfig:
-    """What to download, and where to."""
+    """What to download, and to which folder."""
 
     data: Literal["cifar10", "fashion-mnist"] = field(default="cifar10", metadata={"positional": True})
     """Data set."""
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse and download; the exit code. A fault ends in one line and code 2."""
     with exit_on_bad_input():
         config = parse_cli(
-            DownloadConfig, argv, prog="python -m studies.warm_start.download", description="Download data.", presets={}
+            DownloadConfig, argv, prog="python -m studies.warm_start.download", description="Download data."
         )
         print(f"in {download(config.data, config.data_dir)}")
     return 0

@@ -1,0 +1,134 @@
+"""What no run of an agent can have: settings out of range, unknown names, and settings that contradict one another."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from agents.names import AGENTS, CLOSED_LOOP, EARLY_CYCLE, NETWORKS, SCHEDULES, STACK
+from envs.protocol import ATARI, PROTOCOLS
+from experiment.config import ConfigError
+from experiment.part import check_part
+from experiment.setting import check_ranges
+from experiment.values import suggest
+from plasticity.registry import parse_all
+
+if TYPE_CHECKING:
+    from agents.config import DQNConfig
+
+LEAST_SIDE = 21
+"""Pixels of a frame's shorter side that DrQ's shifts need: five times the largest of them."""
+
+
+def check(config: DQNConfig) -> None:
+    """ConfigError for the first setting that no run can have, or that contradicts another."""
+    check_ranges(config)
+    _check_game(config)
+    if config.steps is not None and config.frames is not None:
+        raise ConfigError("--steps and --frames both set the budget: leave one out (a preset's: --steps none)")
+    if config.frames is not None and config.frames % config.rules.frame_skip:
+        raise ConfigError(f"--frames is {config.frames}: it has to be a multiple of {config.rules.frame_skip}")
+    if config.resolved_schedule != "constant" and config.lr_floor > config.lr:
+        raise ConfigError(f"--lr-floor is {config.lr_floor}: it has to be at most the peak, --lr {config.lr}")
+    if config.gamma_final is not None and max(config.gamma, config.gamma_final) == 1:
+        pair = f"--gamma {config.gamma:g} and --gamma-final {config.gamma_final:g}"
+        raise ConfigError(f"{pair}: both have to be below 1, as one goes to the other exponentially in 1 - gamma")
+    if config.weight_decay * config.lr > 1:
+        decay = f"--weight-decay {config.weight_decay:g} times --lr {config.lr:g}"
+        raise ConfigError(f"{decay} has to be at most 1: an update takes that share off each weight")
+    _check_updates_can_happen(config)
+    _check_parts_of_the_schedule(config)
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", config.device):
+        raise ConfigError(f"--device is {config.device!r}: it has to be cpu, cuda or cuda:N")
+    _check_methods(config)
+    _check_agent(config)
+
+
+def _check_game(config: DQNConfig) -> None:
+    environment = config.environment
+    if config.backend == "envpool":
+        try:
+            environment.check_envpool(config.env)
+        except ValueError as error:
+            raise ConfigError(f"--backend envpool: {error}") from None
+    if environment.rules is None and config.protocol not in ATARI:
+        near = "" if config.protocol in PROTOCOLS else suggest(config.protocol, ATARI)
+        choices = f"it has to be one of {', '.join(ATARI)}{near}"
+        raise ConfigError(f"--protocol {config.protocol!r} is not for {config.env}: {choices}")
+    if environment.side is not None:
+        check_side(config, environment.side)
+
+
+def check_side(config: DQNConfig, side: int) -> None:
+    """ConfigError if the settings need larger frames than those whose shorter side has `side` pixels."""
+    if config.augment == "drq" and side < LEAST_SIDE:
+        least = f"--augment drq shifts by up to 4 pixels, too many where a side of a frame has {side}"
+        raise ConfigError(f"{least}: give --augment none")
+
+
+def _check_agent(config: DQNConfig) -> None:
+    check_part("agent", config.agent or "dqn", AGENTS)
+    check_part("network", config.network, NETWORKS)
+    check_part("schedule", config.schedule, SCHEDULES)
+    if not config.v_max - config.v_min > 1e-3 * max(abs(config.v_min), abs(config.v_max), 1e-3):
+        raise ConfigError(
+            f"--v-min {config.v_min:g} has to be below --v-max {config.v_max:g}, and not as good as equal"
+        )
+
+
+def _check_parts_of_the_schedule(config: DQNConfig) -> None:
+    steps = config.learning_steps
+    cycling = round(config.cycle_fraction * steps) if config.resolved_schedule in EARLY_CYCLE else steps
+    if config.resolved_schedule in ("cyclic", *EARLY_CYCLE, *CLOSED_LOOP) and 0 < cycling < config.cycles:
+        raise ConfigError(f"--cycles is {config.cycles}, and there are {cycling} agent steps for them: give fewer")
+    if config.resolved_schedule == "early-cycle-cusum":
+        _check_rows_of_a_cycle(config, cycling / config.cycles)
+    delay = config.lr_delay if config.resolved_schedule == "delayed-cosine" else 0
+    restarts = config.resolved_schedule in ("cyclic", *CLOSED_LOOP)
+    warms = restarts or config.resolved_schedule == "delayed-cosine"
+    whole = steps // config.cycles if restarts else steps
+    if warms and (delay + config.lr_warmup > whole or (restarts and config.lr_warmup == whole)):
+        parts = f"--lr-delay {delay} and --lr-warmup" if delay else "--lr-warmup"
+        raise ConfigError(f"{parts} {config.lr_warmup} leave nothing of the schedule's {whole} agent steps")
+    ends = config.resolved_schedule in EARLY_CYCLE[1:] or (
+        config.resolved_schedule == "early-cycle" and config.cycle_fraction < 1
+    )
+    if ends and config.anneal == "floor" and config.lr_floor == 0:
+        raise ConfigError("--anneal floor with --lr-floor 0 learns nothing after the cycles: give another of them")
+
+
+def _check_rows_of_a_cycle(config: DQNConfig, steps: float) -> None:
+    """What CUSUM receives: often enough in each cycle, and not so often that neighbours sum the same rewards."""
+    if 8 * config.steps_per_row > steps:
+        cycle = f"--log-interval {config.steps_per_row}, and a cycle has {steps:g} agent steps"
+        raise ConfigError(f"{cycle}: early-cycle-cusum needs 8 rows of metrics in each, a smaller interval")
+    if 8 * config.num_envs > steps:
+        cycle = f"--num-envs {config.num_envs}, and a cycle has {steps:g} agent steps"
+        raise ConfigError(f"{cycle}: early-cycle-cusum needs 8 rows of metrics in each, fewer environments")
+    apart = max(config.n_step, config.n_step_final or 0) * config.num_envs
+    if config.steps_per_row < apart:
+        rows = f"early-cycle-cusum needs rows that share no reward, --n-step times --num-envs = {apart} steps apart"
+        raise ConfigError(f"--log-interval {config.steps_per_row}: {rows}, a larger interval")
+
+
+def _check_methods(config: DQNConfig) -> None:
+    try:
+        methods = parse_all(config.methods)
+    except ValueError as error:
+        raise ConfigError(f"--plasticity: {error}") from None
+    if any(method.name == "nap" and method.options for method in methods):
+        raise ConfigError("--plasticity nap takes its options as --nap-norm, --nap-axes, --nap-every, --nap-affine")
+
+
+def _check_updates_can_happen(config: DQNConfig) -> None:
+    if config.update_start >= config.budget:
+        raise ConfigError(
+            f"--update-start {config.update_start} is not below the budget of {config.budget} agent steps"
+        )
+    rows = min(config.replay_capacity, config.budget) // config.num_envs
+    n_step = max(config.n_step, config.n_step_final or 0)
+    if (rows - n_step - max(STACK, config.environment.stack)) * config.num_envs < config.batch_size:
+        raise ConfigError(
+            f"a replay of {rows * config.num_envs} agent steps is too small for --batch-size {config.batch_size}, "
+            f"--n-step {n_step} and --num-envs {config.num_envs}"
+        )
