@@ -16,6 +16,7 @@ import nap
 from agents.config import CLOSED_LOOP, EARLY_CYCLE, STACK, DQNConfig
 from agents.dqn import DQN
 from agents.networks.augmentation import drq
+from agents.networks.convolution import choose_kernels
 from agents.networks.encoders import NETWORKS
 from agents.training.monitor import StateProbe
 from agents.values import Categorical, Quantiles, Scalar, Values
@@ -190,6 +191,7 @@ def _build_learner(config: DQNConfig, network: nn.Module) -> DQN:
     device = device_of(config.device)
     network.to(device)
     network.to(memory_format=memory_format(network))  # type: ignore[call-overload]
+    choose_kernels(network, config.convolutions == "products")
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=torch.tensor(config.lr, device=device),

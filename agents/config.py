@@ -13,8 +13,8 @@ from envs.protocol import PROTOCOLS, Protocol
 from experiment.config import ConfigError
 from experiment.intervals import default_interval
 from experiment.part import join_options, parse
+from experiment.processor import available_cores, best_convolutions, best_precision
 from experiment.setting import check_ranges, setting
-from experiment.sweeps.cores import available_cores
 from plasticity.registry import parse_all
 
 SCHEDULES = (
@@ -175,8 +175,12 @@ class DQNConfig:
 
     device: str = setting("cpu", "machine", role="machine")
     """Device of networks and replay: cpu, cuda, cuda:1 ..."""
-    precision: Literal["fp32", "bf16"] = setting("fp32", "machine")
-    """bf16: passes in bfloat16, on copies of fp32 weights that Adam updates."""
+    precision: Literal["fp32", "bf16", "auto"] = setting("fp32", "machine")
+    """bf16: passes in bfloat16, on copies of fp32 weights that Adam updates. auto: bf16 where the device has
+    instructions for it, which CPUs without AVX-512 lack; MinAtar's small network is quicker in fp32 in any case."""
+    convolutions: Literal["onednn", "products", "auto"] = setting("auto", "machine", role="machine")
+    """How a CPU computes convolutions that step as far as they are wide, and casts pixels. auto: as matrix products
+    with AVX2 and no AVX-512, else by oneDNN. Part of what decides the bits of a run."""
     compile: Literal["auto", "true", "false"] = setting("auto", "machine", role="machine")
     """Compile the loss with torch.compile. auto: where that works, which is tried before training."""
     threads: int = setting(0, "machine", role="machine", at_least=0, at_most=1_024)
@@ -261,6 +265,11 @@ class DQNConfig:
         """Agent steps between measurements of the probe; 0: there are none."""
         return default_interval(self.budget, 10, 100, 10_000) if self.probe_interval is None else self.probe_interval
 
+    def _precision(self) -> Literal["fp32", "bf16", "auto"]:
+        if self.precision != "auto":
+            return self.precision
+        return "fp32" if is_minatar(self.env) else best_precision(self.device)
+
     def resolved(self) -> DQNConfig:
         """These settings with nothing left to one another or to the machine; a fault raises ConfigError.
 
@@ -280,6 +289,8 @@ class DQNConfig:
             plasticity=tuple(method for method in self.methods if method != "nap"),
             schedule=self.resolved_schedule,
             threads=self.threads or available_cores(),
+            precision=self._precision(),
+            convolutions=best_convolutions() if self.convolutions == "auto" else self.convolutions,
             log_interval=self.steps_per_row,
             probe_interval=self.steps_per_probe,
             eval_episodes=self.rules.evaluation_episodes if self.eval_episodes is None else self.eval_episodes,

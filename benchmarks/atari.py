@@ -24,8 +24,8 @@ from benchmarks.sweep.suites import arms, config_hash, difference, entries, game
 from experiment.command_line import shell
 from experiment.config import ConfigError, exit_on_bad_input, load_yaml
 from experiment.interrupt import cli_session
+from experiment.processor import available_cores
 from experiment.storage.run_dir import RunDir
-from experiment.sweeps.cores import available_cores
 from experiment.sweeps.sweep import plan, sweep
 from experiment.values import counted
 

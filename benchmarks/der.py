@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
-from experiment.sweeps.cores import available_cores
+from experiment.processor import available_cores
 
 if TYPE_CHECKING:
     from agents.config import DQNConfig

@@ -17,7 +17,7 @@ from statistics import median
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
-from experiment.sweeps.cores import available_cores
+from experiment.processor import available_cores
 from experiment.values import counted
 
 START = 200

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from envs.games import resolve_game
 from experiment.config import ConfigError, exit_on_bad_input, near, parse_cli
 from experiment.interrupt import cli_session
-from experiment.sweeps.cores import available_cores
+from experiment.processor import available_cores
 
 GROUPS = ("learner", "replay", "environment", "loop", "limits")
 NETWORKS = ("nature", "small")

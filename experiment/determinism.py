@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiment.sweeps.cores import processor
+from experiment.processor import processor
 from experiment.values import ConfigError
 
 

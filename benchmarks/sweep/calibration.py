@@ -19,9 +19,9 @@ from agents.config import STACK, DQNConfig
 from benchmarks.sweep.manifest import Entry
 from benchmarks.sweep.suites import AXES, settings_of
 from experiment.config import as_plain
+from experiment.processor import processor
 from experiment.setting import names_of
 from experiment.storage.files import to_json, write_atomic
-from experiment.sweeps.cores import processor
 from experiment.sweeps.processes import ENVIRONMENT, child_setup, exit_on_signals
 from experiment.values import counted, one_line
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from agents.config import DQNConfig
 from experiment.config import ConfigError
-from experiment.sweeps.cores import available_cores
+from experiment.processor import available_cores
 from experiment.values import counted
 
 GIB = 2**30

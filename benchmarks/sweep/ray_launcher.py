@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from experiment.sweeps.cores import available_cores
+from experiment.processor import available_cores
 from experiment.sweeps.job import End, Job
 from experiment.sweeps.processes import Processes
 from experiment.sweeps.sweep import POLL, Signals

@@ -8,8 +8,8 @@ from typing import Literal
 from experiment.config import ConfigError
 from experiment.intervals import default_interval
 from experiment.part import join_options
+from experiment.processor import available_cores
 from experiment.setting import check_ranges, setting
-from experiment.sweeps.cores import available_cores
 from plasticity.registry import parse_all
 
 Protocol = Literal["lyle10", "ash50", "lee10noisy", "increments"]

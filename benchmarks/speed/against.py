@@ -1,0 +1,99 @@
+"""This checkout against another one: whole training loops, a process for each, in strict alternation."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from benchmarks.speed.alternate import Contestant, Run, Series, alternate, ratio
+from experiment.config import ConfigError
+
+HERE = Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("training_process.py")
+COMMON = "--update-start 400 --steps 1000000 --replay-capacity 10000 --probe-interval 0 --eval-episodes 0"
+WORKLOADS = {
+    "DQN, small network": "dqn --env Pong --utd 8",
+    "DQN, small network, NaP": "dqn --env Pong --utd 8 --nap --schedule constant",
+    "DQN, Nature network": "dqn --env Pong --utd 8 --network nature",
+    "DER, small network": "der --config small --env Pong --utd 8",
+    "MinAtar, NaP, UTD 1": "dqn --config minatar --env MinAtar/Breakout --nap --schedule constant",
+}
+"""What is trained, by name: the words of the agent's command line."""
+
+
+class TrainingProcess:
+    """The other end of `training_process.py`."""
+
+    def __init__(self, checkout: Path, argv: Sequence[str]) -> None:
+        environment = os.environ | {"PYTHONPATH": str(checkout)}
+        command = [sys.executable, str(SCRIPT), *argv]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, cwd=checkout, env=environment, stdin=pipe, stdout=pipe, text=True)
+        self.name = f"{checkout}: {' '.join(argv)}"
+        self.peak_bytes = 0
+        self._answer()
+
+    def run(self, updates: int) -> float:
+        """Make so many updates; how many a second they were."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{updates}\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        return answer["updates"] / answer["seconds"]
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _answer(self) -> dict[str, float]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ConfigError(f"--against: the training loop of {self.name} ended; its error is above")
+        answer = json.loads(line)
+        self.peak_bytes = answer["peak_bytes"]
+        return answer
+
+
+@contextmanager
+def processes(checkout: Path, argv: Sequence[str]) -> Iterator[tuple[TrainingProcess, TrainingProcess]]:
+    """The same training loop of this checkout and of the other one."""
+    with ExitStack() as stack:
+        pair = []
+        for folder in (HERE, checkout):
+            pair.append(process := TrainingProcess(folder, argv))
+            stack.callback(process.close)
+        yield pair[0], pair[1]
+
+
+def compare(checkout: Path, names: Sequence[str], threads: int, rounds: int, seconds: float) -> Iterator[str]:
+    """A line for each workload: updates a second of both, the ratio of the rounds, peak memory. Raises ConfigError."""
+    if not (checkout / "agents" / "run.py").is_file():
+        raise ConfigError(f"--against {str(checkout)!r} is no checkout of this project: it has no agents/run.py")
+    checkout = checkout.resolve()
+    for name in names:
+        argv = [*WORKLOADS[name].split(), *COMMON.split(), "--threads", str(threads)]
+        with processes(checkout, argv) as (here, there):
+            yield _line(name, _measured(name, (here, there), rounds, seconds), (here, there))
+
+
+def _measured(name: str, pair: Sequence[TrainingProcess], rounds: int, seconds: float) -> list[Series]:
+    labels = ("this checkout", "the other")
+    field = [Contestant(name, label, "updates/s", _setup(process)) for label, process in zip(labels, pair, strict=True)]
+    return alternate(field, rounds, seconds)
+
+
+def _setup(process: TrainingProcess) -> Callable[[], Run]:
+    return lambda: process.run
+
+
+def _line(name: str, series: Sequence[Series], pair: Sequence[TrainingProcess]) -> str:
+    here, there = series
+    rates = f"{here.median:6.1f} and {there.median:6.1f} updates/s, ratio {ratio(here, there):.2f}"
+    memory = ", ".join(f"{process.peak_bytes / 1e9:.2f}" for process in pair)
+    return f"{name:<24} {rates}; peak memory {memory} GB"
