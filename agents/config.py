@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -13,7 +12,7 @@ from envs.protocol import PROTOCOLS, Protocol
 from experiment.config import ConfigError
 from experiment.intervals import default_interval
 from experiment.part import join_options, parse
-from experiment.processor import available_cores, best_convolutions, best_precision
+from experiment.processor import available_cores, best_convolutions, best_precision, check_device
 from experiment.setting import check_ranges, setting
 from plasticity.registry import parse_all
 
@@ -313,8 +312,7 @@ class DQNConfig:
             raise ConfigError(f"{decay} has to be at most 1: an update takes that share off each weight")
         self._check_updates_can_happen()
         self._check_parts_of_the_schedule()
-        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device):
-            raise ConfigError(f"--device is {self.device!r}: it has to be cpu, cuda or cuda:N")
+        check_device(self.device)
         self._check_game()
         self._check_methods()
         self._check_agent()

@@ -5,6 +5,7 @@ Light: the command lines read this before torch is imported.
 
 import os
 import platform
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,8 @@ BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """What Linux calls instructions for bfloat16: the first two on x86, the last on ARM."""
 ALLOW = "REWARM_SLOW_BF16"
 """Environment variable that lets bf16 run on a processor without such instructions; the tests set it."""
+DEVICES = r"cpu|cuda(:\d{1,3})?"
+"""What --device may be."""
 
 
 def available_cores() -> int:
@@ -43,6 +46,15 @@ def best_convolutions() -> str:
     """How convolutions are quickest here: "products" with AVX2 and no AVX-512, else "onednn"."""
     here = instruction_sets()
     return "products" if "avx2" in here and "avx512f" not in here else "onednn"
+
+
+def check_device(name: str) -> None:
+    """Raises ConfigError for a kind of device that no run has been made for.
+
+    MPS would need another code: it has no float64, in which sums of losses and priorities are kept. Of XPU nobody knows.
+    """
+    if not re.fullmatch(DEVICES, name):
+        raise ConfigError(f"--device {name} cannot be used: it has to be cpu, cuda or cuda:N")
 
 
 def best_precision(device: str) -> str:

@@ -1,0 +1,117 @@
+"""Both supervised studies on the pretend device: the CPU's bits, and no wait in an update that reads no loss."""
+
+import json
+
+import pytest
+import torch
+
+from tests.pretend.trainers import HERE
+
+# ruff: isort: split
+import studies.grokking.__main__ as grokking
+import studies.warm_start.__main__ as warm_start
+from experiment.determinism import parameter_hash
+from studies.grokking.config import GrokkingConfig
+from studies.grokking.data import make_task
+from studies.grokking.learner import Learner
+from studies.grokking.model import make_model
+from studies.grokking.monitor import Monitor
+from studies.warm_start import monitor as warm_start_monitor
+from studies.warm_start.learner import Learner as ImageLearner
+from studies.warm_start.networks import make_network
+from studies.warm_start.protocols import make_protocol
+from studies.warm_start.run import make_methods
+from tests.plasticity.test_every_method import ACTIVE
+from tests.pretend_device import waits
+from tests.studies.warm_start.test_learner import BASE, DATA, RESNET, replace
+
+UPDATES = 8  # of which the sixth ends a phase of the images
+LOW = {"precision": "bf16"}
+"""By autocast, which the pretend device has not: there it computes in fp32."""
+
+
+def pairs_on(device, **settings):
+    settings = {"modulus": 7, "fraction": 0.5, "batch_size": 8, "delay": 2, "warmup": 2, "anneal": 8} | settings
+    config = GrokkingConfig(device=device, **settings).resolved()
+    task = make_task(config.operation, config.modulus, config.fraction, 0).to(device)
+    learner = Learner(config, task, make_model(config, task.size, 1).to(device), 2)
+    return learner, Monitor(learner, task, 0)
+
+
+def images_on(device, **settings):
+    config = replace(BASE, device=device, **settings).resolved()
+    torch.manual_seed(1)
+    network, data = make_network(config, (1, 8, 8), 10), DATA.to(device)
+    methods = make_methods(config)
+    for method in methods:
+        method.prepare(network)
+    protocol = make_protocol(config, data.train_labels, 10, 2)
+    learner = ImageLearner(config, data, protocol, network.to(device), methods, 3)
+    return learner, warm_start_monitor.Monitor(learner, 0)
+
+
+def outcome(made, waiting):
+    """Hash and last row after some updates; `waiting` are those that may wait."""
+    learner, monitor = made
+    monitor.row()
+    for update in range(UPDATES):
+        with waits() as found:
+            learner.update()
+        assert update in waiting or not found, f"update {update} waits for {dict(found)}"
+    return parameter_hash(learner.model), monitor.row()
+
+
+def check_same(on, settings, waiting=()):
+    there, here = outcome(on(HERE, **settings), waiting), outcome(on("cpu", **settings), waiting)
+    assert there == here or settings.items() >= LOW.items()
+    return there
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"schedule": "rewarm"},
+        {"optimizer": "grokfast-ema", "norm": "none", "projection": "off", "schedule": "constant"},
+        {"optimizer": "omnigrok", "norm": "none", "projection": "off", "batch_size": 0},
+        {"norm_end": 2.0, "elr_end": 0.5, "elr_of": "weights", "schedule": "cyclic", "cycles": 2},
+        LOW,
+    ],
+)
+def test_pairs_are_learned_there_as_on_the_cpu(settings):
+    check_same(pairs_on, settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"augment": True, "at_switch": "fresh-optimizer", "nap": True},
+        {"rates": "even-ratio", "at_switch": "cold", "later_peak": 0.5},
+        {"nap": True, **RESNET},
+        LOW,
+        *({"plasticity": (name + ACTIVE[name],)} for name in ACTIVE if name not in ("nap", "crelu")),
+    ],
+    ids=str,
+)
+def test_images_are_learned_there_as_on_the_cpu(settings):
+    check_same(images_on, settings, waiting=(6,))
+
+
+@pytest.mark.parametrize("schedule", ["cusum", "early-cycle-plateau"])
+def test_a_schedule_listens_there_as_on_the_cpu(schedule, monkeypatch):
+    monkeypatch.setattr("studies.signal.INTERVAL", 4)
+    check_same(images_on, {"schedule": schedule}, waiting=(3, 6, 7))
+
+
+@pytest.mark.parametrize(
+    ("main", "options"),
+    [
+        (grokking.main, ["--modulus", "7", "--updates", "6", "--log-interval", "3"]),
+        (warm_start.main, ["--dataset", "digits", "--phase-updates", "3", "--width", "4", "--nap"]),
+    ],
+)
+def test_the_command_runs_there_and_goes_on_there(main, options, tmp_path):
+    for name, device in (("there", HERE), ("here", "cpu")):
+        common = ["--device", device, "--threads", "1", "--no-figure", "--checkpoint-interval", "2"]
+        assert main([*options, *common, "--root", str(tmp_path), "--name", name]) == 0
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("there", "here")]
+    assert results[0]["parameter_hash"] == results[1]["parameter_hash"]
