@@ -49,9 +49,9 @@ def best_convolutions() -> str:
 
 
 def check_device(name: str) -> None:
-    """Raises ConfigError for a kind of device that no run has been made for.
+    """Raises ConfigError for a kind of device that the code was not written for.
 
-    MPS would need another code: it has no float64, in which sums of losses and priorities are kept. Of XPU nobody knows.
+    MPS has no float64, in which priorities and the studies' losses are summed; nobody has tried XPU.
     """
     if not re.fullmatch(DEVICES, name):
         raise ConfigError(f"--device {name} cannot be used: it has to be cpu, cuda or cuda:N")

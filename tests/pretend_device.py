@@ -1,4 +1,4 @@
-"""A pretend accelerator on the CPU: its tensors say that they are elsewhere, and mix with the CPU's as little as CUDA's.
+"""A pretend accelerator on the CPU: its tensors say that they are elsewhere, and mix with the CPU's as CUDA's do.
 
 `torch.device("pretend")` works once this file is imported, in the whole process and for good: what uses it runs in a
 process of its own (test_pretend_device.py). A tensor there holds one of the CPU, to which every operation is passed on,
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class PretendTensor(Tensor):
 class Generator(torch._C.Generator):
     """`torch.Generator`, which makes them for the pretend device too."""
 
-    elsewhere: dict[int, torch._C.Generator] = {}  # kept, so that no other gets the address of one
+    elsewhere: ClassVar[dict[int, torch._C.Generator]] = {}  # kept, so that no other gets the address of one
 
     def __new__(cls, device: Any = "cpu") -> Generator:
         pretend = torch.device(device).type == HERE
@@ -206,7 +206,10 @@ class Module(backend_registration._DummyBackendModule):
 
 backend_registration._setup_privateuseone_for_python_backend(HERE, Module(), Hooks())
 LIBRARIES = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
-LIBRARIES[0].impl("_to_copy", partial(run, torch.ops.aten._to_copy.default), "PrivateUse1")  # torch.tensor is below modes
+LIBRARIES[0].impl(
+    "_to_copy", partial(run, torch.ops.aten._to_copy.default), "PrivateUse1"
+)  # torch.tensor is below modes
 LIBRARIES[1].fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
 torch.Generator = Generator  # type: ignore[misc]
+torch.accelerator.synchronize = lambda device=None: None  # nothing is ever under way
 Everywhere().__enter__()

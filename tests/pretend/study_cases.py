@@ -1,5 +1,6 @@
-"""Both supervised studies on the pretend device: the CPU's bits, and no wait in an update that reads no loss."""
+"""Both supervised studies on the pretend device: the CPU's numbers, and no wait in an update that reads no loss."""
 
+import io
 import json
 
 import pytest
@@ -31,7 +32,7 @@ LOW = {"precision": "bf16"}
 
 
 def pairs_on(device, **settings):
-    settings = {"modulus": 7, "fraction": 0.5, "batch_size": 8, "delay": 2, "warmup": 2, "anneal": 8} | settings
+    settings = {"modulus": 7, "fraction": 0.5, "batch_size": 8, "warmup": 2, "anneal": 8} | settings
     config = GrokkingConfig(device=device, **settings).resolved()
     task = make_task(config.operation, config.modulus, config.fraction, 0).to(device)
     learner = Learner(config, task, make_model(config, task.size, 1).to(device), 2)
@@ -51,28 +52,33 @@ def images_on(device, **settings):
 
 
 def outcome(made, waiting):
-    """Hash and last row after some updates; `waiting` are those that may wait."""
+    """Parameters and last row after some updates; `waiting` are those that may wait."""
     learner, monitor = made
     monitor.row()
     for update in range(UPDATES):
         with waits() as found:
             learner.update()
         assert update in waiting or not found, f"update {update} waits for {dict(found)}"
-    return parameter_hash(learner.model), monitor.row()
+    row = monitor.row()
+    return learner.model.cpu().state_dict(), row
 
 
 def check_same(on, settings, waiting=()):
-    there, here = outcome(on(HERE, **settings), waiting), outcome(on("cpu", **settings), waiting)
-    assert there == here or settings.items() >= LOW.items()
-    return there
+    """Fails unless both devices learn the same: to rounding, for torch has other kernels of norms for the CPU."""
+    (there, row), (here, expected) = (outcome(on(device, **settings), waiting) for device in (HERE, "cpu"))
+    if settings == LOW:
+        assert all(value.isfinite().all() for value in there.values())
+    else:
+        torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)
+        assert row == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"schedule": "rewarm"},
+        {"delay": 2},
         {"optimizer": "grokfast-ema", "norm": "none", "projection": "off", "schedule": "constant"},
-        {"optimizer": "omnigrok", "norm": "none", "projection": "off", "batch_size": 0},
+        {"optimizer": "omnigrok", "norm": "none", "projection": "off", "batch_size": 0, "schedule": "constant"},
         {"norm_end": 2.0, "elr_end": 0.5, "elr_of": "weights", "schedule": "cyclic", "cycles": 2},
         LOW,
     ],
@@ -109,9 +115,30 @@ def test_a_schedule_listens_there_as_on_the_cpu(schedule, monkeypatch):
         (warm_start.main, ["--dataset", "digits", "--phase-updates", "3", "--width", "4", "--nap"]),
     ],
 )
-def test_the_command_runs_there_and_goes_on_there(main, options, tmp_path):
+def test_the_command_runs_there(main, options, tmp_path):
     for name, device in (("there", HERE), ("here", "cpu")):
         common = ["--device", device, "--threads", "1", "--no-figure", "--checkpoint-interval", "2"]
         assert main([*options, *common, "--root", str(tmp_path), "--name", name]) == 0
-    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("there", "here")]
-    assert results[0]["parameter_hash"] == results[1]["parameter_hash"]
+    rows = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("there", "here")]
+    for figure in ("update", "lr", "test_accuracy", "test_loss", "global_norm"):
+        assert rows[0][figure] == pytest.approx(rows[1][figure], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("on", "settings"),
+    [
+        (pairs_on, {"optimizer": "grokfast-ema", "delay": 2}),
+        (images_on, {"nap": True, "augment": True, "plasticity": ("shrink-perturb:period=2",)}),
+    ],
+)
+def test_a_saved_learner_goes_on_there_bit_for_bit(on, settings):
+    (one, _), (other, _) = (on(HERE, **settings) for _ in range(2))
+    for _ in range(4):
+        one.update()
+    torch.save(one.state_dict(), file := io.BytesIO())
+    file.seek(0)
+    other.load_state_dict(torch.load(file, map_location="cpu"))
+    for learner in (one, other):
+        for _ in range(4):
+            learner.update()
+    assert parameter_hash(one.model) == parameter_hash(other.model)

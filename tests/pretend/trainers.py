@@ -25,7 +25,7 @@ def trainer(device: str = HERE, **settings) -> Trainer:
 
 
 def watched(trainer: Trainer) -> Trainer:
-    """The trainer, whose updates fail the test if the host waits for the device in one; the first may, for the probe."""
+    """The trainer; an update in which the host waits for the device fails the test, but for the first: the probe's."""
     learn = trainer.learn
 
     def learn_without_waiting() -> None:
@@ -51,4 +51,5 @@ def check_same(**settings) -> None:
     assert run(there) == run(trainer("cpu", **settings))
     assert there.updates >= 12
     for parameter in there.agent.network.parameters():
-        assert parameter.device.type == HERE and parameter.isfinite().all()
+        assert parameter.device.type == HERE
+        assert parameter.isfinite().all()
