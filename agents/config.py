@@ -289,7 +289,7 @@ class DQNConfig:
             schedule=self.resolved_schedule,
             threads=self.threads or available_cores(),
             precision=self._precision(),
-            convolutions=best_convolutions() if self.convolutions == "auto" else self.convolutions,
+            convolutions=best_convolutions(self.device) if self.convolutions == "auto" else self.convolutions,
             log_interval=self.steps_per_row,
             probe_interval=self.steps_per_probe,
             eval_episodes=self.rules.evaluation_episodes if self.eval_episodes is None else self.eval_episodes,

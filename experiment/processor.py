@@ -42,10 +42,10 @@ def instruction_sets() -> frozenset[str]:
     return found
 
 
-def best_convolutions() -> str:
-    """How convolutions are quickest here: "products" with AVX2 and no AVX-512, else "onednn"."""
+def best_convolutions(device: str) -> str:
+    """How convolutions are quickest there: "products" on a CPU with AVX2 and no AVX-512, else "onednn"."""
     here = instruction_sets()
-    return "products" if "avx2" in here and "avx512f" not in here else "onednn"
+    return "products" if device == "cpu" and "avx2" in here and "avx512f" not in here else "onednn"
 
 
 def check_device(name: str) -> None:

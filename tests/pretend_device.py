@@ -99,9 +99,10 @@ def run(func: Any, *args: Any, **kwargs: Any) -> Any:
         place = _move(name, args, kwargs, place)
     else:
         _refuse_mixed(func, name, args, kwargs, given, place)
-        _count_reads(name, args)
+        if ours:
+            _count_reads(name, args)
     result = func(*_mapped(_host, args), **_mapped(_host, kwargs))
-    if torch.Tag.inplace_view in func.tags:  # squeeze_, say: the same of the tensor's own sizes
+    if ours and torch.Tag.inplace_view in func.tags:  # squeeze_, say: the same of the tensor's own sizes
         with torch._C._DisableTorchDispatch():
             func(*args, **kwargs)
     for tensor in ours:
@@ -203,6 +204,9 @@ class Module(backend_registration._DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
 
+    def synchronize(self, device: Any = None) -> None:
+        """Nothing is ever under way."""
+
 
 backend_registration._setup_privateuseone_for_python_backend(HERE, Module(), Hooks())
 LIBRARIES = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
@@ -211,5 +215,5 @@ LIBRARIES[0].impl(
 )  # torch.tensor is below modes
 LIBRARIES[1].fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
 torch.Generator = Generator  # type: ignore[misc]
-torch.accelerator.synchronize = lambda device=None: None  # nothing is ever under way
+torch.accelerator.synchronize = getattr(torch, HERE).synchronize
 Everywhere().__enter__()
