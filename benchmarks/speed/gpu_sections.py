@@ -32,7 +32,7 @@ from benchmarks.speed.replays import add_run
 from benchmarks.throughput import NETWORKS, Settings
 from experiment.determinism import configure
 from experiment.processor import available_cores
-from experiment.values import one_line
+from experiment.values import counted, one_line
 from replay import PrioritisedReplay
 
 COMPILING = 60.0
@@ -221,7 +221,8 @@ def run(task: Task) -> Iterator[Finding]:
         "wall time", f"{time.monotonic() - began:.0f} s, of which {result['training_seconds']:.0f} s of training"
     )
     yield Finding("updates", f"{result['updates']:,} in {result['agent_steps']:,} agent steps", result["updates"] > 0)
-    yield Finding("score", json.dumps(result["score"]))
+    score = result["score"]
+    yield Finding("score", f"{score['mean']:.1f}, the mean of {counted(score['episodes'], 'game')}")
 
 
 def speed(task: Task) -> Iterator[Finding]:

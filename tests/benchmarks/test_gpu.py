@@ -119,9 +119,13 @@ folder = pathlib.Path(sys.argv[2]) / sys.argv[4]
 folder.mkdir()
 (folder / "metrics.jsonl").write_text('{"agent_step": 40}\\n')
 """
-RESULT = {"training_seconds": 2.0, "updates": 30, "agent_steps": 50, "score": None}
+RESULT = {"training_seconds": 2.0, "updates": 30, "agent_steps": 50, "score": {"mean": 1.25, "episodes": 4}}
 ENDS = {
-    f"(folder / 'result.json').write_text(json.dumps({RESULT}))": ("2 s of training", "30 in 50 agent steps", "null"),
+    f"(folder / 'result.json').write_text(json.dumps({RESULT}))": (
+        "2 s of training",
+        "30 in 50 agent steps",
+        "1.2, the mean of 4 games",
+    ),
     "sys.exit('error: no\\nsuch game')": ("exit code 1: error: no such game",),
     "import time; time.sleep(60)": ("past agent step 40",),
 }
@@ -145,7 +149,7 @@ def test_a_run_is_told_however_it_ends(script, tmp_path):
             ("time", "ended after its 2 s, before it was through"),
         ),
         ("import os; os.write(2, b'a\\nCUDA error\\n'); os._exit(3)", ("error", "exit code 3: CUDA error")),
-        ('print(\'["error", "b", false]\'); raise SystemExit(1)', ["error", "b", False]),
+        ('print(\'["error", "b", false]\'); raise SystemExit(1)', ("error", "b")),
     ],
 )
 def test_a_section_that_hangs_or_dies_costs_its_own_time_alone(served, last, tmp_path, monkeypatch, capsys):
