@@ -104,7 +104,11 @@ def _process(command: Sequence[str], errors: Any, seconds: float) -> Iterator[St
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
-    timer = threading.Timer(seconds, lambda: (late.set(), end()))
+    def end_late() -> None:
+        late.set()
+        end()
+
+    timer = threading.Timer(seconds, end_late)
     timer.start()
     try:
         yield process, late
@@ -116,7 +120,7 @@ def _process(command: Sequence[str], errors: Any, seconds: float) -> Iterator[St
 
 def check(settings: Settings) -> dict[str, list[Finding]]:
     """All sections within their time, each finding printed as it comes."""
-    end, found = time.monotonic() + 60 * settings.minutes, {}
+    end, found = time.monotonic() + 60 * settings.minutes, dict[str, list[Finding]]()
     for name in (name for name in SECTIONS if name in settings.only):
         seconds = min(SECTIONS[name], end - time.monotonic())
         if seconds < 1:

@@ -9,6 +9,7 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from experiment.values import ConfigError
 
@@ -42,7 +43,7 @@ def instruction_sets() -> frozenset[str]:
     return found
 
 
-def best_convolutions(device: str) -> str:
+def best_convolutions(device: str) -> Literal["onednn", "products"]:
     """How convolutions are quickest there: "products" on a CPU with AVX2 and no AVX-512, else "onednn"."""
     here = instruction_sets()
     return "products" if device == "cpu" and "avx2" in here and "avx512f" not in here else "onednn"
@@ -57,7 +58,7 @@ def check_device(name: str) -> None:
         raise ConfigError(f"--device {name} cannot be used: it has to be cpu, cuda or cuda:N")
 
 
-def best_precision(device: str) -> str:
+def best_precision(device: str) -> Literal["fp32", "bf16"]:
     """ "bf16" where the device has instructions for it, else "fp32"."""
     return "bf16" if device != "cpu" or instruction_sets() & BF16 else "fp32"
 

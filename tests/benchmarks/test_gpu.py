@@ -120,12 +120,9 @@ folder.mkdir()
 (folder / "metrics.jsonl").write_text('{"agent_step": 40}\\n')
 """
 RESULT = {"training_seconds": 2.0, "updates": 30, "agent_steps": 50, "score": {"mean": 1.25, "episodes": 4}}
+SAVES = f"(folder / 'result.json').write_text(json.dumps({RESULT}))"
 ENDS = {
-    f"(folder / 'result.json').write_text(json.dumps({RESULT}))": (
-        "2 s of training",
-        "30 in 50 agent steps",
-        "1.2, the mean of 4 games",
-    ),
+    SAVES: ("2 s of training", "30 in 50 agent steps", "1.2, the mean of 4 games"),
     "sys.exit('error: no\\nsuch game')": ("exit code 1: error: no such game",),
     "import time; time.sleep(60)": ("past agent step 40",),
 }
