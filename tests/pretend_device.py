@@ -209,11 +209,9 @@ class Module(backend_registration._DummyBackendModule):
 
 
 backend_registration._setup_privateuseone_for_python_backend(HERE, Module(), Hooks())
-LIBRARIES = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
-LIBRARIES[0].impl(
-    "_to_copy", partial(run, torch.ops.aten._to_copy.default), "PrivateUse1"
-)  # torch.tensor is below modes
-LIBRARIES[1].fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+ATEN, ANY = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
+ATEN.impl("_to_copy", partial(run, torch.ops.aten._to_copy.default), "PrivateUse1")  # modes do not see torch.tensor's
+ANY.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
 torch.Generator = Generator  # type: ignore[misc]
 torch.accelerator.synchronize = getattr(torch, HERE).synchronize
 Everywhere().__enter__()

@@ -211,7 +211,8 @@ def run(task: Task) -> Iterator[Finding]:
     except subprocess.TimeoutExpired:
         rows = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         step = json.loads(rows[-1])["agent_step"] if rows else 0
-        yield Finding("run", f"stopped after {time.monotonic() - began:.0f} s, past agent step {step:,}", False)
+        text = f"stopped after its {time.monotonic() - began:.0f} s, past agent step {step:,}"
+        yield Finding("run", text, None if step else False)
         return
     if done.returncode:
         yield Finding("run", f"exit code {done.returncode}: {one_line(done.stderr[-400:])}", False)

@@ -122,20 +122,20 @@ folder.mkdir()
 RESULT = {"training_seconds": 2.0, "updates": 30, "agent_steps": 50, "score": {"mean": 1.25, "episodes": 4}}
 SAVES = f"(folder / 'result.json').write_text(json.dumps({RESULT}))"
 ENDS = {
-    SAVES: ("2 s of training", "30 in 50 agent steps", "1.2, the mean of 4 games"),
-    "sys.exit('error: no\\nsuch game')": ("exit code 1: error: no such game",),
-    "import time; time.sleep(60)": ("past agent step 40",),
+    SAVES: {"2 s of training": None, "30 in 50 agent steps": True, "1.2, the mean of 4 games": None},
+    "sys.exit('error: no\\nsuch game')": {"exit code 1: error: no such game": False},
+    "import time; time.sleep(60)": {"past agent step 40": None},
+    "(folder / 'metrics.jsonl').write_text(''); import time; time.sleep(60)": {"past agent step 0": False},
 }
 
 
 @pytest.mark.parametrize("script", ENDS)
 def test_a_run_is_told_however_it_ends(script, tmp_path):
     command = [sys.executable, "-c", WRITES + script, "--root", str(tmp_path), "--name", "a"]
-    findings = list(gpu_sections.run(Task("cpu", lambda: 5.0, command)))
-    assert len(findings) == len(ENDS[script])
-    for finding, text in zip(findings, ENDS[script], strict=True):
+    findings = list(gpu_sections.run(Task("cpu", lambda: 3.0, command)))
+    for finding, (text, good) in zip(findings, ENDS[script].items(), strict=True):
         assert finding.text.endswith(text)
-    assert (False in passed(findings)) == (len(findings) == 1)
+        assert finding.passed is good
 
 
 @pytest.mark.parametrize(
