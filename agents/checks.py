@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from agents.names import AGENTS, CLOSED_LOOP, EARLY_CYCLE, NETWORKS, SCHEDULES, STACK
 from envs.protocol import ATARI, PROTOCOLS
 from experiment.config import ConfigError
 from experiment.part import check_part
+from experiment.processor import check_device
 from experiment.setting import check_ranges
 from experiment.values import suggest
 from plasticity.registry import parse_all
@@ -38,8 +38,7 @@ def check(config: DQNConfig) -> None:
         raise ConfigError(f"{decay} has to be at most 1: an update takes that share off each weight")
     _check_updates_can_happen(config)
     _check_parts_of_the_schedule(config)
-    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", config.device):
-        raise ConfigError(f"--device is {config.device!r}: it has to be cpu, cuda or cuda:N")
+    check_device(config.device)
     _check_methods(config)
     _check_agent(config)
 

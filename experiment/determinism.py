@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiment.processor import processor
+from experiment.processor import check_device, processor
 from experiment.values import ConfigError
 
 
@@ -39,7 +39,8 @@ def configure(threads: int, seed: int) -> None:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name. Raises ConfigError if this machine has none."""
+    """The device of that name. Raises ConfigError if this machine has none, or the project does not run on its kind."""
+    check_device(name)
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

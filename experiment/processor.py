@@ -5,6 +5,7 @@ Light: the command lines read this before torch is imported.
 
 import os
 import platform
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,8 @@ BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """What Linux calls instructions for bfloat16: the first two on x86, the last on ARM."""
 ALLOW = "REWARM_SLOW_BF16"
 """Environment variable that lets bf16 run on a processor without such instructions; the tests set it."""
+DEVICES = r"cpu|cuda(:\d{1,3})?"
+"""What --device may be."""
 
 
 def available_cores() -> int:
@@ -38,6 +41,15 @@ def instruction_sets() -> frozenset[str]:
     if os.environ.get("ATEN_CPU_CAPABILITY") in ("avx2", "default"):
         return frozenset(name for name in found if not name.startswith(("avx512", "amx")))
     return found
+
+
+def check_device(name: str) -> None:
+    """Raises ConfigError for a kind of device that the code was not written for.
+
+    MPS has no float64, in which priorities and the studies' losses are summed; nobody has tried XPU.
+    """
+    if not re.fullmatch(DEVICES, name):
+        raise ConfigError(f"--device {name} cannot be used: it has to be cpu, cuda or cuda:N")
 
 
 def best_precision(device: str) -> Literal["fp32", "bf16"]:

@@ -25,6 +25,7 @@ from experiment.determinism import configure, device_of, environment, made_by, p
 from experiment.guard import NonFinite, check_finite, is_out_of_memory
 from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.part import as_mistake
+from experiment.processor import check_precision
 from experiment.progress import Progress
 from experiment.setting import changeable
 from experiment.storage import checkpoint
@@ -76,6 +77,7 @@ class Run(ABC, Generic[Config]):
         self.resumed = find_resumed(config)
         self.config, saved = self._found(config)
         self.device = device_of(self.config.device)
+        check_precision(self.config.precision, self.config.device, self.resumed is not None)
         configure(self.config.threads, self.config.seed)
         self.build(saved)
         self.made_by = made_by(self.config.compile)

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["REWARM_SLOW_BF16"] = "1"  # what bf16 computes is tested on every processor
 
 
 @pytest.fixture(autouse=True)

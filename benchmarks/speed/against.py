@@ -31,7 +31,7 @@ class TrainingProcess:
 
     def __init__(self, checkout: Path, argv: Sequence[str]) -> None:
         environment = os.environ | {"PYTHONPATH": str(checkout)}
-        command = [sys.executable, str(SCRIPT), *argv]
+        command = [sys.executable, "-c", SCRIPT.read_text() + "\nmain(*sys.argv[1:])", *argv]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, cwd=checkout, env=environment, stdin=pipe, stdout=pipe, text=True)
         self.name = f"{checkout}: {' '.join(argv)}"

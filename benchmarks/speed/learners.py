@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import cache
 from typing import Literal
@@ -61,7 +61,7 @@ def contestants(settings: Settings) -> list[Contestant]:
                 found += [_ours(settings, network, precision, compile, nap) for nap in (False, True)]
             found.append(_ours(settings, network, precision, settings.compile, False, sampled=True))
             if settings.device.startswith("cuda"):
-                found.append(_graphed(settings, network, precision))
+                found += [_graphed(settings, network, precision, nap) for nap in (False, True)]
     if "nature" in settings.networks:
         name = "plain loop (ours, in the style of CleanRL), without sampling"
         run = lambda: plain_run(settings)  # noqa: E731
@@ -108,25 +108,34 @@ def learner_replay(device: str) -> FrameReplay:
     return filled_replay(STEPS, 1, device)
 
 
-def _graphed(settings: Settings, network: str, precision: Precision) -> Contestant:
-    """One CUDA graph of a block, which has no cost of launching kernels."""
+def _graphed(settings: Settings, network: str, precision: Precision, nap: bool) -> Contestant:
+    """One CUDA graph of a block: what is left when launching kernels costs nothing."""
 
     def setup() -> Run:
-        agent = build_agent(agent_config(settings, network, precision), FRAME_SHAPE, NUM_ACTIONS, seed=0)
-        for group in agent.optimizer.param_groups:
-            group["capturable"] = True
-        block = learner_replay(settings.device).sample(BATCH, BLOCK)
-        graph = torch.cuda.CUDAGraph()
-        side = torch.cuda.Stream()
-        with torch.cuda.stream(side):
-            update_block(agent, block)
-        torch.cuda.current_stream().wait_stream(side)
-        with torch.cuda.graph(graph):
-            update_block(agent, block)
-        return repeated(graph.replay)
+        agent = build_agent(agent_config(settings, network, precision, nap=nap), FRAME_SHAPE, NUM_ACTIONS, seed=0)
+        replay = captured(agent, learner_replay(settings.device).sample(BATCH, BLOCK))
+        return repeated(replay)
 
-    name = f"{precision}, eager in a CUDA graph, plain"
+    name = f"{precision}, eager in a CUDA graph, {'NaP' if nap else 'plain'}"
     return Contestant(f"learner {network}", name, "updates/s", setup, work=BLOCK, limit=limit_name(precision))
+
+
+def captured(agent: DQN, block: TensorDict) -> Callable[[], None]:
+    """A call that makes the updates of a block, on the same pixels each time, as one CUDA graph.
+
+    They are made once before the capture, eagerly, which makes the optimiser's state; the capture makes none.
+    """
+    for group in agent.optimizer.param_groups:
+        group["capturable"] = True
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        update_block(agent, block)
+    torch.cuda.current_stream().wait_stream(side)
+    graph.register_generator_state(agent.generator)
+    with torch.cuda.graph(graph):
+        update_block(agent, block)
+    return graph.replay
 
 
 def update_block(agent: DQN, block: TensorDict) -> None:

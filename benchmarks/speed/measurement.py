@@ -52,12 +52,12 @@ def contestants(settings: Settings) -> tuple[list[Contestant], list[str]]:
     if "loop" in settings.only:
         field += playing.loops(settings)
     if settings.device.startswith("cuda"):
-        field = [dataclasses.replace(each, setup=_finished(each.setup)) for each in field]
+        field = [dataclasses.replace(each, setup=finished(each.setup)) for each in field]
     return field, missing
 
 
-def _finished(setup: Callable[[], Run]) -> Callable[[], Run]:
-    """The same, but a round ends only when the device has done its work."""
+def finished(setup: Callable[[], Run]) -> Callable[[], Run]:
+    """The same, but a round ends only when the GPU has done its work."""
 
     def build() -> Run:
         run = setup()

@@ -1,11 +1,11 @@
 """A training loop in a process of its own, of the checkout that it is started in, old or new.
 
-`python training_process.py AGENT OPTIONS...` builds the run, makes the first updates, and then reads numbers of updates
-from its input, one a line. For each it answers with the updates made, their seconds and the peak of its memory so far.
+`main(agent, *options)` builds the run, makes the first updates, and then reads numbers of updates from its input, one a
+line. For each it answers with the updates made, their seconds and the peak of its memory so far. `against` hands this
+file's text to an interpreter in the other checkout, so only names that every version has are imported.
 """
 
 import json
-import os
 import resource
 import sys
 import time
@@ -17,8 +17,7 @@ FIRST = 64
 
 
 def main(agent: str, *argv: str) -> None:
-    """Serve until the input ends. Only names that every version has are imported."""
-    sys.path[0] = os.getcwd()  # the checkout to be measured, not the one that this file is in
+    """Serve until the input ends."""
     from agents.cli import settings
     from agents.run import build_trainer
     from experiment.determinism import configure
@@ -47,7 +46,3 @@ def train(trainer, updates: int) -> tuple[int, float]:
 def answer(updates: int, seconds: float) -> None:
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
     print(json.dumps({"updates": updates, "seconds": seconds, "peak_bytes": peak}), flush=True)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

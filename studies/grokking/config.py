@@ -9,6 +9,7 @@ from typing import Literal
 from experiment.config import ConfigError, suggest
 from experiment.intervals import default_interval
 from experiment.part import check_part
+from experiment.processor import best_precision
 from experiment.setting import check_ranges, setting
 
 EARLY = 0.2
@@ -104,8 +105,9 @@ class GrokkingConfig:
     elr_of: Literal["all", "weights"] = setting("all", "projection")
     """Parameters that --elr-end moves: all, or all except the norms' scales, whose decay then stays too."""
 
-    precision: Literal["fp32", "bf16"] = setting("fp32", "machine")
-    """bf16: passes in bfloat16 by autocast, on fp32 weights; measurements are always in fp32."""
+    precision: Literal["fp32", "bf16", "auto"] = setting("fp32", "machine")
+    """bf16: passes in bfloat16 by autocast, on fp32 weights; measurements are always in fp32.
+    auto: bf16 where the device has instructions for it, else fp32."""
     compile: bool = setting(False, "machine", role="machine")
     """Compile the loss with torch.compile: up to a minute at the start, then faster."""
     device: str = setting("cpu", "machine", role="machine")
@@ -147,6 +149,7 @@ class GrokkingConfig:
         return replace(
             config,
             updates=config.budget,
+            precision=best_precision(config.device) if config.precision == "auto" else config.precision,
             modulus=S5_ORDER if config.operation == "s5" else config.modulus,
             log_interval=config.log_interval or default_interval(config.budget, 50, 10, 100),
         )

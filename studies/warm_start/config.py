@@ -8,7 +8,7 @@ from typing import Literal
 from experiment.config import ConfigError
 from experiment.intervals import default_interval
 from experiment.part import check_part, join_options
-from experiment.processor import available_cores
+from experiment.processor import available_cores, best_precision
 from experiment.setting import check_ranges, setting
 from plasticity.registry import parse_all
 
@@ -105,8 +105,9 @@ class WarmStartConfig:
 
     device: str = setting("cpu", "machine", role="machine")
     """Device of network and data: cpu, cuda, cuda:1 ..."""
-    precision: Literal["fp32", "bf16"] = setting("fp32", "machine")
-    """bf16: passes in bfloat16 by autocast, on fp32 weights. Features are measured in fp32 in any case."""
+    precision: Literal["fp32", "bf16", "auto"] = setting("fp32", "machine")
+    """bf16: passes in bfloat16 by autocast, on fp32 weights. Features are measured in fp32 in any case.
+    auto: bf16 where the device has instructions for it, else fp32."""
     compile: bool = setting(False, "machine", role="machine")
     """Compile the loss with torch.compile: up to a minute at the start, then faster."""
     threads: int = setting(0, "machine", role="machine", at_least=0, at_most=1_024)
@@ -149,6 +150,7 @@ class WarmStartConfig:
             cycles=self.phases if self.cycles is None else self.cycles,
             plasticity=plasticity,
             threads=self.threads or available_cores(),
+            precision=best_precision(self.device) if self.precision == "auto" else self.precision,
         )
         if chosen.log_interval is None:
             chosen = replace(chosen, log_interval=default_interval(chosen.budget, 20, 20, 250))
