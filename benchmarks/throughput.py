@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from benchmarks.speed.settings import Settings
 from experiment.config import exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
+from experiment.processor import processor
+from experiment.values import counted
 
 
 @cli_session()
@@ -30,6 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = device_of(settings.device)
         if settings.compile:
             check_compiler(device)
+        if settings.against is not None:
+            from benchmarks.speed.against import compare
+
+            print(f"{processor()}, {counted(settings.threads, 'thread')}: this checkout and {settings.against}")
+            for line in compare(settings):
+                print(line, flush=True)
+            return 0
     from benchmarks.speed.output import show, write
 
     results = measure(settings)

@@ -11,19 +11,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.speed.alternate import Contestant, Run, Series, alternate, ratio
+from benchmarks.speed.settings import LOOPS, Settings
 from experiment.config import ConfigError
 
 HERE = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("training_process.py")
 COMMON = "--update-start 400 --steps 1000000 --replay-capacity 10000 --probe-interval 0 --eval-episodes 0"
-WORKLOADS = {
-    "DQN, small network": "dqn --env Pong --utd 8",
-    "DQN, small network, NaP": "dqn --env Pong --utd 8 --nap --schedule constant",
-    "DQN, Nature network": "dqn --env Pong --utd 8 --network nature",
-    "DER, small network": "der --config small --env Pong --utd 8",
-    "MinAtar, NaP, UTD 1": "dqn --config minatar --env MinAtar/Breakout --nap --schedule constant",
-}
-"""What is trained, by name: the words of the agent's command line."""
 
 
 class TrainingProcess:
@@ -71,21 +64,19 @@ def processes(checkout: Path, argv: Sequence[str]) -> Iterator[tuple[TrainingPro
         yield pair[0], pair[1]
 
 
-def compare(checkout: Path, names: Sequence[str], threads: int, rounds: int, seconds: float) -> Iterator[str]:
-    """A line for each workload: updates a second of both, the ratio of the rounds, peak memory. Raises ConfigError."""
-    if not (checkout / "agents" / "run.py").is_file():
-        raise ConfigError(f"--against {str(checkout)!r} is no checkout of this project: it has no agents/run.py")
-    checkout = checkout.resolve()
-    for name in names:
-        argv = [*WORKLOADS[name].split(), *COMMON.split(), "--threads", str(threads)]
-        with processes(checkout, argv) as (here, there):
-            yield _line(name, _measured(name, (here, there), rounds, seconds), (here, there))
+def compare(settings: Settings) -> Iterator[str]:
+    """A line for each training loop: updates a second of both checkouts, the rounds' ratio, peak memory."""
+    assert settings.against is not None
+    for name in settings.loops:
+        argv = [*LOOPS[name].split(), *COMMON.split(), "--threads", str(settings.threads)]
+        with processes(Path(settings.against).resolve(), argv) as pair:
+            yield _line(name, _measured(name, pair, settings), pair)
 
 
-def _measured(name: str, pair: Sequence[TrainingProcess], rounds: int, seconds: float) -> list[Series]:
+def _measured(name: str, pair: Sequence[TrainingProcess], settings: Settings) -> list[Series]:
     labels = ("this checkout", "the other")
     field = [Contestant(name, label, "updates/s", _setup(process)) for label, process in zip(labels, pair, strict=True)]
-    return alternate(field, rounds, seconds)
+    return alternate(field, settings.rounds, settings.seconds)
 
 
 def _setup(process: TrainingProcess) -> Callable[[], Run]:
@@ -96,4 +87,4 @@ def _line(name: str, series: Sequence[Series], pair: Sequence[TrainingProcess]) 
     here, there = series
     rates = f"{here.median:6.1f} and {there.median:6.1f} updates/s, ratio {ratio(here, there):.2f}"
     memory = ", ".join(f"{process.peak_bytes / 1e9:.2f}" for process in pair)
-    return f"{name:<24} {rates}; peak memory {memory} GB"
+    return f"{name:<14} {rates}; peak memory {memory} GB"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 from envs.registry import resolve_game
@@ -13,6 +14,14 @@ from experiment.setting import check_ranges, setting
 
 GROUPS = ("learner", "replay", "environment", "loop", "memory", "limits")
 NETWORKS = ("nature", "small")
+LOOPS = {
+    "dqn-small": "dqn --env Pong --utd 8",
+    "dqn-small-nap": "dqn --env Pong --utd 8 --nap --schedule constant",
+    "dqn-nature": "dqn --env Pong --utd 8 --network nature",
+    "der-small": "der --config small --env Pong --utd 8",
+    "minatar-nap": "dqn --config minatar --env MinAtar/Breakout --nap --schedule constant",
+}
+"""The training loops of --against by name: the command lines of their agents."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,11 @@ class Settings(Timing):
     """Agent steps that the replay buffers of replay and memory hold; the peers' take 3.5 GB at 100,000."""
     game: str = "Breakout"
     """Game of environment and loop."""
+    against: str | None = setting(None, metavar="CHECKOUT")
+    """Folder of another checkout of the project: measure whole training loops of both in alternation, and nothing
+    else."""
+    loops: tuple[str, ...] = tuple(LOOPS)
+    """--against: the training loops, by name."""
     out: str = "run/throughput"
     """Folder for throughput.json."""
 
@@ -57,6 +71,9 @@ class Settings(Timing):
         """These settings with the machine's cores filled in; a fault raises ConfigError."""
         _check_names("only", self.only, GROUPS)
         _check_names("networks", self.networks, NETWORKS)
+        _check_names("loops", self.loops, tuple(LOOPS))
+        if self.against is not None and not (Path(self.against) / "agents" / "run.py").is_file():
+            raise ConfigError(f"--against {self.against!r} is no checkout of this project: it has no agents/run.py")
         return replace(super().resolved(), game=resolve_game(self.game))
 
 

@@ -1,9 +1,11 @@
 """The command: options, costs of an update, table, JSON, and one tiny real run."""
 
 import json
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -211,3 +213,18 @@ def test_a_tiny_real_run(tmp_path, capsys):
     assert all(each["median"] > 0 for each in saved["series"])
     assert saved["facts"]["replay, bytes per agent step"] == "7,074"
     assert GROUPS[0] in capsys.readouterr().out
+
+
+def test_another_checkout_is_measured_in_alternation(capsys):
+    words = "--rounds 1 --seconds 0.05 --threads 1 --loops minatar-nap --against"
+    assert main([*words.split(), str(Path(__file__).parents[2])]) == 0
+    title, line = capsys.readouterr().out.splitlines()
+    assert title.endswith("1 thread: this checkout and " + str(Path(__file__).parents[2]))
+    assert re.fullmatch(r"minatar-nap +[\d.]+ and +[\d.]+ updates/s, ratio [\d.]+; peak memory [\d.]+, [\d.]+ GB", line)
+
+
+def test_what_is_no_checkout_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--against", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "is no checkout of this project" in capsys.readouterr().err
