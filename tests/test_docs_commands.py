@@ -35,7 +35,7 @@ def test_a_command_that_is_shown_exists_with_its_options(command, monkeypatch, c
         main = f"{module}.__main__"
         assert exit_code(main if main in COMMANDS else module, "--help-all", monkeypatch) == 0
     printed = capsys.readouterr().out
-    lines = re.findall(r"^[│ ] (?:-h, )?(--.*)", printed, re.M) + re.findall(r"--list-\w+", printed)  # named in its text
+    lines = re.findall(r"^[│ ] (?:-h, )?(--.*)", printed, re.M) + re.findall(r"--list-\w+", printed)  # in its text
     known = {option for line in lines for option in OPTION.findall(line)} | {"--help-all"}
     assert shown()[command] - known == set()
 
