@@ -213,11 +213,10 @@ def _uses_its_seed(subject: Subject, build: Build) -> None:
         runs = [subject.run(build, own={"seed": seed}).values() for seed in (1, 2)]
         require(not _same(*runs), "it takes a seed, and two seeds give the same weights")
         return
-    with Calls() as calls:
-        loop = subject.loop(build)
+    loop, calls = subject.loop(build), Calls()
     for _ in range(UPDATES):
         loop.learn()
-        with calls:
+        with calls:  # what `attach` draws may be inputs to try the network on
             loop.after()
     require(not calls.draws, "it draws random numbers, and its constructor takes no seed")
 
