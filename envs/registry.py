@@ -188,7 +188,7 @@ def own_options(kind: "type[VectorEnv]") -> dict[str, inspect.Parameter]:
     return {name: kept for name, kept in options_of(kind, VectorEnv).items() if name not in ("num_envs", "seed")}
 
 
-def own_class(path: str) -> "tuple[type[VectorEnv], dict[str, Any]]":
+def own_class(path: str) -> tuple[type[Any], dict[str, Any]]:
     """The class at module:Class[:option=value,...], and its options; ValueError, in one line, for a wrong path."""
     from envs.vector_env import VectorEnv
 
