@@ -4,6 +4,7 @@ A name is a game of a registration, in any usual spelling; `module:Class[:option
 or `gym:ID`, an environment of Gymnasium. A new family of games is one more entry of `REGISTRATIONS`.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -180,16 +181,29 @@ def _find(name: str) -> tuple[str, Registration]:
     raise unknown_name("game", name, [game for registration in REGISTRATIONS for game in registration.games()])
 
 
-def _of_the_user(path: str) -> Registration:
-    """What a class declares on itself."""
-    from envs.vector_env import VectorEnv, wrong_declarations
+def own_options(kind: "type[VectorEnv]") -> dict[str, inspect.Parameter]:
+    """The options of a user's class, beyond `num_envs` and `seed`, by name."""
+    from envs.vector_env import VectorEnv
+
+    return {name: kept for name, kept in options_of(kind, VectorEnv).items() if name not in ("num_envs", "seed")}
+
+
+def own_class(path: str) -> tuple[type[Any], dict[str, Any]]:
+    """The class at module:Class[:option=value,...], and its options; ValueError, in one line, for a wrong path."""
+    from envs.vector_env import VectorEnv
 
     part = parse(path, (), "environment")
     kind = load(part.name, VectorEnv)
-    known = {name: kept for name, kept in options_of(kind, VectorEnv).items() if name not in ("num_envs", "seed")}
-    options = arguments(part, kind, known)
+    return kind, arguments(part, kind, own_options(kind))
+
+
+def _of_the_user(path: str) -> Registration:
+    """What a class declares on itself."""
+    from envs.vector_env import wrong_declarations
+
+    kind, options = own_class(path)
     if not isinstance(kind.rules, Protocol):
-        raise ValueError(f"{part.name}: rules is {kind.rules!r}: it has to be an envs.protocol.Protocol")
+        raise ValueError(f"{path}: rules is {kind.rules!r}: it has to be an envs.protocol.Protocol")
 
     def make(game: str, rules: Protocol, num_envs: int, seed: int, **how: Any) -> "VectorEnv":
         with as_mistake(path):

@@ -1,7 +1,7 @@
 """The contract of an environment, as a check that you can run on your own class.
 
 from envs.testing import check_env
-check_env(MyEnv)    # or any function of num_envs and seed that makes one
+check_env(MyEnv, size=8)    # or its import path, or any function of num_envs and seed that makes one
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.vector_env import Step, VectorEnv, wrong_declarations
+from envs.registry import own_class, own_options
+from envs.vector_env import Step, VectorEnv, nothing_returned, wrong_declarations
+from experiment.part import check_known
 
 Make = Callable[..., VectorEnv]
 ENOUGH_ENDS = 3
@@ -30,14 +32,19 @@ class Walk(NamedTuple):
     copies: list[Step]
 
 
-def check_env(make: Make, num_envs: int = 2, steps: int = 300) -> None:
+def check_env(make: str | Make, num_envs: int = 2, steps: int = 300, **options: Any) -> None:
     """Plays random actions and raises AssertionError with a line for each rule that is broken.
 
     Args:
-        make: called with `num_envs` and `seed` by name, as the program calls an environment of an import path.
+        make: a class, its import path with or without options, or a function. It is called with `num_envs`, `seed` and
+            the options by name, as the program calls an environment of an import path.
         num_envs: environments in the vector; one alone is tried too.
         steps: agent steps played in each. Ends of episodes are checked only if some occur within them.
+        options: further arguments of the class or function.
+
+    Raises ValueError for a path or an option that does not exist.
     """
+    make = _maker(make, options)
     for count in dict.fromkeys((num_envs, 1)):
         found: list[str] = []
         with _raised(found):
@@ -49,6 +56,17 @@ def check_env(make: Make, num_envs: int = 2, steps: int = 300) -> None:
                 found += check_made(partial(make, num_envs=count, seed=0), walk)
         if found:
             raise AssertionError("\n".join(found))
+
+
+def _maker(make: str | Make, options: dict[str, Any]) -> Make:
+    if isinstance(make, str):
+        kind, written = own_class(make)
+        return _maker(kind, written | options)
+    if isinstance(make, type):
+        if not issubclass(make, VectorEnv):
+            raise AssertionError(f"{make!r} is no subclass of VectorEnv")
+        check_known(make.__name__, options, own_options(make))
+    return partial(make, **options)
 
 
 @contextmanager
@@ -201,8 +219,9 @@ def _resumes(make: Make, walk: Walk) -> Iterator[str]:
         if bad := sorted({type(part).__name__ for part in _parts(state) if not isinstance(part, PLAIN)}):
             yield f"state_dict() holds {', '.join(bad)}: it has to be numbers, text, bytes, lists and dicts"
         expected = play(env, actions[half:])  # what is saved must not change with it
-        if not np.array_equal(other.load_state_dict(state), shown):
-            yield "load_state_dict() returns other frames than were shown when the state was saved"
+        if not np.array_equal(frames := other.load_state_dict(state), shown):
+            again = "load_state_dict() returns other frames than were shown when the state was saved"
+            yield again + nothing_returned(frames)
         for time, (row, before) in enumerate(zip(actions[half:], expected, strict=True), 1):
             if found := differences(before, other.step(row)):
                 yield f"exact_resume is True, and {found} differ {time} steps after a resume"

@@ -125,6 +125,11 @@ class VectorEnv(ABC):
         raise RuntimeError(f"{type(self).__name__} cannot be resumed exactly; start new episodes with reset()")
 
 
+def nothing_returned(frames: np.ndarray | None) -> str:
+    """The end of a message about the frames of `load_state_dict`: "" where it returned some."""
+    return " (it returned None)" if frames is None else ""
+
+
 def wrong_declarations(env: VectorEnv) -> Iterator[str]:
     """What an environment declares otherwise than the contract has it, a line each."""
     missing = [name for name in ("num_envs", "num_actions", "frame_shape") if getattr(env, name, None) is None]

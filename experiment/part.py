@@ -96,12 +96,15 @@ def options_of(kind: type, base: type, given: int = 0) -> dict[str, inspect.Para
 
 def arguments(part: Part, kind: type, known: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     """The options as values of the types that the constructor states; ValueError for an unknown or a wrong one."""
-    values = {}
-    for key, text in part.options.items():
-        if key not in known:
-            raise ValueError(f"{part.name} has no option {key!r}{suggest(key, known, list_all=True)}")
-        values[key] = _read(f"{part.name}: {key}={text}", text, _hint(kind, key))
-    return values
+    check_known(part.name, part.options, known)
+    return {key: _read(f"{part.name}: {key}={text}", text, _hint(kind, key)) for key, text in part.options.items()}
+
+
+def check_known(name: str, options: Iterable[str], known: Collection[str]) -> None:
+    """Raises ValueError, with the near match, for an option that the part of this name does not have."""
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}{suggest(option, known, list_all=True)}")
 
 
 def check_part(option: str, given: str, known: Collection[str]) -> None:

@@ -140,8 +140,10 @@ class Projection:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Copies a saved state into the existing tensors.
 
-        Raises ValueError if the state is of other weights.
+        Raises ValueError if the state is of other weights, or not of a projection.
         """
+        if missing := [name for name in ("initial_norms", "affine", "updates") if name not in state]:
+            raise ValueError(f"nap.Projection: the loaded state is not of a projection: it has no {', '.join(missing)}")
         saved = state["initial_norms"]
         for name in self.names:
             if name not in saved:

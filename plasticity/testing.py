@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nap
-from experiment.part import arguments
+from experiment.part import arguments, check_known
+from experiment.storage.checkpoint import check_plain
 from plasticity.loops import Build, Functional, Loop, cnn, linear, mlp
 from plasticity.method import Method
 from plasticity.registry import load, options_of, parse
@@ -32,14 +33,19 @@ WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero
 
 
 class Calls(TorchDispatchMode):
-    """The names of all operations inside; a boolean index counts as the `nonzero` that it needs."""
+    """The names of all operations inside, and whether one draws from a generator of its own.
+
+    A boolean index counts as the `nonzero` that it needs.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
+        self.draws = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.add(name := func.overloadpacket.__name__)
+        self.draws |= (kwargs or {}).get("generator") is not None
         if name in ("index", "index_put", "index_put_"):
             masked = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
             if masked and (name == "index" or args[2].numel() > 1):  # one value is filled in without
@@ -138,8 +144,10 @@ def _subject(method: str | type[Method], options: dict[str, Any]) -> Subject:
     if isinstance(method, str):
         part = parse(method)
         kind = load(part)
+        check_known(part.name, options, options_of(kind))
         return Subject(kind, arguments(part, kind, options_of(kind)) | options)
     require(isinstance(method, type) and issubclass(method, Method), f"{method!r} is no subclass of Method")
+    check_known(method.__name__, options, options_of(method))
     return Subject(method, options)
 
 
@@ -179,7 +187,11 @@ def _off_changes_nothing(subject: Subject, build: Build) -> None:
 def _acts(subject: Subject, build: Build) -> None:
     """It acts"""
     changed = not _same(subject.run(build).values(), Loop(build).run(UPDATES).values())
-    require(changed, f"nothing differs after {UPDATES} updates; give options with which it acts in that time")
+    require(
+        changed,
+        f"nothing differs after {UPDATES} updates; give options with which it acts in that time, or, where these "
+        "switch it off, let its property is_off be true",
+    )
 
 
 def _repeats(subject: Subject, build: Build) -> None:
@@ -200,6 +212,13 @@ def _uses_its_seed(subject: Subject, build: Build) -> None:
     if "seed" in options_of(subject.kind):
         runs = [subject.run(build, own={"seed": seed}).values() for seed in (1, 2)]
         require(not _same(*runs), "it takes a seed, and two seeds give the same weights")
+        return
+    loop, calls = subject.loop(build), Calls()
+    for _ in range(UPDATES):
+        loop.learn()
+        with calls:  # what `attach` draws may be inputs to try the network on
+            loop.after()
+    require(not calls.draws, "it draws random numbers, and its constructor takes no seed")
 
 
 def _owns(subject: Subject, build: Build) -> None:
@@ -214,6 +233,10 @@ def _owns(subject: Subject, build: Build) -> None:
 def _resumes(subject: Subject, build: Build) -> None:
     """A run resumed from a checkpoint ends like an uninterrupted one"""
     whole, first, second = subject.run(build), subject.loop(build).run(CUT), subject.loop(build, weights=1)
+    try:
+        check_plain(first.methods[0].state_dict(), "state_dict()")
+    except TypeError as error:
+        raise AssertionError(error) from None
     torch.save(first.state(), file := io.BytesIO())
     file.seek(0)
     second.load(torch.load(file, weights_only=True))

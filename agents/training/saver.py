@@ -8,6 +8,7 @@ import numpy as np
 
 from agents.config import DQNConfig
 from agents.training.trainer import Trainer
+from envs.vector_env import nothing_returned
 from experiment.progress import Progress
 from experiment.storage import checkpoint
 from experiment.storage.segments import Segments
@@ -72,4 +73,4 @@ class Saver:
         else:
             frames = trainer.env.load_state_dict(state)
         if not np.array_equal(frames, trainer.obs[:, -1].cpu().numpy()):
-            raise ValueError("the emulators, played again, show other frames than they did")
+            raise ValueError(f"the emulators, played again, show other frames than they did{nothing_returned(frames)}")

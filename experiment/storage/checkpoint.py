@@ -126,7 +126,8 @@ def check_plain(value: Any, where: str) -> None:
             check_plain(item, f"{where}[{index}]")
     else:
         raise TypeError(
-            f"{where} is a {type(value).__name__}: a checkpoint holds tensors, numbers, text, lists and dicts"
+            f"{where} is a {type(value).__name__}: a checkpoint holds tensors, numbers, text, bytes, "
+            "lists and dicts, no NumPy arrays"
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, SupportsFloat
 from torch.optim import Optimizer
 
 from nap.schedules.open_loop import ramp_then_cosine
-from nap.schedules.schedule import Schedule
+from nap.schedules.schedule import Schedule, detached
 
 
 class RunningScore:
@@ -145,19 +145,13 @@ class Rewarm(Schedule):
         """The lr of each parameter group at a step count, with the alarms so far."""
         return self._between(self.shape(step))
 
-    def step(self, signal: SupportsFloat | None = None) -> None:
-        """Counts one step, and observes the signal if there is one."""
-        super().step()
-        if signal is not None:
-            self.observe(signal)
-
     def observe(self, signal: SupportsFloat) -> bool:
         """Reads one sample of the signal at the present step count; True if it triggers an alarm."""
         began = self._restart_before(self.last_epoch)
         middle = (self._rise(began) + self.cycle_steps) // 2
         if self.last_epoch - began < (middle if self.cooldown is None else self.cooldown):
             return False
-        value = self._readable(float(signal))
+        value = self._readable(float(detached(signal)))
         if value is None:
             self.ignored += 1
             return False
@@ -187,6 +181,7 @@ class Rewarm(Schedule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where a saved one stopped, to the bit."""
+        self._check_state(state_dict, "alarms", "evidence", "ignored", "score")
         self.alarms, self.evidence = list(state_dict["alarms"]), list(state_dict["evidence"])
         self.ignored = state_dict["ignored"]
         self.score.load_state_dict(state_dict["score"])

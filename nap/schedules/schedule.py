@@ -43,6 +43,12 @@ class Schedule(LRScheduler, ABC):
         """The lr of each parameter group at a step count."""
         return self._between(self.shape(min(step, self.total_steps)))
 
+    def step(self, signal: SupportsFloat | None = None) -> None:
+        """Counts one step. A schedule that listens observes the signal, if there is one; another ignores it."""
+        super().step()
+        if signal is not None and self.signal is not None:
+            self.observe(detached(signal))
+
     def observe(self, signal: SupportsFloat) -> object:
         """Reads one sample of the signal at the present step count. Raises ValueError if `signal` is None."""
         raise self._error("this schedule listens to no signal")
@@ -83,11 +89,19 @@ class Schedule(LRScheduler, ABC):
         return {"step": self.last_epoch, "peaks": list(self.peaks), "floors": list(self.floors)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Moves to a saved step count, with the saved peaks and floors. Raises ValueError for other groups."""
+        """Moves to a saved step count, with the saved peaks and floors.
+
+        Raises ValueError for the state of other groups or of another kind of schedule.
+        """
+        self._check_state(state_dict, "step", "peaks", "floors")
         if (saved := len(state_dict["peaks"])) != (own := len(self.peaks)):
             raise self._error(f"the loaded state is of {saved} parameter groups, the optimizer has {own}")
         self.peaks, self.floors = list(state_dict["peaks"]), list(state_dict["floors"])
         self.move_to(state_dict["step"])
+
+    def _check_state(self, state: dict[str, Any], *names: str) -> None:
+        if missing := [name for name in names if name not in state]:
+            raise self._error(f"the loaded state is of another kind of schedule: it has no {', '.join(missing)}")
 
     def _error(self, message: str) -> ValueError:
         return ValueError(f"{type(self).__module__}.{type(self).__name__}: {message}")
@@ -129,6 +143,11 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
             group["lr"] = lr
         else:
             group["lr"] = float(group["lr"])
+
+
+def detached(signal: SupportsFloat) -> SupportsFloat:
+    """The signal without its graph, so that `float` of a loss does not warn."""
+    return signal.detach() if isinstance(signal, Tensor) else signal
 
 
 def peaks_of(optimizer: Optimizer) -> list[float]:

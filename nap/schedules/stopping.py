@@ -14,6 +14,7 @@ from typing import Any, SupportsFloat
 from torch.optim import Optimizer
 
 from nap.schedules.open_loop import EarlyCycle, anneal_shape, half_cosine
+from nap.schedules.schedule import detached
 from nap.suggest import suggest
 
 Sample = tuple[float, float]
@@ -73,17 +74,11 @@ class StoppingCycle(EarlyCycle):
         if self.still >= self.patience:
             self.stopped_at = self.last_epoch
 
-    def step(self, signal: SupportsFloat | None = None) -> None:
-        """Counts one step, and observes the signal if there is one."""
-        super().step()
-        if signal is not None:
-            self.observe(signal)
-
     def observe(self, signal: SupportsFloat) -> None:
         """Reads one sample of the signal for the present cycle; ignores it after the stop."""
         if self.stopped_at is not None:
             return
-        value = float(signal)
+        value = float(detached(signal))
         if math.isfinite(value):
             self.samples.append((self.last_epoch * self.cycles % self.cycle_steps / self.cycle_steps, value))
         else:
@@ -100,8 +95,10 @@ class StoppingCycle(EarlyCycle):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where a saved one stopped, to the bit."""
+        numbers = ("cycle", "still", "ignored", "stopped_at")
+        self._check_state(state_dict, "samples", *numbers)
         self.samples = [(place, value) for place, value in state_dict["samples"]]
-        for name in ("cycle", "still", "ignored", "stopped_at"):
+        for name in numbers:
             setattr(self, name, state_dict[name])
         super().load_state_dict(state_dict)
 
@@ -150,7 +147,7 @@ class CusumStop(StoppingCycle):
 
     def observe(self, signal: SupportsFloat) -> None:
         """Reads one sample, as the base does; ValueError for a negative sample if `log_signal` is on."""
-        value = float(signal)
+        value = float(detached(signal))
         if self.log_signal and math.isfinite(value):
             if value < 0:
                 raise self._error(f"signal {value!r} has no logarithm; pass log_signal=False")
@@ -188,6 +185,7 @@ class CusumStop(StoppingCycle):
         return super().state_dict() | {"reference": list(self.reference)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._check_state(state_dict, "reference")
         self.reference = [(place, value) for place, value in state_dict["reference"]]
         super().load_state_dict(state_dict)
 
@@ -244,5 +242,6 @@ class PlateauStop(StoppingCycle):
         return super().state_dict() | {"recent": list(self.recent), "best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._check_state(state_dict, "recent", "best")
         self.recent, self.best = list(state_dict["recent"]), state_dict["best"]
         super().load_state_dict(state_dict)

@@ -1,11 +1,15 @@
 """Parts of the user's that go wrong: one line each, nothing written before training, nothing lost after it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from agents import cli, evaluate
 from agents.dqn import DQN
 from agents.playing import evaluation
+from agents.training.saver import Saver
 from envs.catch import Catch
 from envs.vector_env import VectorEnv
 from plasticity.method import Method
@@ -122,3 +126,15 @@ def test_an_environment_that_ends_no_episode_ends_the_evaluation_in_one_line(tmp
     monkeypatch.setattr(Endless, "recv", Catch.recv)  # mended
     assert cli.main("dqn", ["--resume", str(run)]) == 0
     assert (run / "result.json").is_file()
+
+
+def test_an_environment_whose_resume_returns_no_frames_is_named():
+    class Shy(Catch):
+        def load_state_dict(self, state, progress=None):
+            super().load_state_dict(state)
+
+    env = Shy(1, 0)
+    shown = torch.from_numpy(env.reset()).unsqueeze(1)
+    saver = SimpleNamespace(trainer=SimpleNamespace(env=env, obs=shown))
+    with pytest.raises(ValueError, match=r"played again, show other frames than they did \(it returned None\)"):
+        Saver._play_again(saver, env.state_dict())

@@ -62,6 +62,13 @@ class Forgetful(Catch):
         return super().load_state_dict(state | {"rng": np.random.default_rng(0).bit_generator.state})
 
 
+class Shy(Catch):
+    """Its load_state_dict does not return the frames."""
+
+    def load_state_dict(self, state, progress=None):
+        super().load_state_dict(state)
+
+
 class Live(Catch):
     """Its saved state is the running one."""
 
@@ -139,6 +146,7 @@ BROKEN = {
     "not cut in time": (LongLimit, "goes on after 8 agent steps, and time_limit is 3"),
     "no seed": (Unseeded, "one seed"),
     "a state without its generator": (Forgetful, "exact_resume is True, and .* steps after a resume"),
+    "a resume that returns nothing": (Shy, r"load_state_dict.. returns other frames .* saved \(it returned None\)"),
     "a state that goes on": (Live, "state_dict.. holds int64|holds ndarray"),
     "a state that nobody asked for": (Silent, "exact_resume is False"),
     "one environment for two": (Deaf, "num_envs is 1, and 2 were asked for"),
@@ -161,3 +169,25 @@ def test_every_violation_has_a_line_of_its_own():
         check_env(Odd)
     lines = str(found.value).splitlines()
     assert [line.partition(" is ")[0] for line in lines] == ["num_actions", "stack", "rules", "describe()"]
+
+
+def test_a_class_its_path_and_a_function_take_options():
+    check_env(Reach, size=7)
+    check_env("examples.new_environment:Reach:size=9", steps=50)
+    check_env("examples.new_environment:Reach", num_envs=3, steps=50, size=9)
+    check_env(lambda num_envs, seed, size: Reach(num_envs, seed, size), steps=50, size=9)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "error", "said"),
+    [
+        (Reach, {"siz": 7}, ValueError, "Reach has no option 'siz'; did you mean 'size'"),
+        ("examples.new_environment:Reach", {"siz": 7}, ValueError, "did you mean 'size'"),
+        ("examples.new_environment:Reach:siz=7", {}, ValueError, "did you mean 'size'"),
+        ("examples.new_environment:Reech", {}, ValueError, "did you mean 'Reach'"),
+        (dict, {}, AssertionError, "is no subclass of VectorEnv"),
+    ],
+)
+def test_what_cannot_be_checked_is_one_line(make, options, error, said):
+    with pytest.raises(error, match=said):
+        check_env(make, **options)

@@ -333,6 +333,11 @@ def test_a_state_of_another_mode_is_refused() -> None:
     torch.testing.assert_close(first.norms(), first.initial_norms)
 
 
+def test_a_state_that_is_not_of_a_projection_is_refused() -> None:
+    with pytest.raises(ValueError, match="not of a projection: it has no initial_norms, affine, updates"):
+        nap.Projection(mlp(3, 4, 2)).load_state_dict({"step": 3})
+
+
 def test_nothing_is_left_in_a_network_that_was_not_given_to_it() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     keys, hooks = list(module.state_dict()), sum(len(part._forward_hooks) for part in module.modules())

@@ -260,3 +260,30 @@ def test_bad_input_is_one_clear_line() -> None:
         with pytest.raises(ValueError, match=message) as error:
             nap.make_schedule(name, optimizer(), total, **options)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", nap.SCHEDULES)
+def test_a_loss_goes_to_any_schedule_and_only_those_that_listen_read_it(name: str) -> None:
+    with_loss, without = (nap.make_schedule(name, optimizer(), 2000) for _ in range(2))
+    loss = torch.tensor(1.0, requires_grad=True)
+    for step in range(1, 150):  # fewer than what any of them reacts to
+        with_loss.optimizer.step()
+        without.optimizer.step()
+        with_loss.step(loss * (1 + 0.01 * (step % 3)))
+        without.step()
+        assert with_loss.last_epoch == step
+        assert with_loss.get_last_lr() == without.get_last_lr()
+    if with_loss.signal is not None:
+        with_loss.observe(loss)
+    assert (with_loss.state_dict() == without.state_dict()) == (with_loss.signal is None)
+
+
+@pytest.mark.parametrize("own", nap.SCHEDULES)
+def test_the_state_of_another_kind_is_refused_in_one_line(own: str) -> None:
+    schedule = nap.make_schedule(own, optimizer(), 2000)
+    with pytest.raises(ValueError, match=r"the loaded state is of another kind of schedule: it has no step"):
+        nap.Schedule.load_state_dict(schedule, {})
+    if schedule.signal:
+        with pytest.raises(ValueError, match="the loaded state is of another kind of schedule: it has no "):
+            schedule.load_state_dict(nap.make_schedule("linear", optimizer(), TOTAL).state_dict())

@@ -62,6 +62,19 @@ class Deaf(Noise):
         self.generator = make_generator(network, 3)
 
 
+class FixedSeed(Method):
+    scale = 0.01
+    after_update, state_dict, load_state_dict = Noise.after_update, Noise.state_dict, Noise.load_state_dict
+
+    def attach(self, network, target, optimizer):
+        self.weight, self.generator = next(network.parameters()), make_generator(network, 3)
+
+
+class SavesAnArray(Noise):
+    def state_dict(self):
+        return super().state_dict() | {"seen": self.weight.detach().numpy()}
+
+
 class NewModule(Noise):
     def after_update(self, update, features=None):
         super().after_update(update)
@@ -189,16 +202,18 @@ class RefusesAll(Noise):
 
 BROKEN = {
     SaysOff: "Off, no bit differs from a run without it (on a mlp): weights differ",
-    Idle: "It acts (on a mlp): nothing differs after 9 updates",
+    Idle: "It acts (on a mlp): nothing differs after 9 updates; give options with which it acts in that time, or",
     Random: "The same seed gives the same bits (on a mlp): two runs differ",
     GlobalDraw: "It draws from its own generator (on a mlp): torch's global generator moves",
+    FixedSeed: "Another seed gives other bits (on a mlp): it draws random numbers, and its constructor takes no seed",
     Deaf: "Another seed gives other bits (on a mlp): it takes a seed",
     NewModule: "4.weight is another object after update 1: change parameters in place",
     NewParameter: "0.weight is another object after update 1",
     LateBranch: "the network uses 5.bias, 5.weight, which the optimiser does not own, after attach",
     Explodes: "0.weight or its moments are not finite after update",
     SharesMemory: "network and target share memory",
-    SavesAnObject: "A run resumed from a checkpoint ends like an uninterrupted one (on a mlp): UnpicklingError",
+    SavesAnObject: "A run resumed from a checkpoint ends like an uninterrupted one (on a mlp): state_dict()['self']",
+    SavesAnArray: "(on a mlp): state_dict()['seen'] is a ndarray: a checkpoint holds tensors, numbers, text, bytes",
     CountsReads: "Saving, measuring and the penalty change nothing (on a mlp): weights differ",
     Reads: "After an update it never waits for the device (on a mlp): it calls _local_scalar_dense",
     Chooses: "After an update it never waits for the device (on a mlp): it calls nonzero",
@@ -240,6 +255,8 @@ def test_a_whole_method_passes_as_a_class_and_by_its_path_with_options():
         ("redoo", {}, ValueError, "did you mean 'redo'"),
         ("examples.new_method:MyMethd", {}, ValueError, "did you mean 'MyMethod'"),
         ("examples.new_method:MyMethod:scal=1", {}, ValueError, "did you mean 'scale'"),
+        (Reset, {"perod": 3}, ValueError, "Reset has no option 'perod'; did you mean 'period'"),
+        ("reset:period=3", {"laiers": 1}, ValueError, "reset has no option 'laiers'; did you mean 'layers'"),
         (nn.Linear, {}, AssertionError, "is no subclass of Method"),
         (Reset, {"period": 0}, ValueError, "reset: period=0"),
     ],
