@@ -45,10 +45,12 @@ Methods for --plasticity (--list-methods shows options and papers; --list-metric
 {methods}"""
 
 
-def presets(agent: str) -> dict[str, Path]:
-    """The agent's presets in configs/, by name; of an agent that is an import path all, with the family's names."""
-    own = agent if agent in AGENTS else ""
-    return {path.stem.removeprefix(f"{agent}-"): path for path in sorted(CONFIGS.glob(f"{own}*.yaml"))}
+def presets(agent: str, command: str = "dqn") -> dict[str, Path]:
+    """The agent's presets in configs/, by name. Of an import path those of its command, and all by their full names."""
+    known = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
+    family = next(name for name in (agent, command, "dqn") if name in AGENTS)
+    short = {name.removeprefix(f"{family}-"): path for name, path in known.items() if name.startswith(family)}
+    return short if agent in AGENTS else short | known
 
 
 def default_preset(agent: str, command: str = "dqn") -> str:
@@ -82,7 +84,7 @@ def settings(command: str, argv: Sequence[str] | None) -> DQNConfig:
         gather(argv, "--plasticity"),
         prog=f"python -m {AGENTS.get(command) or command.partition(':')[0]}",
         description=DESCRIPTION.format(name=NAMES.get(agent, agent), methods=listing()),
-        presets=presets(agent),
+        presets=presets(agent, command),
     )
     config = parse(default_preset=default_preset(agent, command))
     if config.resume not in (None, "auto"):
