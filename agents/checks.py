@@ -28,7 +28,8 @@ def check(config: DQNConfig) -> None:
         raise ConfigError("--steps and --frames both set the budget: leave one out (a preset's: --steps none)")
     if config.frames is not None and config.frames % config.rules.frame_skip:
         raise ConfigError(f"--frames is {config.frames}: it has to be a multiple of {config.rules.frame_skip}")
-    if config.resolved_schedule != "constant" and config.lr_floor > config.lr:
+    own = ":" in config.schedule  # its floor is an option of its path
+    if config.resolved_schedule != "constant" and not own and config.lr_floor > config.lr:
         raise ConfigError(f"--lr-floor is {config.lr_floor}: it has to be at most the peak, --lr {config.lr}")
     if config.gamma_final is not None and max(config.gamma, config.gamma_final) == 1:
         pair = f"--gamma {config.gamma:g} and --gamma-final {config.gamma_final:g}"

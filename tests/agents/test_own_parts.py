@@ -1,13 +1,18 @@
 """Parts of the user's that go wrong: one line each, nothing written before training, nothing lost after it."""
 
+import json
+
 import numpy as np
 import pytest
 
 from agents import cli, evaluate
 from agents.dqn import DQN
+from agents.names import NETWORKS
+from agents.networks.encoders import make_network
 from agents.playing import evaluation
 from envs.catch import Catch
 from envs.vector_env import VectorEnv
+from experiment.config import ConfigError
 from plasticity.method import Method
 
 WORDS = ["--steps=130", "--update-start=100", "--threads=1", "--compile=false", "--batch-size=8", "--n-step=3"]
@@ -50,6 +55,10 @@ class Endless(Catch):
         never = np.zeros(self.num_envs, bool)
         self.steps = getattr(self, "steps", np.zeros(self.num_envs, np.int64)) + 1
         return step._replace(terminated=never, first_frame=step.frame, episode_steps=self.steps)
+
+
+class Short(Catch):
+    time_limit = 30
 
 
 class RaisingMethod(Method):
@@ -122,3 +131,18 @@ def test_an_environment_that_ends_no_episode_ends_the_evaluation_in_one_line(tmp
     monkeypatch.setattr(Endless, "recv", Catch.recv)  # mended
     assert cli.main("dqn", ["--resume", str(run)]) == 0
     assert (run / "result.json").is_file()
+
+
+def test_the_limit_of_an_own_environment_is_stated_in_result_and_evaluation(tmp_path, capsys):
+    assert train(["--env", f"{HERE}:Short"], tmp_path) == 0
+    (run,) = tmp_path.iterdir()
+    assert json.loads((run / "result.json").read_text())["protocol"]["max_frames"] == 30
+    assert evaluate.main([str(run), "--episodes=1"]) == 0
+    assert "frame skip 1, limit 30 frames)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("network", sorted(NETWORKS.keys() - {"minatar"}))
+def test_frames_of_several_channels_want_a_network_that_takes_them(network):
+    with pytest.raises(ConfigError, match=f"--network {network} takes frames H×W; .* 4×42×42 here, declare network"):
+        make_network(network, 1, (4, 42, 42), 3)
+    make_network("minatar", 1, (4, 42, 42), 3)
