@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from agents.names import AGENTS, CLOSED_LOOP, EARLY_CYCLE, NETWORKS, SCHEDULES, STACK
 from envs.protocol import ATARI, PROTOCOLS
+from experiment.command_line import shell
 from experiment.config import ConfigError
 from experiment.part import check_part
 from experiment.setting import check_ranges
@@ -15,9 +16,22 @@ from plasticity.registry import parse_all
 
 if TYPE_CHECKING:
     from agents.config import DQNConfig
+    from experiment.storage.run_dir import RunDir
 
 LEAST_SIDE = 21
 """Pixels of a frame's shorter side that DrQ's shifts need: five times the largest of them."""
+
+STUDIES = {"operation": "studies.grokking", "dataset": "studies.warm_start"}
+"""A setting that the runs of each study have and those of agents do not."""
+
+
+def check_kind(run: RunDir) -> None:
+    """ConfigError for the directory of a study's run: what reads runs of agents cannot read it."""
+    text = run.config.read_text(encoding="utf-8", errors="replace") if run.config.is_file() else ""
+    for key, study in STUDIES.items():
+        if re.search(rf"^{key}:", text, re.MULTILINE):
+            draw = shell("python", "-m", f"{study}.figures", run.path)
+            raise ConfigError(f"{str(run.path)!r} is a run of a study, not of an agent; its figures: {draw}")
 
 
 def check(config: DQNConfig) -> None:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.checks import check_kind
 from agents.config import DQNConfig
-from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
+from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
 from experiment.setting import check_ranges, setting
 from experiment.storage.files import to_json, write_atomic
-from experiment.storage.run_dir import RunDir
+from experiment.storage.run_dir import RunDir, load_settings
 
 if TYPE_CHECKING:
     from agents.playing.video import Recorder
@@ -78,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             options.check()
             directory = RunDir.open(options.run)
-            config = load_yaml(DQNConfig, directory.config)
+            check_kind(directory)
+            config = load_settings(DQNConfig, directory)
             config = replace(config, device=options.device or config.device).resolved()
             from agents.playing.evaluation import evaluated_policy, format_score, rules_of, rules_played, score, summary
             from agents.run import load_agent

@@ -352,7 +352,7 @@ WRONG = {
     ),
     "an option without a value": (["--arm"], "--arm needs a value"),
     "a folder that is a file": (["--root", __file__], "is a file, where a folder is wanted"),
-    "no sweep": (["--status", "/nowhere"], "cannot read the list of runs '/nowhere/manifest.json'"),
+    "no sweep": (["--status", "/nowhere"], "no sweep in '/nowhere': it has no manifest.json"),
 }
 
 
