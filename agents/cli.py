@@ -49,7 +49,8 @@ OWN: Bases = {
 """The options that take a class of the user's, and what it is a subclass of."""
 DESCRIPTION = """Train {name} on an Atari game, with Normalize-and-Project at any update-to-data ratio.
 
-Methods for --plasticity (--list-methods shows options and papers; --list-metrics explains metrics.jsonl; module:Class:help one of your own):
+Methods for --plasticity (--list-methods shows options and papers; --list-metrics explains metrics.jsonl;
+module:Class:help a part of your own):
 {methods}"""
 
 

@@ -236,7 +236,7 @@ def test_an_own_agent_takes_the_short_names_of_its_command_and_all_full_names():
     assert settings("dqn", [*own, "catch"]) == settings("dqn", [*own, "dqn-catch"])
     assert settings("rainbow", [*own, "bbf-like"]) == settings("dqn", [*own, "rainbow-bbf-like"])
     assert settings("dqn", [*own, "der-small"]).env == settings("der", ["--config", "small"]).env
-    assert settings("examples.new_agent:AdvantageLearning", own[2:] + ["catch"]).env == "Catch"
+    assert settings("examples.new_agent:AdvantageLearning", ["--config", "catch"]).env == "Catch"
 
 
 @pytest.mark.parametrize("preset", ["der", "small"])

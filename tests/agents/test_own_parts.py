@@ -146,3 +146,13 @@ def test_frames_of_several_channels_want_a_network_that_takes_them(network):
     with pytest.raises(ConfigError, match=f"--network {network} takes frames H×W; .* 4×42×42 here, declare network"):
         make_network(network, 1, (4, 42, 42), 3)
     make_network("minatar", 1, (4, 42, 42), 3)
+
+
+def test_an_environment_that_is_gone_is_a_setting_of_the_run_and_no_option(tmp_path, capsys):
+    assert train(["--env", f"{HERE}:Short"], tmp_path) == 0
+    (run,) = tmp_path.iterdir()
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(f"{HERE}:Short", f"{HERE}:Shirt"))
+    with pytest.raises(SystemExit):
+        evaluate.main([str(run)])
+    assert f"error: {config}: env: {HERE} has no " in capsys.readouterr().err

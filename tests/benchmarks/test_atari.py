@@ -431,6 +431,14 @@ def test_minatar_is_swept_by_itself_and_by_its_own_rules():
         arm.config("Breakout")
 
 
+def test_a_run_has_one_thread_unless_its_arm_says_otherwise(tmp_path):
+    for flags, words in (([], ["--threads", "1"]), (["--threads", "2"],) * 2, (["--threads=3"],) * 2):
+        (arm,) = arms("dqn", None, [], flags)
+        (entry,) = entries([arm], ["Pong"], 1, tmp_path)
+        assert [arg for arg in entry.command if arg.startswith("--threads")] == words[:1]
+        assert KIND.settings(entry).threads == int(words[-1].rpartition("=")[2])
+
+
 def test_a_preset_that_is_a_file_has_its_full_path(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text("agent: der\nlr: 0.01\n")
     monkeypatch.chdir(tmp_path)
