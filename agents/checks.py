@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from agents.names import AGENTS, CLOSED_LOOP, EARLY_CYCLE, NETWORKS, SCHEDULES, STACK
 from envs.protocol import ATARI, PROTOCOLS
+from experiment.command_line import shell
 from experiment.config import ConfigError
 from experiment.part import check_part
 from experiment.processor import check_device
@@ -15,9 +16,22 @@ from plasticity.registry import parse_all
 
 if TYPE_CHECKING:
     from agents.config import DQNConfig
+    from experiment.storage.run_dir import RunDir
 
 LEAST_SIDE = 21
 """Pixels of a frame's shorter side that DrQ's shifts need: five times the largest of them."""
+
+STUDIES = {"operation": "studies.grokking", "dataset": "studies.warm_start"}
+"""A setting that the runs of each study have and those of agents do not."""
+
+
+def check_kind(run: RunDir) -> None:
+    """ConfigError for the directory of a study's run: what reads runs of agents cannot read it."""
+    text = run.config.read_text(encoding="utf-8", errors="replace") if run.config.is_file() else ""
+    for key, study in STUDIES.items():
+        if re.search(rf"^{key}:", text, re.MULTILINE):
+            draw = shell("python", "-m", f"{study}.figures", run.path)
+            raise ConfigError(f"{str(run.path)!r} is a run of a study, not of an agent; its figures: {draw}")
 
 
 def check(config: DQNConfig) -> None:
@@ -28,7 +42,8 @@ def check(config: DQNConfig) -> None:
         raise ConfigError("--steps and --frames both set the budget: leave one out (a preset's: --steps none)")
     if config.frames is not None and config.frames % config.rules.frame_skip:
         raise ConfigError(f"--frames is {config.frames}: it has to be a multiple of {config.rules.frame_skip}")
-    if config.resolved_schedule != "constant" and config.lr_floor > config.lr:
+    own = ":" in config.schedule  # its floor is an option of its path
+    if config.resolved_schedule != "constant" and not own and config.lr_floor > config.lr:
         raise ConfigError(f"--lr-floor is {config.lr_floor}: it has to be at most the peak, --lr {config.lr}")
     if config.gamma_final is not None and max(config.gamma, config.gamma_final) == 1:
         pair = f"--gamma {config.gamma:g} and --gamma-final {config.gamma_final:g}"

@@ -14,6 +14,7 @@ from agents.names import AGENTS, command_of
 from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
+from experiment.part_help import SCHEDULES, Bases, own_help
 from experiment.storage.run_dir import RunDir, check_resumed, load_settings
 from plasticity.listing import answer
 from plasticity.registry import listing
@@ -39,16 +40,26 @@ PARTS: tuple[tuple[str, Callable[[DQNConfig], bool], tuple[str, ...]], ...] = (
     ),
 )
 """The switch of each part of an agent, whether it is on, and the options that say how the part works."""
+OWN: Bases = {
+    **SCHEDULES,
+    "agent": ("agents.dqn:DQN", 4, ()),
+    "network": ("agents.networks.encoders:Encoder", 2, ()),
+    "env": ("envs.vector_env:VectorEnv", 0, ("num_envs", "seed")),
+}
+"""The options that take a class of the user's, and what it is a subclass of."""
 DESCRIPTION = """Train {name} on an Atari game, with Normalize-and-Project at any update-to-data ratio.
 
-Methods for --plasticity (--list-methods shows options and papers; --list-metrics explains metrics.jsonl):
+Methods for --plasticity (--list-methods shows options and papers; --list-metrics explains metrics.jsonl;
+module:Class:help a part of your own):
 {methods}"""
 
 
-def presets(agent: str) -> dict[str, Path]:
-    """The agent's presets in configs/, by name; of an agent that is an import path all, with the family's names."""
-    own = agent if agent in AGENTS else ""
-    return {path.stem.removeprefix(f"{agent}-"): path for path in sorted(CONFIGS.glob(f"{own}*.yaml"))}
+def presets(agent: str, command: str = "dqn") -> dict[str, Path]:
+    """The agent's presets in configs/, by name. Of an import path those of its command, and all by their full names."""
+    known = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
+    family = next(name for name in (agent, command, "dqn") if name in AGENTS)
+    short = {name.removeprefix(f"{family}-"): path for name, path in known.items() if name.startswith(family)}
+    return short if agent in AGENTS else short | known
 
 
 def default_preset(agent: str, command: str = "dqn") -> str:
@@ -82,7 +93,7 @@ def settings(command: str, argv: Sequence[str] | None) -> DQNConfig:
         gather(argv, "--plasticity"),
         prog=f"python -m {AGENTS.get(command) or command.partition(':')[0]}",
         description=DESCRIPTION.format(name=NAMES.get(agent, agent), methods=listing()),
-        presets=presets(agent),
+        presets=presets(agent, command),
     )
     config = parse(default_preset=default_preset(agent, command))
     if config.resume not in (None, "auto"):
@@ -119,7 +130,8 @@ def main(agent: str, argv: Sequence[str] | None = None) -> int:
     """Parse, prepare and train, or list what is asked for; the exit code. Bad input ends in one line and code 2."""
     with exit_on_bad_input():
         argv = sys.argv[1:] if argv is None else argv
-        if (text := metrics.as_text() if "--list-metrics" in argv else answer(argv)) is not None:
+        text = metrics.as_text() if "--list-metrics" in argv else answer(argv) or own_help(argv, OWN)
+        if text is not None:
             print(text)
             return 0
         config = settings(agent, argv)

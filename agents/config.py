@@ -116,7 +116,8 @@ class DQNConfig:
     cycling while CUSUM finds shifts of the TD error of the newest transitions, early-cycle-plateau while returns rise.
     """
     lr_floor: float = setting(3e-5, "learning rate", at_least=0, at_most=10)
-    """Lowest learning rate of the schedule."""
+    """Lowest learning rate of the schedule; one by import path takes its own: module:Class:floor=1e-5, if it has that
+    option."""
     cycles: int = setting(10, "learning rate", at_least=1)
     """Warm restarts in the cycling part of the schedule (cyclic, early-cycle). cusum, page-hinkley: a restart takes
     the steps of the schedule divided by this."""
@@ -177,8 +178,8 @@ class DQNConfig:
     """Agent steps between rows in metrics.jsonl; none: about a hundredth of the budget, from 10 to 1,000."""
     probe_interval: int | None = setting(None, "logging", role="observing", at_least=0)
     """Agent steps between measurements on 256 states, drawn from the replay when learning starts: dormant units, ranks,
-    policy churn. The first is before the first update, the last at the end; 0: no measurements; none: about a tenth of
-    the budget, from 100 to 10,000."""
+    policy churn. The first is before the first update (or when the replay holds 256 steps), the last at the end; 0: no
+    measurements; none: about a tenth of the budget, from 100 to 10,000."""
     checkpoint_interval: int = setting(10_000, "logging", role="observing", at_least=0)
     """Agent steps between checkpoints; 0: only at the end or when interrupted."""
     eval_episodes: int | None = setting(None, "evaluation", at_least=0, at_most=1_000_000)

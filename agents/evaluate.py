@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.checks import check_kind
 from agents.config import DQNConfig
-from experiment.config import ConfigError, exit_on_bad_input, load_yaml, parse_cli
+from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
 from experiment.setting import check_ranges, setting
 from experiment.storage.files import to_json, write_atomic
-from experiment.storage.run_dir import RunDir
+from experiment.storage.run_dir import RunDir, load_settings
 
 if TYPE_CHECKING:
     from agents.playing.video import Recorder
@@ -78,9 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             options.check()
             directory = RunDir.open(options.run)
-            config = load_yaml(DQNConfig, directory.config)
+            check_kind(directory)
+            config = load_settings(DQNConfig, directory)
             config = replace(config, device=options.device or config.device).resolved()
-            from agents.playing.evaluation import evaluated_policy, format_score, rules_played, score, summary
+            from agents.playing.evaluation import evaluated_policy, format_score, rules_of, rules_played, score, summary
             from agents.run import load_agent
             from experiment.determinism import configure, environment, seeds
 
@@ -90,9 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             episodes = options.episodes or config.rules.evaluation_episodes
             film = re.sub(r"[^\w.-]+", "-", f"{config.env}-{step}")
             recorder = _recorder(options, episodes, film)
-        print(f"{config.env}, agent step {step:,}: {config.rules.summary()}")
         with exit_on_bad_input(), nullcontext() if recorder is None else closing(recorder):
             games = score(config, evaluated_policy(config, agent), episodes, seed, recorder=recorder)
+        print(f"{config.env}, agent step {step:,}: {rules_of(config, games.limit).summary()}")
         print(format_score(config, games))
         if recorder is not None:
             print(recorder.summary())
@@ -104,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "agent": config.agent,
             "game": config.env,
             "score": summary(config.env, games),
-            "protocol": rules_played(config, episodes),
+            "protocol": rules_played(config, episodes, games.limit),
             "backend": config.backend,
             "seed": seed,
             "environment": environment(),

@@ -215,7 +215,7 @@ def result(config: DQNConfig, trainer: Trainer, games: Games | None) -> dict[str
         "agent": config.agent,
         "game": config.env,
         "score": None if games is None else summary(config.env, games),
-        "protocol": rules_played(config, 0 if games is None else len(games.ended)),
+        "protocol": rules_played(config, 0 if games is None else len(games.ended), trainer.env.time_limit),
         "backend": trainer.env.describe(),
         "agent_steps": trainer.agent_step,
         "frames": trainer.agent_step * config.rules.frame_skip,

@@ -201,14 +201,14 @@ def _options(fields: Fields, docs: Mapping[str, str], shown: Mapping[str, Any]) 
             argument = tyro.conf.arg(help=docs.get(name, ""), help_behavior_hint=hint)
             options.append((name, Annotated[bool, argument], value is True))
             continue
-        annotation = _option(field.metadata.get("metavar") or _metavar(kind), docs.get(name, ""))
+        annotation = _option(field.metadata.get("metavar") or _metavar(kind), docs.get(name, ""), shown.get(name))
         if field.metadata.get("positional") and shown:  # when parsing, the loose arguments are sorted afterwards
             annotation = Annotated[annotation, tyro.conf.Positional]
         options.append((name, annotation, shown.get(name)))
     return options
 
 
-def _option(metavar: str, doc: str) -> Any:
+def _option(metavar: str, doc: str, default: Any = None) -> Any:
     import tyro
 
     spec = tyro.constructors.PrimitiveConstructorSpec(
@@ -218,7 +218,8 @@ def _option(metavar: str, doc: str) -> Any:
         is_instance=lambda value: True,
         str_from_instance=lambda value: [str(value)],
     )
-    return Annotated[Any, spec, tyro.conf.arg(help=doc)]
+    hint = "" if default == "" else None  # the empty text is no value that helps
+    return Annotated[Any, spec, tyro.conf.arg(help=doc, help_behavior_hint=hint)]
 
 
 def _metavar(kind: Any) -> str:

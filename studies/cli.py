@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from experiment.config import exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
+from experiment.part_help import SCHEDULES, own_help
 from experiment.storage.run_dir import RunDir, check_resumed, load_settings
 
 Config = TypeVar("Config", bound=Any)
@@ -46,5 +48,8 @@ def main(
     `make_run` imports what it needs when it is called: torch is not loaded for a mistake or for `--help`.
     """
     with exit_on_bad_input():
+        if (text := own_help(sys.argv[1:] if argv is None else argv, SCHEDULES)) is not None:
+            print(text)
+            return 0
         run = make_run(settings(argv))
     return run.train()

@@ -15,6 +15,7 @@ from agents.networks.convolution import Conv2d, PixelConv2d
 from agents.networks.heads import Head
 from agents.networks.layers import NoisyLinear, OutputLinear
 from experiment.part import as_mistake, build_part, load
+from experiment.values import ConfigError
 from nap.graph import ParameterSpec
 from nap.metrics import untouched
 
@@ -122,6 +123,10 @@ def make_network(given: str, stack: int, frame_shape: tuple[int, ...], num_actio
     what its constructor or a pass raises, and for an output that is no features.
     """
     if given in NETWORKS:
+        if given != "minatar" and len(frame_shape) > 2:
+            shape = "×".join(map(str, frame_shape))
+            advice = 'declare network = "minatar" on the environment, or use your own network'
+            raise ConfigError(f"--network {given} takes frames H×W; for frames C×H×W, which are {shape} here, {advice}")
         encoder = load(NETWORKS[given], Encoder)(stack, frame_shape)
     else:
         encoder = build_part("network", given, Encoder, stack, frame_shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from agents.dqn import DQN
 from agents.playing.games import Games, different, effective_number
 from agents.training.acting import EpsilonGreedy, FrameStack
 from envs.games import human_normalized, reference_scores
+from envs.protocol import Protocol
 from envs.vector_env import VectorEnv
 from experiment.determinism import device_of
 from experiment.progress import Progress, Rate, clock_time
@@ -67,10 +68,16 @@ def evaluation_epsilon(config: DQNConfig) -> float:
     return config.rules.evaluation_epsilon if config.eval_epsilon is None else config.eval_epsilon
 
 
-def rules_played(config: DQNConfig, episodes: int) -> dict[str, Any]:
-    """The protocol, with the random actions, the number of games (0 for no evaluation) and the clipping of this run."""
+def rules_of(config: DQNConfig, limit: int | None) -> Protocol:
+    """The protocol; where it sets no limit, with the environment's own `limit` of a game, in agent steps."""
+    rules = config.rules
+    return rules if limit is None or rules.max_frames else replace(rules, max_frames=limit * rules.frame_skip)
+
+
+def rules_played(config: DQNConfig, episodes: int, limit: int | None) -> dict[str, Any]:
+    """`rules_of`, with the random actions, the number of games (0 for no evaluation) and the clipping of this run."""
     played = {"evaluation_epsilon": evaluation_epsilon(config), "evaluation_episodes": episodes}
-    return asdict(config.rules) | played | {"clip_rewards": config.clips_rewards}
+    return asdict(rules_of(config, limit)) | played | {"clip_rewards": config.clips_rewards}
 
 
 def score(

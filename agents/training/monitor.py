@@ -115,8 +115,8 @@ class Monitor:
         story = f"{faults}; noticed at update {self.agent.updates:,}"
         if self.good:
             means = ", ".join(f"{name} {self.good[name]:.3g}" for name in self.sums if name in self.good)
-            story += f". All was finite up to update {self.watched_from:,}, with means of {means}, "
-            story += largest_gradient(self.good)
+            story += f". All was finite up to update {self.watched_from:,}"
+            story += f", with means of {means}, {largest_gradient(self.good)}" if means else ""
         if self.last is not None:
             story += f". The last update: {statistics(*self.last, row)}"
         return story

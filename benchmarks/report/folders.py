@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from agents.checks import check_kind
 from experiment.config import ConfigError
 from experiment.storage.run_dir import RunDir
 from experiment.sweeps import manifest
@@ -22,7 +23,7 @@ def items_of(folder: Path) -> list[Path]:
 def find_runs(folder: Path) -> list[tuple[RunDir, Entry | None]]:
     """The runs of a folder: itself, those of a sweep, begun or not, or those of all folders in it.
 
-    Each comes with its entry in the manifest of its sweep, if it has one.
+    Each comes with its entry in the manifest of its sweep, if it has one. Raises ConfigError for a run of a study.
     """
     inside = [folder] if _holds_runs(folder) else [item for item in items_of(folder) if _holds_runs(item)]
     entries = cache(_entries)
@@ -33,6 +34,8 @@ def find_runs(folder: Path) -> list[tuple[RunDir, Entry | None]]:
         else:
             real = item.resolve()
             found.append((RunDir(item), entries(real.parent).get(real.name)))
+    for run, _ in found:
+        check_kind(run)
     return found
 
 

@@ -264,8 +264,8 @@ def differences(scores: Scores) -> Table:
     first: dict[str, Score] = {}
     for run in scores.runs:
         first.setdefault(run.arm, run)
-    known = {arm: comparable(run.settings) for arm, run in first.items() if run.settings is not None}
-    names = list(dict.fromkeys(name for each in known.values() for name in each))
+    known = {arm: run.settings for arm, run in first.items() if run.settings is not None}
+    names = list(dict.fromkeys(name for each in known.values() for name in comparable(each)))
     differing = [name for name in names if len({repr(each.get(name)) for each in known.values()}) > 1]
     rows = [[name, *(_setting(each.get(name)) for each in known.values())] for name in differing]
     return Table("settings", "Settings that differ", ["setting", *known], rows)

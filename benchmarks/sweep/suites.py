@@ -173,7 +173,8 @@ def entries(
 def command(arm: Arm, game: str, seed: int, root: Path, name: str, device: str = "cpu") -> tuple[str, ...]:
     """The arguments that make a run; one thread of the processor, unless the arm says otherwise."""
     where = ("--env", game, "--seed", str(seed), "--device", device, "--root", str(root), "--name", name)
-    return (*_program(arm.agent), "--agent", arm.agent, "--threads", "1", *arm.argv, *where)
+    threads = () if any(arg.partition("=")[0] == "--threads" for arg in arm.argv) else ("--threads", "1")
+    return (*_program(arm.agent), "--agent", arm.agent, *threads, *arm.argv, *where)
 
 
 def _program(agent: str) -> tuple[str, ...]:

@@ -7,9 +7,13 @@ import sys
 import warnings
 from pathlib import Path
 
-from pdoc import pdoc, render, render_helpers
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
+
+try:
+    from pdoc import pdoc, render, render_helpers
+except ModuleNotFoundError:
+    raise SystemExit("error: pdoc is not installed: pip install -e '.[docs]'") from None
 
 ROOT = Path(__file__).parents[2]
 SPECS = [

@@ -177,7 +177,8 @@ def load_settings(config_class: type[Config], run: RunDir) -> Config:
     try:
         return load_yaml(config_class, run.config).resolved()
     except ConfigError as error:
-        raise ConfigError(str(error) if str(run.config) in str(error) else f"{run.config}: {error}") from None
+        text = str(error)  # of a setting of the file, not of an option that was given
+        raise ConfigError(text if str(run.config) in text else f"{run.config}: {text.removeprefix('--')}") from None
 
 
 def find_resumed(config: Any) -> RunDir | None:

@@ -56,6 +56,8 @@ class Manifest:
         path = Path(folder) / NAME
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise ConfigError(f"no sweep in {str(folder)!r}: it has no {NAME}") from None
         except OSError as error:
             raise ConfigError(f"cannot read the list of runs {str(path)!r}: {error.strerror}") from None
         except (ValueError, RecursionError):

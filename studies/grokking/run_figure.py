@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from experiment.part import short_name
 from experiment.plot import BLUE, GREEN, GREY, INK, ORANGE, RED, log_axis, plotting, save
 from experiment.storage.run_dir import RunDir
 from experiment.values import counted
@@ -26,7 +27,8 @@ def _title(run: Run) -> str:
     config = run.config
     task = "composition in S5" if config.operation == "s5" else f"x {config.operation} y mod {config.modulus}"
     rewarm = f"re-warmed after {counted(config.delay, 'update')}" if config.rewarm_at else "warm from the start"
-    return f"Grokking: {task}, {config.model}, {rewarm}"
+    schedule = short_name(config.schedule) if ":" in config.schedule else rewarm
+    return f"Grokking: {task}, {config.model}, {schedule}"
 
 
 def _mark_rewarm(axis: Any, run: Run) -> None:

@@ -69,6 +69,13 @@ def test_a_run_is_stopped_at_the_next_row_and_says_where_it_began(where):
     assert "\n" not in text
 
 
+def test_before_the_first_means_it_names_none():
+    trainer = catch_trainer(**SHORT)
+    spoil(trainer, "reward", at=5)
+    with pytest.raises(NonFinite, match=r"All was finite up to update 0\. The last update: "):
+        run(trainer)
+
+
 @pytest.mark.parametrize(
     ("where", "precision"), [("reward", "fp32"), ("inf reward", "fp32"), ("gradient", "fp32"), ("gradient", "bf16")]
 )

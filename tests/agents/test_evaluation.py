@@ -189,9 +189,9 @@ def test_the_verdict_names_the_rules_and_says_whole_of_whole_games_only():
 
 def test_a_result_states_the_rules_that_were_played():
     own = DQNConfig(env="Pong", eval_epsilon=0.0, eval_episodes=3).resolved()
-    usual = rules_played(DQNConfig(env="Pong").resolved(), 100)
+    usual = rules_played(DQNConfig(env="Pong").resolved(), 100, 27_000)
     assert usual == asdict(PROTOCOLS["atari100k"])
-    assert rules_played(own, 3) == usual | {"evaluation_epsilon": 0.0, "evaluation_episodes": 3}
+    assert rules_played(own, 3, 27_000) == usual | {"evaluation_epsilon": 0.0, "evaluation_episodes": 3}
 
 
 # --- how long it takes

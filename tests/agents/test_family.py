@@ -231,6 +231,14 @@ def test_every_preset_resolves_for_its_agent_alone(agent):
         assert settings(agent, ["--config", str(path)]) == config
 
 
+def test_an_own_agent_takes_the_short_names_of_its_command_and_all_full_names():
+    own = ["--agent", "examples.new_agent:AdvantageLearning", "--config"]
+    assert settings("dqn", [*own, "catch"]) == settings("dqn", [*own, "dqn-catch"])
+    assert settings("rainbow", [*own, "bbf-like"]) == settings("dqn", [*own, "rainbow-bbf-like"])
+    assert settings("dqn", [*own, "der-small"]).env == settings("der", ["--config", "small"]).env
+    assert settings("examples.new_agent:AdvantageLearning", ["--config", "catch"]).env == "Catch"
+
+
 @pytest.mark.parametrize("preset", ["der", "small"])
 def test_der_explores_by_a_little_epsilon_from_the_first_step_on(preset):
     config = settings("der", ["--config", preset])

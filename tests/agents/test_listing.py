@@ -46,6 +46,25 @@ def test_help_of_a_users_method_and_of_an_unknown_one(capsys):
 
 
 @pytest.mark.parametrize(
+    ("option", "part", "said"),
+    [
+        ("--agent", "examples.new_agent:AdvantageLearning", "options: alpha=0.9\n"),
+        ("--schedule", "examples.new_schedule:CoolDown", "options: factor=0.5, patience=5, signal=loss\n"),
+        ("--network", "examples.new_network:Residual", "options: width=16, units=256\n\nBlocks of `width` channels"),
+        ("--env", "examples.new_environment:Reach", "options: size=10\n\nA dot moves left or right"),
+    ],
+)
+def test_help_of_a_users_part(capsys, option, part, said):
+    assert f"{part}\n{said}" in lines(capsys, option, f"{part}:help")
+    assert f"{part}\n{said}" in lines(capsys, f"{option}={part}:help", "--seed", "3")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main("dqn", [option, f"{part}s:help"])
+    assert stopped.value.code == 2
+    assert f"error: {option}: " in (error := capsys.readouterr().err)
+    assert f"did you mean {part.partition(':')[2]!r}?" in error
+
+
+@pytest.mark.parametrize(
     "more",
     [
         ["--nap", "--plasticity=redo", "--schedule=early-cycle-plateau", "--cycles=2", "--on-nonfinite=skip"],

@@ -1,5 +1,6 @@
 """Parts of the user's that go wrong: one line each, nothing written before training, nothing lost after it."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,10 +9,13 @@ import torch
 
 from agents import cli, evaluate
 from agents.dqn import DQN
+from agents.names import NETWORKS
+from agents.networks.encoders import make_network
 from agents.playing import evaluation
 from agents.training.saver import Saver
 from envs.catch import Catch
 from envs.vector_env import VectorEnv
+from experiment.config import ConfigError
 from plasticity.method import Method
 
 WORDS = ["--steps=130", "--update-start=100", "--threads=1", "--compile=false", "--batch-size=8", "--n-step=3"]
@@ -54,6 +58,10 @@ class Endless(Catch):
         never = np.zeros(self.num_envs, bool)
         self.steps = getattr(self, "steps", np.zeros(self.num_envs, np.int64)) + 1
         return step._replace(terminated=never, first_frame=step.frame, episode_steps=self.steps)
+
+
+class Short(Catch):
+    time_limit = 30
 
 
 class RaisingMethod(Method):
@@ -138,3 +146,28 @@ def test_an_environment_whose_resume_returns_no_frames_is_named():
     saver = SimpleNamespace(trainer=SimpleNamespace(env=env, obs=shown))
     with pytest.raises(ValueError, match=r"played again, show other frames than they did \(it returned None\)"):
         Saver._play_again(saver, env.state_dict())
+
+
+def test_the_limit_of_an_own_environment_is_stated_in_result_and_evaluation(tmp_path, capsys):
+    assert train(["--env", f"{HERE}:Short"], tmp_path) == 0
+    (run,) = tmp_path.iterdir()
+    assert json.loads((run / "result.json").read_text())["protocol"]["max_frames"] == 30
+    assert evaluate.main([str(run), "--episodes=1"]) == 0
+    assert "frame skip 1, limit 30 frames)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("network", sorted(NETWORKS.keys() - {"minatar"}))
+def test_frames_of_several_channels_want_a_network_that_takes_them(network):
+    with pytest.raises(ConfigError, match=f"--network {network} takes frames H×W; .* 4×42×42 here, declare network"):
+        make_network(network, 1, (4, 42, 42), 3)
+    make_network("minatar", 1, (4, 42, 42), 3)
+
+
+def test_an_environment_that_is_gone_is_a_setting_of_the_run_and_no_option(tmp_path, capsys):
+    assert train(["--env", f"{HERE}:Short"], tmp_path) == 0
+    (run,) = tmp_path.iterdir()
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(f"{HERE}:Short", f"{HERE}:Shirt"))
+    with pytest.raises(SystemExit):
+        evaluate.main([str(run)])
+    assert f"error: {config}: env: {HERE} has no " in capsys.readouterr().err

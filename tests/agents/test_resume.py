@@ -492,7 +492,7 @@ def test_settings_that_were_edited_are_refused(old, new, killed_run, little, tmp
     step, (line,) = resume_outcome(run)
     assert step is None
     changed = f"was changed since the checkpoint: {new.partition(':')[0]}"
-    assert changed in line or "--protocol 'catch' is not for Pong" in line
+    assert changed in line or "protocol 'catch' is not for Pong" in line
     assert contents(run) == before
 
 

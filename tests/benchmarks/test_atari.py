@@ -352,7 +352,7 @@ WRONG = {
     ),
     "an option without a value": (["--arm"], "--arm needs a value"),
     "a folder that is a file": (["--root", __file__], "is a file, where a folder is wanted"),
-    "no sweep": (["--status", "/nowhere"], "cannot read the list of runs '/nowhere/manifest.json'"),
+    "no sweep": (["--status", "/nowhere"], "no sweep in '/nowhere': it has no manifest.json"),
 }
 
 
@@ -429,6 +429,14 @@ def test_minatar_is_swept_by_itself_and_by_its_own_rules():
     assert arm.config("MinAtar/Breakout").steps == 5_001
     with pytest.raises(ConfigError, match="arm 'dqn': --protocol 'minatar' is not for Breakout: it has to"):
         arm.config("Breakout")
+
+
+def test_a_run_has_one_thread_unless_its_arm_says_otherwise(tmp_path):
+    for flags, words in (([], ["--threads", "1"]), (["--threads", "2"],) * 2, (["--threads=3"],) * 2):
+        (arm,) = arms("dqn", None, [], flags)
+        (entry,) = entries([arm], ["Pong"], 1, tmp_path)
+        assert [arg for arg in entry.command if arg.startswith("--threads")] == words[:1]
+        assert KIND.settings(entry).threads == int(words[-1].rpartition("=")[2])
 
 
 def test_a_preset_that_is_a_file_has_its_full_path(tmp_path, monkeypatch):

@@ -645,6 +645,17 @@ def test_bad_runs_are_one_line(what, tmp_path, capsys):
     assert message in refused([str(tmp_path / path)], capsys, tmp_path)
 
 
+def test_a_setting_that_one_arm_is_not_compared_by_is_shown_only_where_it_differs(tmp_path):
+    for name, schedule, interval in (("a", "cusum", 10), ("b", "constant", 10), ("c", "constant", 20)):
+        make_run(tmp_path, name, schedule=schedule, log_interval=interval, lr_floor=1e-4)
+    same, other = (
+        {table.name: table for table in all_tables(scores, summarize(scores))}["settings"].rows
+        for scores in (read_scores([str(tmp_path / "a"), str(tmp_path / name)]) for name in "bc")
+    )
+    assert [row[0] for row in same] == ["schedule"]
+    assert [row[0] for row in other] == ["schedule", "log_interval"]
+
+
 def test_settings_may_not_differ_under_one_name(tmp_path, capsys):
     names = [make_run(tmp_path, name, seed=seed, lr=lr).name for name, seed, lr in (("a", 0, 1e-4), ("b", 1, 1e-3))]
     entries = [Entry(name, "one", "Breakout", seed, "h", ("x",)) for seed, name in enumerate(names)]

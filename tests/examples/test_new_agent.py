@@ -85,7 +85,9 @@ def test_help_and_presets_are_the_familys():
     words = ["--agent", PATH, "--config", "der-small"]
     shown = subprocess.run([sys.executable, "-m", "agents.dqn", *words, "--help"], capture_output=True, text=True)
     assert shown.returncode == 0
-    assert "Presets: der-small, der, dqn-200m" in " ".join(shown.stdout.replace("│", " ").split())
+    assert "Presets: 200m, atari100k, catch, drq-eps, high-utd, minatar, der-small, der, dqn-200m" in " ".join(
+        shown.stdout.replace("│", " ").split()
+    )
     assert settings("dqn", words).n_step == 20
     assert settings("dqn", words[:2]).n_step == settings("dqn", []).n_step
     assert settings("rainbow", words[:2]).distribution == "c51"

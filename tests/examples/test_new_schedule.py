@@ -57,6 +57,12 @@ def test_it_gets_the_td_error_of_each_row_of_a_run(tmp_path):
     assert rows[-1]["lr"] == pytest.approx(3e-4 * 0.7 ** rows[-2]["cuts"])
 
 
+def test_the_floor_of_the_named_schedules_does_not_bind_its_peak():
+    low = DQNConfig(schedule=PATH, lr=1e-6).resolved()
+    assert low.lr < low.lr_floor
+    assert build_schedule(low, optimizer()).floors == [0.0]
+
+
 @pytest.mark.parametrize(
     ("schedule", "said"),
     [

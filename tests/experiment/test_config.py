@@ -318,3 +318,15 @@ def test_what_is_printed_to_be_pasted_is_read_back_by_the_shell(words):
 @pytest.mark.parametrize("words", [["x", "y", "--out", "b"], ["--out", "b", "x", "y"], ["x", "--out", "b", "y"]])
 def test_a_positional_list_takes_every_word_that_no_option_takes(words):
     assert parse_cli(Many, words, prog="p", description="d", presets={}) == Many(("x", "y"), "b")
+
+
+def test_an_empty_default_is_not_shown(capsys):
+    @dataclass
+    class Empty:
+        path: str = field(default="", metadata={"positional": True})
+        other: str = ""
+        third: str = "x"
+
+    with pytest.raises(SystemExit):
+        parse_cli(Empty, ["--help"], prog="p", description="d")
+    assert capsys.readouterr().out.count("(default:") == 2  # of --config and --third

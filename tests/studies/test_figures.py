@@ -7,14 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiment.config import ConfigError
+import agents.evaluate
+import benchmarks.curves
+import benchmarks.report.__main__
+from experiment.config import ConfigError, dump_yaml
 from experiment.plot import thousands
 from experiment.results import read_rows
 from experiment.storage.run_dir import RunDir
 from studies.arms import Arm, over_seeds
 from studies.figures import by_arm, figure_names
 from studies.grokking.comparisons import median_and_range
+from studies.grokking.config import GrokkingConfig
+from studies.grokking.run_figure import _title
 from studies.records import FinishedRun
+from studies.warm_start.config import WarmStartConfig
 
 
 @given(st.lists(st.integers(1, 99).map(lambda n: 100 * n), min_size=2, max_size=9))
@@ -74,3 +80,32 @@ def test_a_damaged_file_is_named(tmp_path):
         read_rows(run)
     run.metrics.write_text('{"update": 0}\n{"upda')  # a line that is being written
     assert read_rows(run) == [{"update": 0}]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("command", [agents.evaluate, benchmarks.curves, benchmarks.report.__main__])
+@pytest.mark.parametrize(
+    ("config", "study"), [(GrokkingConfig(), "studies.grokking"), (WarmStartConfig(), "studies.warm_start")]
+)
+def test_a_run_of_a_study_is_none_of_an_agent(command, config, study, ended, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(dump_yaml(config))
+    if ended:
+        (tmp_path / "result.json").write_text('{"study": "it"}')
+    with pytest.raises(SystemExit) as stopped:
+        command.main([str(tmp_path), *(() if command is agents.evaluate else ("--out", str(tmp_path / "new.svg")))])
+    assert stopped.value.code == 2
+    said = f"is a run of a study, not of an agent; its figures: python -m {study}.figures {tmp_path}\n"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        ("a.b:Own:x=1", "transformer, Own"),
+        ("rewarm", "re-warmed after"),
+        ("constant", "transformer, warm from the start"),
+    ],
+)
+def test_the_title_names_an_own_schedule(schedule, words):
+    run = FinishedRun("a", GrokkingConfig(schedule=schedule), [], None)
+    assert words in _title(run)

@@ -138,7 +138,7 @@ def test_status_of_other_runs_and_a_wrong_option_are_one_line_and_code_2(tmp_pat
         (["two", "--seeds", "2"], "--seeds is 2, but suite two has 1"),
         (["two", "--calibrate"], "--calibrate is for --dry-run"),
         (["two", "--per-gpu", "2"], "--per-gpu is for --device cuda"),
-        (["--status", str(tmp_path)], f"cannot read the list of runs '{tmp_path}/{NAME}'"),
+        (["--status", str(tmp_path)], f"no sweep in '{tmp_path}': it has no {NAME}"),
     ):
         code, said = ended(command(*words, "--root", str(tmp_path / "root")))
         assert (code, said.count("\n")) == (2, 1), said

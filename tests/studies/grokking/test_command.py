@@ -130,7 +130,7 @@ def test_a_hand_edited_setting_is_one_line_that_names_the_file(tmp_path, capsys)
     with pytest.raises(SystemExit) as stopped:
         main(["--resume", str(tmp_path / "edited")])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == f"error: {path}: --batch-size is -3: it has to be at least 0\n"
+    assert capsys.readouterr().err == f"error: {path}: batch-size is -3: it has to be at least 0\n"
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])
