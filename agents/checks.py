@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from agents.names import AGENTS, CLOSED_LOOP, EARLY_CYCLE, NETWORKS, SCHEDULES, STACK
