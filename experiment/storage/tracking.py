@@ -50,7 +50,7 @@ class Tracker:
     ) -> None:
         check_tracker(track)
         self._track = track
-        self._beside = _start(track, name or path.parent.name, config or {}, path.parent)
+        self._second = _start(track, name or path.parent.name, config or {}, path.parent)
         self._file: BinaryIO = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by close)
         self._failing = False
         self._end, self._waiting = 0, b""
@@ -60,8 +60,8 @@ class Tracker:
         """Appends one row. If the disk is full, warns once and writes the row later. A failing tracker is dropped."""
         self._waiting += (to_json(row) + "\n").encode()
         self._write()
-        if self._beside is not None:
-            self._call(self._beside.log, row)
+        if self._second is not None:
+            self._call(self._second.log, row)
 
     def _write(self) -> None:
         """Writes what waits, or keeps it until there is room."""
@@ -85,8 +85,8 @@ class Tracker:
         self._write()
         with contextlib.suppress(OSError):  # `log` has warned of a full disk
             os.fsync(self._file.fileno())
-        if self._beside is not None:
-            self._call(self._beside.flush)
+        if self._second is not None:
+            self._call(self._second.flush)
         return self._end + len(self._waiting)
 
     def cut_to(self, offset: int) -> None:
@@ -101,8 +101,8 @@ class Tracker:
         kept = self._file.read(min(offset, size))
         self._end = kept.rfind(b"\n") + 1
         self._file.truncate(self._end)
-        if self._beside is not None:
-            self._call(self._beside.cut_to, kept[: self._end].rstrip().rpartition(b"\n")[2])
+        if self._second is not None:
+            self._call(self._second.cut_to, kept[: self._end].rstrip().rpartition(b"\n")[2])
 
     def close(self) -> None:
         """Ends the file and what the tracker writes."""
@@ -114,9 +114,9 @@ class Tracker:
             )
         with contextlib.suppress(OSError):
             self._file.close()
-        if self._beside is not None:
-            self._call(self._beside.close)
-            self._beside = None
+        if self._second is not None:
+            self._call(self._second.close)
+            self._second = None
 
     def _call(self, method: Callable[..., object], *arguments: Any) -> None:
         """Calls a method of the tracker; it is left once it has failed."""
@@ -124,7 +124,7 @@ class Tracker:
             method(*arguments)
         except Exception as error:  # whatever a tracker does, training goes on
             warnings.warn(f"{self._track} failed and is dropped, metrics.jsonl goes on: {error}", stacklevel=3)
-            self._beside = None
+            self._second = None
 
 
 def _start(track: str, name: str, config: Mapping[str, Any], directory: Path) -> _WandB | _TensorBoard | None:
