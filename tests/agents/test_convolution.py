@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from agents.networks import convolution
 from agents.networks.convolution import Conv2d, channels_last
 
 
@@ -20,6 +21,17 @@ def test_channels_last_is_a_cast_and_nothing_else(shape, first, dtype, seed):
     window = torch.randint(0, 256, (batch, planes + 3, height, width), dtype=torch.uint8, generator=generator)
     pixels = window[:, first : first + planes]
     cast = channels_last(pixels, dtype)
+    assert torch.equal(cast, pixels.to(dtype))
+    assert cast.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiled_cast_is_the_same_with_and_without_avx_512(wide, dtype, monkeypatch):
+    monkeypatch.setattr(convolution, "WIDE", wide)
+    torch._dynamo.reset()
+    pixels = torch.randint(256, (3, 4, 9, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    cast = torch.compile(channels_last, fullgraph=True)(pixels, dtype)
     assert torch.equal(cast, pixels.to(dtype))
     assert cast.is_contiguous(memory_format=torch.channels_last)
 
