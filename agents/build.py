@@ -20,6 +20,7 @@ from agents.dqn import DQN
 from agents.names import CLOSED_LOOP, EARLY_CYCLE, STACK
 from agents.networks.augmentation import drq
 from agents.networks.encoders import Encoder, make_network
+from agents.training.adamw import FusedAdamW
 from agents.training.monitor import StateProbe
 from agents.values import Categorical, Quantiles, Scalar, Values
 from envs.vector_env import VectorEnv
@@ -187,13 +188,8 @@ def build_learner(config: DQNConfig, network: nn.Module) -> DQN:
     device = device_of(config.device)
     network.to(device)
     network.to(memory_format=memory_format(network))  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(
-        network.parameters(),
-        lr=torch.tensor(config.lr, device=device),
-        eps=config.adam_eps,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    lr = torch.tensor(config.lr, device=device)
+    optimizer = FusedAdamW(network.parameters(), lr, eps=config.adam_eps, weight_decay=config.weight_decay)
     kind: Callable[..., DQN] = DQN
     if config.agent is not None and ":" in config.agent:
         kind = partial(build_part, "agent", config.agent, DQN)

@@ -12,7 +12,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
@@ -69,8 +69,9 @@ class DQN:
         self.noise = Noise(network, self.online, self.target, generator=self.generator)
         self.tap = FeatureTap(self.online, self.methods)
         self.updates = 0
-        self._loss = compiled(self.loss, network) if compile else self.loss
+        self._backward = compiled(self.backward, network) if compile else self.backward
         self._forward = compiled(self.target, network) if compile else self.target
+        self._one_graph = compile and not self.noise.layers
 
     @torch.no_grad()
     def act(self, obs: Tensor) -> Tensor:
@@ -92,11 +93,14 @@ class DQN:
     def bootstrap(self, block: TensorDictBase) -> list[TensorDictBase]:
         """K minibatches as a list, each with `target_next`, the target network's output for its next observations.
 
-        The target network does not change within a block, so all [K, B] go through it in one pass, with one noise.
+        The target network does not change within a block, so all [K, B] go through it in one pass, with one noise. A
+        single minibatch goes through it in the compiled graph of its update instead, if there is no noise.
         """
         if self.augment is not None:
             self.augment(block, self.generator)
         self.noise.resample()
+        if self._one_graph and len(block) == 1:
+            return list(block.unbind(0))
         next_obs = block["next_obs"].flatten(0, 1)
         block["target_next"] = self._forward(next_obs).unflatten(0, block.batch_size)
         return list(block.unbind(0))
@@ -113,7 +117,7 @@ class DQN:
         return self.values.target(chosen(batch["target_next"], best), batch["reward"], batch["discount"])
 
     def loss(self, batch: TensorDictBase) -> tuple[Tensor, Metrics]:
-        """The scalar to minimise, and metrics. Compiled, it is one graph, which also gives the features of `obs`.
+        """The scalar to minimise, and metrics. Compiled, it is one graph with its gradients and the features of `obs`.
 
         The scalar is the mean of the transitions' losses, which are the metric "losses" [B], times their `weight`.
         """
@@ -130,13 +134,22 @@ class DQN:
                 loss = loss + penalty
         return loss, metrics
 
+    def backward(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
+        """The loss of a minibatch, and its metrics with `target_next`; the gradients go into the online parameters."""
+        batch = TensorDict(tensors, batch_size=tensors["action"].shape)
+        if "target_next" not in tensors:
+            with torch.no_grad():
+                batch["target_next"] = self.target(batch["next_obs"])
+        loss, metrics = self.loss(batch)
+        loss.backward()
+        return loss.detach(), metrics | {"target_next": batch["target_next"]}
+
     def update(self, batch: TensorDictBase) -> Metrics:
         """One optimiser step on one minibatch from `bootstrap`, which gets its `losses` [B]; metrics stay tensors."""
         self.noise.resample()
         self.low_precision.zero_grad()
-        loss, metrics = self._loss(batch)
-        loss.backward()
-        batch["losses"] = metrics.pop("losses")
+        loss, metrics = self._backward(dict(batch.items()))
+        batch["losses"], batch["target_next"] = metrics.pop("losses"), metrics.pop("target_next")
         self.low_precision.collect_gradients()
         if self.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)

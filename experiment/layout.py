@@ -30,9 +30,16 @@ def _steps_over_pixels(module: nn.Module) -> bool:
     return any(stride > kernel for stride, kernel in zip(module.stride, module.kernel_size, strict=True))
 
 
-def compiled(function: Callable[..., Any], network: nn.Module) -> Callable[..., Any]:
-    """A function that calls the network, compiled as one graph that keeps the network's memory format."""
+def compiled(
+    function: Callable[..., Any], network: nn.Module, backend: str | Callable[..., Any] = "inductor"
+) -> Callable[..., Any]:
+    """A function that calls the network, compiled as one graph that keeps the network's memory format.
+
+    The function may call `backward()`, which is then a part of the graph. Outside of it, the gradients would be a
+    second graph, called by the autograd engine; that costs a small network half as much time as its arithmetic.
+    """
+    torch._dynamo.config.trace_autograd_ops = True
     options: dict[str, str | int | bool | Callable[..., Any]] | None = None
     if memory_format(network) == torch.contiguous_format:
         options = {"layout_optimization": False}  # on a CPU inductor else makes every convolution channels_last
-    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+    return torch.compile(function, fullgraph=True, dynamic=False, backend=backend, options=options)

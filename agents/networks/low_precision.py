@@ -25,6 +25,7 @@ class LowPrecisionCopy:
         self.module = network if self.is_original else _narrowed(network, dtype)
         self.originals: list[Tensor] = [*network.parameters(), *network.buffers()]
         self.copies: list[Tensor] = [*self.module.parameters(), *self.module.buffers()]
+        self.parameters = list(dict.fromkeys([*self.module.parameters(), *network.parameters()]))
         self.learned: list[tuple[Tensor, Tensor]] = []
         self.gradients: list[Tensor] = []
         self.follow()
@@ -42,9 +43,8 @@ class LowPrecisionCopy:
 
     def zero_grad(self) -> None:
         """Forget the gradients of the update before."""
-        self.module.zero_grad()
-        for original, _ in self.learned:
-            original.grad = None
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def collect_gradients(self) -> None:
         """Cast the copy's gradients to the originals, and add them to what a penalty left there."""

@@ -12,6 +12,7 @@ import nap
 from agents.build import build_learner, head_options
 from agents.dqn import DQN
 from experiment.determinism import parameter_hash
+from experiment.layout import compiled
 from plasticity.method import Method
 from tests.agents.toys import CATCH, little_network
 
@@ -134,13 +135,13 @@ def test_an_update_never_waits_for_the_device(settings):
 )
 def test_the_loss_is_one_graph_and_a_schedule_does_not_recompile_it(settings):
     agent = learner(**settings)
-    compiled = CompileCounterWithBackend("aot_eager")
-    agent._loss = torch.compile(agent.loss, fullgraph=True, backend=compiled)
+    counter = CompileCounterWithBackend("aot_eager")
+    agent._backward = compiled(agent.backward, agent.network, counter)
     twin = learner(**settings)
     for step, batch in enumerate(agent.bootstrap(block(batches=4))):
         agent.update(batch)
         agent.schedule.move_to(step)
-    assert compiled.frame_count == 1
+    assert counter.frame_count == 1
     for step, batch in enumerate(twin.bootstrap(block(batches=4))):
         twin.update(batch)
         twin.schedule.move_to(step)

@@ -16,6 +16,7 @@ from agents.training.monitor import STATES
 from agents.training.monitor import read as runs_read
 from experiment.config import ConfigError
 from experiment.determinism import parameter_hash
+from experiment.layout import compiled
 from experiment.storage.run_dir import RunDir
 from plasticity.registry import METHODS
 from tests.agents.toys import CATCH, catch_trainer, little_network
@@ -140,12 +141,12 @@ def test_noise_of_the_network_is_off_and_not_drawn():
 def test_a_measurement_compiles_nothing_again():
     torch._dynamo.reset()
     trainer = filled_trainer(plasticity=("redo", "l2-init"))
-    compiled = CompileCounterWithBackend("aot_eager")
-    trainer.agent._loss = torch.compile(trainer.agent.loss, fullgraph=True, backend=compiled, dynamic=False)
+    counter = CompileCounterWithBackend("aot_eager")
+    trainer.agent._backward = compiled(trainer.agent.backward, trainer.agent.network, counter)
     for _ in range(3):
         updates(trainer, 2)
         trainer.probe.measure()
-    assert compiled.frame_count == 1
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("count", [0, 3])
