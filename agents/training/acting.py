@@ -18,6 +18,9 @@ class FrameStack:
     def push(self, frame: np.ndarray, starts: np.ndarray) -> Tensor:
         """New stacks with `frame` [N, *frame_shape] behind the older frames, or alone where an episode `starts` [N]."""
         device, older = self.frames.device, self.frames[:, 1:]
+        if not older.shape[1]:  # the environment may write to its array again
+            self.frames = torch.from_numpy(frame).unsqueeze(1).to(device, copy=True)
+            return self.frames
         if starts.any():
             older = older.masked_fill(torch.from_numpy(starts).to(device).view(-1, *[1] * (older.ndim - 1)), 0)
         newest = torch.from_numpy(frame).to(device, non_blocking=True).unsqueeze(1)

@@ -31,6 +31,14 @@ def test_pushing_does_not_change_a_stack_that_was_handed_out():
     assert old.flatten().tolist() == [0, 1]
 
 
+def test_a_stack_of_one_frame_is_a_copy_of_it():
+    stack, frame = FrameStack(2, 1, (1, 1), torch.device("cpu")), np.array([[[1]], [[11]]], np.uint8)
+    frames = stack.push(frame, np.array([False, True]))
+    frame[:] = 0
+    assert frames.tolist() == [[[[1]]], [[[11]]]]
+    assert frames is stack.frames
+
+
 def test_the_share_of_random_actions_is_epsilon():
     policy = EpsilonGreedy(lambda obs: torch.zeros(len(obs), dtype=torch.long), num_actions=4, seed=0)
     obs = torch.zeros(20_000, 1)
