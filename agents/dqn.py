@@ -148,7 +148,7 @@ class DQN:
         """One optimiser step on one minibatch from `bootstrap`, which gets its `losses` [B]; metrics stay tensors."""
         self.noise.resample()
         self.low_precision.zero_grad()
-        loss, metrics = self._backward(dict(batch.items()))
+        loss, metrics = self._backward(dict(batch.items()))  # type: ignore[arg-type]  # no nested ones
         batch["losses"], batch["target_next"] = metrics.pop("losses"), metrics.pop("target_next")
         self.low_precision.collect_gradients()
         if self.max_grad_norm is not None:

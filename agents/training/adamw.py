@@ -47,11 +47,16 @@ class FusedAdamW(torch.optim.AdamW):
             self._prepared = [tensors for group in self.param_groups for tensors in self._collected(group)]
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for group, parameters, averages, squares, steps in self._prepared:
-            gradients = [parameter.grad for parameter in parameters]
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             beta1, beta2 = group["betas"]
             torch._foreach_add_(steps, 1)
             torch._fused_adamw_(
-                *(parameters, gradients, averages, squares, [], steps),
+                parameters,
+                gradients,
+                averages,
+                squares,
+                [],
+                steps,
                 lr=group["lr"],
                 beta1=beta1,
                 beta2=beta2,
@@ -80,5 +85,6 @@ class FusedAdamW(torch.optim.AdamW):
         lists: list[list[Tensor]] = [[] for _ in range(6)]
         self._init_group(group, *lists)  # makes the state of a parameter at its first step
         parameters, _, averages, squares, _, steps = lists
-        grouped = self._group_tensors_by_device_and_dtype([parameters, averages, squares, steps])
+        columns: list[Any] = [parameters, averages, squares, steps]
+        grouped: dict[Any, Any] = self._group_tensors_by_device_and_dtype(columns)
         return [Tensors(group, *found) for found, _ in grouped.values()]
