@@ -13,7 +13,7 @@ from benchmarks.report.metric_series import MEASURES, WINDOW, Measure
 from benchmarks.report.panels import FEW, Look, draw_curves, looks
 from benchmarks.report.panels import WIDTH as LETTERS
 from benchmarks.report.runs import Run, trace_of
-from benchmarks.report.tables import raw
+from benchmarks.report.table import raw
 from envs.games import reference_scores
 from experiment.config import ConfigError
 from experiment.plot import INK, log_axis
