@@ -8,6 +8,9 @@ from pathlib import Path
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
+from experiment.storage.files import write_atomic
+
+POINTS = 20
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,15 @@ class CurvesConfig:
     """Below each game's curves: ELR, dormant units and ranks of the same runs."""
     out: str = "curves.svg"
     """File of the figure; its ending sets the format."""
+    table: str | None = None
+    """Also write the curves and measures, at 20 steps of each run, to this CSV file, which this command draws too."""
 
 
 def draw(config: CurvesConfig) -> None:
     """Reads the runs and writes the figure. Raises ConfigError, in one line, for bad input."""
     from benchmarks.report.curve_figure import draw_learning
-    from benchmarks.report.runs import check_arms, read_runs
+    from benchmarks.report.curve_tables import thinned
+    from benchmarks.report.runs import check_arms, read_runs, trace_of
     from experiment.plot import plotting, save
 
     pyplot, out = plotting(), Path(config.out)
@@ -42,8 +48,11 @@ def draw(config: CurvesConfig) -> None:
     figure = draw_learning(pyplot, runs, config.each, config.plasticity)
     try:
         save(figure, out)
+        if config.table is not None:
+            traces = [(str(run.seed), trace) for run in runs if (trace := trace_of(run)) is not None]
+            write_atomic(Path(config.table), thinned(traces, POINTS))
     except OSError as error:
-        raise ConfigError(f"cannot write {config.out!r}: {error.strerror}") from None
+        raise ConfigError(f"cannot write {error.filename or config.out!r}: {error.strerror}") from None
 
 
 @cli_session()

@@ -33,10 +33,12 @@ NAMES = {
     "protocol": ("protocol", "evaluation_protocol"),
     "games": ("games", "eval_episodes", "evaluation_episodes", "num_eval_episodes", "n_eval_episodes"),
     "kind": ("kind",),
+    "settings": ("settings",),
     "deviation": ("deviation", "standard_deviation", "score_std", "return_std"),
 }  # fmt: skip
 """Names of a column, the project's own first. `steps` are agent steps; a score is the mean of `games`; `kind` is
-training or evaluation; a line with a `deviation` is the mean over several runs."""
+training or evaluation; `settings` are those of this project's runs, as a sweep's --record writes
+them; a line with a `deviation` is the mean over several runs."""
 OURS = "agent_steps"
 """The steps in a report's own scores.csv."""
 REQUIRED = ("agent", "game", "run", "score")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
@@ -41,6 +42,7 @@ class Row(NamedTuple):
     rules: dict[str, Any] | None
     games: int | None
     kind: str | None
+    settings: dict[str, Any] | None
 
 
 class _Terms(NamedTuple):
@@ -107,9 +109,21 @@ def _row(row: Sequence[str], columns: Columns, where: str, resolve: Callable[[st
         said.add(f"kind {kind!r} is not read: it is neither {' nor '.join(KINDS)}")
     if cells.get("deviation"):
         said.add("lines with a deviation are means over several runs; here each counts as one run")
+    settings = _settings(cells.get("settings", ""))
+    if settings is None and cells.get("settings"):
+        said.add("settings are not read: they are no JSON mapping, as a sweep's --record writes")
     return Row(
-        cells["agent"], game, run_id(cells["run"]), score, where, *terms[:3], games, kind if kind in KINDS else None
-    )
+        cells["agent"], game, run_id(cells["run"]), score, where, *terms[:3], games,
+        kind if kind in KINDS else None, settings,
+    )  # fmt: skip
+
+
+def _settings(cell: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(cell) if cell else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 @lru_cache(1 << 16)

@@ -8,12 +8,12 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from benchmarks.report.learning_curves import Curve, Trace, game_curves, group, measure_curves, read_trace
+from benchmarks.report.learning_curves import Curve, Trace, game_curves, group, measure_curves
 from benchmarks.report.metric_series import MEASURES, WINDOW, Measure
 from benchmarks.report.panels import FEW, Look, draw_curves, looks
 from benchmarks.report.panels import WIDTH as LETTERS
-from benchmarks.report.runs import Run
-from benchmarks.report.tables import raw
+from benchmarks.report.runs import Run, trace_of
+from benchmarks.report.table import raw
 from envs.games import reference_scores
 from experiment.config import ConfigError
 from experiment.plot import INK, log_axis
@@ -44,7 +44,7 @@ def draw_learning(pyplot: Any, runs: Sequence[Run], each: bool, plasticity: bool
     """A panel for each game, with every arm or every run. Raises ConfigError if no run has played a whole game."""
     if each:
         runs = [replace(run, arm=name) for run, name in zip(runs, own_names(runs), strict=True)]
-    traces = [_trace(run) for run in runs]
+    traces = [trace_of(run) for run in runs]
     drawn = [run for run, trace in zip(runs, traces, strict=True) if trace is not None]
     if blank := [Path(run.name).name for run, trace in zip(runs, traces, strict=True) if trace is None]:
         print(f"no whole game played yet, left out: {', '.join(blank)}")
@@ -53,12 +53,6 @@ def draw_learning(pyplot: Any, runs: Sequence[Run], each: bool, plasticity: bool
     games = _games(drawn, [trace for trace in traces if trace is not None], plasticity)
     shared = looks(list(dict.fromkeys(run.arm for run in drawn)))  # an arm looks alike in all games
     return _figure(pyplot, [(game, looks(list(game.curves)) if each else shared) for game in games])
-
-
-def _trace(run: Run) -> Trace | None:
-    if run.directory is None:
-        return None if run.trace is None else replace(run.trace, arm=run.arm)
-    return read_trace(run.arm, run.game, run.directory)
 
 
 def own_names(runs: Sequence[Run]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Learning curves of others: a CSV table with a line for each measurement of each run (docs/formats.md)."""
+"""CSV tables of learning curves, with a line for each measurement of each run (docs/formats.md): read, and written."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.formats.long_table import read_curves
-from benchmarks.formats.point import Given, Point, known_game
-from benchmarks.report.learning_curves import Trace
+from benchmarks.formats.point import TRAINING, Given, Point, known_game
+from benchmarks.report.learning_curves import Trace, sampled
+from benchmarks.report.metric_series import MEASURES
 from envs.registry import usual_skip
 from experiment.config import ConfigError
+from experiment.tables import csv_table
 
 
 def read_traces(path: Path) -> list[tuple[str, Trace]]:
@@ -51,3 +53,41 @@ def _steps(where: str, game: str, point: Point) -> float:
     if point.frames is None:
         raise ConfigError(f"{where} has a line with neither steps nor frames")
     return point.frames / (point.frame_skip or usual_skip(game))
+
+
+def thinned(runs: Sequence[tuple[str, Trace]], points: int) -> str:
+    """A CSV table of curves at so many steps of each run, with the measures of plasticity as they were then."""
+    header = ["agent", "game", "run", "steps", "score", "kind", *(measure.name for measure in MEASURES)]
+    return csv_table(header, [row for name, trace in runs for row in _thinned(name, trace, points)])
+
+
+def _thinned(name: str, trace: Trace, points: int) -> list[list[str | int | float]]:
+    steps = np.unique(np.linspace(0, trace.length(wall=False), points + 1)[1:].round())
+    columns = [sampled(trace, steps, wall=False)]
+    columns += [_last_known(steps, *trace.measures.get(measure.name, _NOTHING)) for measure in MEASURES]
+    return [
+        [
+            trace.arm,
+            trace.game,
+            name,
+            int(step),
+            float(f"{score:.6g}"),
+            TRAINING,
+            *(float(f"{value:.4g}") for value in measures),
+        ]
+        for step, score, *measures in zip(steps, *columns, strict=True)
+        if np.isfinite(score)
+    ]
+
+
+def _rounded(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+_NOTHING = (np.empty(0), np.empty(0))
+
+
+def _last_known(steps: np.ndarray, measured: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The value of a measure at each step: the last one by then, NaN before the first."""
+    count = np.searchsorted(measured, steps, "right")
+    return np.where(count > 0, np.append(values, np.nan)[count - 1], np.nan)

@@ -147,7 +147,7 @@ def _grid(traces: Sequence[Trace], wall: bool, points: int = POINTS) -> np.ndarr
     return np.linspace(0, max(trace.length(wall) for trace in traces), points + 1)[1:]
 
 
-def _sampled(trace: Trace, grid: np.ndarray, wall: bool) -> np.ndarray:
+def sampled(trace: Trace, grid: np.ndarray, wall: bool) -> np.ndarray:
     """The running mean return at each position: of the games that have ended by then, NaN before the first.
 
     A run that has ended keeps its last value.
@@ -163,7 +163,7 @@ def game_curves(groups: Groups, wall: bool = False, points: int = POINTS) -> dic
     for arm, games in groups.items():
         for game, traces in games.items():
             grid = _grid(traces, wall, points)
-            values = np.stack([_sampled(trace, grid, wall) for trace in traces])
+            values = np.stack([sampled(trace, grid, wall) for trace in traces])
             found.setdefault(game, {})[arm] = _mean_curve(grid, values)
     return {game: found[game] for game in sorted(found)}
 
@@ -196,7 +196,7 @@ def _aggregate_curve(games: Mapping[str, Sequence[Trace]], wall: bool) -> Curve:
     traces = [trace for group in games.values() for trace in group]
     grid = _grid(traces, wall)
     values = {
-        game: normalized(game, np.stack([_sampled(trace, grid, wall) for trace in group]))
+        game: normalized(game, np.stack([sampled(trace, grid, wall) for trace in group]))
         for game, group in games.items()
     }
     known = np.logical_and.reduce([np.isfinite(runs).all(0) for runs in values.values()])

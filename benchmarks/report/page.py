@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from benchmarks.report.figures import Figure
-from benchmarks.report.tables import Table
+from benchmarks.report.table import Table
 from experiment.plot import COLORS, INK
 
 DARK = ("#63a4e8", "#f0924f", "#5cbd89", "#b794f4", "#f27878", "#a3b1c2", "#e0b04c", "#4cc3dc", "#e07ab8")

@@ -11,7 +11,7 @@ from agents.config import DQNConfig
 from benchmarks.report.agreement import comparable, name_arms
 from benchmarks.report.curve_tables import read_traces
 from benchmarks.report.folders import find_runs, mean_score
-from benchmarks.report.learning_curves import Trace
+from benchmarks.report.learning_curves import Trace, read_trace
 from experiment.config import ConfigError, as_plain, load_yaml
 from experiment.results import read_result
 from experiment.storage.run_dir import RunDir
@@ -76,6 +76,13 @@ def check_arms(runs: Sequence[Run]) -> None:
                 f"{twin.name} and {run.name} are one arm, game and seed, and no two samples: "
                 "leave one out, or draw single runs with --each"
             )
+
+
+def trace_of(run: Run) -> Trace | None:
+    """The curve of a run under the name of its arm; None where no whole game was played."""
+    if run.directory is None:
+        return None if run.trace is None else replace(run.trace, arm=run.arm)
+    return read_trace(run.arm, run.game, run.directory)
 
 
 def _inside(path: Path) -> list[tuple[RunDir, str]]:

@@ -249,8 +249,9 @@ def _read_csv(path: Path, notes: Notes) -> Iterator[Score]:
     empty = True
     for row in read_rows(path, _resolved, notes):
         empty = False
+        settings = None if row.settings is None else _defaults() | row.settings
         yield Score(
-            row.agent, row.game, row.run, row.score, row.where, row.rules, row.steps,
+            row.agent, row.game, row.run, row.score, row.where, row.rules, row.steps, settings,
             frame_skip=row.frame_skip, games=row.games, kind=row.kind,
         )  # fmt: skip
     if empty:

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.report.learning_curves import Trace
 from benchmarks.report.metric_series import WINDOW
 from benchmarks.report.scores import Scores
-from benchmarks.report.tables import Table, raw
+from benchmarks.report.table import Table, raw
 from experiment.statistics import Interval, t_interval
 from experiment.tables import with_bounds
 

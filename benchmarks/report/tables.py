@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.report.agreement import comparable, kind_of, list_of
 from benchmarks.report.played import described, total
 from benchmarks.report.published import STEPS, published_label
+from benchmarks.report.published_runs import published_runs_table
 from benchmarks.report.scores import Score, Scores, run_order
 from benchmarks.report.summary import AGGREGATES, Aggregate, Cell, Summary
+from benchmarks.report.table import Table, fine, raw
 from envs.games import reference_scores
-from experiment.tables import csv_table, escaped, markdown_table, with_bounds
+from experiment.tables import with_bounds
 from experiment.values import counted
 
 ENOUGH = 10
 """Fewest runs of a game for which bootstrap intervals reach about their nominal coverage."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Text in rows under a header; the first column names the row.
-
-    Attributes:
-        note: what the numbers are.
-        records: the same numbers unrounded, a CSV file's rows.
-    """
-
-    name: str
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-    records: Sequence[Mapping[str, Any]] = field(default_factory=list)
-
-    def markdown(self) -> str:
-        """Heading, note and a pipe table whose numbers are to the right."""
-        note = f"{escaped(self.note)}\n\n" if self.note else ""
-        return f"## {self.title}\n\n{note}{markdown_table(self.header, self.rows)}"
-
-    def csv(self) -> str:
-        """The records; empty for what is unknown."""
-        return csv_table(list(self.records[0]), [list(record.values()) for record in self.records])
-
-
-def raw(value: float) -> str:
-    """A game score."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.1f}"
-
-
-def fine(value: float) -> str:
-    """A normalised score."""
-    return f"{value:.3f}"
 
 
 def all_tables(scores: Scores, summary: Summary) -> list[Table]:
@@ -62,6 +27,7 @@ def all_tables(scores: Scores, summary: Summary) -> list[Table]:
         own_aggregates(summary),
         improvements(summary),
         games(summary),
+        published_runs_table(scores, summary),
         evaluations(scores),
         arms(scores),
         differences(scores),

@@ -15,7 +15,7 @@ from experiment.config import ConfigError
 if TYPE_CHECKING:
     from benchmarks.report.learning_curves import Trace
     from benchmarks.report.scores import Scores
-    from benchmarks.report.tables import Table
+    from benchmarks.report.table import Table
 
 PAGE = "index.html"
 MoreTables = Callable[["Scores", "Sequence[Trace]"], "list[Table]"]

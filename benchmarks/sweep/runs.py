@@ -46,6 +46,10 @@ class AgentRuns(RunKind[DQNConfig]):
         score = float(result["score"]["mean"]) if result["score"] else None
         return score, int(result["agent_steps"]), float(result["seconds"]["training"])
 
+    def columns(self, result: Mapping[str, Any]) -> dict[str, str]:
+        rules, games = str(result["protocol"]["name"]), str(result["score"]["episodes"])
+        return {"protocol": rules, "games": games, "kind": "evaluation"}
+
     def short(self, config: DQNConfig, updates: int) -> list[str]:
         part = part_length(config, updates)
         options = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from experiment.command_line import shell
-from experiment.config import ConfigError, exit_on_bad_input, load_yaml
+from experiment.config import ConfigError, as_plain, exit_on_bad_input, load_yaml
 from experiment.processor import available_cores
 from experiment.setting import check_ranges, setting
 from experiment.storage.run_dir import RunDir
@@ -19,6 +19,7 @@ from experiment.sweeps.calibration import cost
 from experiment.sweeps.gpus import gpu_slots
 from experiment.sweeps.manifest import NAME, Entry, Manifest
 from experiment.sweeps.ray import RayTasks, check_installed
+from experiment.sweeps.records import without_recorded, write_records
 from experiment.sweeps.status import SweepStatus
 from experiment.sweeps.sweep import plan, sweep
 from experiment.sweeps.view import SweepView, print_status
@@ -36,6 +37,8 @@ class SweepSettings:
     """Seeds of each arm."""
     root: str | None = setting(None, "runs")
     """Folder of the runs."""
+    have: str | None = setting(None, "runs")
+    """CSV file of finished runs, as --record writes it: what it has is not run again."""
     processes: int | None = setting(None, "machine", at_least=1)
     """Runs side by side, one thread each; none: one a core."""
     device: str = setting("cpu", "machine")
@@ -61,6 +64,8 @@ class SweepSettings:
     """--dry-run: print the command of every run instead of the first one only."""
     status: str | None = setting(None, "plan and status")
     """Folder of a sweep: print its progress, from any terminal, and do nothing else."""
+    record: str | None = setting(None, "plan and status")
+    """--status: also add the finished runs, with their scores and settings, to this CSV file."""
 
     def checked(self) -> Self:
         """Checks these settings: a value out of range, or one without effect, raises ConfigError."""
@@ -68,6 +73,8 @@ class SweepSettings:
         for name in ("calibrate", "all_commands"):
             if getattr(self, name) and not self.dry_run:
                 raise ConfigError(f"--{name.replace('_', '-')} is for --dry-run")
+        if self.record is not None and self.status is None:
+            raise ConfigError("--record is for --status")
         if self.per_gpu is not None and self.device == "cpu":
             raise ConfigError("--per-gpu is for --device cuda")
         if self.launcher == "ray":
@@ -102,13 +109,18 @@ class Sweep(ABC):
         on_gpus = settings.device != "cpu" and settings.launcher == "local"
         self.device = "cuda" if on_gpus else settings.device  # a process sees its own GPU alone
         self.runs = self.entries()
+        self.note = ""
+        if settings.have is not None:
+            every = len(self.runs)
+            self.runs = without_recorded(self.kind, self.runs, self.wanted, Path(settings.have))
+            self.note = f"{every - len(self.runs)} of {counted(every, 'run')} are in {settings.have}"
         self.jobs = [entry.job(self.root, self.resume_options()) for entry in self.runs]
         self.slots: list[dict[str, str]] | None = None
-        self.note = ""
-        if on_gpus:
+        if on_gpus and self.runs:
             workload = SweepStatus(self.kind, self.root, self.runs).workload
             need = max(workload(entry).bytes for entry in self.runs)
-            slots, self.note = gpu_slots(settings.device, need, settings.per_gpu)
+            slots, note = gpu_slots(settings.device, need, settings.per_gpu)
+            self.note = "\n".join(filter(None, (self.note, note)))
             self.slots = slots[: settings.processes]
 
     @abstractmethod
@@ -153,7 +165,7 @@ class Sweep(ABC):
         """Raises ConfigError with the first setting in which an existing run differs from its arm."""
         stored = RunDir(self.root / entry.name).config
         there = load_yaml(self.kind.config_class, stored).resolved() if stored.is_file() else self.kind.settings(entry)
-        if found := self.kind.difference(there, wanted):
+        if found := self.kind.difference(as_plain(there), as_plain(wanted)):
             where = f"arm {entry.arm!r} has other settings in {self.root}, {found}"
             raise ConfigError(f"{where}: give the arm another name, or the sweep another --root")
 
@@ -194,7 +206,7 @@ class Sweep(ABC):
         with exit_on_bad_input():
             tasks = RayTasks(self.root, given.ray_address, given.cpus_per_run, given.gpus, given.processes)
         with tasks:
-            self.note = tasks.warning
+            self.note = "\n".join(filter(None, (self.note, tasks.warning)))
             return self._run(tasks, tasks.capacity)
 
     def _run(self, executor: RayTasks | None, processes: int) -> int:
@@ -251,9 +263,15 @@ def carry_out(settings: SweepSettings, kind: RunKind, make: Callable[[], Sweep])
             from rich.console import Console
 
             root = Path(settings.status)
-            print_status(SweepStatus(kind, root, Manifest.load(root).runs), Console())
+            runs = Manifest.load(root).runs
+            print_status(SweepStatus(kind, root, runs), Console())
+            if settings.record is not None:
+                print(f"{settings.record} has {counted(write_records(kind, root, runs, Path(settings.record)), 'run')}")
             return 0
         ready = make()
+        if not ready.runs:
+            print(f"nothing to do: {ready.note}")
+            return 0
         if settings.dry_run:
             ready.dry_run()
             return 0

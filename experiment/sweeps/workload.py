@@ -83,17 +83,24 @@ class RunKind(ABC, Generic[Config]):
 
     def shared(self, config: Config) -> dict[str, Any]:
         """The settings that the runs of an arm share, as plain values."""
-        names = names_of(type(config), "learning") - self.axes
-        return {name: value for name, value in as_plain(config).items() if name in names}
+        return self._shared(as_plain(config))
+
+    def _shared(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        names = names_of(self.config_class, "learning") - self.axes
+        return {name: value for name, value in settings.items() if name in names}
 
     def config_hash(self, config: Config) -> str:
         """A hash of the settings that an arm's runs share: equal for runs that may be averaged."""
         return hashlib.sha256(json.dumps(self.shared(config), sort_keys=True).encode()).hexdigest()[:16]
 
-    def difference(self, old: Config, new: Config) -> str:
+    def columns(self, result: Mapping[str, Any]) -> dict[str, str]:
+        """Further columns of a finished run in a list of them (`--record`)."""
+        return {}
+
+    def difference(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         """The first shared setting in which two differ, as "--lr is 0.1 there and 0.2 here", or ""."""
-        before = self.shared(old)
-        for name, value in self.shared(new).items():
+        before = self._shared(old)
+        for name, value in self._shared(new).items():
             if before[name] != value:
                 return f"--{name.replace('_', '-')} is {before[name]} there and {value} here"
         return ""

@@ -1,5 +1,6 @@
 """Learning curves from tables of others, with runs of ours, in benchmarks.curves."""
 
+import csv
 import tempfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks import curves
 from benchmarks.report.curve_tables import read_traces
-from benchmarks.report.runs import read_runs
+from benchmarks.report.runs import read_runs, trace_of
 from tests.benchmarks.test_curves import drawn, entries, make_run  # noqa: F401
 
 pytest.importorskip("matplotlib")
@@ -84,3 +85,20 @@ def test_a_table_that_cannot_be_drawn_is_one_line(tmp_path, capsys, header, line
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert not (tmp_path / "x.svg").exists()
+
+
+def test_a_written_table_holds_the_running_means_and_measures_and_draws_again(tmp_path, drawn):  # noqa: F811
+    run = make_run(tmp_path / "ours", "a", "Pong", probes=(100, 200))
+    table, figure = tmp_path / "ours.csv", str(tmp_path / "x.svg")
+    assert curves.main([str(tmp_path / "ours"), "--table", str(table), "--out", figure]) == 0
+    ((name, trace),), whole = read_traces(table), trace_of(read_runs([str(run.path)])[0])
+    assert (name, trace.game, len(trace.ended)) == ("0", "Pong", curves.POINTS)
+    assert trace.ended.tolist() == [15 * point for point in range(1, curves.POINTS + 1)]
+    for step, score in zip(trace.ended, trace.returns, strict=True):
+        assert score == pytest.approx(whole.returns[whole.ended <= step][-1], rel=1e-5)
+    with table.open(newline="") as file:
+        rows = {int(row["steps"]): row for row in csv.DictReader(file)}
+    assert rows[90]["erank"] == ""
+    assert (rows[105]["erank"], rows[210]["erank"]) == ("101.0", "201.0")
+    assert float(rows[105]["elr"]) == pytest.approx(1e-5)
+    assert curves.main([str(table), "--out", figure]) == 0

@@ -21,7 +21,7 @@ from benchmarks.report import writer
 from benchmarks.report.agreement import check_arms, comparable
 from benchmarks.report.facts import facts
 from benchmarks.report.figures import MANY, draw_figures, game_curves
-from benchmarks.report.learning_curves import Curve, _sampled, make_curves, read_traces, resamples
+from benchmarks.report.learning_curves import Curve, make_curves, read_traces, resamples, sampled
 from benchmarks.report.panels import LINES, arm_styles, make_panels
 from benchmarks.report.published import NAMES, STEPS, published_scores
 from benchmarks.report.scores import Missing, Score, Scores, read_scores
@@ -512,7 +512,7 @@ def test_a_run_keeps_its_last_value_and_has_none_before_its_first_game():
         def times(self, wall):
             return np.array([10.0, 20.0])
 
-    found = _sampled(Fake(), np.array([5.0, 10.0, 15.0, 25.0]), False)
+    found = sampled(Fake(), np.array([5.0, 10.0, 15.0, 25.0]), False)
     np.testing.assert_array_equal(found, [np.nan, 1, 1, 2])
 
 
