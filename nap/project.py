@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nap.graph.norms import NORMS, norm_layers
+from nap.graph.sharded import all_reduced, copy_whole, is_sharded, local_parts, prepare, whole
 from nap.graph.weights import Weight, find_weights, frobenius_norms, joint_norms
 from nap.report import analyze
 from nap.suggest import suggest
@@ -60,13 +61,15 @@ class Projection:
     ) -> None:
         _check_options(every, affine, decay, mode, radius)
         self.every, self.affine, self.decay, self.mode, self.radius = every, affine, decay, mode, radius
+        prepare("nap.Projection", module)
         report = analyze(module)
         self.outputs_guessed = report.outputs_guessed
         chosen = list(_choose(module, {*report.outputs, *report.left_out}, include, exclude).values())
         norms = self._measure(chosen)[1]
-        if broken := [weight.name for weight, norm in zip(chosen, norms, strict=True) if not norm.isfinite().all()]:
+        known = [whole(norm) for norm in norms]
+        if broken := [weight.name for weight, norm in zip(chosen, known, strict=True) if not norm.isfinite().all()]:
             raise ValueError(f"nap.Projection: {broken[0]} holds NaN or infinity, so that it has no norm to keep")
-        moving = [bool((norm > 0).any()) for norm in norms]
+        moving = [bool((norm > 0).any()) for norm in known]
         self.left_at_zero = [weight.name for weight, moves in zip(chosen, moving, strict=True) if not moves]
         self._module = module
         self._weights = [weight for weight, moves in zip(chosen, moving, strict=True) if moves]
@@ -107,7 +110,7 @@ class Projection:
         if self.affine == "joint":
             _rescale(pairs, now, self._affine_initial)
         else:
-            torch._foreach_lerp_(now, self._affine_initial, self.decay)
+            torch._foreach_lerp_(local_parts(now), local_parts(self._affine_initial), self.decay)
 
     __call__ = project
 
@@ -135,7 +138,11 @@ class Projection:
 
     def state_dict(self) -> dict[str, Any]:
         """The initial norms, the initial scale and offset (or their joint norms), and the count of updates."""
-        return {"initial_norms": self.initial_norms, "affine": self._affine_initial, "updates": self.updates}
+        return {
+            "initial_norms": self.initial_norms,
+            "affine": [whole(value) for value in self._affine_initial],
+            "updates": self.updates,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Copies a saved state into the existing tensors.
@@ -152,12 +159,12 @@ class Projection:
                 )
         if len(saved) != len(self._targets) or len(state["affine"]) != len(self._affine_initial):
             raise ValueError("nap.Projection: the loaded state is of other weights or of another `affine`")
-        for name, target in self.initial_norms.items():
-            if saved[name].shape != target.shape:
+        for name, target in zip(self.names, self._targets, strict=True):
+            if saved[name].numel() != target.numel():
                 raise ValueError(f"nap.Projection: the loaded initial norm of {name} is of another `mode`")
-            target.copy_(saved[name])
+            copy_whole(target, saved[name].view(target.shape))
         for initial, value in zip(self._affine_initial, state["affine"], strict=True):
-            initial.copy_(value)
+            copy_whole(initial, value)
         self.updates = state["updates"]
 
     def _rescale_weights(self) -> None:
@@ -180,7 +187,7 @@ class Projection:
         return [[view for view, _ in group] for group in views], norms
 
     def _by_name(self, norms: list[Tensor]) -> dict[str, Tensor]:
-        shaped = norms if self.mode == "frobenius" else [norm.flatten() for norm in norms]
+        shaped = norms if self.mode == "frobenius" else [whole(norm).flatten() for norm in norms]
         return dict(zip(self.names, shaped, strict=True))
 
     def _affine_state(self) -> list[Tensor]:
@@ -190,23 +197,29 @@ class Projection:
 
 def _rescale(groups: list[list[Tensor]], norms: list[Tensor], targets: list[Tensor]) -> None:
     """Scales each group of tensors from its norm to its target; all groups in one foreach pass."""
+    norms, targets = local_parts(norms), local_parts(targets)
     torch._foreach_clamp_min_(norms, TINY)
     scales = torch._foreach_div(targets, norms)
-    flat = [value for group in groups for value in group]
+    flat = local_parts([value for group in groups for value in group])
     torch._foreach_mul_(flat, [scale for scale, group in zip(scales, groups, strict=True) for _ in group])
 
 
 def _by_neuron(weight: Weight, value: Tensor) -> tuple[Tensor, int]:
     """A view of a weight's value with its neurons along the leading dimensions, and how many those are."""
+    groups = getattr(weight.owner, "groups", 1)  # [in, out of a group, ...]: the groups lie side by side in the inputs
+    if is_sharded(value) and (weight.rows is not None or (weight.out_axis and groups > 1)):
+        raise ValueError(
+            f'nap.Projection: {weight.name} is a group of rows of a sharded parameter, which mode "neuron" cannot '
+            "measure: exclude it, or do not shard its layer"
+        )
     if weight.out_axis == 0:
         return value, 1
-    groups = getattr(weight.owner, "groups", 1)  # [in, out of a group, ...]: the groups lie side by side in the inputs
     return value.unflatten(0, (groups, -1)).transpose(1, 2), 2
 
 
 def _neuron_norms(view: Tensor, leading: int) -> Tensor:
     dtype = torch.float64 if view.dtype is torch.float64 else torch.float32
-    return torch.linalg.vector_norm(view, dim=tuple(range(leading, view.ndim)), keepdim=True, dtype=dtype)
+    return all_reduced(torch.linalg.vector_norm(view, dim=tuple(range(leading, view.ndim)), keepdim=True, dtype=dtype))
 
 
 def _joint_norms(pairs: list[list[Tensor]]) -> list[Tensor]:

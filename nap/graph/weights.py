@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nap.graph.foreign import LINEAR_ROLES, Role, role
 from nap.graph.parameters import coscaled_params
+from nap.graph.sharded import global_norms, is_sharded, local_parts, rows_of
 
 _Transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_Transposed)
@@ -41,7 +42,7 @@ class Weight:
     def value(self) -> Tensor:
         """The matrix, detached, sharing storage with the parameter as it is stored now."""
         value = self.parameter.detach()
-        return value if self.rows is None else value[self.rows]
+        return value if self.rows is None else rows_of(value, self.rows)
 
     def values(self) -> list[Tensor]:
         """The matrix, and the parameters that have one scale with it."""
@@ -90,6 +91,8 @@ def _matrices(owner: nn.Module) -> Iterable[tuple[str, nn.Parameter, slice | Non
 
 def frobenius_norms(values: list[Tensor]) -> list[Tensor]:
     """The norm of each tensor, one foreach call: float64 scalars if any is float64, else float32 (bfloat16 too)."""
+    if any(is_sharded(value) for value in values):
+        return global_norms(frobenius_norms(local_parts(values)), values)
     double = any(value.dtype is torch.float64 for value in values)
     return list(torch._foreach_norm(values, 2, torch.float64 if double else torch.float32)) if values else []
 
