@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nap.graph.norms import NORMS, norm_layers
-from nap.graph.sharded import all_reduced, copy_whole, is_sharded, local_parts, prepare, whole
+from nap.graph.sharded import ORDER, all_reduced, copy_whole, is_sharded, local_parts, prepare, whole
 from nap.graph.weights import Weight, find_weights, frobenius_norms, joint_norms
 from nap.report import analyze
 from nap.suggest import suggest
@@ -132,6 +132,8 @@ class Projection:
         for weight in self._weights:
             current = now[weight.name].parameter if weight.name in now else parameters.get(weight.name)
             if current is not weight.parameter:
+                if is_sharded(current):
+                    raise ValueError(f"nap.Projection: {weight.name} was sharded later; the order is {ORDER}")
                 raise ValueError(
                     f"nap.Projection: {weight.name} was replaced by another parameter; change parameters in place"
                 )
