@@ -118,8 +118,8 @@ class Attached(ABC):
             self._identity = Identity(self._module, self._ids())
         if missing := self._identity.missing():
             raise ValueError(
-                f"nap.Projection: {missing[0]} was replaced by another parameter (load_state_dict(assign=True), a "
-                "parametrization or pruning?): do that first, then build the optimiser, then call "
+                f"nap.Projection: {missing[0]} was replaced by another parameter (load_state_dict(assign=True), fully_shard, "
+                "a parametrization or pruning?): do that first, then build the optimiser, then call "
                 "nap.Projection(model).attach(optimizer)"
             )
 

@@ -170,11 +170,24 @@ def resumed() -> Result:
 
 
 def before() -> Result:
-    model = mlp()
-    projection = nap.Projection(model)
-    model = sharded(model)
-    projection.attach(optimizer := torch.optim.SGD(model.parameters(), 0.3))
-    return {"error": error_of(lambda: train(model, optimizer, part=half()))}
+    """A projection made too early, with an optimiser built after the sharding, and one built before it as well."""
+    found: Result = {}
+    for built in ("after", "before"):
+        model = mlp()
+        early = torch.optim.SGD(model.parameters(), 0.3)
+        projection = nap.Projection(model)
+        if built == "before":
+            projection.attach(early)
+        sharded(model)
+        optimizer = early if built == "before" else torch.optim.SGD(model.parameters(), 0.3)
+
+        def used(projection: nap.Projection = projection, optimizer: Any = optimizer, model: nn.Module = model) -> None:
+            projection.attach(optimizer)
+            train(model, optimizer, 1, half())
+            projection.check()
+
+        found[built] = error_of(used)
+    return found
 
 
 def refused() -> Result:
