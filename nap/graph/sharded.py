@@ -118,30 +118,33 @@ def unsharded(module: nn.Module) -> Iterator[None]:
         yield
         return
     classes = {part: type(part) for part in fsdp_parts}
-    attributes = {part: dict(part.__dict__) for part in parts}
+    attributes = {part: dict(part.__dict__) for part in parts}  # FSDP2's state is among them, its key starts with "__"
     stand_ins: dict[nn.Parameter | None, nn.Parameter | None] = {
-        value: nn.Parameter(torch.zeros((), dtype=value.dtype).expand(value.shape), value.requires_grad)
+        value: nn.Parameter(value.to_local().new_zeros(()).expand(value.shape), value.requires_grad)
         for value in module.parameters()
         if is_sharded(value)
     }
     try:
         for part, kind in classes.items():
             part.__class__ = kind.__mro__[kind._orig_cls_mro_index]
-        for part in parts:
-            own = {name: stand_ins.get(value, value) for name, value in part._parameters.items()}
-            hooks = {
-                name: _without_torchs_own(part.__dict__[name]) for name in ("_forward_pre_hooks", "_forward_hooks")
-            }
-            part.__dict__.update(hooks, _parameters=own)
+        for part, saved in attributes.items():
+            _replace(part, {key: _without_torchs_own(key, value) for key, value in saved.items() if key[:2] != "__"})
+            part._parameters = {name: stand_ins.get(value, value) for name, value in part._parameters.items()}
         yield
     finally:
         for part, saved in attributes.items():
-            part.__dict__.update(saved)
+            _replace(part, saved)
         for part, kind in classes.items():
             part.__class__ = kind
 
 
-def _without_torchs_own(hooks: dict[int, Any]) -> OrderedDict[int, Any]:
-    return OrderedDict(
-        (key, hook) for key, hook in hooks.items() if not hook.__module__.startswith("torch.distributed")
-    )
+def _replace(module: nn.Module, attributes: dict[str, Any]) -> None:
+    module.__dict__.clear()
+    module.__dict__.update(attributes)
+
+
+def _without_torchs_own(key: str, value: Any) -> Any:
+    """An attribute without the hooks of torch.distributed."""
+    if not key.endswith("_hooks"):
+        return value
+    return OrderedDict((i, hook) for i, hook in value.items() if not hook.__module__.startswith("torch.distributed"))
