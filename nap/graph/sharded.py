@@ -41,8 +41,9 @@ def global_norms(norms: list[Tensor], values: list[Tensor]) -> list[Tensor]:
     dtype, device = norms[0].dtype, norms[0].device
     squares = list(torch.stack(norms).double().square().unbind())  # in float32 they would overflow above 2e19
     for group, members in groups.items():
-        backend_device = next(values[i].device_mesh.device_type for i in members)  # type: ignore[attr-defined]
-        summed = torch.stack([squares[i] for i in members]).to(backend_device)  # of offloaded parameters not the same
+        first: Any = values[members[0]]
+        on_mesh = first.device_mesh.device_type  # not where the parameters are, if they are offloaded
+        summed = torch.stack([squares[i] for i in members]).to(on_mesh)
         all_reduce(summed, group=group)
         for i, square in zip(members, summed.to(device).unbind(), strict=True):
             squares[i] = square
@@ -54,8 +55,11 @@ def rows_of(value: Tensor, rows: slice) -> Tensor:
 
     That result is for `local_parts` and `global_norms` alone: its parts are not of the sizes that torch expects.
     """
-    if not is_sharded(value) or not any(placement.is_shard(0) for placement in value.placements):
+    by_rows = [p for p in value.placements if getattr(p, "dim", None) == 0] if is_sharded(value) else []
+    if not is_sharded(value) or not by_rows:
         return value[rows]
+    if not all(placement.is_shard() for placement in by_rows):  # FSDP2 on top of tensor parallel rows: not contiguous
+        raise ValueError("nap: the rows of a packed attention matrix are sharded twice, which is not supported")
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -119,7 +123,7 @@ def unsharded(module: nn.Module) -> Iterator[None]:
         return
     classes = {part: type(part) for part in fsdp_parts}
     attributes = {part: dict(part.__dict__) for part in parts}  # FSDP2's state is among them, its key starts with "__"
-    stand_ins: dict[nn.Parameter | None, nn.Parameter | None] = {
+    stand_ins: dict[Any, nn.Parameter] = {
         value: nn.Parameter(value.to_local().new_zeros(()).expand(value.shape), value.requires_grad)
         for value in module.parameters()
         if is_sharded(value)
