@@ -41,8 +41,9 @@ def global_norms(norms: list[Tensor], values: list[Tensor]) -> list[Tensor]:
     dtype, device = norms[0].dtype, norms[0].device
     squares = list(torch.stack(norms).double().square().unbind())  # in float32 they would overflow above 2e19
     for group, members in groups.items():
-        backend_device = next(values[i].device_mesh.device_type for i in members)  # type: ignore[attr-defined]
-        summed = torch.stack([squares[i] for i in members]).to(backend_device)  # of offloaded parameters not the same
+        first: Any = values[members[0]]
+        on_mesh = first.device_mesh.device_type  # not where the parameters are, if they are offloaded
+        summed = torch.stack([squares[i] for i in members]).to(on_mesh)
         all_reduce(summed, group=group)
         for i, square in zip(members, summed.to(device).unbind(), strict=True):
             squares[i] = square
@@ -54,8 +55,11 @@ def rows_of(value: Tensor, rows: slice) -> Tensor:
 
     That result is for `local_parts` and `global_norms` alone: its parts are not of the sizes that torch expects.
     """
-    if not is_sharded(value) or not any(placement.is_shard(0) for placement in value.placements):
+    by_rows = [p for p in value.placements if getattr(p, "dim", None) == 0] if is_sharded(value) else []
+    if not is_sharded(value) or not by_rows:
         return value[rows]
+    if not all(placement.is_shard() for placement in by_rows):  # FSDP2 on top of tensor parallel rows: not contiguous
+        raise ValueError("nap: the rows of a packed attention matrix are sharded twice, which is not supported")
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -118,30 +122,33 @@ def unsharded(module: nn.Module) -> Iterator[None]:
         yield
         return
     classes = {part: type(part) for part in fsdp_parts}
-    attributes = {part: dict(part.__dict__) for part in parts}
-    stand_ins: dict[nn.Parameter | None, nn.Parameter | None] = {
-        value: nn.Parameter(torch.zeros((), dtype=value.dtype).expand(value.shape), value.requires_grad)
+    attributes = {part: dict(part.__dict__) for part in parts}  # FSDP2's state is among them, its key starts with "__"
+    stand_ins: dict[Any, nn.Parameter] = {
+        value: nn.Parameter(value.to_local().new_zeros(()).expand(value.shape), value.requires_grad)
         for value in module.parameters()
         if is_sharded(value)
     }
     try:
         for part, kind in classes.items():
             part.__class__ = kind.__mro__[kind._orig_cls_mro_index]
-        for part in parts:
-            own = {name: stand_ins.get(value, value) for name, value in part._parameters.items()}
-            hooks = {
-                name: _without_torchs_own(part.__dict__[name]) for name in ("_forward_pre_hooks", "_forward_hooks")
-            }
-            part.__dict__.update(hooks, _parameters=own)
+        for part, saved in attributes.items():
+            _replace(part, {key: _without_torchs_own(key, value) for key, value in saved.items() if key[:2] != "__"})
+            part._parameters = {name: stand_ins.get(value, value) for name, value in part._parameters.items()}
         yield
     finally:
         for part, saved in attributes.items():
-            part.__dict__.update(saved)
+            _replace(part, saved)
         for part, kind in classes.items():
             part.__class__ = kind
 
 
-def _without_torchs_own(hooks: dict[int, Any]) -> OrderedDict[int, Any]:
-    return OrderedDict(
-        (key, hook) for key, hook in hooks.items() if not hook.__module__.startswith("torch.distributed")
-    )
+def _replace(module: nn.Module, attributes: dict[str, Any]) -> None:
+    module.__dict__.clear()
+    module.__dict__.update(attributes)
+
+
+def _without_torchs_own(key: str, value: Any) -> Any:
+    """An attribute without the hooks of torch.distributed."""
+    if not key.endswith("_hooks"):
+        return value
+    return OrderedDict((i, hook) for i, hook in value.items() if not hook.__module__.startswith("torch.distributed"))

@@ -71,6 +71,23 @@ def upsampling() -> nn.Module:
     return model
 
 
+class Dense(nn.Module):
+    """A linear layer of one's own, which the analysis recognises by what it computes."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T
+
+
+def foreign() -> nn.Module:
+    model = nn.Sequential(Dense(6, 15), nn.ReLU(), Dense(15, 3))
+    nap.normalize(model)
+    return model
+
+
 def sharded(model: nn.Module) -> nn.Module:
     for layer in model:  # type: ignore[attr-defined]
         if any(True for _ in layer.parameters()):
@@ -207,9 +224,10 @@ def refused() -> Result:
 def analyzed() -> Result:
     """The report is the one before sharding, also of a model that FSDP2 left whole after a forward."""
     models = {"fsdp2": sharded(mlp()), "tensor": parallel(even()), "attention": sharded(attention())}
+    models["foreign"] = sharded(foreign())
     with torch.no_grad():
         models["fsdp2"](torch.randn(2, 6))
-    alone = {"fsdp2": mlp(), "tensor": even(), "attention": attention()}
+    alone = {"fsdp2": mlp(), "tensor": even(), "attention": attention(), "foreign": foreign()}
     return {name: (str(nap.analyze(model)), str(nap.analyze(alone[name]))) for name, model in models.items()}
 
 
