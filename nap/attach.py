@@ -105,7 +105,6 @@ class Attached(ABC):
             if not int(self._counts[place]):
                 warn_of_a_new_count(optimizer, self._held[place])
 
-    @torch.no_grad()
     def after_update(self, place: int, skipped: Tensor | None) -> None:
         """Called by an optimiser after its step. skipped: on the device, whether it changed nothing; None: it did."""
         due = self._counts[place].add(self.every, skipped)
