@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
@@ -196,7 +197,7 @@ def _hook_step(optimizer: Any) -> None:
     """Gives hooks to the `step` of an object that is not torch's `Optimizer`."""
     if hasattr(optimizer, "_nap_attachments"):
         return
-    optimizer._nap_attachments = {}
+    optimizer._nap_attachments = OrderedDict()
     step, owner = type(optimizer).step, weakref.ref(optimizer)
 
     def step_with_hooks(*args: Any, **kwargs: Any) -> Any:

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from nap.graph.norms import norm_layers
+from nap.graph.parameters import coscaled_params
 from nap.graph.weights import Weight
 
 
@@ -29,8 +30,12 @@ class Identity:
         """The names of the parameters that are no longer where they were, under their own last name."""
         if all(map(is_, map(dict.get, self._tables, self._keys), self._values)):
             return []
+        old = self._tables, self._keys, self._values
         count = self._follow()  # a wrapper around a layer moves its parameters, and keeps them
-        return [self._names[known] for (known, key), times in self._count.items() if count[known, key] < times]
+        gone = [self._names[known] for (known, key), times in self._count.items() if count[known, key] < times]
+        if gone:  # the next call is to find it again
+            self._tables, self._keys, self._values = old
+        return gone
 
     def _follow(self) -> Counter[tuple[int, str]]:
         """Remembers each entry of a module's table on the way from the root to a watched parameter."""
@@ -98,10 +103,10 @@ def counterpart(weight: Weight, module: nn.Module, other: nn.Module) -> Weight:
     paths = {id(part): path for path, part in bare(module).named_modules()}
     parts = dict(bare(other).named_modules())
     owners = [parts.get(paths[id(owner)]) for owner in (weight.owners or [weight.owner])]
-    named = weight.parameter, *weight.coscaled_params
-    keys = [next(key for key, own in weight.owner._parameters.items() if own is parameter) for parameter in named]
+    key = weight.name.partition("[")[0].rpartition(".")[2]
+    keys = [key, *coscaled_params(weight.owner, key)]
     found = [owners[0]._parameters.get(key) if owners[0] else None for key in keys]
-    for parameter, new in zip(named, found, strict=True):
+    for parameter, new in zip([weight.parameter, *weight.coscaled_params], found, strict=True):
         if new is None or new.shape != parameter.shape:
             raise ValueError(
                 f"nap.Projection: the module has no {weight.name} of shape {tuple(parameter.shape)}: for_module takes "

@@ -94,6 +94,8 @@ class Projection(Attached):
             pairs = zip(norms, self._targets, strict=True)
             warn_of_almost_zero([w.name for w, (norm, kept) in zip(chosen, pairs, strict=True) if (norm != kept).any()])
         self._affine = self._find_affine()
+        names = {id(parameter): name for name, parameter in bare(module).named_parameters()}
+        self._affine_names = [[names[id(parameter)] for parameter in unit] for unit in self._affine]
         self._affine_initial = [value.clone() for value in self._affine_now(detached(self._affine))]
         super().__init__(module)
 
@@ -138,9 +140,9 @@ class Projection(Attached):
         other._targets = [target.clone() for target in self._targets]
         if other.affine == "decay":
             other.affine, other._affine = "free", []
-        names = {id(parameter): name for name, parameter in bare(self._module).named_parameters()}
         parameters = dict(bare(module).named_parameters())
-        other._affine = [[parameters[names[id(own)]] for own in unit] for unit in other._affine]
+        names = self._affine_names[: len(other._affine)]
+        other._affine = [[parameters[name] for name in unit] for unit in names]
         other._affine_initial = [value.clone() for value in self._affine_initial[: len(other._affine)]]
         other._counts = [Updates()]
         return other

@@ -13,8 +13,8 @@ from nap.graph.weights import Weight, frobenius_norms
 
 TINY = 1e-30
 ALMOST_ZERO = 1e-3
-"""The length of an output's weight vector. Usual initialisations have 0.1 to 2, output layers of policies 0.01. One step
-of Adam at a rate of 1e-4 moves a vector of 100 weights by 1e-3: it replaces one that is shorter."""
+"""The length of an output's weight vector. Usual initialisations have 0.1 to 2, output layers of policies 0.01. One
+step of Adam at a rate of 1e-4 moves a vector of 100 weights by 1e-3: it replaces one that is shorter."""
 
 
 def rescale(groups: list[list[Tensor]], norms: list[Tensor], targets: list[Tensor]) -> None:
