@@ -246,11 +246,9 @@ class Updates:
         self.steps += 1
         if skipped is None and self._skipped is None:
             return self.steps % every == 0
-        if self._skipped is None:
-            self._skipped = torch.zeros_like(skipped, dtype=torch.int64)
         if skipped is None:
             return (self.steps - self._skipped) % every == 0
-        self._skipped += skipped
+        self._skipped = skipped.long() if self._skipped is None else self._skipped + skipped
         return ((self.steps - self._skipped) % every == 0) & ~skipped
 
     def __int__(self) -> int:

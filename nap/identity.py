@@ -102,10 +102,11 @@ def counterpart(weight: Weight, module: nn.Module, other: nn.Module) -> Weight:
     """The weight of the same name in another module; ValueError if there is none of its shape."""
     paths = {id(part): path for path, part in bare(module).named_modules()}
     parts = dict(bare(other).named_modules())
-    owners = [parts.get(paths[id(owner)]) for owner in (weight.owners or [weight.owner])]
+    owners: list[Any] = [parts.get(paths[id(owner)]) for owner in (weight.owners or [weight.owner])]
     key = weight.name.partition("[")[0].rpartition(".")[2]
-    keys = [key, *coscaled_params(weight.owner, key)]
-    found = [owners[0]._parameters.get(key) if owners[0] else None for key in keys]
+    found: list[Any] = [
+        owners[0]._parameters.get(name) if owners[0] else None for name in (key, *coscaled_params(weight.owner, key))
+    ]
     for parameter, new in zip([weight.parameter, *weight.coscaled_params], found, strict=True):
         if new is None or new.shape != parameter.shape:
             raise ValueError(

@@ -107,16 +107,19 @@ def frobenius_norms(values: list[Tensor]) -> list[Tensor]:
 
 def _in_chunks(value: Tensor) -> Tensor:
     """A tensor of the same norm with few entries; `value` itself if it is small or not on a CPU."""
-    if value.numel() <= SMALL or not value.is_cpu:
+    if value.numel() <= CHUNK or not value.is_cpu:
         return value
+    if value.dtype is not torch.float32:
+        value = value.float()  # faster than a norm that converts
     if not value.is_contiguous():  # the order does not matter to a norm: as stored nothing is copied
-        value = value.permute(sorted(range(value.ndim), key=value.stride, reverse=True))
-    while (size := value.numel()) > 1024:
-        whole = value if size % CHUNK == 0 else value.reshape(-1)[: size // CHUNK * CHUNK]
-        norms = torch.linalg.vector_norm(whole.reshape(-1, CHUNK), 2, 1, dtype=torch.float32)
+        value = value.permute(sorted(range(value.ndim), key=value.stride, reverse=True)).contiguous()
+    if value.numel() <= SMALL:
+        return value
+    while (size := value.numel()) > CHUNK:
+        whole = value if size % CHUNK == 0 else value.view(-1)[: size // CHUNK * CHUNK]
+        norms = torch.linalg.vector_norm(whole.view(-1, CHUNK), 2, 1)
         if whole is not value:
-            rest = torch.linalg.vector_norm(value.reshape(-1)[-(size % CHUNK) :], 2, 0, dtype=torch.float32)
-            norms = torch.cat([norms, rest[None]])
+            norms = torch.cat([norms, torch.linalg.vector_norm(value.view(-1)[whole.numel() :])[None]])
         value = norms
     return value
 
