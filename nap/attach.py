@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
@@ -105,7 +106,6 @@ class Attached(ABC):
             if not int(self._counts[place]):
                 warn_of_a_new_count(optimizer, self._held[place])
 
-    @torch.no_grad()
     def after_update(self, place: int, skipped: Tensor | None) -> None:
         """Called by an optimiser after its step. skipped: on the device, whether it changed nothing; None: it did."""
         due = self._counts[place].add(self.every, skipped)
@@ -118,8 +118,8 @@ class Attached(ABC):
             self._identity = Identity(self._module, self._ids())
         if missing := self._identity.missing():
             raise ValueError(
-                f"nap.Projection: {missing[0]} was replaced by another parameter (load_state_dict(assign=True), fully_shard, "
-                "a parametrization or pruning?): do that first, then build the optimiser, then call "
+                f"nap.Projection: {missing[0]} was replaced by another parameter (load_state_dict(assign=True), "
+                "fully_shard, a parametrization or pruning?): do that first, then build the optimiser, then call "
                 "nap.Projection(model).attach(optimizer)"
             )
 
@@ -197,7 +197,7 @@ def _hook_step(optimizer: Any) -> None:
     """Gives hooks to the `step` of an object that is not torch's `Optimizer`."""
     if hasattr(optimizer, "_nap_attachments"):
         return
-    optimizer._nap_attachments = {}
+    optimizer._nap_attachments = OrderedDict()
     step, owner = type(optimizer).step, weakref.ref(optimizer)
 
     def step_with_hooks(*args: Any, **kwargs: Any) -> Any:
@@ -246,11 +246,9 @@ class Updates:
         self.steps += 1
         if skipped is None and self._skipped is None:
             return self.steps % every == 0
-        if self._skipped is None:
-            self._skipped = torch.zeros_like(skipped, dtype=torch.int64)
         if skipped is None:
             return (self.steps - self._skipped) % every == 0
-        self._skipped += skipped
+        self._skipped = skipped.long() if self._skipped is None else self._skipped + skipped
         return ((self.steps - self._skipped) % every == 0) & ~skipped
 
     def __int__(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,10 +13,15 @@ from nap.graph.sharded import all_reduced, is_sharded, local_parts
 from nap.graph.weights import Weight, frobenius_norms
 
 TINY = 1e-30
+ALMOST_ZERO = 1e-3
+"""The length of an output's weight vector. Usual initialisations have 0.1 to 2, output layers of policies 0.01. One
+step of Adam at a rate of 1e-4 moves a vector of 100 weights by 1e-3: it replaces one that is shorter."""
 
 
 def rescale(groups: list[list[Tensor]], norms: list[Tensor], targets: list[Tensor]) -> None:
     """Scales each group of tensors from its norm to its target; all groups in one foreach pass."""
+    if not groups:
+        return
     norms, targets = local_parts(norms), local_parts(targets)
     torch._foreach_clamp_min_(norms, TINY)
     scales = torch._foreach_div(targets, norms)
@@ -25,15 +31,26 @@ def rescale(groups: list[list[Tensor]], norms: list[Tensor], targets: list[Tenso
 
 def by_neuron(weight: Weight, value: Tensor) -> tuple[Tensor, int]:
     """A view of a weight's value with its neurons along the leading dimensions, and how many those are."""
-    groups = getattr(weight.owner, "groups", 1)  # [in, out of a group, ...]: the groups lie side by side in the inputs
-    if is_sharded(value) and (weight.rows is not None or (weight.out_axis and groups > 1)):
-        raise ValueError(
-            f'nap.Projection: {weight.name} is a group of rows of a sharded parameter, which mode "neuron" cannot '
-            "measure: exclude it, or do not shard its layer"
-        )
     if weight.out_axis == 0:
         return value, 1
+    groups = getattr(weight.owner, "groups", 1)  # [in, out of a group, ...]: the groups lie side by side in the inputs
     return value.unflatten(0, (groups, -1)).transpose(1, 2), 2
+
+
+def refuse_spread_neurons(weights: list[Weight]) -> None:
+    for weight in weights:
+        groups = getattr(weight.owner, "groups", 1) if weight.out_axis else 1
+        if is_sharded(weight.parameter) and (weight.rows is not None or groups > 1):
+            raise ValueError(
+                f'nap.Projection: {weight.name} is a group of rows of a sharded parameter, which mode "neuron" cannot '
+                "measure: exclude it, or do not shard its layer"
+            )
+
+
+def length(weight: Weight, mode: str) -> float:
+    """The norm, in that mode, of a weight whose outputs have weight vectors of length 1."""
+    leading = by_neuron(weight, weight.value())
+    return 1.0 if mode == "neuron" else math.sqrt(math.prod(leading[0].shape[: leading[1]]))
 
 
 def neuron_norms(view: Tensor, leading: int) -> Tensor:
@@ -45,7 +62,8 @@ def pair_norms(pairs: list[list[Tensor]]) -> list[Tensor]:
     """sqrt(sum scale^2 + sum offset^2) of each pair, or of a scale alone; a foreach call for each step."""
     if not pairs:
         return []
-    squares = torch._foreach_pow(frobenius_norms([value for pair in pairs for value in pair]), 2)
+    norms = frobenius_norms([value for pair in pairs for value in pair])
+    squares = torch._foreach_mul(norms, norms)
     remaining = iter(squares)
     parts = [[next(remaining) for _ in pair] for pair in pairs]
     if both := [part for part in parts if len(part) == 2]:
@@ -59,10 +77,11 @@ def detached(pairs: list[list[nn.Parameter]]) -> list[list[Tensor]]:
 
 def following(kept: list[Tensor], chosen: Sequence[int], now: list[Tensor]) -> list[Tensor]:
     """The chosen of the stored values, moved in `kept` to the present device and dtype if the module was."""
-    for i, new in zip(chosen, now, strict=True):
-        if kept[i].device != new.device or kept[i].dtype != new.dtype:
-            kept[i] = kept[i].to(new.device, new.dtype)
-    return [kept[i] for i in chosen]
+    found = [kept[i] for i in chosen]
+    for place, (old, new) in enumerate(zip(found, now, strict=True)):
+        if old.dtype is not new.dtype or (old.is_cpu, old.get_device()) != (new.is_cpu, new.get_device()):
+            found[place] = kept[chosen[place]] = old.to(new.device, new.dtype)
+    return found
 
 
 def where_due(due: Tensor | None, targets: list[Tensor], now: list[Tensor]) -> list[Tensor]:

@@ -35,9 +35,10 @@ def global_norms(norms: list[Tensor], values: list[Tensor]) -> list[Tensor]:
 
     groups: dict[ProcessGroup, list[int]] = {}
     for i, value in enumerate(values):
-        for dim, placement in enumerate(value.placements if is_sharded(value) else ()):
-            if not placement.is_replicate():
-                groups.setdefault(value.device_mesh.get_group(dim), []).append(i)
+        if is_sharded(value):
+            for dim, placement in enumerate(value.placements):
+                if not placement.is_replicate():
+                    groups.setdefault(value.device_mesh.get_group(dim), []).append(i)
     dtype, device = norms[0].dtype, norms[0].device
     squares = list(torch.stack(norms).double().square().unbind())  # in float32 they would overflow above 2e19
     for group, members in groups.items():
