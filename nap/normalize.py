@@ -16,6 +16,7 @@ from nap.graph.foreign import LINEAR_ROLES, role
 from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block
 from nap.graph.norms import EPS, NormalizedActivation, make_norm
 from nap.graph.parameters import coscaled_params
+from nap.graph.sharded import ORDER, is_sharded, prepare
 from nap.graph.traces import Trace, trace
 from nap.graph.weights import Conv, find_weights
 from nap.report import ONE_UNIT, Report, analyze
@@ -66,6 +67,9 @@ def normalize(module: nn.Module, *, norm: str = "layer", conv_axes: str = "chann
 
 
 def _refuse_finished(module: nn.Module) -> None:
+    prepare("nap.normalize", module)
+    if sharded := [name for name, value in module.named_parameters() if is_sharded(value)]:
+        raise ValueError(f"nap.normalize: {sharded[0]} is sharded; the order is {ORDER}")
     for name, part in module.named_modules():
         place = name or type(part).__name__
         if hasattr(part, "_orig_mod") or part._compiled_call_impl is not None:

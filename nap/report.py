@@ -12,6 +12,7 @@ from nap.graph.flow import Flow, has_norm, width
 from nap.graph.foreign import LINEAR_ROLES, role
 from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block, name_of
 from nap.graph.norms import BATCH_NORMS, NormalizedActivation
+from nap.graph.sharded import unsharded
 from nap.graph.traces import Trace, trace
 from nap.graph.weights import MATRIX_LAYERS, Conv, Weight, find_weights
 
@@ -89,6 +90,11 @@ def _lines(found: list[tuple[str, str]]) -> list[str]:
 
 def analyze(module: nn.Module) -> Report:
     """The report on a module as it is: which weights are scale-invariant, and which belong to the output layers."""
+    with unsharded(module):
+        return _analyze(module)
+
+
+def _analyze(module: nn.Module) -> Report:
     weights = find_weights(module)
     traced = trace(module)
     report = Report(outputs_guessed=not traced.whole)
