@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from nap.graph.norms import NORMS, norm_layers
 from nap.graph.weights import Weight, find_weights, frobenius_norms, joint_norms
+from nap.hyperball import FixedUpdate, embeddings, settled
 from nap.report import analyze
 from nap.suggest import suggest
 
@@ -41,6 +43,12 @@ class Projection:
     radius: "initial" keeps each norm as it was when this object was made; "unit" sets each norm to 1, at once and at
         each projection. SimbaV2 (arXiv 2502.15280) is "neuron" with "unit".
 
+    update: "free" leaves the steps to the optimiser; "fixed" also gives each step that follows `attach` the length
+        `update_scale` * lr * ||W_0||, so that a weight turns by that multiple of lr, in radians (Hyperball, arXiv
+        2606.16899; see `FixedUpdate`). Embeddings are then not projected unless included, as in the paper.
+    split: `{name: parts}`: matrices that are many, such as `{"q_proj": heads}` or a parameter of stacked experts; each
+        of so many equal blocks of rows keeps a norm of its own.
+
     Nothing waits for the device, and whole matrices are rescaled in foreach calls, so `project` may stand inside
     `torch.compile` or a captured CUDA graph. A graph replays `project`, not the count of `every`.
     Raises ValueError for an unknown option or name, and for a matrix that is not finite.
@@ -57,12 +65,19 @@ class Projection:
         exclude: Selection = None,
         mode: str = "frobenius",
         radius: str = "initial",
+        update: str = "free",
+        update_scale: float = 1.0,
+        split: Mapping[str, int] | None = None,
     ) -> None:
-        _check_options(every, affine, decay, mode, radius)
+        _check_options(every, affine, decay, mode, radius, update, update_scale)
         self.every, self.affine, self.decay, self.mode, self.radius = every, affine, decay, mode, radius
+        self.update, self.update_scale = update, update_scale
         report = analyze(module)
         self.outputs_guessed = report.outputs_guessed
-        chosen = list(_choose(module, {*report.outputs, *report.left_out}, include, exclude).values())
+        left_out = {*report.outputs, *report.left_out}
+        if update == "fixed":
+            left_out |= embeddings(find_weights(module).values())
+        chosen = _split(list(_choose(module, left_out, include, exclude).values()), split or {})
         norms = self._measure(chosen)[1]
         if broken := [weight.name for weight, norm in zip(chosen, norms, strict=True) if not norm.isfinite().all()]:
             raise ValueError(f"nap.Projection: {broken[0]} holds NaN or infinity, so that it has no norm to keep")
@@ -119,15 +134,22 @@ class Projection:
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Projection:
         """Runs `step` after each of the optimiser's steps from now on; returns this object."""
+        self.fix_updates(optimizer)
         optimizer.register_step_post_hook(lambda *_: self.step())
         return self
+
+    def fix_updates(self, optimizer: torch.optim.Optimizer) -> None:
+        """With update "fixed", gives the optimiser's steps their length from now on; `attach` does it before `step`."""
+        if self.update == "fixed":
+            FixedUpdate(optimizer, self._weights, self._measure, lambda: self._targets, self.update_scale)
 
     def check(self) -> None:
         """Raises ValueError, naming it, if a projected parameter is no longer the one that the module uses."""
         now = find_weights(self._module)
         parameters = dict(self._module.named_parameters(remove_duplicate=False))
         for weight in self._weights:
-            current = now[weight.name].parameter if weight.name in now else parameters.get(weight.name)
+            name = weight.name if weight.name in now else weight.name.rpartition("[")[0] or weight.name  # of a part
+            current = now[name].parameter if name in now else parameters.get(name)
             if current is not weight.parameter:
                 raise ValueError(
                     f"nap.Projection: {weight.name} was replaced by another parameter; change parameters in place"
@@ -165,6 +187,8 @@ class Projection:
             return
         groups, norms = self._measure(self._weights)
         targets = self._targets = _following(self._targets, norms)
+        if self.update == "fixed":
+            norms = settled(norms, targets)
         if self.mode == "neuron":
             pairs = zip(targets, norms, strict=True)
             targets = [torch.where(target > 0, target, norm.clamp_min(TINY)) for target, norm in pairs]
@@ -267,6 +291,13 @@ def _choose(module: nn.Module, left_out: set[str], include: Selection, exclude: 
     }
 
 
+def _split(weights: list[Weight], parts: Mapping[str, int]) -> list[Weight]:
+    known = {weight.name: weight for weight in weights}
+    counts = [(_matcher(name, known, "split"), count) for name, count in parts.items()]
+    found = [(weight, next((count for asked, count in counts if asked(weight)), None)) for weight in weights]
+    return [part for weight, count in found for part in ([weight] if count is None else weight.split(count))]
+
+
 def _matcher(selection: Selection, known: dict[str, Weight], option: str) -> Callable[[Weight], bool]:
     if selection is None:
         return lambda weight: False
@@ -283,15 +314,20 @@ def _matcher(selection: Selection, known: dict[str, Weight], option: str) -> Cal
     return lambda weight: any(matches(weight.name, name) for name in names)
 
 
-def _check_options(every: int, affine: str, decay: float, mode: str, radius: str) -> None:
+def _check_options(
+    every: int, affine: str, decay: float, mode: str, radius: str, update: str, update_scale: float
+) -> None:
     if not isinstance(every, int) or every < 1:
         raise ValueError(f"nap.Projection: every={every!r} must be a whole number of updates, at least 1")
     if not 0 <= decay <= 1:
         raise ValueError(f"nap.Projection: decay={decay!r} must be a fraction from 0 to 1")
+    if not 0 < update_scale < math.inf:
+        raise ValueError(f"nap.Projection: update_scale={update_scale!r} must be a positive number, a multiple of lr")
     for option, value, known in (
         ("affine", affine, ("free", "decay", "joint")),
         ("mode", mode, ("frobenius", "neuron")),
         ("radius", radius, ("initial", "unit")),
+        ("update", update, ("free", "fixed")),
     ):
         if value not in known:
             raise ValueError(f"nap.Projection: {option}={value!r} is unknown; {suggest(value, known)}")
