@@ -233,6 +233,11 @@ class DQNConfig:
         return self.nap or "nap" in self.methods
 
     @property
+    def projects(self) -> bool:
+        """Whether a method keeps the weights' norms, so that re-warming the learning rate moves them as at first."""
+        return self.uses_nap or any(method.partition(":")[0] == "hyperball" for method in self.methods)
+
+    @property
     def methods(self) -> tuple[str, ...]:
         """The methods as they were given, each with its options; lists are split at commas, and options have some."""
         return join_options(self.plasticity)
@@ -242,7 +247,7 @@ class DQNConfig:
         """The schedule, with auto decided."""
         if self.schedule != "auto":
             return self.schedule
-        return "early-cycle" if self.uses_nap else "constant"
+        return "early-cycle" if self.projects else "constant"
 
     @property
     def resolved_network(self) -> Any:
