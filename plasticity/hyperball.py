@@ -28,7 +28,7 @@ class Hyperball(NaP):
         norm: Literal["layer", "rms"] = "layer",
         axes: Literal["channels", "channels_and_space"] = "channels",
         affine: Literal["free", "decay", "joint"] = "joint",
-        scale: float = 10.0,
+        scale: float = 5.0,
     ):
         super().__init__(norm, axes, affine=affine)
         self.scale = check_number("hyperball: scale", scale, low=1e-6, high=1e6)
