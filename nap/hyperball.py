@@ -8,52 +8,53 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from nap.graph.weights import Weight
+from nap.rescale import TINY
 
-_scales: WeakKeyDictionary[Optimizer, dict[int, float]] = WeakKeyDictionary()
 Measure = Callable[[list[Weight]], tuple[list[list[Tensor]], list[Tensor]]]
-TINY, HUGE = 1e-30, 1e30
+HUGE = 1e30
 TOLERANCE = 5e-7
 """Relative error of a norm that is left alone: what rescaling in float32 leaves."""
+_scales: WeakKeyDictionary[Optimizer, dict[int, float]] = WeakKeyDictionary()
 
 
 class FixedUpdate:
-    """Gives the steps of an optimiser a fixed length: W <- W_before - scale lr R n(W_before - W_after).
+    """Gives an optimiser's steps a fixed length: W <- W_before - scale lr R n(W_before - W_after).
 
-    n divides by the norm and R is the norm that the weight has to keep, so that the step turns W by about scale lr
-    radians, whatever the gradients are. Only the direction of the optimiser's own step counts: its lr, and what clips
-    or warms it up, cancel. Weight decay inside the step is part of that direction: it points along W, so that it
-    turns W by nothing and takes its share of the length.
+    n divides by the norm and R is the norm that the weight keeps. The step then turns W by about scale lr radians,
+    whatever the gradients are: of the optimiser's own step only the direction counts. Weight decay inside the step is
+    part of that direction. It points along W, so that it turns nothing and takes its share of the length.
 
-    weights: those that the optimiser does not own are left out. measure: tensors and norms of weights as they are
-    stored. norms: R of every one of `weights`. The copy of the weights from before a step is kept between steps. A step
-    of length 0, as a skipped one, changes nothing. No call waits for the device.
+    measure: tensors and norms of weights as they are stored. norms: R of every one of `weights`. The weights from
+    before a step are kept between steps, as one more copy. A step of length 0, as a skipped one, changes no bit. No
+    call waits for the device.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        weights: list[Weight],
-        measure: Measure,
-        norms: Callable[[], list[Tensor]],
-        scale: float = 1.0,
-    ) -> None:
-        groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
-        owned = [index for index, weight in enumerate(weights) if id(weight.parameter) in groups]
-        if not owned:
-            raise ValueError(f"nap.Projection: {type(optimizer).__name__} owns none of the projected matrices")
-        self.scale = scale
-        self.weights = [weights[index] for index in owned]
-        self._indices, self._groups = owned, [groups[id(weight.parameter)] for weight in self.weights]
-        self._measure, self._norms = measure, norms
+    def __init__(self, weights: list[Weight], measure: Measure, norms: Callable[[], list[Tensor]]) -> None:
+        self.weights, self._measure, self._norms = weights, measure, norms
         self._before: list[Tensor] = []
-        optimizer.register_step_pre_hook(lambda *_: self.remember())
-        optimizer.register_step_post_hook(lambda optimizer, *_: self.apply(optimizer))
+
+    def attach(self, optimizer: Optimizer, scale: float = 1.0) -> list[RemovableHandle]:
+        """Acts on every step of an optimiser from now on, on the weights that it holds; the handles end that."""
+        places = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
+        held = [index for index, weight in enumerate(self.weights) if id(weight.parameter) in places]
+        if not held:
+            return []
+        if not isinstance(optimizer, Optimizer):
+            kind = type(optimizer).__name__
+            raise ValueError(f"nap.Projection: update='fixed' goes with torch's optimisers, and {kind} is none of them")
+        norms = self._norms
+        self.scale, self.weights = scale, [self.weights[index] for index in held]
+        self._norms = lambda: list(map(norms().__getitem__, held))
+        self._places = [places[id(weight.parameter)] for weight in self.weights]
         _scales.setdefault(optimizer, {}).update({id(weight.parameter): scale for weight in self.weights})
+        before = optimizer.register_step_pre_hook(lambda *_: self.before())
+        return [before, optimizer.register_step_post_hook(lambda optimizer, *_: self.after(optimizer))]
 
     @torch.no_grad()
-    def remember(self) -> None:
+    def before(self) -> None:
         """Copies the weights; runs before the optimiser's step."""
         now = _flat(self._measure(self.weights)[0])
         if len(self._before) != len(now) or any(map(_differ, self._before, now)):
@@ -62,27 +63,26 @@ class FixedUpdate:
             torch._foreach_copy_(self._before, now)
 
     @torch.no_grad()
-    def apply(self, optimizer: Optimizer) -> None:
-        """Gives the step since `remember` its length; runs after the optimiser's step."""
+    def after(self, optimizer: Optimizer) -> None:
+        """Gives the step its length; runs after it."""
         groups = self._measure(self.weights)[0]
         moved = _flat(groups)
         torch._foreach_sub_(moved, self._before)
-        scales = self._factors(optimizer, self._measure(self.weights)[1])
-        torch._foreach_mul_(moved, [scale for scale, group in zip(scales, groups, strict=True) for _ in group])
+        factors = self._factors(optimizer, self._measure(self.weights)[1])
+        torch._foreach_mul_(moved, [factor for factor, group in zip(factors, groups, strict=True) for _ in group])
         torch._foreach_add_(moved, self._before)
 
     def _factors(self, optimizer: Optimizer, lengths: list[Tensor]) -> list[Tensor]:
-        norms = self._norms()
-        kept = [norms[i].to(length.device, length.dtype) for i, length in zip(self._indices, lengths, strict=True)]
+        kept = [norm.to(length.device, length.dtype) for norm, length in zip(self._norms(), lengths, strict=True)]
         torch._foreach_clamp_min_(lengths, TINY)
-        scales = torch._foreach_div(kept, lengths)
-        torch._foreach_clamp_max_(scales, HUGE)  # a length of 0 times infinity would be NaN
-        for index in set(self._groups):
-            own = [scale for scale, group in zip(scales, self._groups, strict=True) if group == index]
-            torch._foreach_mul_(own, _rate(optimizer.param_groups[index]["lr"], own[0].device))
+        factors = torch._foreach_div(kept, lengths)
+        torch._foreach_clamp_max_(factors, HUGE)  # a length of 0 times infinity would be NaN
+        for place in set(self._places):
+            own = [factor for factor, other in zip(factors, self._places, strict=True) if other == place]
+            torch._foreach_mul_(own, _rate(optimizer.param_groups[place]["lr"], own[0].device))
             torch._foreach_mul_(own, self.scale)
-        pairs = zip(scales, kept, strict=True)  # a neuron that has no norm to keep takes the optimiser's step
-        return [scale if norm.ndim == 0 else torch.where(norm > 0, scale, 1) for scale, norm in pairs]
+        pairs = zip(factors, kept, strict=True)  # a neuron that has no norm to keep takes the optimiser's step
+        return [factor if norm.ndim == 0 else torch.where(norm > 0, factor, 1) for factor, norm in pairs]
 
 
 def fixed_scales(optimizer: Optimizer) -> dict[int, float]:

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from nap.graph.norms import NORMS, norm_layers
-from nap.graph.weights import Weight, find_weights, frobenius_norms, joint_norms
+from nap.attach import Attached, Part, Updates
+from nap.graph.weights import Weight, find_weights, joint_norms
 from nap.hyperball import FixedUpdate, embeddings, settled
 from nap.report import analyze
+from nap.rescale import (
+    TINY,
+    affine_parameters,
+    by_neuron,
+    detached,
+    following,
+    neuron_norms,
+    pair_norms,
+    rescale,
+    where_due,
+)
 from nap.suggest import suggest
 
 Selection = Iterable[str] | Callable[[str, nn.Parameter], bool] | None
-TINY = 1e-30
 
 
-class Projection:
+class Projection(Attached):
     """Rescales weight matrices, in place, to the norm that they had when this object was made.
 
     Eq. 2 of arXiv 2507.20057: W <- W * ||W_0||_F / ||W||_F after the optimiser's step, for every linear, convolution,
@@ -81,83 +92,64 @@ class Projection:
         norms = self._measure(chosen)[1]
         if broken := [weight.name for weight, norm in zip(chosen, norms, strict=True) if not norm.isfinite().all()]:
             raise ValueError(f"nap.Projection: {broken[0]} holds NaN or infinity, so that it has no norm to keep")
-        moving = [bool((norm > 0).any()) for norm in norms]
-        self.left_at_zero = [weight.name for weight, moves in zip(chosen, moving, strict=True) if not moves]
-        self._module = module
-        self._weights = [weight for weight, moves in zip(chosen, moving, strict=True) if moves]
-        self._targets = [norm for norm, moves in zip(norms, moving, strict=True) if moves]
+        self._module, self._weights, self._targets = module, chosen, norms
+        self._moving = [i for i, norm in enumerate(norms) if bool((norm > 0).any())]
         if radius == "unit":
-            self._targets = [(norm > 0).to(norm.dtype) for norm in self._targets]
-            self._rescale_weights()
-        self._affine = [] if affine == "free" else _affine_parameters(module, frozen=affine == "joint")
-        if affine == "joint":  # a pair that starts at zero would be held there
-            sizes = _joint_norms(_detached(self._affine))
-            self._affine = [pair for pair, size in zip(self._affine, sizes, strict=True) if size > 0]
-        self._affine_initial = self._affine_state()
-        self.updates = 0
+            self._targets = [(norm > 0).to(norm.dtype) for norm in norms]
+            self._rescale_weights(self._moving)
+        self._affine = self._find_affine()
+        self._affine_initial = [value.clone() for value in self._affine_now(detached(self._affine))]
+        super().__init__(module)
 
     @property
     def names(self) -> list[str]:
         """The names of the projected matrices."""
-        return [weight.name for weight in self._weights]
+        return [self._weights[i].name for i in self._moving]
+
+    @property
+    def left_at_zero(self) -> list[str]:
+        """The names of the matrices that are not projected, since they start at zero."""
+        moving = set(self._moving)
+        return [weight.name for i, weight in enumerate(self._weights) if i not in moving]
 
     @property
     def initial_norms(self) -> dict[str, Tensor]:
         """The norms that are kept, by name: ||W_0||_F, a scalar; in mode "neuron" one for each neuron."""
-        return self._by_name(self._targets)
+        return self._by_name([self._targets[i] for i in self._moving])
 
     def norms(self) -> dict[str, Tensor]:
         """The same norms as the weights are now."""
-        return self._by_name(self._measure(self._weights)[1])
+        return self._by_name(self._measure([self._weights[i] for i in self._moving])[1])
 
-    @torch.no_grad()
     def project(self) -> None:
         """Rescales every projected matrix now, and treats the norms' scale and offset as `affine` says."""
-        self._rescale_weights()
-        if not self._affine:
-            return
-        pairs = _detached(self._affine)
-        now = _joint_norms(pairs) if self.affine == "joint" else [value for pair in pairs for value in pair]
-        self._affine_initial = _following(self._affine_initial, now)
-        if self.affine == "joint":
-            _rescale(pairs, now, self._affine_initial)
-        else:
-            torch._foreach_lerp_(now, self._affine_initial, self.decay)
+        if not torch.compiler.is_compiling():
+            self.check()
+        self._project(self._whole())
 
     __call__ = project
 
-    def step(self) -> None:
-        """Counts one update, and projects if it is an `every`-th one."""
-        self.updates += 1
-        if self.updates % self.every == 0:
-            self.project()
+    def attach_at(self, optimizer: Any, place: int) -> None:
+        self._handles += self.fix_updates(optimizer)
+        super().attach_at(optimizer, place)
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> Projection:
-        """Runs `step` after each of the optimiser's steps from now on; returns this object."""
-        self.fix_updates(optimizer)
-        optimizer.register_step_post_hook(lambda *_: self.step())
-        return self
-
-    def fix_updates(self, optimizer: torch.optim.Optimizer) -> None:
-        """With update "fixed", gives the optimiser's steps their length from now on; `attach` does it before `step`."""
-        if self.update == "fixed":
-            FixedUpdate(optimizer, self._weights, self._measure, lambda: self._targets, self.update_scale)
-
-    def check(self) -> None:
-        """Raises ValueError, naming it, if a projected parameter is no longer the one that the module uses."""
-        now = find_weights(self._module)
-        parameters = dict(self._module.named_parameters(remove_duplicate=False))
-        for weight in self._weights:
-            name = weight.name if weight.name in now else weight.name.rpartition("[")[0] or weight.name  # of a part
-            current = now[name].parameter if name in now else parameters.get(name)
-            if current is not weight.parameter:
-                raise ValueError(
-                    f"nap.Projection: {weight.name} was replaced by another parameter; change parameters in place"
-                )
+    def fix_updates(self, optimizer: Any) -> list[RemovableHandle]:
+        """With update "fixed", gives an optimiser's steps their length from now on; a part of `attach`."""
+        if self.update == "free":
+            return []
+        weights = [self._weights[i] for i in self._moving]
+        return FixedUpdate(weights, self._measure, lambda: [self._targets[i] for i in self._moving]).attach(
+            optimizer, self.update_scale
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """The initial norms, the initial scale and offset (or their joint norms), and the count of updates."""
-        return {"initial_norms": self.initial_norms, "affine": self._affine_initial, "updates": self.updates}
+        """The initial norms, the initial scale and offset (or their joint norms), and the counts of updates."""
+        return {
+            "initial_norms": self.initial_norms,
+            "affine": self._affine_initial,
+            "updates": self.updates,
+            "further_updates": [int(count) for count in self._counts[1:]],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Copies a saved state into the existing tensors.
@@ -172,7 +164,7 @@ class Projection:
                 raise ValueError(
                     f"nap.Projection: the loaded state has no initial norm of {name}; {suggest(name, saved)}"
                 )
-        if len(saved) != len(self._targets) or len(state["affine"]) != len(self._affine_initial):
+        if len(saved) != len(self._moving) or len(state["affine"]) != len(self._affine_initial):
             raise ValueError("nap.Projection: the loaded state is of other weights or of another `affine`")
         for name, target in self.initial_norms.items():
             if saved[name].shape != target.shape:
@@ -180,94 +172,65 @@ class Projection:
             target.copy_(saved[name])
         for initial, value in zip(self._affine_initial, state["affine"], strict=True):
             initial.copy_(value)
-        self.updates = state["updates"]
+        self._counts = [Updates(done) for done in (state["updates"], *state.get("further_updates", ()))]
+        self._counts += [Updates() for _ in range(len(self._held) - len(self._counts))]
 
-    def _rescale_weights(self) -> None:
-        if not self._weights:
+    @torch.no_grad()
+    def _project(self, part: Part, due: Tensor | None = None) -> None:
+        self._rescale_weights(part.matrices, due)
+        if not part.affine:
             return
-        groups, norms = self._measure(self._weights)
-        targets = self._targets = _following(self._targets, norms)
-        if self.update == "fixed":
-            norms = settled(norms, targets)
+        units = detached([self._affine[i] for i in part.affine])
+        now = self._affine_now(units)
+        initial = where_due(due, following(self._affine_initial, part.affine, now), now)
+        if self.affine == "joint":
+            rescale(units, now, initial)
+        else:
+            torch._foreach_lerp_(now, initial, self.decay)
+
+    def _rescale_weights(self, chosen: Sequence[int], due: Tensor | None = None) -> None:
+        if not chosen:
+            return
+        groups, norms = self._measure([self._weights[i] for i in chosen])
+        targets = following(self._targets, chosen, norms)
         if self.mode == "neuron":
             pairs = zip(targets, norms, strict=True)
             targets = [torch.where(target > 0, target, norm.clamp_min(TINY)) for target, norm in pairs]
-        _rescale(groups, norms, targets)
+        if self.update == "fixed":
+            norms = settled(norms, targets)
+        rescale(groups, norms, where_due(due, targets, norms))
 
     def _measure(self, weights: list[Weight]) -> tuple[list[list[Tensor]], list[Tensor]]:
         """The values of weights, each with its coscaled_params, and their norms in a shape that multiplies them."""
         if self.mode == "frobenius":
             groups = [weight.values() for weight in weights]
             return groups, joint_norms(groups)
-        views = [[_by_neuron(weight, value) for value in weight.values()] for weight in weights]
-        norms = [reduce(torch.hypot, [_neuron_norms(*view) for view in group]) for group in views]
+        views = [[by_neuron(weight, value) for value in weight.values()] for weight in weights]
+        norms = [reduce(torch.hypot, [neuron_norms(*view) for view in group]) for group in views]
         return [[view for view, _ in group] for group in views], norms
 
     def _by_name(self, norms: list[Tensor]) -> dict[str, Tensor]:
         shaped = norms if self.mode == "frobenius" else [norm.flatten() for norm in norms]
         return dict(zip(self.names, shaped, strict=True))
 
-    def _affine_state(self) -> list[Tensor]:
-        pairs = _detached(self._affine)
-        return _joint_norms(pairs) if self.affine == "joint" else [value.clone() for pair in pairs for value in pair]
+    def _whole(self) -> Part:
+        return Part(self._moving, range(len(self._affine)))
 
+    def _parameters_by_index(self) -> tuple[dict[int, list[nn.Parameter]], dict[int, list[nn.Parameter]]]:
+        weights = {i: self._weights[i] for i in self._moving}
+        return {i: [w.parameter, *w.coscaled_params] for i, w in weights.items()}, dict(enumerate(self._affine))
 
-def _rescale(groups: list[list[Tensor]], norms: list[Tensor], targets: list[Tensor]) -> None:
-    """Scales each group of tensors from its norm to its target; all groups in one foreach pass."""
-    torch._foreach_clamp_min_(norms, TINY)
-    scales = torch._foreach_div(targets, norms)
-    flat = [value for group in groups for value in group]
-    torch._foreach_mul_(flat, [scale for scale, group in zip(scales, groups, strict=True) for _ in group])
+    def _find_affine(self) -> list[list[nn.Parameter]]:
+        """The parameters that are treated together: a scale with its offset; in "decay" each by itself."""
+        if self.affine == "free":
+            return []
+        pairs = affine_parameters(self._module, frozen=self.affine == "joint")
+        if self.affine == "decay":
+            return [[parameter] for pair in pairs for parameter in pair]
+        return [pair for pair, size in zip(pairs, pair_norms(detached(pairs)), strict=True) if size > 0]  # 0 would stay
 
-
-def _by_neuron(weight: Weight, value: Tensor) -> tuple[Tensor, int]:
-    """A view of a weight's value with its neurons along the leading dimensions, and how many those are."""
-    if weight.out_axis == 0:
-        return value, 1
-    groups = getattr(weight.owner, "groups", 1)  # [in, out of a group, ...]: the groups lie side by side in the inputs
-    return value.unflatten(0, (groups, -1)).transpose(1, 2), 2
-
-
-def _neuron_norms(view: Tensor, leading: int) -> Tensor:
-    dtype = torch.float64 if view.dtype is torch.float64 else torch.float32
-    return torch.linalg.vector_norm(view, dim=tuple(range(leading, view.ndim)), keepdim=True, dtype=dtype)
-
-
-def _joint_norms(pairs: list[list[Tensor]]) -> list[Tensor]:
-    """sqrt(sum scale^2 + sum offset^2) of each pair, or of a scale alone; a foreach call for each step."""
-    if not pairs:
-        return []
-    squares = torch._foreach_pow(frobenius_norms([value for pair in pairs for value in pair]), 2)
-    remaining = iter(squares)
-    parts = [[next(remaining) for _ in pair] for pair in pairs]
-    if both := [part for part in parts if len(part) == 2]:
-        torch._foreach_add_([part[0] for part in both], [part[1] for part in both])
-    return list(torch._foreach_sqrt([part[0] for part in parts]))
-
-
-def _detached(pairs: list[list[nn.Parameter]]) -> list[list[Tensor]]:
-    return [[parameter.detach() for parameter in pair] for pair in pairs]
-
-
-def _following(kept: list[Tensor], now: list[Tensor]) -> list[Tensor]:
-    """The stored values; copies on the present device and dtype if the module was moved or converted."""
-    pairs = list(zip(kept, now, strict=True))
-    if all(old.device == new.device and old.dtype == new.dtype for old, new in pairs):
-        return kept
-    return [old.to(new.device, new.dtype) for old, new in pairs]
-
-
-def _affine_parameters(module: nn.Module, frozen: bool) -> list[list[nn.Parameter]]:
-    """Scale and offset of each norm. Decay skips frozen ones, since no gradient would work against it."""
-    pairs = [
-        [
-            parameter
-            for name, parameter in part.named_parameters(recurse=False)
-            if (not isinstance(part, NORMS) or name in ("weight", "bias")) and (frozen or parameter.requires_grad)
-        ]
-        for part in norm_layers(module)
-    ]
-    return [pair for pair in pairs if pair]
+    def _affine_now(self, units: list[list[Tensor]]) -> list[Tensor]:
+        return pair_norms(units) if self.affine == "joint" else [value for (value,) in units]
 
 
 def _choose(module: nn.Module, left_out: set[str], include: Selection, exclude: Selection) -> dict[str, Weight]:

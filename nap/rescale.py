@@ -1,0 +1,78 @@
+"""Norms of groups of tensors, and scaling them to other norms, in foreach calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nap.graph.norms import NORMS, norm_layers
+from nap.graph.weights import Weight, frobenius_norms
+
+TINY = 1e-30
+
+
+def rescale(groups: list[list[Tensor]], norms: list[Tensor], targets: list[Tensor]) -> None:
+    """Scales each group of tensors from its norm to its target; all groups in one foreach pass."""
+    torch._foreach_clamp_min_(norms, TINY)
+    scales = torch._foreach_div(targets, norms)
+    flat = [value for group in groups for value in group]
+    torch._foreach_mul_(flat, [scale for scale, group in zip(scales, groups, strict=True) for _ in group])
+
+
+def by_neuron(weight: Weight, value: Tensor) -> tuple[Tensor, int]:
+    """A view of a weight's value with its neurons along the leading dimensions, and how many those are."""
+    if weight.out_axis == 0:
+        return value, 1
+    groups = getattr(weight.owner, "groups", 1)  # [in, out of a group, ...]: the groups lie side by side in the inputs
+    return value.unflatten(0, (groups, -1)).transpose(1, 2), 2
+
+
+def neuron_norms(view: Tensor, leading: int) -> Tensor:
+    dtype = torch.float64 if view.dtype is torch.float64 else torch.float32
+    return torch.linalg.vector_norm(view, dim=tuple(range(leading, view.ndim)), keepdim=True, dtype=dtype)
+
+
+def pair_norms(pairs: list[list[Tensor]]) -> list[Tensor]:
+    """sqrt(sum scale^2 + sum offset^2) of each pair, or of a scale alone; a foreach call for each step."""
+    if not pairs:
+        return []
+    squares = torch._foreach_pow(frobenius_norms([value for pair in pairs for value in pair]), 2)
+    remaining = iter(squares)
+    parts = [[next(remaining) for _ in pair] for pair in pairs]
+    if both := [part for part in parts if len(part) == 2]:
+        torch._foreach_add_([part[0] for part in both], [part[1] for part in both])
+    return list(torch._foreach_sqrt([part[0] for part in parts]))
+
+
+def detached(pairs: list[list[nn.Parameter]]) -> list[list[Tensor]]:
+    return [[parameter.detach() for parameter in pair] for pair in pairs]
+
+
+def following(kept: list[Tensor], chosen: Sequence[int], now: list[Tensor]) -> list[Tensor]:
+    """The chosen of the stored values, moved in `kept` to the present device and dtype if the module was."""
+    for i, new in zip(chosen, now, strict=True):
+        if kept[i].device != new.device or kept[i].dtype != new.dtype:
+            kept[i] = kept[i].to(new.device, new.dtype)
+    return [kept[i] for i in chosen]
+
+
+def where_due(due: Tensor | None, targets: list[Tensor], now: list[Tensor]) -> list[Tensor]:
+    """The targets; if `due` is a tensor that is false, the present values. Nothing waits for the device."""
+    if due is None:
+        return targets
+    return [torch.where(due.to(old.device), new, old) for new, old in zip(targets, now, strict=True)]
+
+
+def affine_parameters(module: nn.Module, frozen: bool) -> list[list[nn.Parameter]]:
+    """Scale and offset of each norm. Decay skips frozen ones, since no gradient would work against it."""
+    pairs = [
+        [
+            parameter
+            for name, parameter in part.named_parameters(recurse=False)
+            if (not isinstance(part, NORMS) or name in ("weight", "bias")) and (frozen or parameter.requires_grad)
+        ]
+        for part in norm_layers(module)
+    ]
+    return [pair for pair in pairs if pair]
