@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ Measure = Callable[[list[Weight]], tuple[list[list[Tensor]], list[Tensor]]]
 HUGE = 1e30
 TOLERANCE = 5e-7
 """Relative error of a norm that is left alone: what rescaling in float32 leaves."""
-_scales: WeakKeyDictionary[Optimizer, dict[int, float]] = WeakKeyDictionary()
 
 
 class FixedUpdate:
@@ -49,12 +48,10 @@ class FixedUpdate:
         self.scale, self.weights = scale, [self.weights[index] for index in held]
         self._norms = lambda: list(map(norms().__getitem__, held))
         self._places = [places[id(weight.parameter)] for weight in self.weights]
-        _scales.setdefault(optimizer, {}).update({id(weight.parameter): scale for weight in self.weights})
-        before = optimizer.register_step_pre_hook(lambda *_: self.before())
-        return [before, optimizer.register_step_post_hook(lambda optimizer, *_: self.after(optimizer))]
+        return [optimizer.register_step_pre_hook(self.before), optimizer.register_step_post_hook(self.after)]
 
     @torch.no_grad()
-    def before(self) -> None:
+    def before(self, *_: Any) -> None:
         """Copies the weights; runs before the optimiser's step."""
         now = _flat(self._measure(self.weights)[0])
         if len(self._before) != len(now) or any(map(_differ, self._before, now)):
@@ -63,7 +60,7 @@ class FixedUpdate:
             torch._foreach_copy_(self._before, now)
 
     @torch.no_grad()
-    def after(self, optimizer: Optimizer) -> None:
+    def after(self, optimizer: Optimizer, *_: Any) -> None:
         """Gives the step its length; runs after it."""
         groups = self._measure(self.weights)[0]
         moved = _flat(groups)
@@ -85,9 +82,11 @@ class FixedUpdate:
         return [factor if norm.ndim == 0 else torch.where(norm > 0, factor, 1) for factor, norm in pairs]
 
 
-def fixed_scales(optimizer: Optimizer) -> dict[int, float]:
+def fixed_scales(optimizer: Any) -> dict[int, float]:
     """The multiple of lr that a step turns a weight by, where a FixedUpdate says so, by the id of its parameter."""
-    return _scales.get(optimizer, {})
+    hooks = getattr(optimizer, "_optimizer_step_post_hooks", {}).values()
+    found = [owner for hook in hooks if isinstance(owner := getattr(hook, "__self__", None), FixedUpdate)]
+    return {id(weight.parameter): fixed.scale for fixed in found for weight in fixed.weights}
 
 
 def settled(norms: list[Tensor], targets: list[Tensor]) -> list[Tensor]:
