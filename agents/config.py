@@ -111,7 +111,7 @@ class DQNConfig:
     schedule: str = setting("auto", "learning rate", common=True)
     """Learning rate from --update-start to the end of the budget: constant, linear, cosine, one-cycle, cyclic,
     early-cycle, delayed-cosine, cusum, page-hinkley, early-cycle-cusum, early-cycle-plateau, or an own nap.Schedule by
-    its import path, module:Class[:option=value,...]. auto: early-cycle with NaP, constant without. cusum and
+    its import path, module:Class[:option=value,...]. auto: early-cycle with NaP or hyperball, else constant. cusum and
     page-hinkley restart it when the mean TD error, read every --log-interval, has risen. early-cycle-cusum goes on
     cycling while CUSUM finds shifts of the TD error of the newest transitions, early-cycle-plateau while returns rise.
     """

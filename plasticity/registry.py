@@ -75,7 +75,9 @@ def parse_all(specs: Sequence[str]) -> list[Part]:
 
 def ordered(specs: Sequence[str]) -> list[Part]:
     """The specs, read, in the order in which their methods act: as given, but projections last."""
-    return sorted(parse_all(specs), key=lambda spec: PROJECTIONS.index(spec.name) + 1 if spec.name in PROJECTIONS else 0)
+    return sorted(
+        parse_all(specs), key=lambda spec: PROJECTIONS.index(spec.name) + 1 if spec.name in PROJECTIONS else 0
+    )
 
 
 def make(specs: Sequence[str], seed: int = 0) -> list[Method]:

@@ -68,4 +68,4 @@ def test_it_is_rewarmed_as_nap_is_and_named_with_its_own_options():
     methods = build_learner(config, little_network((10, 10), 3)).methods
     described = describe_methods(config, methods)
     assert described.startswith("redo (")
-    assert "hyperball (norm=layer, axes=channels, affine=joint, scale=3)" in described
+    assert "hyperball (norm=layer, axes=channels, every=1, affine=joint, scale=3)" in described
