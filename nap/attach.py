@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
@@ -105,7 +106,6 @@ class Attached(ABC):
             if not int(self._counts[place]):
                 warn_of_a_new_count(optimizer, self._held[place])
 
-    @torch.no_grad()
     def after_update(self, place: int, skipped: Tensor | None) -> None:
         """Called by an optimiser after its step. skipped: on the device, whether it changed nothing; None: it did."""
         due = self._counts[place].add(self.every, skipped)
@@ -197,7 +197,7 @@ def _hook_step(optimizer: Any) -> None:
     """Gives hooks to the `step` of an object that is not torch's `Optimizer`."""
     if hasattr(optimizer, "_nap_attachments"):
         return
-    optimizer._nap_attachments = {}
+    optimizer._nap_attachments = OrderedDict()
     step, owner = type(optimizer).step, weakref.ref(optimizer)
 
     def step_with_hooks(*args: Any, **kwargs: Any) -> Any:

@@ -26,51 +26,68 @@ class FixedUpdate:
     whatever the gradients are: of the optimiser's own step only the direction counts. Weight decay inside the step is
     part of that direction. It points along W, so that it turns nothing and takes its share of the length.
 
-    measure: tensors and norms of weights as they are stored. norms: R of every one of `weights`. The weights from
-    before a step are kept between steps, as one more copy. A step of length 0, as a skipped one, changes no bit. No
+    weights: of these, those with a norm to keep. measure: tensors and norms of weights as they are stored. kept: the
+    indices of the weights with a norm to keep, in a list that changes only as a whole, and R of all weights. The values
+    from before a step stay between steps, as one more copy. A step of length 0, as a skipped one, changes no bit. No
     call waits for the device.
     """
 
-    def __init__(self, weights: list[Weight], measure: Measure, norms: Callable[[], list[Tensor]]) -> None:
-        self.weights, self._measure, self._norms = weights, measure, norms
+    def __init__(
+        self, weights: list[Weight], measure: Measure, kept: Callable[[], tuple[list[int], list[Tensor]]], scale: float
+    ) -> None:
+        self._all, self._measure, self._kept, self.scale = weights, measure, kept, scale
+        self._moving: list[int] | None = None
         self._before: list[Tensor] = []
 
-    def attach(self, optimizer: Optimizer, scale: float = 1.0) -> list[RemovableHandle]:
+    def attach(self, optimizer: Optimizer) -> list[RemovableHandle]:
         """Acts on every step of an optimiser from now on, on the weights that it holds; the handles end that."""
-        places = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
-        held = [index for index, weight in enumerate(self.weights) if id(weight.parameter) in places]
-        if not held:
+        self._groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
+        self._choose()
+        if not self.weights:
             return []
         if not isinstance(optimizer, Optimizer):
             kind = type(optimizer).__name__
             raise ValueError(f"nap.Projection: update='fixed' goes with torch's optimisers, and {kind} is none of them")
-        norms = self._norms
-        self.scale, self.weights = scale, [self.weights[index] for index in held]
-        self._norms = lambda: list(map(norms().__getitem__, held))
-        self._places = [places[id(weight.parameter)] for weight in self.weights]
         return [optimizer.register_step_pre_hook(self.before), optimizer.register_step_post_hook(self.after)]
+
+    def _choose(self) -> None:
+        """Finds the weights to act on; again where a loaded state has changed which norms are kept."""
+        moving, _ = self._kept()
+        if moving is not self._moving:
+            self._moving = moving
+            self._indices = [index for index in moving if id(self._all[index].parameter) in self._groups]
+            self.weights = [self._all[index] for index in self._indices]
+            self._places = [self._groups[id(weight.parameter)] for weight in self.weights]
 
     @torch.no_grad()
     def before(self, *_: Any) -> None:
         """Copies the weights; runs before the optimiser's step."""
-        now = _flat(self._measure(self.weights)[0])
+        self._choose()
+        now = self._values()
         if len(self._before) != len(now) or any(map(_differ, self._before, now)):
             self._before = [value.clone() for value in now]
-        else:
+        elif now:
             torch._foreach_copy_(self._before, now)
 
     @torch.no_grad()
     def after(self, optimizer: Optimizer, *_: Any) -> None:
         """Gives the step its length; runs after it."""
-        groups = self._measure(self.weights)[0]
-        moved = _flat(groups)
-        torch._foreach_sub_(moved, self._before)
-        factors = self._factors(optimizer, self._measure(self.weights)[1])
-        torch._foreach_mul_(moved, [factor for factor, group in zip(factors, groups, strict=True) for _ in group])
-        torch._foreach_add_(moved, self._before)
+        if not self.weights:
+            return
+        values = self._values()
+        torch._foreach_sub_(values, self._before)
+        groups, lengths = self._measure(self.weights)
+        factors = zip(self._factors(optimizer, lengths), groups, strict=True)
+        moved = [(value, factor) for factor, group in factors for value in group]
+        torch._foreach_mul_([value for value, _ in moved], [factor for _, factor in moved])
+        torch._foreach_add_(values, self._before)
+
+    def _values(self) -> list[Tensor]:
+        return [value for weight in self.weights for value in weight.values()]
 
     def _factors(self, optimizer: Optimizer, lengths: list[Tensor]) -> list[Tensor]:
-        kept = [norm.to(length.device, length.dtype) for norm, length in zip(self._norms(), lengths, strict=True)]
+        norms = [self._kept()[1][index] for index in self._indices]
+        kept = [norm.to(length.device, length.dtype) for norm, length in zip(norms, lengths, strict=True)]
         torch._foreach_clamp_min_(lengths, TINY)
         factors = torch._foreach_div(kept, lengths)
         torch._foreach_clamp_max_(factors, HUGE)  # a length of 0 times infinity would be NaN
@@ -103,10 +120,6 @@ def embeddings(weights: Iterable[Weight]) -> set[str]:
 def _rate(lr: float | Tensor, device: torch.device) -> float | Tensor:
     """A rate that multiplies tensors of `device`; one of the CPU is read, which waits for nothing."""
     return float(lr) if isinstance(lr, Tensor) and lr.device != device else lr
-
-
-def _flat(groups: list[list[Tensor]]) -> list[Tensor]:
-    return [value for group in groups for value in group]
 
 
 def _differ(one: Tensor, other: Tensor) -> bool:

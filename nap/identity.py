@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from dataclasses import replace
 from operator import is_
 from typing import Any
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from nap.graph.norms import norm_layers
+from nap.graph.parameters import coscaled_params
+from nap.graph.weights import Weight
 
 
 class Identity:
@@ -25,8 +30,12 @@ class Identity:
         """The names of the parameters that are no longer where they were, under their own last name."""
         if all(map(is_, map(dict.get, self._tables, self._keys), self._values)):
             return []
+        old = self._tables, self._keys, self._values
         count = self._follow()  # a wrapper around a layer moves its parameters, and keeps them
-        return [self._names[known] for (known, key), times in self._count.items() if count[known, key] < times]
+        gone = [self._names[known] for (known, key), times in self._count.items() if count[known, key] < times]
+        if gone:  # the next call is to find it again
+            self._tables, self._keys, self._values = old
+        return gone
 
     def _follow(self) -> Counter[tuple[int, str]]:
         """Remembers each entry of a module's table on the way from the root to a watched parameter."""
@@ -70,6 +79,40 @@ def warn_of_a_new_count(optimizer: Any, held: set[int]) -> None:
                 stacklevel=5,
             )
             return
+
+
+def warn_of_almost_zero(names: list[str]) -> None:
+    """Warns of matrices that are left alone, since projection would keep them at almost zero for ever."""
+    if names:
+        warnings.warn(
+            f"nap.Projection: {_listed(names)} has outputs whose weights are almost zero. They are not projected, or "
+            "they would stay there: initialise them larger, or load the state of the projection that they had",
+            stacklevel=4,
+        )
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """The module inside the wrappers of torch."""
+    while isinstance(module, (AveragedModel, nn.DataParallel, DistributedDataParallel)) or hasattr(module, "_orig_mod"):
+        module = module._orig_mod if hasattr(module, "_orig_mod") else module.module  # type: ignore[assignment]
+    return module
+
+
+def counterpart(weight: Weight, module: nn.Module, other: nn.Module) -> Weight:
+    """The weight of the same name in another module; ValueError if there is none of its shape."""
+    paths = {id(part): path for path, part in bare(module).named_modules()}
+    parts = dict(bare(other).named_modules())
+    owners = [parts.get(paths[id(owner)]) for owner in (weight.owners or [weight.owner])]
+    key = weight.name.partition("[")[0].rpartition(".")[2]
+    keys = [key, *coscaled_params(weight.owner, key)]
+    found = [owners[0]._parameters.get(key) if owners[0] else None for key in keys]
+    for parameter, new in zip([weight.parameter, *weight.coscaled_params], found, strict=True):
+        if new is None or new.shape != parameter.shape:
+            raise ValueError(
+                f"nap.Projection: the module has no {weight.name} of shape {tuple(parameter.shape)}: for_module takes "
+                "a copy or an average of the projected module, without a parametrization or pruning of its own"
+            )
+    return replace(weight, owner=owners[0], owners=owners, parameter=found[0], coscaled_params=found[1:])
 
 
 def _listed(names: list[str]) -> str:

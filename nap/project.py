@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
@@ -14,13 +15,16 @@ from torch.utils.hooks import RemovableHandle
 from nap.attach import Attached, Part, Updates
 from nap.graph.weights import Weight, find_weights, joint_norms
 from nap.hyperball import FixedUpdate, embeddings, settled
+from nap.identity import bare, counterpart, warn_of_almost_zero
 from nap.report import analyze
 from nap.rescale import (
+    ALMOST_ZERO,
     TINY,
     affine_parameters,
     by_neuron,
     detached,
     following,
+    length,
     neuron_norms,
     pair_norms,
     rescale,
@@ -37,9 +41,10 @@ class Projection(Attached):
     Eq. 2 of arXiv 2507.20057: W <- W * ||W_0||_F / ||W||_F after the optimiser's step, for every linear, convolution,
     embedding and attention matrix, except those of the output layers and of single units without a norm. The query,
     key and value matrices of `nn.MultiheadAttention` count as three. A matrix that starts at zero is not projected:
-    it would stay zero. The μ and σ of a noisy layer form one matrix [μ σ], scaled by one factor that keeps ‖[μ σ]‖.
-    Followed by a norm they then compute the same for every draw of the noise, and the share of noise stays learned.
-    Separate norms for μ and σ would fix that share and change the network's function.
+    it would stay zero. Nor is one that starts almost there, with weight vectors shorter than 1e-3; it gives a warning.
+    The μ and σ of a noisy layer form one matrix [μ σ], scaled by one factor that keeps ‖[μ σ]‖. Followed by a norm they
+    then compute the same for every draw of the noise, and the share of noise stays learned. Separate norms for μ and σ
+    would fix that share and change the network's function.
 
     every: project after every k-th update (`attach` counts them).
     affine: what happens to the scale and offset of the norms: "free" leaves them; "decay" moves those that learn the
@@ -92,12 +97,21 @@ class Projection(Attached):
         norms = self._measure(chosen)[1]
         if broken := [weight.name for weight, norm in zip(chosen, norms, strict=True) if not norm.isfinite().all()]:
             raise ValueError(f"nap.Projection: {broken[0]} holds NaN or infinity, so that it has no norm to keep")
-        self._module, self._weights, self._targets = module, chosen, norms
-        self._moving = [i for i, norm in enumerate(norms) if bool((norm > 0).any())]
+        self._module, self._weights = module, chosen
+        limits = (
+            [ALMOST_ZERO * length(weight, mode) for weight in chosen] if radius == "initial" else [0.0] * len(chosen)
+        )
+        self._targets = [norm * (norm > limit) for norm, limit in zip(norms, limits, strict=True)]
+        self._moving = [i for i, target in enumerate(self._targets) if bool((target > 0).any())]
         if radius == "unit":
             self._targets = [(norm > 0).to(norm.dtype) for norm in norms]
-            self._rescale_weights(self._moving)
+            rescale(*self._weight_targets(self._moving))
+        else:
+            pairs = zip(norms, self._targets, strict=True)
+            warn_of_almost_zero([w.name for w, (norm, kept) in zip(chosen, pairs, strict=True) if (norm != kept).any()])
         self._affine = self._find_affine()
+        names = {id(parameter): name for name, parameter in bare(module).named_parameters()}
+        self._affine_names = [[names[id(parameter)] for parameter in unit] for unit in self._affine]
         self._affine_initial = [value.clone() for value in self._affine_now(detached(self._affine))]
         super().__init__(module)
 
@@ -108,7 +122,7 @@ class Projection(Attached):
 
     @property
     def left_at_zero(self) -> list[str]:
-        """The names of the matrices that are not projected, since they start at zero."""
+        """The names of the matrices that are not projected, since they start at zero or almost there."""
         moving = set(self._moving)
         return [weight.name for i, weight in enumerate(self._weights) if i not in moving]
 
@@ -137,60 +151,79 @@ class Projection(Attached):
         """With update "fixed", gives an optimiser's steps their length from now on; a part of `attach`."""
         if self.update == "free":
             return []
-        weights = [self._weights[i] for i in self._moving]
-        return FixedUpdate(weights, self._measure, lambda: [self._targets[i] for i in self._moving]).attach(
-            optimizer, self.update_scale
-        )
+        fixed = FixedUpdate(self._weights, self._measure, lambda: (self._moving, self._targets), self.update_scale)
+        return fixed.attach(optimizer)
+
+    def for_module(self, module: nn.Module) -> Projection:
+        """A projection of another module with the same parameters, which keeps this one's norms and is not attached.
+
+        For an average of the trained weights or a copy for evaluation: an average of matrices of one norm is smaller.
+        The module may be inside `torch.optim.swa_utils.AveragedModel`, `nn.DataParallel`, `DistributedDataParallel` or
+        `torch.compile`. affine="decay" is left out, since the average is of values that were moved back already.
+        Raises ValueError if the module has no parameter of one of the names, or one of another shape.
+        """
+        other = copy.copy(self)
+        other._module, other._weights = module, [counterpart(weight, self._module, module) for weight in self._weights]
+        other._targets = [target.clone() for target in self._targets]
+        if other.affine == "decay":
+            other.affine, other._affine = "free", []
+        parameters = dict(bare(module).named_parameters())
+        names = self._affine_names[: len(other._affine)]
+        other._affine = [[parameters[name] for name in unit] for unit in names]
+        other._affine_initial = [value.clone() for value in self._affine_initial[: len(other._affine)]]
+        other._counts = [Updates()]
+        return other
 
     def state_dict(self) -> dict[str, Any]:
         """The initial norms, the initial scale and offset (or their joint norms), and the counts of updates."""
         return {
             "initial_norms": self.initial_norms,
+            "left_at_zero": self.left_at_zero,
             "affine": self._affine_initial,
             "updates": self.updates,
             "further_updates": [int(count) for count in self._counts[1:]],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Copies a saved state into the existing tensors.
+        """Copies a saved state into the existing tensors. What starts at zero is what did in the run that saved it.
 
         Raises ValueError if the state is of other weights, or not of a projection.
         """
         if missing := [name for name in ("initial_norms", "affine", "updates") if name not in state]:
             raise ValueError(f"nap.Projection: the loaded state is not of a projection: it has no {', '.join(missing)}")
-        saved = state["initial_norms"]
-        for name in self.names:
-            if name not in saved:
-                raise ValueError(
-                    f"nap.Projection: the loaded state has no initial norm of {name}; {suggest(name, saved)}"
-                )
-        if len(saved) != len(self._moving) or len(state["affine"]) != len(self._affine_initial):
+        saved, known = state["initial_norms"], {weight.name: i for i, weight in enumerate(self._weights)}
+        for name in known.keys() - saved.keys() - set(state.get("left_at_zero", self.left_at_zero)):
+            raise ValueError(
+                f"nap.Projection: the loaded state has no initial norm of {name}: it was at zero, excluded or missing "
+                "in the run that saved it; build the model and the projection as there, then load the states of both"
+            )
+        if not saved.keys() <= known.keys() or len(state["affine"]) != len(self._affine_initial):
             raise ValueError("nap.Projection: the loaded state is of other weights or of another `affine`")
-        for name, target in self.initial_norms.items():
-            if saved[name].shape != target.shape:
+        for name, value in saved.items():
+            if value.numel() != self._targets[known[name]].numel():
                 raise ValueError(f"nap.Projection: the loaded initial norm of {name} is of another `mode`")
-            target.copy_(saved[name])
+        for name, value in saved.items():
+            self._targets[known[name]].copy_(value.view_as(self._targets[known[name]]))
         for initial, value in zip(self._affine_initial, state["affine"], strict=True):
             initial.copy_(value)
+        self._moving, self._parts, self._identity = sorted(known[name] for name in saved), {}, None
         self._counts = [Updates(done) for done in (state["updates"], *state.get("further_updates", ()))]
         self._counts += [Updates() for _ in range(len(self._held) - len(self._counts))]
 
     @torch.no_grad()
     def _project(self, part: Part, due: Tensor | None = None) -> None:
-        self._rescale_weights(part.matrices, due)
-        if not part.affine:
-            return
+        groups, norms, targets = self._weight_targets(part.matrices)
         units = detached([self._affine[i] for i in part.affine])
         now = self._affine_now(units)
-        initial = where_due(due, following(self._affine_initial, part.affine, now), now)
-        if self.affine == "joint":
-            rescale(units, now, initial)
-        else:
-            torch._foreach_lerp_(now, initial, self.decay)
+        initial = following(self._affine_initial, part.affine, now)
+        if self.affine == "joint":  # in one pass with the weights
+            groups, norms, targets = groups + units, norms + now, targets + initial
+        elif units:
+            torch._foreach_lerp_(now, where_due(due, initial, now), self.decay)
+        rescale(groups, norms, where_due(due, targets, norms))
 
-    def _rescale_weights(self, chosen: Sequence[int], due: Tensor | None = None) -> None:
-        if not chosen:
-            return
+    def _weight_targets(self, chosen: Sequence[int]) -> tuple[list[list[Tensor]], list[Tensor], list[Tensor]]:
+        """What to rescale: values, their norms, and the norms that they are to have."""
         groups, norms = self._measure([self._weights[i] for i in chosen])
         targets = following(self._targets, chosen, norms)
         if self.mode == "neuron":
@@ -198,7 +231,7 @@ class Projection(Attached):
             targets = [torch.where(target > 0, target, norm.clamp_min(TINY)) for target, norm in pairs]
         if self.update == "fixed":
             norms = settled(norms, targets)
-        rescale(groups, norms, where_due(due, targets, norms))
+        return groups, norms, targets
 
     def _measure(self, weights: list[Weight]) -> tuple[list[list[Tensor]], list[Tensor]]:
         """The values of weights, each with its coscaled_params, and their norms in a shape that multiplies them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,10 +12,15 @@ from nap.graph.norms import NORMS, norm_layers
 from nap.graph.weights import Weight, frobenius_norms
 
 TINY = 1e-30
+ALMOST_ZERO = 1e-3
+"""The length of an output's weight vector. Usual initialisations have 0.1 to 2, output layers of policies 0.01. One
+step of Adam at a rate of 1e-4 moves a vector of 100 weights by 1e-3: it replaces one that is shorter."""
 
 
 def rescale(groups: list[list[Tensor]], norms: list[Tensor], targets: list[Tensor]) -> None:
     """Scales each group of tensors from its norm to its target; all groups in one foreach pass."""
+    if not groups:
+        return
     torch._foreach_clamp_min_(norms, TINY)
     scales = torch._foreach_div(targets, norms)
     flat = [value for group in groups for value in group]
@@ -29,6 +35,12 @@ def by_neuron(weight: Weight, value: Tensor) -> tuple[Tensor, int]:
     return value.unflatten(0, (groups, -1)).transpose(1, 2), 2
 
 
+def length(weight: Weight, mode: str) -> float:
+    """The norm, in that mode, of a weight whose outputs have weight vectors of length 1."""
+    leading = by_neuron(weight, weight.value())
+    return 1.0 if mode == "neuron" else math.sqrt(math.prod(leading[0].shape[: leading[1]]))
+
+
 def neuron_norms(view: Tensor, leading: int) -> Tensor:
     dtype = torch.float64 if view.dtype is torch.float64 else torch.float32
     return torch.linalg.vector_norm(view, dim=tuple(range(leading, view.ndim)), keepdim=True, dtype=dtype)
@@ -38,7 +50,8 @@ def pair_norms(pairs: list[list[Tensor]]) -> list[Tensor]:
     """sqrt(sum scale^2 + sum offset^2) of each pair, or of a scale alone; a foreach call for each step."""
     if not pairs:
         return []
-    squares = torch._foreach_pow(frobenius_norms([value for pair in pairs for value in pair]), 2)
+    norms = frobenius_norms([value for pair in pairs for value in pair])
+    squares = torch._foreach_mul(norms, norms)
     remaining = iter(squares)
     parts = [[next(remaining) for _ in pair] for pair in pairs]
     if both := [part for part in parts if len(part) == 2]:
@@ -52,10 +65,11 @@ def detached(pairs: list[list[nn.Parameter]]) -> list[list[Tensor]]:
 
 def following(kept: list[Tensor], chosen: Sequence[int], now: list[Tensor]) -> list[Tensor]:
     """The chosen of the stored values, moved in `kept` to the present device and dtype if the module was."""
-    for i, new in zip(chosen, now, strict=True):
-        if kept[i].device != new.device or kept[i].dtype != new.dtype:
-            kept[i] = kept[i].to(new.device, new.dtype)
-    return [kept[i] for i in chosen]
+    found = [kept[i] for i in chosen]
+    for place, (old, new) in enumerate(zip(found, now, strict=True)):
+        if old.dtype is not new.dtype or (old.is_cpu, old.get_device()) != (new.is_cpu, new.get_device()):
+            found[place] = kept[chosen[place]] = old.to(new.device, new.dtype)
+    return found
 
 
 def where_due(due: Tensor | None, targets: list[Tensor], now: list[Tensor]) -> list[Tensor]:
