@@ -35,6 +35,7 @@ class Hyperball(NaP):
         self.scale = check_number("hyperball: scale", scale, low=1e-6, high=1e6)
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
-        fixed = {"update": "fixed", "update_scale": self.scale}
-        self.projection = nap.Projection(network, every=self.every, affine=self.affine, **fixed)
+        self.projection = nap.Projection(
+            network, every=self.every, affine=self.affine, update="fixed", update_scale=self.scale
+        )
         self.projection.fix_updates(optimizer)

@@ -117,7 +117,7 @@ def _another(optimizer: optim.Optimizer, weight: nn.Parameter, rate: float) -> o
     group |= {"lr": rate} | ({"weight_decay": 0.0} if "weight_decay" in group else {})
     known: set[str] = set()
     for kind in type(optimizer).__mro__:
-        parameters = inspect.signature(kind.__init__).parameters
+        parameters = inspect.signature(vars(kind).get("__init__", kind)).parameters
         known |= parameters.keys()
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
             break

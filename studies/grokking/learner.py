@@ -181,8 +181,13 @@ def make_projection(config: GrokkingConfig, model: nn.Module) -> nap.Projection 
     """The projection of the settings, None if it is off."""
     if config.projection == "off":
         return None
-    fixed = {"update": "fixed", "update_scale": config.hyperball_scale} if config.projection == "hyperball" else {}
-    return nap.Projection(model, every=config.project_every, include=["head"] if config.project_head else None, **fixed)
+    return nap.Projection(
+        model,
+        every=config.project_every,
+        include=["head"] if config.project_head else None,
+        update="fixed" if config.projection == "hyperball" else "free",
+        update_scale=config.hyperball_scale,
+    )
 
 
 def norm_scales(model: nn.Module) -> list[Tensor]:
