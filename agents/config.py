@@ -111,7 +111,7 @@ class DQNConfig:
     schedule: str = setting("auto", "learning rate", common=True)
     """Learning rate from --update-start to the end of the budget: constant, linear, cosine, one-cycle, cyclic,
     early-cycle, delayed-cosine, cusum, page-hinkley, early-cycle-cusum, early-cycle-plateau, or an own nap.Schedule by
-    its import path, module:Class[:option=value,...]. auto: early-cycle with NaP, constant without. cusum and
+    its import path, module:Class[:option=value,...]. auto: early-cycle with NaP or hyperball, else constant. cusum and
     page-hinkley restart it when the mean TD error, read every --log-interval, has risen. early-cycle-cusum goes on
     cycling while CUSUM finds shifts of the TD error of the newest transitions, early-cycle-plateau while returns rise.
     """
@@ -233,6 +233,11 @@ class DQNConfig:
         return self.nap or "nap" in self.methods
 
     @property
+    def projects(self) -> bool:
+        """Whether a method keeps the weights' norms, so that re-warming the learning rate moves them as at first."""
+        return self.uses_nap or any(method.partition(":")[0] == "hyperball" for method in self.methods)
+
+    @property
     def methods(self) -> tuple[str, ...]:
         """The methods as they were given, each with its options; lists are split at commas, and options have some."""
         return join_options(self.plasticity)
@@ -242,7 +247,7 @@ class DQNConfig:
         """The schedule, with auto decided."""
         if self.schedule != "auto":
             return self.schedule
-        return "early-cycle" if self.uses_nap else "constant"
+        return "early-cycle" if self.projects else "constant"
 
     @property
     def resolved_network(self) -> Any:

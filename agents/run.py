@@ -34,7 +34,7 @@ from experiment.terminal import children_outlive_interrupt
 from experiment.values import counted
 from nap import effective_lr
 from plasticity.method import Method
-from plasticity.registry import parse
+from plasticity.registry import ordered
 
 
 def default_name(config: DQNConfig) -> str:
@@ -51,7 +51,7 @@ def default_name(config: DQNConfig) -> str:
 def describe_methods(config: DQNConfig, methods: Sequence[Method]) -> str:
     """The methods against loss of plasticity in their order, each with all its options but the seed."""
     named = []
-    for spec, method in zip(map(parse, config.plasticity), methods, strict=False):
+    for spec, method in zip(ordered(config.plasticity), methods, strict=False):
         defaults = {name: option.default for name, option in inspect.signature(type(method)).parameters.items()}
         options = {name: value for name, value in (defaults | spec.options).items() if name != "seed"}
         values = ", ".join(f"{name}={value}" for name, value in options.items())

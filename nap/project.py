@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from nap.attach import Attached, Part, Updates
-from nap.graph.sharded import copy_whole, local_parts, prepare, whole
+from nap.graph.sharded import copy_whole, is_sharded, local_parts, prepare, whole
 from nap.graph.weights import Weight, find_weights, joint_norms
+from nap.hyperball import FixedUpdate, embeddings, settled
 from nap.identity import bare, counterpart, warn_of_almost_zero
 from nap.report import analyze
 from nap.rescale import (
@@ -58,6 +61,12 @@ class Projection(Attached):
     radius: "initial" keeps each norm as it was when this object was made; "unit" sets each norm to 1, at once and at
         each projection. SimbaV2 (arXiv 2502.15280) is "neuron" with "unit".
 
+    update: "free" leaves the steps to the optimiser; "fixed" also gives each step that follows `attach` the length
+        `update_scale` * lr * ||W_0||, so that a weight turns by that multiple of lr, in radians (Hyperball, arXiv
+        2606.16899; see `FixedUpdate`). Embeddings are then not projected unless included, as in the paper.
+    split: `{name: parts}`: matrices that are many, such as `{"q_proj": heads}` or a parameter of stacked experts; each
+        of so many equal blocks of rows keeps a norm of its own.
+
     Nothing waits for the device, and whole matrices are rescaled in foreach calls, so `project` may stand inside
     `torch.compile` or a captured CUDA graph. A graph replays `project`, not the count of `every`.
     Raises ValueError for an unknown option or name, and for a matrix that is not finite.
@@ -74,13 +83,22 @@ class Projection(Attached):
         exclude: Selection = None,
         mode: str = "frobenius",
         radius: str = "initial",
+        update: str = "free",
+        update_scale: float = 1.0,
+        split: Mapping[str, int] | None = None,
     ) -> None:
-        _check_options(every, affine, decay, mode, radius)
+        _check_options(every, affine, decay, mode, radius, update, update_scale)
         self.every, self.affine, self.decay, self.mode, self.radius = every, affine, decay, mode, radius
         prepare("nap.Projection", module)
+        self.update, self.update_scale = update, update_scale
         report = analyze(module)
         self.outputs_guessed = report.outputs_guessed
-        chosen = list(_choose(module, {*report.outputs, *report.left_out}, include, exclude).values())
+        left_out = {*report.outputs, *report.left_out}
+        if update == "fixed":
+            left_out |= embeddings(find_weights(module).values())
+        chosen = _split(list(_choose(module, left_out, include, exclude).values()), split or {})
+        if update == "fixed" and any(is_sharded(weight.parameter) for weight in chosen):
+            raise ValueError("nap.Projection: update='fixed' needs whole matrices, and these are sharded over processes")
         norms = self._measure(chosen)[1]
         known = [whole(norm) for norm in norms]
         if broken := [weight.name for weight, norm in zip(chosen, known, strict=True) if not norm.isfinite().all()]:
@@ -130,6 +148,17 @@ class Projection(Attached):
         self._project(self._whole())
 
     __call__ = project
+
+    def attach_at(self, optimizer: Any, place: int) -> None:
+        self._handles += self.fix_updates(optimizer)
+        super().attach_at(optimizer, place)
+
+    def fix_updates(self, optimizer: Any) -> list[RemovableHandle]:
+        """With update "fixed", gives an optimiser's steps their length from now on; a part of `attach`."""
+        if self.update == "free":
+            return []
+        fixed = FixedUpdate(self._weights, self._measure, lambda: (self._moving, self._targets), self.update_scale)
+        return fixed.attach(optimizer)
 
     def for_module(self, module: nn.Module) -> Projection:
         """A projection of another module with the same parameters, which keeps this one's norms and is not attached.
@@ -206,6 +235,8 @@ class Projection(Attached):
         if self.mode == "neuron":
             pairs = zip(targets, norms, strict=True)
             targets = [torch.where(target > 0, target, norm.clamp_min(TINY)) for target, norm in pairs]
+        if self.update == "fixed":
+            norms = settled(norms, targets)
         return groups, norms, targets
 
     def _measure(self, weights: list[Weight]) -> tuple[list[list[Tensor]], list[Tensor]]:
@@ -263,6 +294,13 @@ def _choose(module: nn.Module, left_out: set[str], include: Selection, exclude: 
     }
 
 
+def _split(weights: list[Weight], parts: Mapping[str, int]) -> list[Weight]:
+    known = {weight.name: weight for weight in weights}
+    counts = [(_matcher(name, known, "split"), count) for name, count in parts.items()]
+    found = [(weight, next((count for asked, count in counts if asked(weight)), None)) for weight in weights]
+    return [part for weight, count in found for part in ([weight] if count is None else weight.split(count))]
+
+
 def _matcher(selection: Selection, known: dict[str, Weight], option: str) -> Callable[[Weight], bool]:
     if selection is None:
         return lambda weight: False
@@ -279,15 +317,20 @@ def _matcher(selection: Selection, known: dict[str, Weight], option: str) -> Cal
     return lambda weight: any(matches(weight.name, name) for name in names)
 
 
-def _check_options(every: int, affine: str, decay: float, mode: str, radius: str) -> None:
+def _check_options(
+    every: int, affine: str, decay: float, mode: str, radius: str, update: str, update_scale: float
+) -> None:
     if not isinstance(every, int) or every < 1:
         raise ValueError(f"nap.Projection: every={every!r} must be a whole number of updates, at least 1")
     if not 0 <= decay <= 1:
         raise ValueError(f"nap.Projection: decay={decay!r} must be a fraction from 0 to 1")
+    if not 0 < update_scale < math.inf:
+        raise ValueError(f"nap.Projection: update_scale={update_scale!r} must be a positive number, a multiple of lr")
     for option, value, known in (
         ("affine", affine, ("free", "decay", "joint")),
         ("mode", mode, ("frobenius", "neuron")),
         ("radius", radius, ("initial", "unit")),
+        ("update", update, ("free", "fixed")),
     ):
         if value not in known:
             raise ValueError(f"nap.Projection: {option}={value!r} is unknown; {suggest(value, known)}")

@@ -29,6 +29,7 @@ class Entry:
 
 METHODS: dict[str, Entry] = {
     "nap": Entry("plasticity.nap:NaP", "norms, and weights at their initial norm"),
+    "hyperball": Entry("plasticity.hyperball:Hyperball", "NaP whose steps turn each weight matrix by a fixed angle"),
     "reset": Entry("plasticity.reset:Reset", "re-initialise the last layers periodically"),
     "shrink-perturb": Entry("plasticity.shrink_perturb:ShrinkPerturb", "move weights towards freshly drawn ones"),
     "redo": Entry("plasticity.redo:ReDo", "recycle dormant units periodically"),
@@ -46,6 +47,8 @@ METHODS: dict[str, Entry] = {
 }
 
 
+PROJECTIONS = ("hyperball", "nap")
+"""Methods that keep norms: they come after all others, in this order."""
 NAMES = {entry.path: name for name, entry in METHODS.items()}
 
 
@@ -70,13 +73,20 @@ def parse_all(specs: Sequence[str]) -> list[Part]:
     return parsed
 
 
+def ordered(specs: Sequence[str]) -> list[Part]:
+    """The specs, read, in the order in which their methods act: as given, but projections last."""
+    return sorted(
+        parse_all(specs), key=lambda spec: PROJECTIONS.index(spec.name) + 1 if spec.name in PROJECTIONS else 0
+    )
+
+
 def make(specs: Sequence[str], seed: int = 0) -> list[Method]:
-    """The methods of the specs, in their order but nap last; each draws from a seed made of `seed` and its name.
+    """The methods of the specs, in the order of `ordered`; each draws from a seed made of `seed` and its name.
 
     Raises ValueError, in one line, for an unknown method or option, for a value that the method refuses, and for two
     active methods that do not go together.
     """
-    parsed = sorted(parse_all(specs), key=lambda spec: spec.name == "nap")
+    parsed = ordered(specs)
     methods = [_make(spec, seed) for spec in parsed]
     check_pairs([spec.name for spec, method in zip(parsed, methods, strict=True) if not method.is_off])
     return methods

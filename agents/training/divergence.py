@@ -45,7 +45,7 @@ def advice(config: DQNConfig) -> str:
     options = [f"--lr {config.lr / 3:.1g}"]
     if config.precision != "fp32":
         options.append("--precision fp32")
-    if not config.nap:
+    if not config.projects:
         options.append("--nap")
     if not config.clips_rewards:
         options.append("--clip-rewards")

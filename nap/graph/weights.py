@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import torch
@@ -41,12 +41,28 @@ class Weight:
 
     def value(self) -> Tensor:
         """The matrix, detached, sharing storage with the parameter as it is stored now."""
-        value = self.parameter.detach()
-        return value if self.rows is None else rows_of(value, self.rows)
+        return self._own(self.parameter)
 
     def values(self) -> list[Tensor]:
         """The matrix, and the parameters that have one scale with it."""
-        return [self.value(), *(parameter.detach() for parameter in self.coscaled_params)]
+        return [self.value(), *map(self._own, self.coscaled_params)]
+
+    def _own(self, parameter: nn.Parameter) -> Tensor:
+        value = parameter.detach()
+        return value if self.rows is None else rows_of(value, self.rows)
+
+    def split(self, parts: int) -> list[Weight]:
+        """The matrix as so many matrices of equally many rows, such as heads or experts.
+
+        Raises ValueError if its rows cannot be divided, or if its first axis is not its outputs'.
+        """
+        rows = self.value().shape[0]
+        if self.out_axis or parts < 1 or rows % parts:
+            why = "its rows are its inputs" if self.out_axis else f"it has {rows} rows"
+            raise ValueError(f"{self.name} cannot be split into {parts} matrices: {why}")
+        start, size = (self.rows.start if self.rows else 0), rows // parts
+        slices = [slice(start + i * size, start + (i + 1) * size) for i in range(parts)]
+        return [replace(self, name=f"{self.name}[{i}]", rows=own) for i, own in enumerate(slices)]
 
 
 def find_weights(module: nn.Module) -> dict[str, Weight]:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn, optim
 
+from nap.attach import unwrap
 from nap.graph.weights import find_weights, frobenius_norms, joint_norms
-
-ADAPTIVE = (optim.Adam, optim.Adamax, optim.NAdam, optim.RAdam, optim.RMSprop, optim.Adagrad, optim.Adadelta)
+from nap.hyperball import fixed_scales
+from nap.metrics.angles import angle
+from nap.metrics.step_scaling import exponent_of, relative_rate
 
 
 def weight_norms(module: nn.Module) -> dict[str, Tensor]:
@@ -18,27 +20,28 @@ def weight_norms(module: nn.Module) -> dict[str, Tensor]:
     return dict(zip(weights, joint_norms([weight.values() for weight in weights.values()]), strict=True))
 
 
-def effective_lr(module: nn.Module, optimizer: optim.Optimizer, *, adaptive: bool | None = None) -> dict[str, Tensor]:
-    """The effective learning rate of every weight matrix that `optimizer` owns, by name.
+def effective_lr(module: nn.Module, optimizer: optim.Optimizer, *, exponent: int | None = None) -> dict[str, Tensor]:
+    """The effective learning rate of every weight matrix that `optimizer` owns, by name: lr / ||W||^p.
 
-    lr / ||W|| for optimisers whose update does not scale with the gradient (Adam's relatives), lr / ||W||^2 for SGD:
-    exact for scale-invariant weights, an approximation for others (arXiv 2507.20057, section 2.3). `adaptive` says
-    which; it is required for an optimiser of an unknown class, and without it such an optimiser raises ValueError.
+    It is in proportion to the angle by which a step turns W: exact for scale-invariant weights, an approximation for
+    others (arXiv 2507.20057, section 2.3). p is 2 for SGD, whose step scales with the gradient; 1 for Adam's relatives,
+    whose step does not; and 0 where the step is relative to ||W||, as Adafactor's, LARS's, Lamb's and, times its
+    `update_scale`, that of `Projection(update="fixed")`: the rate is then the angle itself. `exponent` is p; without
+    it, p of an optimiser that is not known is measured once. Raises ValueError if that cannot be done.
     """
-    if adaptive is None:
-        adaptive = isinstance(optimizer, ADAPTIVE)
-        if not adaptive and not isinstance(optimizer, optim.SGD):
-            raise ValueError(
-                f"nap.effective_lr: pass adaptive=True if the updates of {type(optimizer).__name__} do not "
-                "scale with the gradient, as Adam's, or adaptive=False if they do, as SGD's"
-            )
-    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
-    weights = find_weights(module)
-    return {
-        name: rates[id(weights[name].parameter)] / (norm if adaptive else norm.square())
-        for name, norm in weight_norms(module).items()
-        if id(weights[name].parameter) in rates
-    }
+    optimizer = unwrap(optimizer)
+    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    weights, fixed = find_weights(module), fixed_scales(optimizer)
+    rates = {}
+    for name, norm in weight_norms(module).items():
+        parameter = weights[name].parameter
+        if id(parameter) in fixed:
+            rates[name] = torch.ones_like(norm) * groups[id(parameter)]["lr"] * fixed[id(parameter)]
+        elif id(parameter) in groups:
+            exponent = exponent_of(optimizer) if exponent is None else exponent
+            rate = relative_rate(optimizer, parameter, norm) if exponent == 0 else groups[id(parameter)]["lr"]
+            rates[name] = rate / norm**exponent
+    return rates
 
 
 def snapshot(module: nn.Module, *, copy: bool = True) -> dict[str, Tensor]:
@@ -101,15 +104,3 @@ def _moves(
 
 def _ratio(moved: Tensor, size: Tensor) -> Tensor:
     return torch.where(moved == 0, moved, moved / size)
-
-
-def angle(a: Tensor, b: Tensor) -> Tensor:
-    """The angle between two tensors taken as vectors, in radians from 0 to pi; 0 if one is zero."""
-    wide = torch.float64 if a.dtype is torch.float64 else torch.float32
-    a, b = a.flatten().to(wide), b.flatten().to(wide)
-    size = torch.linalg.vector_norm(a)
-    direction = a / size.clamp_min(1e-30)
-    difference = b - a
-    across = difference - direction * (direction @ difference)
-    found = torch.atan2(torch.linalg.vector_norm(across), direction @ b)
-    return torch.where(size == 0, torch.zeros_like(found), found).float()

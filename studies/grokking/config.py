@@ -92,8 +92,11 @@ class GrokkingConfig:
     omnigrok_alpha: float = setting(0.8, "optimiser", at_least=1e-3, at_most=1e3)
     """omnigrok: the global norm, as a multiple of the initial norm."""
 
-    projection: Literal["frobenius", "off"] = setting("frobenius", "projection", common=True)
-    """frobenius: each weight matrix back to its initial norm."""
+    projection: Literal["frobenius", "hyperball", "off"] = setting("frobenius", "projection", common=True)
+    """frobenius: each weight matrix back to its initial norm; hyperball: the same, embeddings excepted, and each update
+    turns it by --hyperball-scale times its learning rate, in radians."""
+    hyperball_scale: float = setting(1.0, "projection", at_least=1e-6, at_most=1e6)
+    """hyperball: multiple of the learning rate."""
     project_every: int = setting(1, "projection", at_least=1)
     """Updates between projections."""
     project_head: bool = setting(True, "projection")
@@ -204,7 +207,8 @@ _NO_EFFECT: dict[tuple[str, str], tuple[str, ...]] = {
     ("optimizer", "adamw"): ("grokfast_alpha", "grokfast_lambda", "omnigrok_alpha"),
     ("optimizer", "grokfast-ema"): ("omnigrok_alpha",),
     ("optimizer", "omnigrok"): ("grokfast_alpha", "grokfast_lambda"),
-    ("projection", "off"): ("project_head", "norm_end"),
+    ("projection", "frobenius"): ("hyperball_scale",),
+    ("projection", "off"): ("project_head", "norm_end", "hyperball_scale"),
 }
 """Settings without effect at a value of another setting."""
 

@@ -34,6 +34,8 @@ class Learner:
         self.moved: list[Tensor] = [parameter for name, parameter in inner.items() if name in projected]
         self.kept = norm_scales(model) if config.elr_of == "weights" else []
         self.optimizer = make_optimizer(config, model, self.moved, self.kept)
+        if self.projection:
+            self.projection.fix_updates(self.optimizer)
         self.schedule = make_schedule(config, self.optimizer)
         self.signal = LossSignal(self.schedule, self.device)
         self.filter = GradientEMA(model, config) if config.optimizer == "grokfast-ema" else None
@@ -179,7 +181,13 @@ def make_projection(config: GrokkingConfig, model: nn.Module) -> nap.Projection 
     """The projection of the settings, None if it is off."""
     if config.projection == "off":
         return None
-    return nap.Projection(model, every=config.project_every, include=["head"] if config.project_head else None)
+    return nap.Projection(
+        model,
+        every=config.project_every,
+        include=["head"] if config.project_head else None,
+        update="fixed" if config.projection == "hyperball" else "free",
+        update_scale=config.hyperball_scale,
+    )
 
 
 def norm_scales(model: nn.Module) -> list[Tensor]:

@@ -199,6 +199,8 @@ class WarmStartConfig:
             raise ConfigError(f"--plasticity: {error}") from None
         if any(spec.name == "nap" for spec in specs):
             raise ConfigError("--plasticity nap is --nap in this study, with its --nap-... options")
+        if self.norm_over == "none" and any(spec.name == "hyperball" for spec in specs):
+            raise ConfigError("--plasticity hyperball puts norms into the network: leave --norm-over none out")
 
     def _check_parts(self) -> None:
         """Refuses some settings that would have no effect."""

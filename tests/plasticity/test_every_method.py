@@ -16,6 +16,7 @@ from plasticity.testing import check_method, check_ownership
 FRAME = (44, 44)  # 2×2 positions behind the last convolution of nature, 1×1 of small
 ACTIVE = {
     "nap": "",
+    "hyperball": "",
     "reset": ":period=3",
     "shrink-perturb": ":period=3",
     "redo": ":period=3,tau=0.3,samples=8",
@@ -72,7 +73,7 @@ def learn(agent, updates):
 
 def test_the_tables_of_this_file_hold_every_method():
     assert set(ACTIVE) == set(METHODS)
-    assert set(METHODS) - set(OFF) == {"nap", "crelu"}  # structure only
+    assert set(METHODS) - set(OFF) == {"nap", "hyperball", "crelu"}  # structure only
 
 
 @pytest.mark.parametrize("name", ACTIVE)

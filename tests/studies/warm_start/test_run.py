@@ -64,6 +64,7 @@ def test_measuring_changes_nothing(tmp_path):
     [
         (7, ["--nap", "--augment"]),
         (10, ["--at-switch", "cold", "--schedule", "cusum", "--rates", "even-ratio"]),
+        (13, ["--plasticity", "hyperball:affine=free,scale=3"]),
         (13, ["--plasticity", "redo:period=4", "spectral", "--later-peak", "3"]),
         (12, ["--protocol", "ash50", "--schedule", "constant", "--batch-size", "512"]),
         (7, ["--protocol", "lee10noisy", "--norm-over", "none"]),
@@ -144,6 +145,7 @@ RESNET = ["--network", "resnet18", "--width", "2", "--hidden", "256"]
     ("words", "says"),
     [
         (["--protocol", "ash50"], "give --schedule constant"),
+        (["--plasticity", "hyperball", "--norm-over", "none"], "leave --norm-over none out"),
         (["--plasticity", "redo:peroid=3"], "redo has no option 'peroid'; did you mean 'period'?"),
         (["--plasticity", "redo:tau=-1"], "redo: tau"),
         (["--plasticity", "reset:layers=haed"], "did you mean 'head'?"),
