@@ -244,12 +244,12 @@ class Updates:
     def add(self, every: int, skipped: Tensor | None) -> bool | Tensor:
         """Counts a step. Whether it was an `every`-th update: where only the device knows, a tensor on it."""
         self.steps += 1
-        if skipped is None and self._skipped is None:
+        if skipped is not None:
+            self._skipped = skipped.long() if self._skipped is None else self._skipped + skipped
+        if self._skipped is None:
             return self.steps % every == 0
-        if skipped is None:
-            return (self.steps - self._skipped) % every == 0
-        self._skipped = skipped.long() if self._skipped is None else self._skipped + skipped
-        return ((self.steps - self._skipped) % every == 0) & ~skipped
+        due = (self.steps - self._skipped) % every == 0
+        return due if skipped is None else due & ~skipped
 
     def __int__(self) -> int:
         return self.steps - (0 if self._skipped is None else int(self._skipped))

@@ -24,6 +24,9 @@ class Identity:
         """watched: the ids of the parameters."""
         self._module = module
         self._names = {id(p): name for name, p in module.named_parameters() if id(p) in watched}
+        self._tables: list[dict[str, Any]]
+        self._keys: list[str]
+        self._values: list[Any]
         self._count = self._follow()
 
     def missing(self) -> list[str]:

@@ -164,7 +164,7 @@ class Projection(Attached):
         """A projection of another module with the same parameters, which keeps this one's norms and is not attached.
 
         For an average of the trained weights or a copy for evaluation: an average of matrices of one norm is smaller.
-        The module may be inside `torch.optim.swa_utils.AveragedModel`, `nn.DataParallel`, `DistributedDataParallel` or
+        The module may be inside `torch.optim.swa_utils.AveragedModel`, `nn.DataParallel`, its distributed form or
         `torch.compile`. affine="decay" is left out, since the average is of values that were moved back already.
         Raises ValueError if the module has no parameter of one of the names, or one of another shape.
         """

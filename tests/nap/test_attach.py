@@ -335,7 +335,7 @@ def test_schedule_frees_optimisers_and_their_weights_for_evaluation(wrapped: boo
     schedulefree = pytest.importorskip("schedulefree")
     module = net()
     made = (
-        schedulefree.ScheduleFreeWrapper(torch.optim.SGD(module.parameters(), 5.0))  # Adam fails in it
+        schedulefree.ScheduleFreeWrapper(torch.optim.SGD(module.parameters(), 0.5))  # Adam fails in it
         if wrapped
         else schedulefree.AdamWScheduleFree(module.parameters(), lr=0.1)
     )
