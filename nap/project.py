@@ -61,7 +61,7 @@ class Projection:
         _check_options(every, affine, decay, mode, radius)
         self.every, self.affine, self.decay, self.mode, self.radius = every, affine, decay, mode, radius
         report = analyze(module)
-        self.outputs_guessed = report.outputs_guessed
+        self.outputs_unknown = report.outputs_unknown
         chosen = list(_choose(module, {*report.outputs, *report.left_out}, include, exclude).values())
         norms = self._measure(chosen)[1]
         if broken := [weight.name for weight, norm in zip(chosen, norms, strict=True) if not norm.isfinite().all()]:

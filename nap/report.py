@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import fx, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from nap.graph.flow import Flow, has_norm, width
-from nap.graph.foreign import LINEAR_ROLES, role
 from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block, name_of
 from nap.graph.norms import BATCH_NORMS, NormalizedActivation
 from nap.graph.traces import Trace, trace
-from nap.graph.weights import MATRIX_LAYERS, Conv, Weight, find_weights
+from nap.graph.weights import MATRIX_LAYERS, Weight, find_weights
+from nap.suggest import suggest
 
 UNNORMED = "feeds a nonlinearity without a norm"
 UNTRACED = "its use cannot be traced"
+MENDING = "give example_inputs=, which the forward is run on, or outputs="
 ONE_UNIT = "has one unit, which a norm would make constant"
+UNLINEAR = {
+    Kind.PRODUCT: "a product of two learned values, so not linear: put a norm before it",
+    Kind.ELEMENTWISE: "not linear, but no known activation: put a norm before it if it acts as one",
+    Kind.OTHER: "not known to be linear: put a norm before it if it acts as an activation",
+}
 _ENDS = {
     "add": "feeds a residual sum", "iadd": "feeds a residual sum",
     "sub": "feeds a sum", "mul": "feeds a product", "imul": "feeds a product", "cat": "feeds a concatenation",
@@ -41,8 +49,10 @@ class Report:
     """(name, reason) of each nonlinearity that got no norm, and of each module that could not be analysed."""
     outputs: list[str] = field(default_factory=list)
     """Weights of the output layers, which are not projected; a weight tied to an embedding has its first name."""
-    outputs_guessed: bool = False
-    """True if the data flow could not be traced. The last registered linear layer or convolution is then the output."""
+    outputs_unknown: list[str] = field(default_factory=list)
+    """Those of `outputs` that may be hidden layers: nothing is known of what follows them."""
+    outputs_given: list[str] = field(default_factory=list)
+    """The names that were given as `outputs=`."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Parts left unchanged, with the reason: layers of one unit before a nonlinearity, and parameters of two or more
     dimensions of unknown use. `Projection` projects them only if they are in `include`. After `normalize` also the
@@ -51,13 +61,17 @@ class Report:
     """The other names of weights that several modules share."""
 
     def __str__(self) -> str:
-        guess = " (guessed: the last layer registered; `exclude` and `include` of Projection correct it)"
+        known = [name for name in self.outputs if name not in self.outputs_unknown]
         sections = [
             ("scale-invariant", [(self._known_as(name), "") for name in self.scale_invariant]),
             ("projected, not scale-invariant", [(self._known_as(n), why) for n, why in self.projected_only.items()]),
             (
-                f"output, not projected{guess if self.outputs_guessed else ''}",
-                [(self._known_as(name), "") for name in self.outputs],
+                f"output, not projected{' (given)' if self.outputs_given else ''}",
+                [(self._known_as(name), "") for name in known],
+            ),
+            (
+                f"maybe output, so not projected: nothing is known of what follows; {MENDING}",
+                [(self._known_as(name), "") for name in self.outputs_unknown],
             ),
             ("left out, not projected unless included", list(self.left_out.items())),
             ("not handled", self.not_handled),
@@ -87,26 +101,59 @@ def _lines(found: list[tuple[str, str]]) -> list[str]:
     return lines
 
 
-def analyze(module: nn.Module) -> Report:
-    """The report on a module as it is: which weights are scale-invariant, and which belong to the output layers."""
+def analyze(module: nn.Module, example_inputs: Any = None, outputs: Iterable[str] | None = None) -> Report:
+    """The report on a module as it is: which weights are scale-invariant, and which belong to the output layers.
+
+    example_inputs: what the forward is called with: a tensor, a tuple of arguments, or a dict of keyword arguments; a
+        list of these for several calls. The forward is then run on them, in train and eval mode, and any code is
+        followed. Without them it is traced with stand-in values, which branches on data or shapes stop.
+    outputs: names of the modules or parameters that are the output layers, in place of those found.
+
+    Nothing of the module changes, nor do the global random generators.
+    Raises ValueError if the forward fails on example_inputs, and for a name in `outputs` that has no weight.
+    """
     weights = find_weights(module)
-    traced = trace(module)
-    report = Report(outputs_guessed=not traced.whole)
+    traced = trace(module, example_inputs)
+    report = Report(outputs_given=list(named(outputs)))
     report.tied = {name: weight.tied for name, weight in weights.items() if weight.tied}
     report.not_handled = list(dict.fromkeys(traced.untraced + _unseen(module, traced.flows)))
     report.left_out = _left_out(module, weights)
-    outputs = _last_registered(module) if report.outputs_guessed else set()
-    outputs = outputs.union(*(flow.output_parameters() for flow in traced.flows if not report.outputs_guessed))
     reasons = _reasons(module, traced)
+    last = set().union(*(flow.output_parameters() for flow in traced.flows))
+    given = _given(weights, report.outputs_given)
     for name, weight in weights.items():
-        if id(weight.parameter) in outputs:
+        why = _weight_reason(weight, reasons)
+        if name in given or (not given and (id(weight.parameter) in last or why == UNTRACED)):
             report.outputs.append(name)
-        elif why := _weight_reason(weight, reasons):
+            if not given and (why == UNTRACED or (why or "").startswith("leaves ")):
+                report.outputs_unknown.append(name)
+        elif why:
             alone = why == UNNORMED and width(weight.owner) == 1
             (report.left_out if alone else report.projected_only)[name] = ONE_UNIT if alone else why
         else:
             report.scale_invariant.append(name)
     return report
+
+
+def named(names: Iterable[str] | None) -> list[str]:
+    """Names that may be given as one string."""
+    return [names] if isinstance(names, str) else list(names or [])
+
+
+def _given(weights: dict[str, Weight], names: list[str]) -> set[str]:
+    """The weights that names of modules or parameters mean."""
+    found: set[str] = set()
+    for given in names:
+        meant = {
+            name
+            for name, weight in weights.items()
+            if any(full == given or full.startswith((f"{given}.", f"{given}[")) for full in (name, *weight.tied))
+        }
+        if not meant:
+            owners = dict.fromkeys(name.rpartition(".")[0] for name in weights)
+            raise ValueError(f"nap: outputs has {given!r}, which has no weight; {suggest(given, [*weights, *owners])}")
+        found |= meant
+    return found
 
 
 def _unseen(module: nn.Module, flows: list[Flow]) -> list[tuple[str, str]]:
@@ -131,9 +178,9 @@ def _unseen(module: nn.Module, flows: list[Flow]) -> list[tuple[str, str]]:
             or any(id(value) not in known for value in used)
         ]
         found += [
-            (flow.place(node), "not linear, but no known activation: put a norm before it if it acts as one")
-            for node in flow.of(Kind.ELEMENTWISE)
-            if flow.learned(node) and not flow.is_output_map(node) and not flow.normalized(node.all_input_nodes[0])
+            (flow.place(node), UNLINEAR[flow.kind(node)])
+            for node in flow.unhandled()
+            if not isinstance(flow.modules.get(node), nn.RNNBase | nn.RNNCellBase)
         ]
     return found
 
@@ -178,12 +225,6 @@ def _weight_reason(weight: Weight, reasons: dict[int, list[str | None]]) -> str 
     bias = any(owner._parameters.get("bias") is not None for owner in weight.owners)
     found = next(filter(None, uses + reasons.get(id(weight.parameter), [])), None)
     return found or ("keeps its bias" if bias else None)
-
-
-def _last_registered(module: nn.Module) -> set[int]:
-    """The id of the weight of the linear layer or convolution that was registered last."""
-    layers = [part for part in module.modules() if isinstance(part, (nn.Linear, *Conv)) or role(part) in LINEAR_ROLES]
-    return {id(parameter) for part in layers[-1:] if (parameter := part._parameters.get("weight")) is not None}
 
 
 def _block_reasons(module: nn.Module) -> dict[int, list[str | None]]:

@@ -38,6 +38,14 @@ def role(module: nn.Module) -> Role:
     return _known[module]
 
 
+def share_roles(module: nn.Module, twin: nn.Module) -> None:
+    """Finds the roles of a module's parts, and gives them to the parts of its copy: probing one runs it."""
+    for part, other in zip(module.modules(), twin.modules(), strict=True):
+        found = role(part)
+        if part in _known:
+            _known[other] = found
+
+
 def _is_small(module: nn.Module) -> bool:
     coscaled = parameter_spec(module).coscaled
     parameters = {n: p for n, p in module._parameters.items() if p is not None and n not in coscaled}

@@ -9,12 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from textwrap import shorten
+from typing import Any
 
 from torch import nn
 
-from nap.graph.flow import Flow
+from nap.graph.copies import restored, scratch
+from nap.graph.flow import Flow, as_root
+from nap.graph.foreign import share_roles
 from nap.graph.kinds import FUNCTION_NAMES, Kind, module_kind
-from nap.graph.tracer import has_modes, has_options, names_in, wrapped
+from nap.graph.recorder import record
+from nap.graph.tracer import follow, has_modes, has_options, names_in, wrapped
 
 
 @dataclass
@@ -36,21 +40,60 @@ class Trace:
         return sum(parts.values(), Counter(self.loose))
 
 
-def trace(module: nn.Module) -> Trace:
-    """The data flow of a module, of torch's wrappers around one too."""
+def trace(module: nn.Module, example_inputs: Any = None) -> Trace:
+    """The data flow of a module, of torch's wrappers around one too; the module stays as it is.
+
+    example_inputs: what `nap.analyze` takes. The forward is run on them. Without them `torch.fx` traces it; where that
+    fails, the forward is run on the inputs that the module itself offers as `dummy_inputs`, if it does.
+    Raises ValueError if the forward fails on the given inputs.
+    """
+    if example_inputs is not None:
+        return Trace(_runs(module, example_inputs))
     found = Trace()
-    _collect(module, "", found)
+    with scratch(module, parameters=False) as twin:
+        share_roles(module, twin)
+        _collect(module, twin, "", found)
+    if not found.whole:
+        with suppress(Exception):  # the module's own code: anything may be raised
+            return Trace(_runs(module, _unwrapped(module).dummy_inputs))
     return found
 
 
-def _collect(module: nn.Module, name: str, found: Trace) -> None:
+def _runs(module: nn.Module, example_inputs: Any) -> list[Flow]:
+    """The flows of runs on each of the inputs in train and eval mode."""
+    found: list[Flow] = []
+    module = _unwrapped(module)
+    with scratch(module, parameters=True) as twin:
+        share_roles(module, twin)
+        root = as_root(twin)
+        for inputs in example_inputs if isinstance(example_inputs, list) else [example_inputs]:
+            failed, modes = [], (True, False)[: 1 + has_modes(module)]
+            for training in modes:
+                try:
+                    with restored(root):
+                        found.append(Flow(module, record(root, inputs, training)))
+                except Exception as error:  # the module's own code: anything may be raised
+                    failed.append(error)
+            if len(failed) == len(modes):
+                said = f"{type(failed[0]).__name__}: {_first_sentence(_one_line(failed[0]))}"
+                raise ValueError(f"nap: the forward of {type(module).__name__} fails on example_inputs, {said}")
+    return found
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    while (inner := wrapped(module)) is not None:
+        module = inner[1]
+    return module
+
+
+def _collect(module: nn.Module, twin: nn.Module, name: str, found: Trace) -> None:
     if (inner := wrapped(module)) is not None:
         key, module = inner
-        return _collect(module, _join(name, key), found)
+        return _collect(module, twin.get_submodule(key), _join(name, key), found)
     title = name or type(module).__name__
     container = getattr(type(module), "forward", None) is nn.Module.forward
     try:
-        found.flows += [] if container else _flows(module, name if not found.whole else "")
+        found.flows += [] if container else _flows(module, twin, name if not found.whole else "")
         if not container:
             return None
     except Exception as error:  # torch.fx runs the module's own code with stand-in values: anything may be raised
@@ -65,22 +108,29 @@ def _collect(module: nn.Module, name: str, found: Trace) -> None:
         if kind in (Kind.NONLINEAR, Kind.LAYER):
             found.loose.add(child)
         elif kind in (Kind.OTHER, Kind.BLOCK):
-            _collect(child, full, found)
+            _collect(child, twin.get_submodule(child_name), full, found)
     return None
 
 
-def _flows(module: nn.Module, name: str) -> list[Flow]:
+def _flows(module: nn.Module, twin: nn.Module, name: str) -> list[Flow]:
     """The flows without optional arguments and with all of them, in train and eval mode: those that can be traced."""
-    found = [Flow(module, name)]
     givens, modes = (False, True)[: 1 + has_options(module)], (True, False)[: 1 + has_modes(module)]
+    found = [_flow(module, twin, name, False, True)]
     for given, training in list(product(givens, modes))[1:]:
         with suppress(Exception):  # as above
-            found.append(Flow(module, name, given, training))
+            found.append(_flow(module, twin, name, given, training))
     return found
 
 
+def _flow(module: nn.Module, twin: nn.Module, name: str, given: bool, training: bool) -> Flow:
+    root = as_root(twin)
+    with restored(root):  # a stand-in that the forward stored would mislead the next trace
+        graph = follow(root, given, training)
+    return Flow(module, graph, name)
+
+
 def _why_untraced(module: nn.Module, error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = _one_line(error)
     if "control flow" in text:
         why = "branches on its input"
     elif "cannot be iterated" in text:
@@ -90,6 +140,10 @@ def _why_untraced(module: nn.Module, error: Exception) -> str:
     called = sorted(_called_functions(module))
     functions = f"; it seems to call {', '.join(called)}, which got no norm" if called else ""
     return f"cannot be traced (its forward {why}), so its parts are treated one by one{functions}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _first_sentence(text: str) -> str:
