@@ -41,6 +41,9 @@ class Projection:
     radius: "initial" keeps each norm as it was when this object was made; "unit" sets each norm to 1, at once and at
         each projection. SimbaV2 (arXiv 2502.15280) is "neuron" with "unit".
 
+    example_inputs, outputs: as `nap.analyze` takes them, to find the output layers or to name them. Without both, what
+        `nap.normalize` was given holds.
+
     Nothing waits for the device, and whole matrices are rescaled in foreach calls, so `project` may stand inside
     `torch.compile` or a captured CUDA graph. A graph replays `project`, not the count of `every`.
     Raises ValueError for an unknown option or name, and for a matrix that is not finite.
@@ -57,10 +60,12 @@ class Projection:
         exclude: Selection = None,
         mode: str = "frobenius",
         radius: str = "initial",
+        example_inputs: Any = None,
+        outputs: Iterable[str] | None = None,
     ) -> None:
         _check_options(every, affine, decay, mode, radius)
         self.every, self.affine, self.decay, self.mode, self.radius = every, affine, decay, mode, radius
-        report = analyze(module)
+        report = analyze(module, example_inputs, outputs)
         self.outputs_unknown = report.outputs_unknown
         chosen = list(_choose(module, {*report.outputs, *report.left_out}, include, exclude).values())
         norms = self._measure(chosen)[1]

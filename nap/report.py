@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import fx, nn
 from torch.nn.utils.parametrize import ParametrizationList
@@ -13,6 +15,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from nap.graph.flow import Flow, has_norm, width
 from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block, name_of
 from nap.graph.norms import BATCH_NORMS, NormalizedActivation
+from nap.graph.outlines import Outline, outline_of_all
 from nap.graph.traces import Trace, trace
 from nap.graph.weights import MATRIX_LAYERS, Weight, find_weights
 from nap.suggest import suggest
@@ -101,6 +104,18 @@ def _lines(found: list[tuple[str, str]]) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What was found of a module, and what was given for it."""
+
+    outline: Outline
+    report: Report
+    example_inputs: Any
+
+
+_known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
+
+
 def analyze(module: nn.Module, example_inputs: Any = None, outputs: Iterable[str] | None = None) -> Report:
     """The report on a module as it is: which weights are scale-invariant, and which belong to the output layers.
 
@@ -109,35 +124,51 @@ def analyze(module: nn.Module, example_inputs: Any = None, outputs: Iterable[str
         followed. Without them it is traced with stand-in values, which branches on data or shapes stop.
     outputs: names of the modules or parameters that are the output layers, in place of those found.
 
-    Nothing of the module changes, nor do the global random generators.
+    What is not given is as it was in the last call for this module, by `normalize`, `Projection` or `param_groups` too;
+    while the module's structure stays, they share one analysis. Nothing of the module changes, nor do the global random
+    generators.
     Raises ValueError if the forward fails on example_inputs, and for a name in `outputs` that has no weight.
     """
+    known = _known.get(module)
+    if known is not None and example_inputs is outputs is None and known.outline == outline_of_all(module):
+        return copy.deepcopy(known.report)
+    example_inputs, outputs = remembered(module, example_inputs, outputs)
+    return describe(module, trace(module, example_inputs), example_inputs, outputs)
+
+
+def remembered(module: nn.Module, example_inputs: Any, outputs: Iterable[str] | None) -> tuple[Any, list[str]]:
+    """What an analysis was given, or the last one of the same module where this one was given nothing."""
+    known = _known.get(module, _Known((), Report(), None))
+    return (
+        known.example_inputs if example_inputs is None else example_inputs,
+        known.report.outputs_given if outputs is None else [outputs] if isinstance(outputs, str) else list(outputs),
+    )
+
+
+def describe(module: nn.Module, traced: Trace, example_inputs: Any, outputs: list[str]) -> Report:
+    """The report on a module of this data flow, remembered with what `analyze` was given."""
     weights = find_weights(module)
-    traced = trace(module, example_inputs)
-    report = Report(outputs_given=list(named(outputs)))
+    report = Report(outputs_given=outputs)
     report.tied = {name: weight.tied for name, weight in weights.items() if weight.tied}
     report.not_handled = list(dict.fromkeys(traced.untraced + _unseen(module, traced.flows)))
     report.left_out = _left_out(module, weights)
-    reasons = _reasons(module, traced)
-    last = set().union(*(flow.output_parameters() for flow in traced.flows))
-    given = _given(weights, report.outputs_given)
+    reasons, given = _reasons(module, traced), _given(weights, report.outputs_given)
+    last = {whole: set() for whole in (True, False)}
+    for flow in traced.flows:
+        last[not flow.name].update(flow.output_parameters())
     for name, weight in weights.items():
         why = _weight_reason(weight, reasons)
-        if name in given or (not given and (id(weight.parameter) in last or why == UNTRACED)):
+        unknown = why == UNTRACED or id(weight.parameter) in last[False]
+        if name in given or (not given and (unknown or id(weight.parameter) in last[True])):
             report.outputs.append(name)
-            if not given and (why == UNTRACED or (why or "").startswith("leaves ")):
-                report.outputs_unknown.append(name)
+            report.outputs_unknown += [name] if unknown and not given else []
         elif why:
             alone = why == UNNORMED and width(weight.owner) == 1
             (report.left_out if alone else report.projected_only)[name] = ONE_UNIT if alone else why
         else:
             report.scale_invariant.append(name)
+    _known[module] = _Known(outline_of_all(module), copy.deepcopy(report), example_inputs)
     return report
-
-
-def named(names: Iterable[str] | None) -> list[str]:
-    """Names that may be given as one string."""
-    return [names] if isinstance(names, str) else list(names or [])
 
 
 def _given(weights: dict[str, Weight], names: list[str]) -> set[str]:

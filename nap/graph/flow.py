@@ -10,15 +10,10 @@ from torch import Tensor, fx, nn
 
 from nap.graph.foreign import Role, role
 from nap.graph.kinds import ARITHMETIC, DIVISIONS, INDEXING, MATMULS, SQUASHING, Kind, function_kind, module_kind, name_of
-from nap.graph.tracer import is_followed
+from nap.graph.tracer import as_root
 from nap.graph.weights import Conv
 
 PASSING = (Kind.SAME, Kind.RESHAPE)
-
-
-def as_root(module: nn.Module) -> nn.Module:
-    """What to trace for a module: the module, or a container of it where a trace would not enter it."""
-    return module if is_followed(module) else nn.Sequential(module)
 
 
 class Flow:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from nap.graph.tracer import is_one_operation, wrapped
+from nap.graph.tracer import as_root, is_one_operation, wrapped
 
 _CONSTANTS = (int, float, bool, complex, str, type(None), type(...), torch.dtype, torch.device)
 _REFLECTED = {"rsub": "sub", "rdiv": "div", "rtruediv": "div", "rpow": "pow", "rmatmul": "matmul"}
@@ -25,12 +25,13 @@ def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
 
 
-def record(root: nn.Module, inputs: Any, training: bool) -> fx.Graph:
+def record(module: nn.Module, inputs: Any, training: bool) -> fx.Graph:
     """The operations that a module's forward runs on these inputs. The module is changed: give a copy.
 
     training: the mode to run in. Raises what the forward raises.
     """
     args, kwargs = as_call(inputs)
+    root = as_root(module)
     recorder = _Recorder(root)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one kernel, in which no operation is seen
@@ -41,7 +42,7 @@ def record(root: nn.Module, inputs: Any, training: bool) -> fx.Graph:
         for tensor in tensors_in((args, kwargs)):
             recorder.know(tensor, recorder.graph.placeholder("input"))
         with torch.no_grad(), recorder:
-            out = root(*args, **kwargs)
+            out = module(*args, **kwargs)
         recorder.graph.output(tuple(recorder.node(tensor) for tensor in tensors_in(out)))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -100,26 +101,26 @@ class _Recorder(TorchFunctionMode):
         return self._record("call_method", _name(func), func, args, kwargs or {})
 
     def _record(self, op: str, target: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        given = [(tensor, tensor._version) for tensor in tensors_in((args, kwargs)) if not tensor.is_inference()]
-        made = self._arguments(args), self._arguments(kwargs)
-        self.inside = True
+        self.inside = True  # what this method itself asks of tensors is no part of the forward
         try:
+            given = [(tensor, _version(tensor)) for tensor in tensors_in((args, kwargs))]
+            made = self._arguments(args), self._arguments(kwargs)
             out = function(*args, **kwargs)
+            if target in _REFLECTED and op == "call_method":
+                target, made = _REFLECTED[target], (made[0][::-1], made[1])
+            if target == "getitem" and op == "call_method":
+                node = self.graph.call_function(operator.getitem, *made)
+            else:
+                node = self.graph.create_node(op, target, *made)
+            path = self.places[-1]
+            node.meta["nn_module_stack"] = {path[0]: path}
+            for tensor, version in given:
+                if _version(tensor) != version:
+                    self.writers[_storage(tensor)] = node
+                    self.know(tensor, node)
+            self._know_all(out, node)
         finally:
             self.inside = False
-        if target in _REFLECTED and op == "call_method":
-            target, made = _REFLECTED[target], (made[0][::-1], made[1])
-        if target == "getitem":
-            node = self.graph.call_function(operator.getitem, *made)
-        else:
-            node = self.graph.create_node(op, target, *made)
-        path = self.places[-1]
-        node.meta["nn_module_stack"] = {path[0]: path}
-        for tensor, version in given:
-            if tensor._version != version:
-                self.writers[_storage(tensor)] = node
-                self.know(tensor, node)
-        self._know_all(out, node)
         return out
 
     def _know_all(self, value: Any, node: fx.Node) -> None:
@@ -136,14 +137,14 @@ class _Recorder(TorchFunctionMode):
                 self.know(tensor, node)
 
     def know(self, tensor: Tensor, node: fx.Node) -> None:
-        self.known[id(tensor)] = (tensor, node, 0 if tensor.is_inference() else tensor._version)
+        self.known[id(tensor)] = (tensor, node, _version(tensor))
 
     def node(self, tensor: Tensor) -> fx.Node:
         """The node whose value a tensor is now."""
         if id(tensor) not in self.known:
             self.know(tensor, self.graph.get_attr(self.names.get(id(tensor), "")))
         _, node, version = self.known[id(tensor)]
-        if not tensor.is_inference() and tensor._version != version:
+        if _version(tensor) != version:
             writer = self.writers.get(_storage(tensor))
             node = self.graph.create_node("call_method", "setitem", (node,) if writer is None else (node, writer))
             self.know(tensor, node)
@@ -166,6 +167,10 @@ def _name(func: Any) -> str:
     """The plain name of a function, of an operator (`add`) or of a tensor's attribute (`shape`)."""
     name = func.__self__.__name__ if func.__name__ == "__get__" else getattr(func, "__name__", str(func))
     return name.strip("_") if name.startswith("__") else name
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _storage(tensor: Tensor) -> int:

@@ -27,6 +27,11 @@ def is_followed(module: nn.Module) -> bool:
     return own and not is_leaf(module) and not isinstance(module, jit.ScriptModule)
 
 
+def as_root(module: nn.Module) -> nn.Module:
+    """What to trace for a module: the module, or a container of it where a trace would not enter it."""
+    return module if is_followed(module) else nn.Sequential(module)
+
+
 def is_one_operation(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a call of a module is one operation: a role was found by a call with one tensor and holds for no other."""
     if is_followed(module):

@@ -14,11 +14,11 @@ from typing import Any
 from torch import nn
 
 from nap.graph.copies import restored, scratch
-from nap.graph.flow import Flow, as_root
+from nap.graph.flow import Flow
 from nap.graph.foreign import share_roles
 from nap.graph.kinds import FUNCTION_NAMES, Kind, module_kind
 from nap.graph.recorder import record
-from nap.graph.tracer import follow, has_modes, has_options, names_in, wrapped
+from nap.graph.tracer import as_root, follow, has_modes, has_options, names_in, wrapped
 
 
 @dataclass
@@ -65,13 +65,12 @@ def _runs(module: nn.Module, example_inputs: Any) -> list[Flow]:
     module = _unwrapped(module)
     with scratch(module, parameters=True) as twin:
         share_roles(module, twin)
-        root = as_root(twin)
         for inputs in example_inputs if isinstance(example_inputs, list) else [example_inputs]:
             failed, modes = [], (True, False)[: 1 + has_modes(module)]
             for training in modes:
                 try:
-                    with restored(root):
-                        found.append(Flow(module, record(root, inputs, training)))
+                    with restored(twin):
+                        found.append(Flow(module, record(twin, inputs, training)))
                 except Exception as error:  # the module's own code: anything may be raised
                     failed.append(error)
             if len(failed) == len(modes):
@@ -89,7 +88,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 def _collect(module: nn.Module, twin: nn.Module, name: str, found: Trace) -> None:
     if (inner := wrapped(module)) is not None:
         key, module = inner
-        return _collect(module, twin.get_submodule(key), _join(name, key), found)
+        return _collect(module, dict(twin.named_children())[key], _join(name, key), found)
     title = name or type(module).__name__
     container = getattr(type(module), "forward", None) is nn.Module.forward
     try:
@@ -101,6 +100,7 @@ def _collect(module: nn.Module, twin: nn.Module, name: str, found: Trace) -> Non
     if container and found.whole:
         found.untraced.append((title, "has no forward of its own: its parts are treated one by one"))
     found.whole = False
+    twins = dict(twin.named_children())
     for child_name, child in module.named_children():
         full, kind = _join(name, child_name), module_kind(child)
         if kind is Kind.NONLINEAR:
@@ -108,7 +108,7 @@ def _collect(module: nn.Module, twin: nn.Module, name: str, found: Trace) -> Non
         if kind in (Kind.NONLINEAR, Kind.LAYER):
             found.loose.add(child)
         elif kind in (Kind.OTHER, Kind.BLOCK):
-            _collect(child, twin.get_submodule(child_name), full, found)
+            _collect(child, twins[child_name], full, found)
     return None
 
 
