@@ -43,7 +43,8 @@ def normalize(
     constant. Attention's softmax is not counted as a nonlinearity. What cannot be handled is listed in the report with
     the reason. Forwards are followed in train and eval mode: on `example_inputs` if given, which follows any code, else
     without and with their optional arguments, as far as each can be traced. `example_inputs` and `outputs`, the names
-    of the output layers, are those of `nap.analyze`; a later `Projection` of the module knows them too. Source: Lyle et al. 2024, arXiv 2407.01800.
+    of the output layers, are those of `nap.analyze`; a later `Projection` of the module knows them too.
+    Source: Lyle et al. 2024, arXiv 2407.01800.
 
     Raises ValueError for an unknown `norm` or `conv_axes`, and for a model that is compiled, wrapped for distributed
     training or lazy.

@@ -9,7 +9,17 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from nap.graph.foreign import Role, role
-from nap.graph.kinds import ARITHMETIC, DIVISIONS, INDEXING, MATMULS, SQUASHING, Kind, function_kind, module_kind, name_of
+from nap.graph.kinds import (
+    ARITHMETIC,
+    DIVISIONS,
+    INDEXING,
+    MATMULS,
+    SQUASHING,
+    Kind,
+    function_kind,
+    module_kind,
+    name_of,
+)
 from nap.graph.tracer import as_root
 from nap.graph.weights import Conv
 
@@ -65,19 +75,23 @@ class Flow:
 
     def _note(self, node: fx.Node) -> None:
         """Notes what a node's values are computed from: layers, or parameters and constants alone."""
-        kind = self._kinds[node]
+        if self._kinds[node] is Kind.SHAPE:
+            return
         sources = [source for source in node.all_input_nodes if self._kinds[source] is not Kind.SHAPE]
         if name_of(node) in INDEXING:
             sources = sources[:1]
         if node.op == "get_attr":
             value = _attribute(self.root, str(node.target))
             self.parameters[node] = frozenset([value] if isinstance(value, nn.Parameter) else [])
-        elif kind in (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK) or any(source in self._learned for source in sources):
-            self._learned.add(node)
-        elif node.op == "call_module" and next(self.modules[node].parameters(), None) is not None:
+        elif any(source in self._learned for source in sources) or self._learns(node):
             self._learned.add(node)
         elif node.op != "placeholder" and all(source in self.parameters for source in sources):
             self.parameters[node] = frozenset().union(*(self.parameters[source] for source in sources))
+
+    def _learns(self, node: fx.Node) -> bool:
+        unknown = self.modules.get(node) if self._kinds[node] is Kind.OTHER else None
+        held = unknown is not None and next(unknown.parameters(), None) is not None
+        return held or self._kinds[node] in (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK)
 
     def of(self, kind: Kind) -> list[fx.Node]:
         """The nodes of one kind, in the order of the computation."""

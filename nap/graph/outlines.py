@@ -12,7 +12,8 @@ from torch import nn
 _SHAPED = (torch.Tensor, nn.Parameter)
 Outline = tuple[Hashable, ...]
 _OWN = frozenset(vars(nn.Module()))
-_PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type, FunctionType, BuiltinFunctionType)
+_FUNCTIONS = (type, FunctionType, BuiltinFunctionType)
+_PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, *_FUNCTIONS)
 
 
 def outline_of(part: nn.Module) -> tuple[Outline, bool]:
@@ -24,7 +25,7 @@ def outline_of(part: nn.Module) -> tuple[Outline, bool]:
         for name, value in held.items()
     ]
     hooks = tuple(len(held) for held in (part._forward_pre_hooks, part._forward_hooks))
-    outline = (type(part), type(part).forward, hooks, tuple(tensors), *options)
+    outline = (type(part), getattr(type(part), "forward", None), hooks, tuple(tensors), *options)
     return outline, all(value is not type for _, value in options)
 
 

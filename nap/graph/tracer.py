@@ -33,7 +33,7 @@ def as_root(module: nn.Module) -> nn.Module:
 
 
 def is_one_operation(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call of a module is one operation: a role was found by a call with one tensor and holds for no other."""
+    """Whether a call of a module is one operation. A role was found by a call with one tensor and holds for such."""
     if is_followed(module):
         return False
     if len(args) + len(kwargs) == 1 or role(module) is Role.UNKNOWN:

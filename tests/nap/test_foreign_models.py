@@ -273,12 +273,12 @@ def test_state_dicts_and_copies_hold_the_whole_model(name: str) -> None:
     expected = run(model.eval(), inputs)
     twin = copy.deepcopy(model)
     torch.testing.assert_close(run(twin, inputs), expected, rtol=0, atol=0)
-    assert nap.analyze(twin).scale_invariant == report.scale_invariant
+    assert nap.analyze(twin, inputs).scale_invariant == report.scale_invariant
     saved = io.BytesIO()
     torch.save(model.state_dict(), saved)
     saved.seek(0)
     fresh = MODELS[name][0]()
-    nap.normalize(fresh)
+    nap.normalize(fresh, example_inputs=inputs)
     fresh.load_state_dict(torch.load(saved))
     torch.testing.assert_close(run(fresh.eval(), inputs), expected, rtol=0, atol=0)
 
