@@ -55,15 +55,15 @@ def restored(module: nn.Module, tensors: bool = False) -> Iterator[None]:
     """
     holders, values = _reachable(module)
     saved = [(holder, holder.copy()) for holder in holders]
-    kept = [(value, value.detach().clone(), value._version) for value in values] if tensors else []
+    kept = [(value, value.detach().clone()) for value in values if not value.is_meta] if tensors else []
     try:
         yield
     finally:
         for holder, before in saved:
             _refill(holder, before)
         with torch.no_grad():
-            for value, before, version in kept:
-                if value._version != version:
+            for value, before in kept:
+                if not torch.equal(value, before):  # batch norms write without a new version
                     value.copy_(before)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import torch
@@ -80,6 +81,7 @@ class _Recorder(TorchFunctionMode):
     def follow(self, name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         """What stands in for a module's forward during the run."""
 
+        @wraps(forward)
         def followed(*args: Any, **kwargs: Any) -> Any:
             if self.inside:
                 return forward(*args, **kwargs)
