@@ -14,20 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_OPAQUE = (type, ModuleType, FunctionType, BuiltinFunctionType, torch.Generator, torch.jit.ScriptModule)
+_OPAQUE = (type, ModuleType, FunctionType, BuiltinFunctionType)
 
 
 @contextmanager
-def scratch(module: nn.Module, parameters: bool) -> Iterator[nn.Module]:
+def scratch(module: nn.Module, tensors: str) -> Iterator[nn.Module]:
     """A copy of a module to run, the module itself where it cannot be copied; then it is put back.
 
-    parameters: copy them too. Otherwise the copy shares them, for code that only stand-in values pass through.
+    tensors: "copied"; "meta", without values, which costs neither memory nor time; or "shared" parameters, for code
+        that only stand-in values pass through.
     The generators of Python, numpy and torch are put back in any case.
     """
     with _generators_kept():
         try:
-            twin = _copy(module, parameters)
+            twin = _copy(module, tensors)
         except Exception:  # locks, handles of other processes and the like
+            if tensors == "meta":
+                raise
             twin = module
         if twin is not module:
             yield twin
@@ -36,15 +39,21 @@ def scratch(module: nn.Module, parameters: bool) -> Iterator[nn.Module]:
             yield module
 
 
-def _copy(module: nn.Module, parameters: bool) -> nn.Module:
+def _copy(module: nn.Module, tensors: str) -> nn.Module:
     memo: dict[int, Any] = {}
-    for part in module.modules():
-        for value in vars(part).values():
-            if isinstance(value, Tensor) and not value.is_leaf:  # a computed weight; deepcopy refuses it
-                memo[id(value)] = value.detach().clone()
-        if not parameters:
-            memo |= {id(parameter): parameter for parameter in part._parameters.values() if parameter is not None}
+    for value in _reachable(module)[1]:
+        if tensors == "meta":
+            memo[id(value)] = _without_values(value)
+        elif tensors == "shared" and isinstance(value, nn.Parameter):
+            memo[id(value)] = value
+        elif not value.is_leaf:  # a computed weight; deepcopy refuses it
+            memo[id(value)] = value.detach().clone()
     return copy.deepcopy(module, memo)
+
+
+def _without_values(value: Tensor) -> Tensor:
+    empty = torch.empty_like(value, device="meta")
+    return nn.Parameter(empty, value.requires_grad) if isinstance(value, nn.Parameter) else empty
 
 
 @contextmanager

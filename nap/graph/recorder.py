@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any
 
@@ -18,20 +19,21 @@ _CONSTANTS = (int, float, bool, complex, str, type(None), type(...), torch.dtype
 _REFLECTED = {"rsub": "sub", "rdiv": "div", "rtruediv": "div", "rpow": "pow", "rmatmul": "matmul"}
 
 
-def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def as_call(inputs: Any, meta: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call, in new tensors: of one tensor, a tuple of arguments, or a dict of keyword arguments."""
-    inputs = _fresh(inputs)
+    inputs = _fresh(inputs, meta)
     if isinstance(inputs, dict):
         return (), inputs
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
 
 
-def record(module: nn.Module, inputs: Any, training: bool) -> fx.Graph:
+def record(module: nn.Module, inputs: Any, training: bool, meta: bool) -> fx.Graph:
     """The operations that a module's forward runs on these inputs. The module is changed: give a copy.
 
-    training: the mode to run in. Raises what the forward raises.
+    training: the mode to run in. meta: the module's tensors have no values, and the inputs then have none either.
+    Raises what the forward raises.
     """
-    args, kwargs = as_call(inputs)
+    args, kwargs = as_call(inputs, meta)
     root = as_root(module)
     recorder = _Recorder(root)
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -42,7 +44,7 @@ def record(module: nn.Module, inputs: Any, training: bool) -> fx.Graph:
             part.__dict__["forward"] = recorder.follow(name, part, part.forward)
         for tensor in tensors_in((args, kwargs)):
             recorder.know(tensor, recorder.graph.placeholder("input"))
-        with torch.no_grad(), recorder:
+        with torch.no_grad(), torch.device("meta") if meta else nullcontext(), recorder:
             out = module(*args, **kwargs)
         recorder.graph.output(tuple(recorder.node(tensor) for tensor in tensors_in(out)))
     finally:
@@ -179,11 +181,11 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
 
 
-def _fresh(value: Any) -> Any:
+def _fresh(value: Any, meta: bool) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return torch.empty_like(value, device="meta") if meta else value.detach().clone()
     if type(value) in (tuple, list):
-        return type(value)(map(_fresh, value))
+        return type(value)(_fresh(item, meta) for item in value)
     if isinstance(value, dict):
-        return {key: _fresh(item) for key, item in value.items()}
+        return {key: _fresh(item, meta) for key, item in value.items()}
     return copy.deepcopy(value)

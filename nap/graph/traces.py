@@ -21,6 +21,10 @@ from nap.graph.recorder import record
 from nap.graph.tracer import as_root, follow, has_modes, has_options, names_in, wrapped
 
 
+LARGE = 2**24
+"""Models of more parameters are run without values where their code allows that: only shapes are needed."""
+
+
 @dataclass
 class Trace:
     """The data flow of a module; where it cannot be traced, those of its parts, and what was skipped."""
@@ -50,30 +54,45 @@ def trace(module: nn.Module, example_inputs: Any = None) -> Trace:
     if example_inputs is not None:
         return Trace(_runs(module, example_inputs))
     found = Trace()
-    with scratch(module, parameters=False) as twin:
+    with scratch(module, "shared") as twin:
         share_roles(module, twin)
         _collect(module, twin, "", found)
-    if not found.whole:
+    offered = getattr(_unwrapped(module), "dummy_inputs", None)
+    if not found.whole and offered is not None:
         with suppress(Exception):  # the module's own code: anything may be raised
-            return Trace(_runs(module, _unwrapped(module).dummy_inputs))
+            inspect.signature(_unwrapped(module).forward).bind(**offered)
+            return Trace(_runs(module, offered))
     return found
 
 
 def _runs(module: nn.Module, example_inputs: Any) -> list[Flow]:
     """The flows of runs on each of the inputs in train and eval mode."""
-    found: list[Flow] = []
     module = _unwrapped(module)
-    with scratch(module, parameters=True) as twin:
+    several = example_inputs if isinstance(example_inputs, list) else [example_inputs]
+    tensors = [*module.parameters(), *module.buffers()]
+    on_meta = any(tensor.is_meta for tensor in tensors)
+    if on_meta or sum(tensor.numel() for tensor in tensors) > LARGE:
+        try:
+            return _runs_on(module, several, "meta")
+        except Exception:  # its code reads values
+            if on_meta:
+                raise
+    return _runs_on(module, several, "copied")
+
+
+def _runs_on(module: nn.Module, several: list[Any], tensors: str) -> list[Flow]:
+    found: list[Flow] = []
+    with scratch(module, tensors) as twin:
         share_roles(module, twin)
-        for inputs in example_inputs if isinstance(example_inputs, list) else [example_inputs]:
+        for inputs in several:
             failed, modes = [], (True, False)[: 1 + has_modes(module)]
             for training in modes:
                 try:
                     with restored(twin):
-                        found.append(Flow(module, record(twin, inputs, training)))
-                except Exception as error:  # the module's own code: anything may be raised
+                        found.append(Flow(module, record(twin, inputs, training, tensors == "meta")))
+                except Exception as error:  # as above
                     failed.append(error)
-            if len(failed) == len(modes):
+            if failed and (tensors == "meta" or len(failed) == len(modes)):
                 said = f"{type(failed[0]).__name__}: {_first_sentence(_one_line(failed[0]))}"
                 raise ValueError(f"nap: the forward of {type(module).__name__} fails on example_inputs, {said}")
     return found
