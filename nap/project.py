@@ -129,7 +129,7 @@ class Projection:
 
     def check(self) -> None:
         """Raises ValueError, naming it, if a projected parameter is no longer the one that the module uses."""
-        now = find_weights(self._module)
+        now = find_weights(self._module, free=True)
         parameters = dict(self._module.named_parameters(remove_duplicate=False))
         for weight in self._weights:
             current = now[weight.name].parameter if weight.name in now else parameters.get(weight.name)
@@ -252,7 +252,7 @@ def _affine_parameters(module: nn.Module, frozen: bool) -> list[list[nn.Paramete
 
 
 def _choose(module: nn.Module, left_out: set[str], include: Selection, exclude: Selection) -> dict[str, Weight]:
-    found = find_weights(module)
+    found = find_weights(module, free=True)
     whole = {
         id(p) for weight in found.values() if weight.rows is None for p in (weight.parameter, *weight.coscaled_params)
     }

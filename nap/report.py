@@ -23,6 +23,7 @@ from nap.suggest import suggest
 UNNORMED = "feeds a nonlinearity without a norm"
 UNTRACED = "its use cannot be traced"
 MENDING = "give example_inputs=, which the forward is run on, or outputs="
+COMPUTES = "another weight is computed from it"
 ONE_UNIT = "has one unit, which a norm would make constant"
 UNLINEAR = {
     Kind.PRODUCT: "a product of two learned values, so not linear: put a norm before it",
@@ -89,17 +90,23 @@ class Report:
 def _lines(found: list[tuple[str, str]]) -> list[str]:
     """One line per name; equal names in a stack of blocks share a line: `layers.{0,1}.fc.weight: reason`."""
     groups: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    stacks: dict[tuple[str, str], list[str]] = {}
     for name, why in found:
+        base, _, index = name.removesuffix("]").rpartition("[")
+        key = (base, why) if name.endswith("]") and index.isdigit() else (name, why)
+        stacks.setdefault(key, []).append(f"[{index}]" if key[0] == base else "")
+    for (base, why), members in stacks.items():
+        name = base + (members[0] if len(members) == 1 else f"{members[0][:-1]}..{members[-1][1:]}")
         match = _STACKED.search(name)
         stack, number = match.groups() if match else (name, "")
         after = name[match.end() :] if match else ""
         before = name[: match.end(1)] if match else name
         groups.setdefault((before, after, why.replace(stack + number, f"{stack}*")), []).append((number, why))
     lines = []
-    for (before, after, shared), members in groups.items():
-        numbers = ",".join(number for number, _ in members)
-        alone = len(members) == 1
-        name, why = f"{before}{numbers if alone else f'{{{numbers}}}'}{after}", members[0][1] if alone else shared
+    for (before, after, shared), numbered in groups.items():
+        numbers = ",".join(number for number, _ in numbered)
+        alone = len(numbered) == 1
+        name, why = f"{before}{numbers if alone else f'{{{numbers}}}'}{after}", numbered[0][1] if alone else shared
         lines.append(f"{name}: {why}" if why else name)
     return lines
 
@@ -147,7 +154,7 @@ def remembered(module: nn.Module, example_inputs: Any, outputs: Iterable[str] | 
 
 def describe(module: nn.Module, traced: Trace, example_inputs: Any, outputs: list[str]) -> Report:
     """The report on a module of this data flow, remembered with what `analyze` was given."""
-    weights = find_weights(module)
+    weights = find_weights(module, free=True)
     report = Report(outputs_given=outputs)
     report.tied = {name: weight.tied for name, weight in weights.items() if weight.tied}
     report.not_handled = list(dict.fromkeys(traced.untraced + _unseen(module, traced.flows)))
@@ -159,11 +166,14 @@ def describe(module: nn.Module, traced: Trace, example_inputs: Any, outputs: lis
     for name, weight in weights.items():
         why = _weight_reason(weight, reasons)
         unknown = why == UNTRACED or id(weight.parameter) in last[False]
-        if name in given or (not given and (unknown or id(weight.parameter) in last[True])):
+        if weight.free and name not in given and why is not None and why.startswith((UNTRACED, COMPUTES, "is used by")):
+            unclear = f"a parameter of {type(weight.owner).__name__}, whose use is not known"
+            report.left_out[name] = COMPUTES if why == COMPUTES else unclear
+        elif name in given or (not given and (unknown or id(weight.parameter) in last[True])):
             report.outputs.append(name)
             report.outputs_unknown += [name] if unknown and not given else []
         elif why:
-            alone = why == UNNORMED and width(weight.owner) == 1
+            alone = why == UNNORMED and not weight.free and width(weight.owner) == 1
             (report.left_out if alone else report.projected_only)[name] = ONE_UNIT if alone else why
         else:
             report.scale_invariant.append(name)
@@ -200,13 +210,17 @@ def _unseen(module: nn.Module, flows: list[Flow]) -> list[tuple[str, str]]:
         for name, part in module.named_modules()
         if _computes_weight(part)
     ]
-    known = {id(weight.parameter) for weight in find_weights(module).values()}
+    weights = find_weights(module, free=True).values()
+    layers = {id(weight.parameter) for weight in weights if not weight.free}
+    free = {id(weight.parameter) for weight in weights if weight.free}
     for flow in flows:
         found += [
             (flow.place(node), "a layer called as a function: its weights are not analysed")
             for node in flow.of(Kind.UNSEEN)
             if not (used := [value for value, use in flow.parameter_uses() if use is node and value.ndim > 1])
-            or any(id(value) not in known for value in used)
+            or not all(
+                id(value) in layers or (id(value) in free and flow.is_plain_weight(value, node)) for value in used
+            )
         ]
         found += [
             (flow.place(node), UNLINEAR[flow.kind(node)])
@@ -220,7 +234,7 @@ def _left_out(module: nn.Module, weights: dict[str, Weight]) -> dict[str, str]:
     known = {id(parameter) for weight in weights.values() for parameter in (weight.parameter, *weight.coscaled_params)}
     owners = {id(p): owner for owner in module.modules() for p in owner.parameters(recurse=False)}
     return {
-        name: "another weight is computed from it"
+        name: COMPUTES
         if _computes_weight(owner := owners[id(parameter)]) or isinstance(owner, ParametrizationList)
         else f"a parameter of {type(owner).__name__}, whose use is not known"
         for name, parameter in module.named_parameters()
@@ -242,19 +256,30 @@ def _reasons(module: nn.Module, traced: Trace) -> dict[int, list[str | None]]:
             owner = layer.out_proj if isinstance(layer, nn.MultiheadAttention) else layer
             reasons.setdefault(id(owner), []).append(_reason(flow, node))
         for parameter, use in flow.parameter_uses():
-            reasons.setdefault(id(parameter), []).append(f"is used by {flow.place(use)} too")
+            reasons.setdefault(id(parameter), []).append(_use_reason(flow, parameter, use))
     for layer in traced.loose:
         reasons.setdefault(id(layer), []).append(UNTRACED)
     return reasons
+
+
+def _use_reason(flow: Flow, parameter: nn.Parameter, use: fx.Node) -> str | None:
+    """Why a parameter that code uses without calling its module is not scale-invariant there."""
+    if flow.kind(use) is not Kind.UNSEEN:
+        return f"is used by {flow.place(use)} too"
+    if not flow.is_plain_weight(parameter, use):
+        return COMPUTES
+    bias = any(value.ndim == 1 for factor in use.all_input_nodes for value in flow.parameters.get(factor, ()))
+    return _reason(flow, use) or ("keeps its bias" if bias else None)
 
 
 def _weight_reason(weight: Weight, reasons: dict[int, list[str | None]]) -> str | None:
     if isinstance(weight.owner, nn.MultiheadAttention):
         value = weight.name.endswith(("[v]", "v_proj_weight"))
         return "forms attention values" if value else "forms attention logits"
-    uses = [why for owner in weight.owners for why in reasons.get(id(owner), [UNTRACED])]
-    bias = any(owner._parameters.get("bias") is not None for owner in weight.owners)
-    found = next(filter(None, uses + reasons.get(id(weight.parameter), [])), None)
+    calls = [] if weight.free else [why for owner in weight.owners for why in reasons.get(id(owner), [])]
+    uses = calls + reasons.get(id(weight.parameter), [])
+    bias = not weight.free and any(owner._parameters.get("bias") is not None for owner in weight.owners)
+    found = next(filter(None, uses), None) if uses else UNTRACED
     return found or ("keeps its bias" if bias else None)
 
 
@@ -274,7 +299,7 @@ def _block_reasons(module: nn.Module) -> dict[int, list[str | None]]:
 
 def _reason(flow: Flow, layer: fx.Node) -> str | None:
     """Why a layer's weight is not scale-invariant, from where its values go; None if all go straight into a norm."""
-    if has_norm(flow.modules[layer]):
+    if layer in flow.modules and has_norm(flow.modules[layer]):
         return None
     reasons = [why for end in flow.ends(layer) if (why := _end_reason(flow, end))]
     return reasons[0] if reasons else None

@@ -14,6 +14,7 @@ from nap.graph.kinds import (
     DIVISIONS,
     INDEXING,
     MATMULS,
+    PARTS,
     SQUASHING,
     Kind,
     function_kind,
@@ -24,6 +25,7 @@ from nap.graph.tracer import as_root
 from nap.graph.weights import Conv
 
 PASSING = (Kind.SAME, Kind.RESHAPE)
+_SPACES = {"linear": 0, "embedding": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
 
 
 class Flow:
@@ -152,7 +154,7 @@ class Flow:
         if self.name_of(node) != "softmax":
             return set()
         logits = node.all_input_nodes[0]
-        while self.kind(logits) in (*PASSING, Kind.LINEAR):
+        while self.kind(logits) in (*PASSING, Kind.LINEAR, Kind.NONLINEAR):  # a tanh may cap them
             logits = next((source for source in logits.all_input_nodes if source in self._learned), node)
         weighed = [end for end in self.ends(node) if self.kind(end) is Kind.PRODUCT and name_of(end) in MATMULS]
         products = self.kind(logits) is Kind.PRODUCT and name_of(logits) in MATMULS
@@ -169,21 +171,56 @@ class Flow:
 
     def layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         """(features, spatial dimensions after them, a tensor of the device and dtype), or None where unknown."""
+        found, shape = self._layout(node), node.meta.get("shape")
+        if found is None or shape is None:
+            return found
+        features, space, _ = found
+        return found if len(shape) > space and shape[-1 - space] == features else None
+
+    def _layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         kind = self.kind(node)
         if kind is Kind.LAYER:
             return _layer_layout(self.modules[node])
+        if kind is Kind.UNSEEN:
+            return self._function_layout(node)
         if kind is Kind.BLOCK:
             norm = next(m for m in self.modules[node].modules() if isinstance(m, nn.LayerNorm))
             return norm.normalized_shape[0], 0, norm.weight
         if node.op == "call_function" and node.target is operator.getitem:
-            source = node.args[0]
-            attention = isinstance(source, fx.Node) and isinstance(self.modules.get(source), nn.MultiheadAttention)
-            return self.layout(source) if attention and isinstance(source, fx.Node) else None
+            return self._part_layout(node)
         kept = kind in (Kind.SAME, Kind.NORM, Kind.NONLINEAR, Kind.ELEMENTWISE) or name_of(node) in ARITHMETIC
-        if not kept or name_of(node) == "glu" or isinstance(self.modules.get(node), nn.GLU):
+        if not kept or self.name_of(node) == "glu":
             return None
         inputs = (self.layout(source) for source in node.all_input_nodes)
-        return next((found for found in inputs if found is not None), None)
+        found = next((found for found in inputs if found is not None), None)
+        pools = self.name_of(node).rpartition("pool")[2][:1]
+        return None if pools.isdigit() and found is not None and found[1] != int(pools) else found
+
+    def _part_layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
+        """The layout of one result of several: attention's output, or a part of a linear layer's features."""
+        source = node.args[0]
+        if not isinstance(source, fx.Node):
+            return None
+        if isinstance(self.modules.get(source), nn.MultiheadAttention):
+            return self.layout(source) if node.args[1] == 0 else None
+        found = self.layout(source.all_input_nodes[0]) if name_of(source) in PARTS else None
+        whole, part = source.all_input_nodes[0].meta.get("shape"), node.meta.get("shape")
+        if found is None or found[1] or not whole or not part or whole[:-1] != part[:-1]:
+            return None
+        return part[-1], 0, found[2]
+
+    def _function_layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
+        """The layout of a layer called as a function, from its weight."""
+        factors = [f for f in node.all_input_nodes if any(v.ndim > 1 for v in self.parameters.get(f, ()))]
+        weights = {value for factor in factors for value in self.parameters[factor] if value.ndim > 1}
+        if len(factors) != 1 or len(weights) != 1:
+            return None
+        (like,), name = weights, name_of(node)
+        shape, out = factors[0].meta.get("shape", like.shape), node.meta.get("shape", ())
+        space = _SPACES.get(name)
+        if space is not None and len(shape) == space + 2:
+            return shape[1 if name == "embedding" else 0], space, like
+        return (out[-1], 0, like) if name in MATMULS and out and out[-1] in shape[-2:] else None
 
     def is_output_map(self, node: fx.Node) -> bool:
         """Whether a nonlinearity only bounds the module's output, as the tanh of a policy does."""
@@ -210,6 +247,11 @@ class Flow:
             if use not in self.parameters and self.kind(use) is not Kind.SHAPE
             for value in values
         ]
+
+    def is_plain_weight(self, parameter: nn.Parameter, use: fx.Node) -> bool:
+        """Whether a layer called as a function multiplies by a parameter itself, not by what is computed from it."""
+        factors = [factor for factor in use.all_input_nodes if parameter in self.parameters.get(factor, ())]
+        return all(self.source(factor, PASSING).op == "get_attr" for factor in factors)
 
     def output_parameters(self) -> set[int]:
         """The ids of the last weights: no norm, nonlinearity or later layer is between them and the module's output.

@@ -92,6 +92,7 @@ _LINEAR_NAMES = {
     "index_copy", "setitem", "scatter", "scatter_add", "slice_scatter", "select_scatter", "copy",
     "scaled_dot_product_attention", "_native_multi_head_attention",
 }  # fmt: skip
+PARTS = {"chunk", "split", "split_with_sizes", "tensor_split"}
 INDEXING = {"getitem", "select", "index_select", "gather", "take_along_dim"}
 _SHAPE_NAMES = {
     "size", "dim", "numel", "nelement", "len", "shape", "ndim", "ndimension", "device", "dtype", "layout", "stride",
@@ -123,6 +124,7 @@ def module_kind(module: nn.Module) -> Kind:
             (isinstance(module, _NONLINEAR_MODULES) or role(module) is Role.ACTIVATION, Kind.NONLINEAR),
             (isinstance(module, _SAME_MODULES), Kind.SAME),
             (isinstance(module, _RESHAPE_MODULES), Kind.RESHAPE),
+            (isinstance(module, nn.modules.padding._ConstantPadNd), Kind.LINEAR),
         ]
         return next((kind for applies, kind in table if applies), Kind.OTHER)
     return Kind.OTHER

@@ -20,7 +20,6 @@ from nap.graph.kinds import FUNCTION_NAMES, Kind, module_kind
 from nap.graph.recorder import record
 from nap.graph.tracer import as_root, follow, has_modes, has_options, names_in, wrapped
 
-
 LARGE = 2**24
 """Models of more parameters are run without values where their code allows that: only shapes are needed."""
 

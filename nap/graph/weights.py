@@ -19,16 +19,18 @@ MATRIX_LAYERS = (nn.Linear, *Conv, nn.Embedding)
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight matrix: a whole parameter, or the rows of it that form the matrix."""
+    """One weight matrix: a whole parameter, the rows of it that form the matrix, or one matrix of a stack."""
 
     name: str
     owner: nn.Module
     parameter: nn.Parameter
-    rows: slice | None = None
+    rows: slice | int | None = None
     owners: list[nn.Module] = field(default_factory=list)
     """Every module that holds the parameter, `owner` first."""
     tied: list[str] = field(default_factory=list)
     """The parameter's other names."""
+    free: bool = False
+    """Whether the owner is no layer, so that only the data flow can say whether the parameter is a weight."""
     coscaled_params: list[nn.Parameter] = field(default_factory=list)
     """Parameters that the layer's output is linear in together with this one, such as the σ of a noisy layer."""
 
@@ -48,12 +50,13 @@ class Weight:
         return [self.value(), *(parameter.detach() for parameter in self.coscaled_params)]
 
 
-def find_weights(module: nn.Module) -> dict[str, Weight]:
+def find_weights(module: nn.Module, free: bool = False) -> dict[str, Weight]:
     """The weight matrices of every linear, convolution, embedding and attention layer, in registration order.
 
     A module of another library that computes x @ weight or x @ weight.T (+ bias) is a linear layer too.
     `nn.MultiheadAttention` stores its query, key and value matrices as one parameter; they are three matrices here,
     named `in_proj_weight[q]`, `[k]` and `[v]`. A tied parameter appears once, under its first name.
+    free: also the parameters of modules that are no layers: of two dimensions, and stacks of matrices: `w[0]`, `w[1]`.
     """
     found: dict[str, Weight] = {}
     whole: dict[int, Weight] = {}
@@ -71,7 +74,23 @@ def find_weights(module: nn.Module) -> dict[str, Weight]:
             found[full].coscaled_params.extend(owner._parameters[other] for other in coscaled_params(owner, name))
             if rows is None:
                 whole[id(parameter)] = found[full]
-    return found
+    return found | _free_weights(module, found) if free else found
+
+
+def _free_weights(module: nn.Module, found: dict[str, Weight]) -> dict[str, Weight]:
+    """The matrices of parameters whose owner is no layer of torch's, and that belong to no weight yet."""
+    known = {id(p) for weight in found.values() for p in (weight.parameter, *weight.coscaled_params)}
+    owners = {id(p): owner for owner in module.modules() for p in owner._parameters.values() if p is not None}
+    others: dict[str, Weight] = {}
+    for name, parameter in module.named_parameters():
+        if id(parameter) in known or type(owner := owners[id(parameter)]).__module__.startswith("torch."):
+            continue
+        if parameter.ndim == 2:
+            others[name] = Weight(name, owner, parameter, None, [owner], free=True)
+        elif parameter.ndim == 3 and min(parameter.shape) > 1:
+            parts = ((f"{name}[{i}]", i) for i in range(len(parameter)))
+            others |= {full: Weight(full, owner, parameter, i, [owner], free=True) for full, i in parts}
+    return others
 
 
 def _matrices(owner: nn.Module) -> Iterable[tuple[str, nn.Parameter, slice | None]]:
@@ -90,6 +109,7 @@ def _matrices(owner: nn.Module) -> Iterable[tuple[str, nn.Parameter, slice | Non
 
 def frobenius_norms(values: list[Tensor]) -> list[Tensor]:
     """The norm of each tensor, one foreach call: float64 scalars if any is float64, else float32 (bfloat16 too)."""
+    values = [torch.view_as_real(value) if value.is_complex() else value for value in values]
     double = any(value.dtype is torch.float64 for value in values)
     return list(torch._foreach_norm(values, 2, torch.float64 if double else torch.float32)) if values else []
 

@@ -23,7 +23,7 @@ def normal(*shape: int) -> Tensor:
 
 def change(model: nn.Module, inputs: Any, name: str, factor: float = 3.0) -> float:
     """The relative change of the output when a weight is multiplied by a factor."""
-    weight = nap.snapshot(model, copy=False)[name]
+    weight = dict(model.named_parameters())[name]
     outs = []
     with torch.no_grad():
         for scale in (1.0, factor):
@@ -276,3 +276,141 @@ def test_a_report_is_kept_until_the_model_changes(monkeypatch: pytest.MonkeyPatc
     model.extra = 3
     assert nap.analyze(model).outputs == first.outputs
     assert len(runs) > done
+
+
+class Experts(nn.Module):
+    """A stack of gated experts as three-dimensional parameters, used one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Parameter(normal(3, 12, 8)), nn.Parameter(normal(3, 8, 6))
+        self.act, self.table = nn.SiLU(), nn.Parameter(normal(3, 5, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        for i in range(len(self.up)):
+            gate, up = F.linear(x, self.up[i]).chunk(2, -1)
+            out = out + F.linear(self.act(gate) * up, self.down[i])
+        return out + self.table[0].mean(0)
+
+
+def test_each_matrix_of_a_stack_of_experts_keeps_its_own_norm() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), Experts(), nn.Linear(8, 2))
+    report = nap.normalize(model, example_inputs=normal(5, 8))
+    stacks = [f"1.{name}[{i}]" for name in ("up", "down") for i in range(3)]
+    assert list(report.projected_only) == ["0.weight", *stacks]
+    assert list(report.left_out) == ["1.table[0]", "1.table[1]", "1.table[2]"]
+    assert "1.up[0..2]: feeds a product" in str(report)
+    projection = nap.Projection(model)
+    assert projection.names == ["0.weight", *stacks]
+    before = {name: norm.item() for name, norm in projection.initial_norms.items()}
+    with torch.no_grad():
+        model[1].up.mul_(torch.tensor([2.0, 3.0, 0.5])[:, None, None])
+    projection.project()
+    for i in range(3):
+        assert model[1].up[i].norm().item() == pytest.approx(before[f"1.up[{i}]"], rel=1e-6)
+    projection.check()
+
+
+class StandardisedConv(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = weight / weight.square().mean((1, 2, 3), keepdim=True).sqrt()
+        return F.conv2d(x, weight, self.bias)
+
+
+class Direct(nn.Module):
+    """Weights that are used without a module's call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(normal(8, 8)) for _ in range(3))
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.rms_norm(F.linear(x, self.a), (8,), eps=1e-12)
+        return torch.einsum("bi,io->bo", self.scale * F.relu(F.rms_norm(x @ self.b.T, (8,), eps=1e-12)), self.c)
+
+
+@pytest.mark.parametrize("run", [True, False])
+def test_weights_used_without_a_call_are_analysed(run: bool) -> None:
+    model, x = Direct(), normal(5, 8)
+    report = nap.analyze(model, x if run else None)
+    assert (report.scale_invariant, report.outputs) == (["a", "b"], ["c"])
+    assert (report.not_handled, report.left_out) == ([], {})
+    assert all(change(model, x, name) < 1e-4 for name in ("a", "b"))
+    assert nap.Projection(model).names == ["a", "b"]
+
+
+@pytest.mark.parametrize("run", [True, False])
+def test_the_activation_behind_a_weight_standardised_convolution_gets_its_norm(run: bool) -> None:
+    model = nn.Sequential(StandardisedConv(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 2))
+    x = normal(4, 3, 6, 6)
+    report = nap.normalize(model, example_inputs=x if run else None)
+    assert (report.not_handled, report.outputs) == ([], ["3.weight"])
+    assert report.projected_only == {"0.weight": "another weight is computed from it"}
+    assert isinstance(model[1], nap.NormalizedActivation)
+    assert model(x).shape == (4, 2)
+
+
+class FusedGate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_up, self.act, self.down = nn.Linear(8, 24, bias=False), nn.SiLU(), nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.dropout(self.act(F.dropout(gate, 0.1, self.training)) * up, 0.1, self.training))
+
+
+def test_a_fused_gate_gets_a_norm_of_its_own_width() -> None:
+    model, x = FusedGate(), normal(5, 8)
+    report = nap.normalize(model, example_inputs=x)
+    assert (report.not_handled, report.outputs) == ([], ["down.weight"])
+    assert model.act.norm.normalized_shape == (12,)
+    assert report.projected_only == {"gate_up.weight": "feeds a product"}
+    assert model(x).shape == (5, 2)
+
+
+class MaybeNone(nn.Module):
+    """Calls its activation with None, and pools features before another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.a, self.b, self.head = nn.SiLU(), nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(8, 2)
+        self.pool = nn.MaxPool1d(2)
+
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        embedded = None if time is None else self.act(time)
+        h = self.pool(self.a(x)).relu()
+        return self.head(h if embedded is None else h + embedded)
+
+
+@pytest.mark.parametrize("run", [True, False])
+def test_pooled_features_and_an_unused_activation(run: bool) -> None:
+    model, x = MaybeNone(), normal(5, 8)
+    nap.normalize(model, example_inputs=x if run else None)
+    assert model(x).shape == (5, 2)
+
+
+@pytest.mark.parametrize("run", [True, False])
+def test_a_model_on_meta_is_analysed_alike(run: bool) -> None:
+    x = normal(5, 4)
+    real = ActorCritic()
+    with torch.device("meta"):
+        meta = ActorCritic()
+    reports = [nap.normalize(model, example_inputs=x if run else None) for model in (real, meta)]
+    assert reports[0] == reports[1]
+    assert str(real) == str(meta)
+    assert [(n, p.shape) for n, p in real.named_parameters()] == [(n, p.shape) for n, p in meta.named_parameters()]
+
+
+def test_complex_weights_are_analysed_and_projected() -> None:
+    model = nn.Sequential(nn.Linear(4, 8, dtype=torch.complex64), nn.Linear(8, 2, dtype=torch.complex64))
+    report = nap.analyze(model, torch.randn(3, 4, dtype=torch.complex64))
+    assert (list(report.projected_only), report.outputs) == (["0.weight"], ["1.weight"])
+    projection = nap.Projection(model)
+    with torch.no_grad():
+        model[0].weight.mul_(3)
+    projection.project()
+    torch.testing.assert_close(projection.norms(), projection.initial_norms)
