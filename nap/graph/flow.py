@@ -12,9 +12,10 @@ from nap.graph.foreign import Role, role
 from nap.graph.kinds import (
     ARITHMETIC,
     DIVISIONS,
-    INDEXING,
+    FIRST_COUNTS,
     MATMULS,
     PARTS,
+    SCATTERS,
     SQUASHING,
     Kind,
     function_kind,
@@ -80,7 +81,7 @@ class Flow:
         if self._kinds[node] is Kind.SHAPE:
             return
         sources = [source for source in node.all_input_nodes if self._kinds[source] is not Kind.SHAPE]
-        if name_of(node) in INDEXING:
+        if name_of(node) in FIRST_COUNTS:
             sources = sources[:1]
         if node.op == "get_attr":
             value = _attribute(self.root, str(node.target))
@@ -189,6 +190,7 @@ class Flow:
         if node.op == "call_function" and node.target is operator.getitem:
             return self._part_layout(node)
         kept = kind in (Kind.SAME, Kind.NORM, Kind.NONLINEAR, Kind.ELEMENTWISE) or name_of(node) in ARITHMETIC
+        kept = kept or (name_of(node) in SCATTERS and "shape" in node.meta)  # message passing
         if not kept or self.name_of(node) == "glu":
             return None
         inputs = (self.layout(source) for source in node.all_input_nodes)

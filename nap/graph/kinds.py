@@ -93,7 +93,11 @@ _LINEAR_NAMES = {
     "scaled_dot_product_attention", "_native_multi_head_attention",
 }  # fmt: skip
 PARTS = {"chunk", "split", "split_with_sizes", "tensor_split"}
-INDEXING = {"getitem", "select", "index_select", "gather", "take_along_dim"}
+FIRST_COUNTS = {
+    "getitem", "select", "index_select", "gather", "take_along_dim", "expand_as", "view_as", "reshape_as", "type_as",
+}  # fmt: skip
+"""Operations whose further arguments are indices or only shapes."""
+SCATTERS = {"index_select", "index_add", "scatter_add", "scatter_reduce"}
 _SHAPE_NAMES = {
     "size", "dim", "numel", "nelement", "len", "shape", "ndim", "ndimension", "device", "dtype", "layout", "stride",
     "is_cuda", "is_floating_point", "is_complex", "is_contiguous", "is_sparse", "is_nested", "_assert",
@@ -138,6 +142,8 @@ def function_kind(node: fx.Node) -> Kind:
     if name in ("mul", "imul", "multiply", *DIVISIONS):
         factors = node.args[1:2] if name in DIVISIONS else node.args[:2]
         return Kind.SAME if any(isinstance(factor, int | float) for factor in factors) else Kind.PRODUCT
+    if name in ("scatter_reduce", "index_reduce", "segment_reduce"):
+        return Kind.LINEAR if {"sum", "mean"} & {a for a in node.args if isinstance(a, str)} else Kind.OTHER
     if name == "pad" and (node.kwargs.get("value") or any(node.args[3:])):
         return Kind.LINEAR
     names = [

@@ -300,7 +300,7 @@ def test_each_matrix_of_a_stack_of_experts_keeps_its_own_norm() -> None:
     stacks = [f"1.{name}[{i}]" for name in ("up", "down") for i in range(3)]
     assert list(report.projected_only) == ["0.weight", *stacks]
     assert list(report.left_out) == ["1.table[0]", "1.table[1]", "1.table[2]"]
-    assert "1.up[0..2]: feeds a product" in str(report)
+    assert "1.up[0..2]: feeds a nonlinearity without a norm" in str(report)
     projection = nap.Projection(model)
     assert projection.names == ["0.weight", *stacks]
     before = {name: norm.item() for name, norm in projection.initial_norms.items()}
@@ -414,3 +414,21 @@ def test_complex_weights_are_analysed_and_projected() -> None:
         model[0].weight.mul_(3)
     projection.project()
     torch.testing.assert_close(projection.norms(), projection.initial_norms)
+
+
+def test_the_activation_behind_message_passing_gets_its_norm() -> None:
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.act, self.head = nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+            h = self.layer(x)
+            out = torch.zeros_like(h).index_add(0, edges[1], h.index_select(0, edges[0]))
+            return self.head(self.act(out))
+
+    model, inputs = Graph(), (normal(4, 4), torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]]))
+    report = nap.normalize(model, example_inputs=inputs)
+    assert (report.not_handled, report.outputs) == ([], ["head.weight"])
+    assert model.act.norm.normalized_shape == (8,)
+    assert model(*inputs).shape == (4, 2)

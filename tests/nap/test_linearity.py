@@ -105,6 +105,10 @@ LINEAR: dict[str, Form] = {
     )[0],
     "noise": lambda x, y: x + torch.randn_like(x) * y,
     "scatter": lambda x, y: torch.zeros_like(x).index_add(0, torch.zeros(len(x), dtype=torch.long), x),
+    "mean of messages": lambda x, y: torch.zeros_like(x).scatter_reduce(
+        0, torch.zeros(4, 8, dtype=torch.long), x, "mean"
+    ),
+    "count as x": lambda x, y: x / torch.ones(()).expand_as(x),
     "gather": lambda x, y: x.gather(1, torch.zeros(len(x), 4, dtype=torch.long)),
     "index": lambda x, y: x[:, [0, 2]],
     "triangle": lambda x, y: x.tril(),
