@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -15,17 +15,26 @@ from nap.graph.flow import Flow, has_norm
 from nap.graph.foreign import LINEAR_ROLES, role
 from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block
 from nap.graph.norms import EPS, NormalizedActivation, make_norm
+from nap.graph.outlines import outline_of_all
 from nap.graph.parameters import coscaled_params
 from nap.graph.sharded import ORDER, is_sharded, prepare
 from nap.graph.traces import Trace, trace
 from nap.graph.weights import Conv, find_weights
-from nap.report import ONE_UNIT, Report, analyze
+from nap.report import ONE_UNIT, Report, describe, remembered
 from nap.suggest import suggest
 
 MakeNorm = Callable[[int, int, Tensor], nn.Module | None]
 
 
-def normalize(module: nn.Module, *, norm: str = "layer", conv_axes: str = "channels", eps: float = EPS) -> Report:
+def normalize(
+    module: nn.Module,
+    *,
+    norm: str = "layer",
+    conv_axes: str = "channels",
+    eps: float = EPS,
+    example_inputs: Any = None,
+    outputs: Iterable[str] | None = None,
+) -> Report:
     """Puts a norm before every nonlinearity of `module`, in place, and drops the biases that become redundant.
 
     Call it before the optimiser exists: parameters are added and removed. `norm` is "layer" (LayerNorm) or "rms"
@@ -33,8 +42,10 @@ def normalize(module: nn.Module, *, norm: str = "layer", conv_axes: str = "chann
     "channels_and_space" (batched input only). A nonlinearity that already follows a norm gets no second one, and a
     tanh or sigmoid that only bounds the output gets none, nor does one of a single unit, which a norm would make
     constant. Attention's softmax is not counted as a nonlinearity. What cannot be handled is listed in the report with
-    the reason. Forwards are followed in train and eval mode, without and with their optional arguments, as far as each
-    can be traced. Source: Lyle et al. 2024, arXiv 2407.01800.
+    the reason. Forwards are followed in train and eval mode: on `example_inputs` if given, which follows any code, else
+    without and with their optional arguments, as far as each can be traced. `example_inputs` and `outputs`, the names
+    of the output layers, are those of `nap.analyze`; a later `Projection` of the module knows them too.
+    Source: Lyle et al. 2024, arXiv 2407.01800.
 
     Raises ValueError for an unknown `norm` or `conv_axes`, and for a model that is compiled, wrapped for distributed
     training or lazy.
@@ -48,7 +59,9 @@ def normalize(module: nn.Module, *, norm: str = "layer", conv_axes: str = "chann
     _refuse_finished(module)
     make: MakeNorm = partial(_make, norm=norm, conv_axes=conv_axes, eps=eps)
     without: list[tuple[str, str]] = []
-    traced = trace(module)
+    example_inputs, names = remembered(module, example_inputs, outputs)
+    traced = trace(module, example_inputs)
+    before = outline_of_all(module)
     calls = traced.calls()
     for flow in traced.flows:
         tried = [(node, _insert(module, flow, node, traced, calls, make)) for node in flow.of(Kind.NONLINEAR)]
@@ -58,8 +71,10 @@ def normalize(module: nn.Module, *, norm: str = "layer", conv_axes: str = "chann
             _normalize_block(block, make)
         elif isinstance(block, nn.TransformerEncoder):
             block.use_nested_tensor = False  # its check reads the biases that were removed
-    _drop_biases(trace(module))
-    report = analyze(module)
+    if outline_of_all(module) != before:
+        traced = trace(module, example_inputs)
+    _drop_biases(traced)
+    report = describe(module, traced, example_inputs, names)
     report.left_out |= {name: why for name, why in without if why == ONE_UNIT}
     not_handled = [(name, why) for name, why in without if why != ONE_UNIT]
     report.not_handled = list(dict.fromkeys(not_handled + report.not_handled))

@@ -66,6 +66,8 @@ class Projection(Attached):
         2606.16899; see `FixedUpdate`). Embeddings are then not projected unless included, as in the paper.
     split: `{name: parts}`: matrices that are many, such as `{"q_proj": heads}` or a parameter of stacked experts; each
         of so many equal blocks of rows keeps a norm of its own.
+    example_inputs, outputs: as `nap.analyze` takes them, to find the output layers or to name them. Without both, what
+        `nap.normalize` was given holds.
 
     Nothing waits for the device, and whole matrices are rescaled in foreach calls, so `project` may stand inside
     `torch.compile` or a captured CUDA graph. A graph replays `project`, not the count of `every`.
@@ -86,13 +88,15 @@ class Projection(Attached):
         update: str = "free",
         update_scale: float = 1.0,
         split: Mapping[str, int] | None = None,
+        example_inputs: Any = None,
+        outputs: Iterable[str] | None = None,
     ) -> None:
         _check_options(every, affine, decay, mode, radius, update, update_scale)
         self.every, self.affine, self.decay, self.mode, self.radius = every, affine, decay, mode, radius
         prepare("nap.Projection", module)
         self.update, self.update_scale = update, update_scale
-        report = analyze(module)
-        self.outputs_guessed = report.outputs_guessed
+        report = analyze(module, example_inputs, outputs)
+        self.outputs_unknown = report.outputs_unknown
         left_out = {*report.outputs, *report.left_out}
         if update == "fixed":
             left_out |= embeddings(find_weights(module).values())
@@ -274,7 +278,7 @@ class Projection(Attached):
 
 
 def _choose(module: nn.Module, left_out: set[str], include: Selection, exclude: Selection) -> dict[str, Weight]:
-    found = find_weights(module)
+    found = find_weights(module, free=True)
     whole = {
         id(p) for weight in found.values() if weight.rows is None for p in (weight.parameter, *weight.coscaled_params)
     }

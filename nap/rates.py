@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ def param_groups(
     weight_decay: float = 0.0,
     scale_decay: float = 0.0,
     rates: str = "constant",
+    outputs: Iterable[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Parameter groups for a torch optimiser, with every parameter of `module` in exactly one of them.
 
@@ -38,6 +40,8 @@ def param_groups(
         with the mean over all parameters, each counted once, equal to `lr`. A layer is a module that has weight
         matrices, its bias included. Norms and free-standing parameters have `lr` in "even-ratio", and so has a layer
         of zeros, which could not move otherwise.
+
+    outputs: the names of the output layers, as `nap.analyze` takes them.
 
     If `lr` is a tensor, each group gets its own copy. `name` describes the group; `share` is the factor on `lr` with
     "even-ratio". A schedule made on the optimiser multiplies each group's rate. Call it
@@ -55,7 +59,7 @@ def param_groups(
     if scale_decay and not scales:
         raise ValueError(f"nap.param_groups: scale_decay={scale_decay!r}, but no norm layer here has a scale")
     offsets = {id(parameter) for part in norms for parameter in part.parameters(recurse=False)} - scales
-    parts, factors = _factors(module, rates)
+    parts, factors = _factors(module, rates, outputs)
     found: dict[tuple[str, str, float], list[nn.Parameter]] = defaultdict(list)
     for parameter in module.parameters():
         scale = id(parameter) in scales
@@ -106,14 +110,16 @@ def refresh_rates(module: nn.Module, optimizer: Optimizer, schedule: Schedule | 
             group["lr"] = rate
 
 
-def _factors(module: nn.Module, rates: str) -> tuple[dict[int, str], dict[str, float]]:
+def _factors(
+    module: nn.Module, rates: str, given: Iterable[str] | None = None
+) -> tuple[dict[int, str], dict[str, float]]:
     """The layer that sets each parameter's rate, and each layer's share of the rate."""
     if rates == "even-ratio":
         parts = _layers(module)
         return parts, {"": 1.0} | _even_ratio(module, parts)
     if rates == "constant":
         return {}, {"": 1.0}
-    outputs = set(analyze(module).outputs)
+    outputs = set(analyze(module, outputs=given).outputs)
     ids = {id(weight.parameter) for name, weight in find_weights(module).items() if name in outputs}
     if not ids:
         raise ValueError(f"nap.param_groups: rates={rates!r}, but no output layer was found")

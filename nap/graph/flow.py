@@ -1,4 +1,4 @@
-"""The data flow of a module, traced by `torch.fx`: which operation feeds which, for normalisation and projection."""
+"""The data flow of a module: which operation feeds which, for normalisation and projection."""
 
 from __future__ import annotations
 
@@ -9,35 +9,92 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from nap.graph.foreign import Role, role
-from nap.graph.kinds import ARITHMETIC, MATMULS, SQUASHING, Kind, function_kind, module_kind, name_of
-from nap.graph.tracer import follow, is_followed
+from nap.graph.kinds import (
+    ARITHMETIC,
+    DIVISIONS,
+    FIRST_COUNTS,
+    MATMULS,
+    PARTS,
+    SCATTERS,
+    SQUASHING,
+    Kind,
+    function_kind,
+    module_kind,
+    name_of,
+)
+from nap.graph.tracer import as_root
 from nap.graph.weights import Conv
 
 PASSING = (Kind.SAME, Kind.RESHAPE)
+_SPACES = {"linear": 0, "embedding": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
 
 
 class Flow:
     """The data flow of a module, or of a part of one whose own flow is unknown.
 
-    name: the part's name in the whole module, empty for the whole. given: arguments that default to None are traced as
-    tensors instead. training: the mode to trace in.
-    Raises an exception of any type when torch.fx cannot trace the module's `forward`.
+    graph: the operations of the module's forward, traced or run; its names are those of `as_root(module)`.
+    name: the part's name in the whole module, empty for the whole.
     """
 
-    def __init__(self, module: nn.Module, name: str = "", given: bool = False, training: bool = True) -> None:
-        root = module if is_followed(module) else nn.Sequential(module)
-        for part in module.modules():
-            role(part)  # found now: it runs modules, which a running trace would record
-        self.name, self.root = name, root
-        self.nodes = list(follow(root, given, training).nodes)
-        self.modules = {node: root.get_submodule(str(node.target)) for node in self.nodes if node.op == "call_module"}
+    def __init__(self, module: nn.Module, graph: fx.Graph, name: str = "") -> None:
+        self.name, self.module, self.root, self.nodes = name, module, as_root(module), list(graph.nodes)
+        parts = dict(self.root.named_modules(remove_duplicate=False))
+        self.modules = {node: parts[str(node.target)] for node in self.nodes if node.op == "call_module"}
+        self.parameters: dict[fx.Node, frozenset[nn.Parameter]] = {}
+        """The parameters that a node's values are computed from, if from nothing else."""
+        self._learned: set[fx.Node] = set()
+        self._kinds: dict[fx.Node, Kind] = {}
+        for node in self.nodes:
+            self._kinds[node] = self._kind(node)
+            self._note(node)
 
     def kind(self, node: fx.Node) -> Kind:
+        return self._kinds[node]
+
+    def _kind(self, node: fx.Node) -> Kind:
         if node.op == "call_module":
             return module_kind(self.modules[node])
         if node.op == "output":
             return Kind.OUTPUT
-        return Kind.OTHER if node.op in ("placeholder", "get_attr") else function_kind(node)
+        if node.op in ("placeholder", "get_attr"):
+            return Kind.OTHER
+        sources = node.all_input_nodes
+        if sources and all(self._kinds[source] is Kind.SHAPE for source in sources):
+            return Kind.SHAPE
+        kind = function_kind(node)
+        return self._product(node) if kind is Kind.PRODUCT else kind
+
+    def _product(self, node: fx.Node) -> Kind:
+        """The kind of a product: a layer if one factor is a weight; linear if only one factor is learned."""
+        factors = factors_of(node)
+        weights = [factor for factor in factors if any(value.ndim > 1 for value in self.parameters.get(factor, ()))]
+        if name_of(node) in MATMULS and weights and any(factor not in self.parameters for factor in factors):
+            return Kind.UNSEEN
+        if name_of(node) in DIVISIONS and any(factor in self._learned for factor in factors[1:]):
+            return Kind.ELEMENTWISE
+        if name_of(node) in DIVISIONS and not isinstance(node.args[0], fx.Node) and factors[0] in self._learned:
+            return Kind.ELEMENTWISE
+        return Kind.PRODUCT if sum(factor in self._learned for factor in factors) > 1 else Kind.LINEAR
+
+    def _note(self, node: fx.Node) -> None:
+        """Notes what a node's values are computed from: layers, or parameters and constants alone."""
+        if self._kinds[node] is Kind.SHAPE:
+            return
+        sources = [source for source in node.all_input_nodes if self._kinds[source] is not Kind.SHAPE]
+        if name_of(node) in FIRST_COUNTS:
+            sources = sources[:1]
+        if node.op == "get_attr":
+            value = _attribute(self.root, str(node.target))
+            self.parameters[node] = frozenset([value] if isinstance(value, nn.Parameter) else [])
+        elif any(source in self._learned for source in sources) or self._learns(node):
+            self._learned.add(node)
+        elif node.op != "placeholder" and all(source in self.parameters for source in sources):
+            self.parameters[node] = frozenset().union(*(self.parameters[source] for source in sources))
+
+    def _learns(self, node: fx.Node) -> bool:
+        unknown = self.modules.get(node) if self._kinds[node] is Kind.OTHER else None
+        held = unknown is not None and next(unknown.parameters(), None) is not None
+        return held or self._kinds[node] in (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK)
 
     def of(self, kind: Kind) -> list[fx.Node]:
         """The nodes of one kind, in the order of the computation."""
@@ -48,7 +105,10 @@ class Flow:
         return [node for node, called in self.modules.items() if called is module]
 
     def place(self, node: fx.Node) -> str:
-        """Where a function is called: `relu() in Block.forward`, with the block's name."""
+        """Where an operation is: a module's name, or `relu() in Block.forward`, with the block's name."""
+        if node in self.modules:
+            path = str(node.target) if self.root is self.module else str(node.target).partition(".")[2]
+            return ".".join(filter(None, (self.name, path))) or type(self.module).__name__
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         path, kind = stack[-1] if stack else ("", type(self.root))
         full = ".".join(part for part in (self.name, path) if part)
@@ -69,6 +129,42 @@ class Flow:
             node = node.all_input_nodes[0]
         return node
 
+    def unhandled(self) -> list[fx.Node]:
+        """The operations, other than known activations, that are not known to be linear and act on learned values.
+
+        Not those that only bound the output, and not those behind a norm or behind another nonlinearity: the first one
+        counts. Attention's softmax and its products are left out.
+        """
+        attention = set().union(*map(self._attention, self.nodes))
+        found = []
+        for node in self.of(Kind.ELEMENTWISE) + self.of(Kind.PRODUCT) + self.of(Kind.OTHER):
+            if node.op in ("placeholder", "get_attr") or node in attention or self.is_output_map(node):
+                continue
+            free = [factor for factor in factors_of(node) if factor in self._learned and not self._handled(factor)]
+            if len(free) > (self.kind(node) is Kind.PRODUCT):
+                found.append(node)
+        return sorted(found, key=self.nodes.index)
+
+    def _handled(self, node: fx.Node) -> bool:
+        """Whether a node's values come straight from a norm or a nonlinearity, which is normed or listed itself."""
+        kinds = (Kind.NONLINEAR, Kind.ELEMENTWISE, Kind.PRODUCT, Kind.OTHER)
+        return self.normalized(node) or self.kind(self.source(node, PASSING)) in kinds
+
+    def _attention(self, node: fx.Node) -> set[fx.Node]:
+        """A softmax over products of learned values that weighs other learned values, with those two products."""
+        if self.name_of(node) != "softmax":
+            return set()
+        logits = node.all_input_nodes[0]
+        while self.kind(logits) in (*PASSING, Kind.LINEAR, Kind.NONLINEAR):  # a tanh may cap them
+            logits = next((source for source in logits.all_input_nodes if source in self._learned), node)
+        weighed = [end for end in self.ends(node) if self.kind(end) is Kind.PRODUCT and name_of(end) in MATMULS]
+        products = self.kind(logits) is Kind.PRODUCT and name_of(logits) in MATMULS
+        return {node, logits, *weighed} if products and weighed else set()
+
+    def name_of(self, node: fx.Node) -> str:
+        """The plain name of an operation, of a module too: `softmax` for the function and for nn.Softmax."""
+        return type(self.modules[node]).__name__.lower() if node in self.modules else name_of(node)
+
     def normalized(self, node: fx.Node) -> bool:
         """Whether the values of a node come straight from a norm."""
         node = self.source(node, PASSING)
@@ -76,21 +172,57 @@ class Flow:
 
     def layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         """(features, spatial dimensions after them, a tensor of the device and dtype), or None where unknown."""
+        found, shape = self._layout(node), node.meta.get("shape")
+        if found is None or shape is None:
+            return found
+        features, space, _ = found
+        return found if len(shape) > space and shape[-1 - space] == features else None
+
+    def _layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         kind = self.kind(node)
         if kind is Kind.LAYER:
             return _layer_layout(self.modules[node])
+        if kind is Kind.UNSEEN:
+            return self._function_layout(node)
         if kind is Kind.BLOCK:
             norm = next(m for m in self.modules[node].modules() if isinstance(m, nn.LayerNorm))
             return norm.normalized_shape[0], 0, norm.weight
         if node.op == "call_function" and node.target is operator.getitem:
-            source = node.args[0]
-            attention = isinstance(source, fx.Node) and isinstance(self.modules.get(source), nn.MultiheadAttention)
-            return self.layout(source) if attention and isinstance(source, fx.Node) else None
+            return self._part_layout(node)
         kept = kind in (Kind.SAME, Kind.NORM, Kind.NONLINEAR, Kind.ELEMENTWISE) or name_of(node) in ARITHMETIC
-        if not kept or name_of(node) == "glu" or isinstance(self.modules.get(node), nn.GLU):
+        kept = kept or (name_of(node) in SCATTERS and "shape" in node.meta)  # message passing
+        if not kept or self.name_of(node) == "glu":
             return None
         inputs = (self.layout(source) for source in node.all_input_nodes)
-        return next((found for found in inputs if found is not None), None)
+        found = next((found for found in inputs if found is not None), None)
+        pools = self.name_of(node).rpartition("pool")[2][:1]
+        return None if pools.isdigit() and found is not None and found[1] != int(pools) else found
+
+    def _part_layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
+        """The layout of one result of several: attention's output, or a part of a linear layer's features."""
+        source = node.args[0]
+        if not isinstance(source, fx.Node):
+            return None
+        if isinstance(self.modules.get(source), nn.MultiheadAttention):
+            return self.layout(source) if node.args[1] == 0 else None
+        found = self.layout(source.all_input_nodes[0]) if name_of(source) in PARTS else None
+        whole, part = source.all_input_nodes[0].meta.get("shape"), node.meta.get("shape")
+        if found is None or found[1] or not whole or not part or whole[:-1] != part[:-1]:
+            return None
+        return part[-1], 0, found[2]
+
+    def _function_layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
+        """The layout of a layer called as a function, from its weight."""
+        factors = [f for f in node.all_input_nodes if any(v.ndim > 1 for v in self.parameters.get(f, ()))]
+        weights = {value for factor in factors for value in self.parameters[factor] if value.ndim > 1}
+        if len(factors) != 1 or len(weights) != 1:
+            return None
+        (like,), name = weights, name_of(node)
+        shape, out = factors[0].meta.get("shape", like.shape), node.meta.get("shape", ())
+        space = _SPACES.get(name)
+        if space is not None and len(shape) == space + 2:
+            return shape[1 if name == "embedding" else 0], space, like
+        return (out[-1], 0, like) if name in MATMULS and out and out[-1] in shape[-2:] else None
 
     def is_output_map(self, node: fx.Node) -> bool:
         """Whether a nonlinearity only bounds the module's output, as the tanh of a policy does."""
@@ -100,42 +232,67 @@ class Flow:
         """Whether a nonlinearity is of the kind that bounds outputs, and no layer or nonlinearity is behind it here."""
         module = self.modules.get(node)
         name = type(module).__name__ if module is not None else name_of(node)
-        squashes = name.lower() in {squash.lower() for squash in SQUASHING} or self.kind(node) is Kind.ELEMENTWISE
+        unknown = self.kind(node) in (Kind.ELEMENTWISE, Kind.OTHER)
+        squashes = name.lower() in {squash.lower() for squash in SQUASHING} or unknown
         later = (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK, Kind.NONLINEAR, Kind.NORM)
         return squashes and not any(self.kind(reached) in later for reached in _reached(node))
 
-    def learned(self, node: fx.Node) -> bool:
-        """Whether a node's values come from a layer."""
-        return any(self.kind(before) in (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK) for before in _reached(node, back=True))
-
     def parameter_uses(self) -> list[tuple[nn.Parameter, fx.Node]]:
-        """The parameters that the traced code uses itself rather than by calling their module, with each use."""
-        read = [(_attribute(self.root, str(node.target)), node) for node in self.nodes if node.op == "get_attr"]
-        return [(value, use) for value, node in read if isinstance(value, nn.Parameter) for use in self.ends(node)]
+        """The parameters that the code uses itself rather than by calling their module, with each operation on them.
+
+        What is computed from parameters alone counts as them.
+        """
+        return [
+            (value, use)
+            for node, values in self.parameters.items()
+            for use in node.users
+            if use not in self.parameters and self.kind(use) is not Kind.SHAPE
+            for value in values
+        ]
+
+    def is_plain_weight(self, parameter: nn.Parameter, use: fx.Node) -> bool:
+        """Whether a layer called as a function multiplies by a parameter itself, not by what is computed from it."""
+        factors = [factor for factor in use.all_input_nodes if parameter in self.parameters.get(factor, ())]
+        return all(self.source(factor, PASSING).op == "get_attr" for factor in factors)
 
     def output_parameters(self) -> set[int]:
-        """The ids of the last weights: no norm, nonlinearity or later layer is between them and the module's output."""
+        """The ids of the last weights: no norm, nonlinearity or later layer is between them and the module's output.
+
+        Also those of layers whose values go nowhere that is known.
+        """
         found: dict[fx.Node, set[int]] = {}
         direct = self.parameter_uses()
         pending = [source for node in self.of(Kind.OUTPUT) for source in node.all_input_nodes]
+        pending += [node for node in self.of(Kind.LAYER) + self.of(Kind.UNSEEN) if not self._leads_on(node)]
         visited: set[fx.Node] = set()
         while pending:
             node = pending.pop()
             kind = self.kind(node)
-            bounded = kind in (Kind.NONLINEAR, Kind.ELEMENTWISE) and not self.is_output_map(node)
+            bounded = kind in (Kind.NONLINEAR, Kind.ELEMENTWISE) and not self.squashes_last(node)
             if node in visited or bounded or kind in (Kind.NORM, Kind.BLOCK):
                 continue
             visited.add(node)
-            used = {id(value) for value, use in direct if use is node and value.ndim > 1}
             if kind is Kind.LAYER:
                 if not has_norm(layer := self.modules[node]):
                     found[node] = _output_weight(layer)
-            elif kind is Kind.UNSEEN or (used and name_of(node) in MATMULS):
-                found[node] = used
+            elif kind is Kind.UNSEEN:
+                found[node] = {id(value) for value, use in direct if use is node and value.ndim > 1}
             else:
                 pending += node.all_input_nodes
         # A residual stream carries earlier layers to the output too; only the last of them is the output layer.
         return set().union(*(used for node, used in found.items() if not found.keys() & _reached(node)))
+
+    def _leads_on(self, node: fx.Node) -> bool:
+        """Whether an operation that matters, or the output, follows a layer."""
+        later = (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK, Kind.NORM, Kind.NONLINEAR, Kind.OUTPUT)
+        return any(self.kind(reached) in later for reached in _reached(node))
+
+
+def factors_of(node: fx.Node) -> list[fx.Node]:
+    """The nodes among a call's arguments, each as often as it stands there."""
+    found: list[fx.Node] = []
+    fx.node.map_arg((node.args, node.kwargs), lambda source: found.append(source) or source)
+    return found
 
 
 def has_norm(layer: nn.Module) -> bool:

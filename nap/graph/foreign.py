@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from nap.graph.outlines import Outline, outline_of
 from nap.graph.parameters import parameter_spec
 
 
@@ -27,6 +28,7 @@ class Role(Enum):
 Random = Callable[..., Tensor]
 LINEAR_ROLES = (Role.LINEAR, Role.TRANSPOSED_LINEAR)
 _known: WeakKeyDictionary[nn.Module, Role] = WeakKeyDictionary()
+_like: dict[Outline, Role] = {}
 
 
 def role(module: nn.Module) -> Role:
@@ -34,8 +36,19 @@ def role(module: nn.Module) -> Role:
     if type(module).__module__.startswith("torch.") or not _is_small(module):
         return Role.UNKNOWN
     if module not in _known:
-        _known[module] = _probe(module)
+        outline, whole = outline_of(module)
+        _known[module] = (_like.get(outline) if whole else None) or _probe(module)
+        if whole and not module._modules:
+            _like[outline] = _known[module]
     return _known[module]
+
+
+def share_roles(module: nn.Module, twin: nn.Module) -> None:
+    """Finds the roles of a module's parts, and gives them to the parts of its copy: probing one runs it."""
+    for part, other in zip(module.modules(), twin.modules(), strict=True):
+        found = role(part)
+        if part in _known:
+            _known[other] = found
 
 
 def _is_small(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import fx, jit, nn
 
+from nap.graph.foreign import Role, role
 from nap.graph.kinds import is_leaf
 
 
@@ -22,18 +23,37 @@ def wrapped(module: nn.Module) -> tuple[str, nn.Module] | None:
 
 def is_followed(module: nn.Module) -> bool:
     """Whether a trace enters a module. Otherwise the module is one operation."""
-    return not _Tracer().is_leaf_module(module, "")
+    own = isinstance(module, nn.Sequential) or not type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
+    return own and not is_leaf(module) and not isinstance(module, jit.ScriptModule)
+
+
+def as_root(module: nn.Module) -> nn.Module:
+    """What to trace for a module: the module, or a container of it where a trace would not enter it."""
+    return module if is_followed(module) else nn.Sequential(module)
+
+
+def is_one_operation(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call of a module is one operation. A role was found by a call with one tensor and holds for such."""
+    if is_followed(module):
+        return False
+    if len(args) + len(kwargs) == 1 or role(module) is Role.UNKNOWN:
+        return True
+    defaults = {parameter.name: parameter.default for parameter in _arguments(module)}
+    named = [*zip(defaults, args, strict=False), *kwargs.items()][1:]
+    return all(value is None or value is defaults.get(name, inspect.Parameter.empty) for name, value in named)
 
 
 class _Tracer(fx.Tracer):
     given = False
+    arguments: tuple[Any, Any] = ((), {})
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+        return is_one_operation(m, *self.arguments)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if (inner := wrapped(m)) is not None:
             return inner[1](*args, **kwargs)
+        self.arguments = args, kwargs
         return super().call_module(m, lambda *a, **k: m._call_impl(*a, **k), args, kwargs)  # not what m.compile() made
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
@@ -72,22 +92,14 @@ def names_in(method: Any) -> tuple[str, ...]:
 
 
 def follow(root: nn.Module, given: bool, training: bool) -> fx.Graph:
-    """The operations of a module's forward.
+    """The operations of a module's forward. The module may be changed: give a copy.
 
     given: arguments that default to None are stand-ins too. training: the mode to trace in.
     """
-    # A forward that stores an intermediate value on its module would leave a stand-in there: the attributes are put
-    # back, the mode too.
     if any(isinstance(module, jit.ScriptModule) for module in root.modules()):
         raise TypeError("TorchScript has no Python code to follow")
-    attributes = [(module, dict(module.__dict__)) for module in root.modules()]
     tracer = _Tracer()
     tracer.given = given
-    try:
-        for module in root.modules():
-            module.training = training
-        return tracer.trace(root)
-    finally:
-        for module, saved in attributes:
-            module.__dict__.clear()
-            module.__dict__.update(saved)
+    for module in root.modules():
+        module.training = training
+    return tracer.trace(root)

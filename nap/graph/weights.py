@@ -20,16 +20,18 @@ MATRIX_LAYERS = (nn.Linear, *Conv, nn.Embedding)
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight matrix: a whole parameter, or the rows of it that form the matrix."""
+    """One weight matrix: a whole parameter, the rows of it that form the matrix, or one matrix of a stack."""
 
     name: str
     owner: nn.Module
     parameter: nn.Parameter
-    rows: slice | None = None
+    rows: slice | int | None = None
     owners: list[nn.Module] = field(default_factory=list)
     """Every module that holds the parameter, `owner` first."""
     tied: list[str] = field(default_factory=list)
     """The parameter's other names."""
+    free: bool = False
+    """Whether the owner is no layer, so that only the data flow can say whether the parameter is a weight."""
     coscaled_params: list[nn.Parameter] = field(default_factory=list)
     """Parameters that the layer's output is linear in together with this one, such as the σ of a noisy layer."""
 
@@ -65,12 +67,13 @@ class Weight:
         return [replace(self, name=f"{self.name}[{i}]", rows=own) for i, own in enumerate(slices)]
 
 
-def find_weights(module: nn.Module) -> dict[str, Weight]:
+def find_weights(module: nn.Module, free: bool = False) -> dict[str, Weight]:
     """The weight matrices of every linear, convolution, embedding and attention layer, in registration order.
 
     A module of another library that computes x @ weight or x @ weight.T (+ bias) is a linear layer too.
     `nn.MultiheadAttention` stores its query, key and value matrices as one parameter; they are three matrices here,
     named `in_proj_weight[q]`, `[k]` and `[v]`. A tied parameter appears once, under its first name.
+    free: also the parameters of modules that are no layers: of two dimensions, and stacks of matrices: `w[0]`, `w[1]`.
     """
     found: dict[str, Weight] = {}
     whole: dict[int, Weight] = {}
@@ -88,7 +91,23 @@ def find_weights(module: nn.Module) -> dict[str, Weight]:
             found[full].coscaled_params.extend(owner._parameters[other] for other in coscaled_params(owner, name))
             if rows is None:
                 whole[id(parameter)] = found[full]
-    return found
+    return found | _free_weights(module, found) if free else found
+
+
+def _free_weights(module: nn.Module, found: dict[str, Weight]) -> dict[str, Weight]:
+    """The matrices of parameters whose owner is no layer of torch's, and that belong to no weight yet."""
+    known = {id(p) for weight in found.values() for p in (weight.parameter, *weight.coscaled_params)}
+    owners = {id(p): owner for owner in module.modules() for p in owner._parameters.values() if p is not None}
+    others: dict[str, Weight] = {}
+    for name, parameter in module.named_parameters():
+        if id(parameter) in known or type(owner := owners[id(parameter)]).__module__.startswith("torch."):
+            continue
+        if parameter.ndim == 2:
+            others[name] = Weight(name, owner, parameter, None, [owner], free=True)
+        elif parameter.ndim == 3 and min(parameter.shape) > 1:
+            parts = ((f"{name}[{i}]", i) for i in range(len(parameter)))
+            others |= {full: Weight(full, owner, parameter, i, [owner], free=True) for full, i in parts}
+    return others
 
 
 def _matrices(owner: nn.Module) -> Iterable[tuple[str, nn.Parameter, slice | None]]:
@@ -117,6 +136,7 @@ def frobenius_norms(values: list[Tensor]) -> list[Tensor]:
     """
     if not values:
         return []
+    values = [torch.view_as_real(value) if value.is_complex() else value for value in values]
     if any(is_sharded(value) for value in values):
         return global_norms(frobenius_norms(local_parts(values)), values)
     if any(value.dtype is torch.float64 for value in values):

@@ -106,7 +106,8 @@ OUTPUTS = {
 def case(name: str, **options: str) -> tuple[nn.Module, dict[str, Tensor], nap.Report]:
     torch.manual_seed(0)
     model = MODELS[name][0]()
-    return model, MODELS[name][1](), nap.normalize(model, **options)
+    inputs = MODELS[name][1]()
+    return model, inputs, nap.normalize(model, example_inputs=inputs, **options)
 
 
 def run(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
@@ -172,9 +173,8 @@ def test_scale_reaches_the_output_only_where_the_report_says(name: str, norm: st
     model, inputs, report = case(name, norm=norm)
     stir(model, inputs)
     free = {weight: change(model, inputs, weight) for weight in report.scale_invariant}
-    assert all(value < 1e-4 for value in free.values()), free
-    known = [weight for weight, why in report.projected_only.items() if why != "its use cannot be traced"]
-    scaled = {weight: change(model, inputs, weight) for weight in [*known, *report.outputs]}
+    assert all(value < 1e-3 for value in free.values()), free  # ConvNext's own norms have an eps of 1e-6
+    scaled = {weight: change(model, inputs, weight, 30) for weight in [*report.projected_only, *report.outputs]}
     assert all(value > 1e-4 for value in scaled.values()), scaled
 
 
@@ -273,12 +273,12 @@ def test_state_dicts_and_copies_hold_the_whole_model(name: str) -> None:
     expected = run(model.eval(), inputs)
     twin = copy.deepcopy(model)
     torch.testing.assert_close(run(twin, inputs), expected, rtol=0, atol=0)
-    assert nap.analyze(twin).scale_invariant == report.scale_invariant
+    assert nap.analyze(twin, inputs).scale_invariant == report.scale_invariant
     saved = io.BytesIO()
     torch.save(model.state_dict(), saved)
     saved.seek(0)
     fresh = MODELS[name][0]()
-    nap.normalize(fresh)
+    nap.normalize(fresh, example_inputs=inputs)
     fresh.load_state_dict(torch.load(saved))
     torch.testing.assert_close(run(fresh.eval(), inputs), expected, rtol=0, atol=0)
 
@@ -305,7 +305,7 @@ def test_a_tied_embedding_is_the_output_layer() -> None:
     _, _, report = case("GPT-2")
     assert report.tied == {"transformer.wte.weight": ["lm_head.weight"]}
     assert "transformer.wte.weight (tied: lm_head.weight)" in str(report)
-    assert case("GPT-2 untied")[2].projected_only["transformer.wte.weight"] == "its use cannot be traced"
+    assert case("GPT-2 untied")[2].projected_only["transformer.wte.weight"] == "feeds a residual sum"
 
 
 def test_a_transposed_linear_gets_its_norm_and_loses_its_bias() -> None:

@@ -349,13 +349,11 @@ def test_what_could_not_be_normalised_is_listed_with_the_reason() -> None:
     assert "shared by several calls" in handled["relu"]
     untraceable = case("untraceable")[2]
     assert [name for name, _ in untraceable.not_handled] == ["Untraceable", "last"]
-    assert untraceable.outputs_guessed
+    assert untraceable.outputs_unknown == untraceable.outputs
     noisy = nap.normalize(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), NoisyLinear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
-    assert [why.split(":")[0] for _, why in noisy.not_handled] == [
-        "the width of its input is not known here (an input, a reshape, an unknown operation)",
-        "a layer called as a function",
-    ]
+    assert noisy.not_handled == []
     assert noisy.scale_invariant == ["0.weight"]
+    assert noisy.projected_only == {"2.mean": "keeps its bias"}
     recurrent = nn.Sequential(nn.LSTM(3, 4))
     assert nap.normalize(recurrent).not_handled[0][0] == "0"
     for name in ("nature", "functional", "residual", "post-norm encoder", "attention"):

@@ -211,11 +211,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], list[str],
         *(own_modules, rows, ["0.weight", "2.weight"], ["8.weight"], ["silu() in GatedHalf.forward (7)"]),
     ),
     "shared across": (
-        *(SharedAcross, rows, ["body.0.weight"], ["head.0.weight"], ["head.1", "SharedAcross", "relu"]),
+        *(SharedAcross, rows, ["body.0.weight"], ["layer.weight", "head.0.weight"], ["head.1", "SharedAcross", "relu"]),
     ),
     "encoder subclass": (
         lambda: nn.Sequential(SilentSubclass(16, 2, 32, 0.0, batch_first=True), nn.Linear(16, 2)),
-        *(sequences, [], ["1.weight"], ["Sequential", "0"]),
+        *(sequences, [], ["0.self_attn.out_proj.weight", "0.linear1.weight", "0.linear2.weight", "1.weight"]),
+        ["Sequential", "0"],
     ),
     "weight norm": (
         *(lambda: mlp(parametrizations.weight_norm), rows, [], ["4.weight"], ["0", "2"]),
@@ -317,7 +318,7 @@ def test_what_has_no_forward_and_what_has_no_weight() -> None:
     model = nn.ModuleDict({"memory": nn.LSTM(4, 8), "body": nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))})
     report = nap.normalize(model)
     assert [place for place, _ in report.not_handled] == ["ModuleDict", "memory"]
-    assert report.outputs_guessed
+    assert report.outputs == ["body.2.weight"] == report.outputs_unknown
     assert list(report.left_out) == ["memory.weight_ih_l0", "memory.weight_hh_l0"]
     assert report.scale_invariant == ["body.0.weight"]
     assert report.projected_only == {}

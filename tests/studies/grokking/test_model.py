@@ -120,11 +120,11 @@ def test_attention_entropy_is_that_of_uneven_weights(norms):
 def test_nap_understands_the_networks():
     report = nap.analyze(make_model(GrokkingConfig(norm_positions=NORM_POSITIONS), SIZE, 0))
     assert report.outputs == ["head.weight"]
-    assert not report.outputs_guessed
+    assert not report.outputs_unknown
     assert {"up.weight", "down.weight", "output.weight"} <= set(report.scale_invariant)
     report = nap.analyze(make_model(GrokkingConfig(model="mlp"), SIZE, 0))
     assert report.outputs == ["head.weight"]
-    assert not report.outputs_guessed
+    assert not report.outputs_unknown
 
 
 def test_a_norm_stands_before_every_nonlinearity():
