@@ -102,7 +102,7 @@ class Projection(Attached):
             left_out |= embeddings(find_weights(module).values())
         chosen = _split(list(_choose(module, left_out, include, exclude).values()), split or {})
         if update == "fixed" and any(is_sharded(weight.parameter) for weight in chosen):
-            raise ValueError("nap.Projection: update='fixed' needs whole matrices, and these are sharded over processes")
+            raise ValueError("nap.Projection: update='fixed' needs whole matrices, and these are sharded")
         norms = self._measure(chosen)[1]
         known = [whole(norm) for norm in norms]
         if broken := [weight.name for weight, norm in zip(chosen, known, strict=True) if not norm.isfinite().all()]:

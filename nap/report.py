@@ -15,8 +15,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 from nap.graph.flow import Flow, has_norm, width
 from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block, name_of
 from nap.graph.norms import BATCH_NORMS, NormalizedActivation
-from nap.graph.sharded import unsharded
 from nap.graph.outlines import Outline, outline_of_all
+from nap.graph.sharded import unsharded
 from nap.graph.traces import Trace, trace
 from nap.graph.weights import MATRIX_LAYERS, Weight, find_weights
 from nap.suggest import suggest

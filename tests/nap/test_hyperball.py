@@ -273,7 +273,7 @@ def test_heads_and_experts_have_norms_and_steps_of_their_own_where_asked():
     torch.manual_seed(0)
     model = Model()
     optimizer = torch.optim.Adam(model.parameters(), LR)
-    split = {"q": 3, "attention.in_proj_weight[k]": 2, "experts": 3}
+    split = {"q": 3, "attention.in_proj_weight[k]": 2}
     projection = fixed(model, optimizer, include=["experts"], split=split)
     parts = {"q.weight[0]", "q.weight[1]", "q.weight[2]", "attention.in_proj_weight[k][1]", "experts[2]"}
     assert parts < set(projection.names)
