@@ -160,7 +160,7 @@ def describe(module: nn.Module, traced: Trace, example_inputs: Any, outputs: lis
     report.not_handled = list(dict.fromkeys(traced.untraced + _unseen(module, traced.flows)))
     report.left_out = _left_out(module, weights)
     reasons, given = _reasons(module, traced), _given(weights, report.outputs_given)
-    last = {whole: set() for whole in (True, False)}
+    last: dict[bool, set[int]] = {whole: set() for whole in (True, False)}
     for flow in traced.flows:
         last[not flow.name].update(flow.output_parameters())
     for name, weight in weights.items():

@@ -39,7 +39,9 @@ class Flow:
     def __init__(self, module: nn.Module, graph: fx.Graph, name: str = "") -> None:
         self.name, self.module, self.root, self.nodes = name, module, as_root(module), list(graph.nodes)
         parts = dict(self.root.named_modules(remove_duplicate=False))
-        self.modules = {node: parts[str(node.target)] for node in self.nodes if node.op == "call_module"}
+        self.modules: dict[fx.Node, nn.Module] = {
+            node: parts[str(node.target)] for node in self.nodes if node.op == "call_module"
+        }
         self.parameters: dict[fx.Node, frozenset[nn.Parameter]] = {}
         """The parameters that a node's values are computed from, if from nothing else."""
         self._learned: set[fx.Node] = set()
@@ -205,8 +207,10 @@ class Flow:
             return None
         if isinstance(self.modules.get(source), nn.MultiheadAttention):
             return self.layout(source) if node.args[1] == 0 else None
-        found = self.layout(source.all_input_nodes[0]) if name_of(source) in PARTS else None
-        whole, part = source.all_input_nodes[0].meta.get("shape"), node.meta.get("shape")
+        if name_of(source) not in PARTS:
+            return None
+        features = source.all_input_nodes[0]
+        found, whole, part = self.layout(features), features.meta.get("shape"), node.meta.get("shape")
         if found is None or found[1] or not whole or not part or whole[:-1] != part[:-1]:
             return None
         return part[-1], 0, found[2]
@@ -291,7 +295,12 @@ class Flow:
 def factors_of(node: fx.Node) -> list[fx.Node]:
     """The nodes among a call's arguments, each as often as it stands there."""
     found: list[fx.Node] = []
-    fx.node.map_arg((node.args, node.kwargs), lambda source: found.append(source) or source)
+
+    def note(source: fx.Node) -> fx.Node:
+        found.append(source)
+        return source
+
+    fx.node.map_arg((node.args, node.kwargs), note)
     return found
 
 
