@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from nap.graph.flow import Flow, has_norm, width
 from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block, name_of
+from nap.graph.linearity import unhandled
 from nap.graph.norms import BATCH_NORMS, NormalizedActivation
 from nap.graph.outlines import Outline, outline_of_all
 from nap.graph.traces import Trace, trace
@@ -224,7 +225,7 @@ def _unseen(module: nn.Module, flows: list[Flow]) -> list[tuple[str, str]]:
         ]
         found += [
             (flow.place(node), UNLINEAR[flow.kind(node)])
-            for node in flow.unhandled()
+            for node in unhandled(flow)
             if not isinstance(flow.modules.get(node), nn.RNNBase | nn.RNNCellBase)
         ]
     return found
