@@ -26,7 +26,7 @@ def unhandled(flow: Flow) -> list[fx.Node]:
 
 
 def _handled(flow: Flow, node: fx.Node) -> bool:
-    """Whether a node's values come straight from a norm or a nonlinearity, which is normed or listed itflow."""
+    """Whether a node's values come straight from a norm or a nonlinearity, which is normed or listed itself."""
     kinds = (Kind.NONLINEAR, Kind.ELEMENTWISE, Kind.PRODUCT, Kind.OTHER)
     return flow.normalized(node) or flow.kind(flow.source(node, PASSING)) in kinds
 
