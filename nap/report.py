@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from nap.graph.flow import Flow, has_norm, width
 from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block, name_of
+from nap.graph.linearity import unhandled
 from nap.graph.norms import BATCH_NORMS, NormalizedActivation
 from nap.graph.outlines import Outline, outline_of_all
 from nap.graph.sharded import unsharded
@@ -162,7 +163,7 @@ def describe(module: nn.Module, traced: Trace, example_inputs: Any, outputs: lis
     report.not_handled = list(dict.fromkeys(traced.untraced + _unseen(module, traced.flows)))
     report.left_out = _left_out(module, weights)
     reasons, given = _reasons(module, traced), _given(weights, report.outputs_given)
-    last = {whole: set() for whole in (True, False)}
+    last: dict[bool, set[int]] = {whole: set() for whole in (True, False)}
     for flow in traced.flows:
         last[not flow.name].update(flow.output_parameters())
     for name, weight in weights.items():
@@ -226,7 +227,7 @@ def _unseen(module: nn.Module, flows: list[Flow]) -> list[tuple[str, str]]:
         ]
         found += [
             (flow.place(node), UNLINEAR[flow.kind(node)])
-            for node in flow.unhandled()
+            for node in unhandled(flow)
             if not isinstance(flow.modules.get(node), nn.RNNBase | nn.RNNCellBase)
         ]
     return found

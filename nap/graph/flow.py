@@ -39,10 +39,13 @@ class Flow:
     def __init__(self, module: nn.Module, graph: fx.Graph, name: str = "") -> None:
         self.name, self.module, self.root, self.nodes = name, module, as_root(module), list(graph.nodes)
         parts = dict(self.root.named_modules(remove_duplicate=False))
-        self.modules = {node: parts[str(node.target)] for node in self.nodes if node.op == "call_module"}
+        self.modules: dict[fx.Node, nn.Module] = {
+            node: parts[str(node.target)] for node in self.nodes if node.op == "call_module"
+        }
         self.parameters: dict[fx.Node, frozenset[nn.Parameter]] = {}
         """The parameters that a node's values are computed from, if from nothing else."""
-        self._learned: set[fx.Node] = set()
+        self.learned: set[fx.Node] = set()
+        """The nodes whose values come from layers."""
         self._kinds: dict[fx.Node, Kind] = {}
         for node in self.nodes:
             self._kinds[node] = self._kind(node)
@@ -70,11 +73,11 @@ class Flow:
         weights = [factor for factor in factors if any(value.ndim > 1 for value in self.parameters.get(factor, ()))]
         if name_of(node) in MATMULS and weights and any(factor not in self.parameters for factor in factors):
             return Kind.UNSEEN
-        if name_of(node) in DIVISIONS and any(factor in self._learned for factor in factors[1:]):
+        if name_of(node) in DIVISIONS and any(factor in self.learned for factor in factors[1:]):
             return Kind.ELEMENTWISE
-        if name_of(node) in DIVISIONS and not isinstance(node.args[0], fx.Node) and factors[0] in self._learned:
+        if name_of(node) in DIVISIONS and not isinstance(node.args[0], fx.Node) and factors[0] in self.learned:
             return Kind.ELEMENTWISE
-        return Kind.PRODUCT if sum(factor in self._learned for factor in factors) > 1 else Kind.LINEAR
+        return Kind.PRODUCT if sum(factor in self.learned for factor in factors) > 1 else Kind.LINEAR
 
     def _note(self, node: fx.Node) -> None:
         """Notes what a node's values are computed from: layers, or parameters and constants alone."""
@@ -86,8 +89,8 @@ class Flow:
         if node.op == "get_attr":
             value = _attribute(self.root, str(node.target))
             self.parameters[node] = frozenset([value] if isinstance(value, nn.Parameter) else [])
-        elif any(source in self._learned for source in sources) or self._learns(node):
-            self._learned.add(node)
+        elif any(source in self.learned for source in sources) or self._learns(node):
+            self.learned.add(node)
         elif node.op != "placeholder" and all(source in self.parameters for source in sources):
             self.parameters[node] = frozenset().union(*(self.parameters[source] for source in sources))
 
@@ -128,38 +131,6 @@ class Flow:
         while self.kind(node) in through and node.all_input_nodes:
             node = node.all_input_nodes[0]
         return node
-
-    def unhandled(self) -> list[fx.Node]:
-        """The operations, other than known activations, that are not known to be linear and act on learned values.
-
-        Not those that only bound the output, and not those behind a norm or behind another nonlinearity: the first one
-        counts. Attention's softmax and its products are left out.
-        """
-        attention = set().union(*map(self._attention, self.nodes))
-        found = []
-        for node in self.of(Kind.ELEMENTWISE) + self.of(Kind.PRODUCT) + self.of(Kind.OTHER):
-            if node.op in ("placeholder", "get_attr") or node in attention or self.is_output_map(node):
-                continue
-            free = [factor for factor in factors_of(node) if factor in self._learned and not self._handled(factor)]
-            if len(free) > (self.kind(node) is Kind.PRODUCT):
-                found.append(node)
-        return sorted(found, key=self.nodes.index)
-
-    def _handled(self, node: fx.Node) -> bool:
-        """Whether a node's values come straight from a norm or a nonlinearity, which is normed or listed itself."""
-        kinds = (Kind.NONLINEAR, Kind.ELEMENTWISE, Kind.PRODUCT, Kind.OTHER)
-        return self.normalized(node) or self.kind(self.source(node, PASSING)) in kinds
-
-    def _attention(self, node: fx.Node) -> set[fx.Node]:
-        """A softmax over products of learned values that weighs other learned values, with those two products."""
-        if self.name_of(node) != "softmax":
-            return set()
-        logits = node.all_input_nodes[0]
-        while self.kind(logits) in (*PASSING, Kind.LINEAR, Kind.NONLINEAR):  # a tanh may cap them
-            logits = next((source for source in logits.all_input_nodes if source in self._learned), node)
-        weighed = [end for end in self.ends(node) if self.kind(end) is Kind.PRODUCT and name_of(end) in MATMULS]
-        products = self.kind(logits) is Kind.PRODUCT and name_of(logits) in MATMULS
-        return {node, logits, *weighed} if products and weighed else set()
 
     def name_of(self, node: fx.Node) -> str:
         """The plain name of an operation, of a module too: `softmax` for the function and for nn.Softmax."""
@@ -205,8 +176,10 @@ class Flow:
             return None
         if isinstance(self.modules.get(source), nn.MultiheadAttention):
             return self.layout(source) if node.args[1] == 0 else None
-        found = self.layout(source.all_input_nodes[0]) if name_of(source) in PARTS else None
-        whole, part = source.all_input_nodes[0].meta.get("shape"), node.meta.get("shape")
+        if name_of(source) not in PARTS:
+            return None
+        features = source.all_input_nodes[0]
+        found, whole, part = self.layout(features), features.meta.get("shape"), node.meta.get("shape")
         if found is None or found[1] or not whole or not part or whole[:-1] != part[:-1]:
             return None
         return part[-1], 0, found[2]
@@ -291,7 +264,12 @@ class Flow:
 def factors_of(node: fx.Node) -> list[fx.Node]:
     """The nodes among a call's arguments, each as often as it stands there."""
     found: list[fx.Node] = []
-    fx.node.map_arg((node.args, node.kwargs), lambda source: found.append(source) or source)
+
+    def note(source: fx.Node) -> fx.Node:
+        found.append(source)
+        return source
+
+    fx.node.map_arg((node.args, node.kwargs), note)
     return found
 
 

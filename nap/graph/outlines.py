@@ -25,7 +25,8 @@ def outline_of(part: nn.Module) -> tuple[Outline, bool]:
         for name, value in held.items()
     ]
     hooks = tuple(len(held) for held in (part._forward_pre_hooks, part._forward_hooks))
-    outline = (type(part), getattr(type(part), "forward", None), hooks, tuple(tensors), *options)
+    kind: Hashable = type(part)  # type: ignore[assignment]
+    outline: Outline = (kind, getattr(type(part), "forward", None), hooks, tuple(tensors), *options)
     return outline, all(value is not type for _, value in options)
 
 

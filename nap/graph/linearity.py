@@ -1,0 +1,43 @@
+"""Which operations of a flow are not known to be linear."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from nap.graph.flow import PASSING, Flow, factors_of
+from nap.graph.kinds import MATMULS, Kind, name_of
+
+
+def unhandled(flow: Flow) -> list[fx.Node]:
+    """The operations, other than known activations, that are not known to be linear and act on learned values.
+
+    Not those that only bound the output, and not those behind a norm or behind another nonlinearity: the first one
+    counts. Attention's softmax and its products are left out.
+    """
+    attention = set().union(*(_attention(flow, node) for node in flow.nodes))
+    found = []
+    for node in flow.of(Kind.ELEMENTWISE) + flow.of(Kind.PRODUCT) + flow.of(Kind.OTHER):
+        if node.op in ("placeholder", "get_attr") or node in attention or flow.is_output_map(node):
+            continue
+        free = [factor for factor in factors_of(node) if factor in flow.learned and not _handled(flow, factor)]
+        if len(free) > (flow.kind(node) is Kind.PRODUCT):
+            found.append(node)
+    return sorted(found, key=flow.nodes.index)
+
+
+def _handled(flow: Flow, node: fx.Node) -> bool:
+    """Whether a node's values come straight from a norm or a nonlinearity, which is normed or listed itself."""
+    kinds = (Kind.NONLINEAR, Kind.ELEMENTWISE, Kind.PRODUCT, Kind.OTHER)
+    return flow.normalized(node) or flow.kind(flow.source(node, PASSING)) in kinds
+
+
+def _attention(flow: Flow, node: fx.Node) -> set[fx.Node]:
+    """A softmax over products of learned values that weighs other learned values, with those two products."""
+    if flow.name_of(node) != "softmax":
+        return set()
+    logits = node.all_input_nodes[0]
+    while flow.kind(logits) in (*PASSING, Kind.LINEAR, Kind.NONLINEAR):  # a tanh may cap them
+        logits = next((source for source in logits.all_input_nodes if source in flow.learned), node)
+    weighed = [end for end in flow.ends(node) if flow.kind(end) is Kind.PRODUCT and name_of(end) in MATMULS]
+    products = flow.kind(logits) is Kind.PRODUCT and name_of(logits) in MATMULS
+    return {node, logits, *weighed} if products and weighed else set()
