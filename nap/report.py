@@ -47,6 +47,8 @@ class Report:
     """Parts left unchanged, with the reason: layers of one unit before a nonlinearity, and parameters of two or more
     dimensions of unknown use. `Projection` projects them only if they are in `include`. After `normalize` also the
     nonlinearities that got no norm because their input has one unit."""
+    dropped_biases: list[str] = field(default_factory=list)
+    """Biases that `normalize` removed, by the names they had."""
     tied: dict[str, list[str]] = field(default_factory=dict)
     """The other names of weights that several modules share."""
 
@@ -61,6 +63,7 @@ class Report:
             ),
             ("left out, not projected unless included", list(self.left_out.items())),
             ("not handled", self.not_handled),
+            ("biases dropped", [(name, "") for name in self.dropped_biases]),
         ]
         text = "\n".join("\n  ".join([title + ":", *_lines(found)]) for title, found in sections if found)
         return text or "no weight matrix and no nonlinearity found"

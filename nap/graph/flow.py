@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from nap.graph.foreign import Role, role
@@ -90,7 +92,20 @@ class Flow:
         if not kept or name_of(node) == "glu" or isinstance(self.modules.get(node), nn.GLU):
             return None
         inputs = (self.layout(source) for source in node.all_input_nodes)
-        return next((found for found in inputs if found is not None), None)
+        found = next((found for found in inputs if found is not None), None)
+        return None if found is None else self._pooled(node, *found)
+
+    def _pooled(self, node: fx.Node, width: int, space: int, like: Tensor) -> tuple[int, int, Tensor] | None:
+        """The layout behind a node, which may pool features too where it pools more dimensions than are spatial."""
+        module = self.modules.get(node)
+        match = re.search(r"pool(\d)d$", (name_of(node) if module is None else type(module).__name__).lower())
+        if match is None or (dims := int(match[1])) <= space:
+            return width, space, like
+        if len(node.all_input_nodes) > 1 or node.args[:1] != (node.all_input_nodes[0],):
+            return None
+        pool: Any = node.target if module is None else module
+        shape = [1] + [64] * (dims - 1 - space) + [width] + [64] * space
+        return pool(torch.zeros(shape), *node.args[1:], **node.kwargs).shape[-1 - space], space, like
 
     def is_output_map(self, node: fx.Node) -> bool:
         """Whether a nonlinearity only bounds the module's output, as the tanh of a policy does."""

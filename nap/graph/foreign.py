@@ -80,7 +80,12 @@ def _random() -> Random:
 
 def _twin(module: nn.Module, random: Random) -> nn.Module:
     """A copy with random parameters."""
-    twin = copy.deepcopy(module).to("cpu", torch.float32).eval()
+    twin = copy.deepcopy(module)
+    if any(tensor.is_meta for tensor in (*twin.parameters(), *twin.buffers())):
+        twin.to_empty(device="cpu")
+        for buffer in twin.buffers():
+            buffer.zero_()
+    twin = twin.to("cpu", torch.float32).eval()
     for parameter in twin.parameters():
         parameter.copy_(random(*parameter.shape))
     return twin
