@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from nap.graph.flow import PASSING, Flow
 from nap.graph.foreign import LINEAR_ROLES, role
 from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block, name_of
-from nap.graph.norms import BATCH_NORMS, NormalizedActivation, NormalizedLayer, make_norm
+from nap.graph.norms import BATCH_NORMS, FLOOR, NormalizedActivation, NormalizedLayer, expected_variance, make_norm
 from nap.graph.parameters import coscaled_params
 from nap.graph.traces import Trace, trace
 from nap.graph.weights import Conv
@@ -50,10 +50,10 @@ class _Options:
         """Whether a layer before a new norm keeps its bias."""
         return self.biases == "keep" or (self.biases == "replaced" and self.norm == "rms")
 
-    def make(self, width: int, space: int, like: Tensor, floored: bool) -> nn.Module | None:
+    def make(self, width: int, space: int, like: Tensor, floor: float) -> nn.Module | None:
         """A new norm, or None for one that would cover a single value."""
         alone = width == 1 and (space == 0 or self.conv_axes == "channels")
-        return None if alone else make_norm(width, space, self.norm, self.conv_axes, self.eps, like, floored)
+        return None if alone else make_norm(width, space, self.norm, self.conv_axes, self.eps, like, floor)
 
 
 def normalize(
@@ -142,8 +142,8 @@ def _insert(
     if any(isinstance(owner, NormalizedActivation) for owner in owners.values()):
         return None  # wrapped a moment ago, for another trace of the same call
     layer = flow.source(source, (Kind.SAME,))
-    floored = _passes_empty(flow, node, options.keeps_biases)
-    if (norm := options.make(*layout, floored)) is None:
+    floor = _floor(flow, node, options.keeps_biases, like=layout[2])
+    if (norm := options.make(*layout, floor)) is None:
         return ONE_UNIT
     if activation is not None and _is_plain_call(node) and calls[activation] == 1 and owners and "" not in owners:
         wrapped = NormalizedActivation(norm, activation)
@@ -152,7 +152,7 @@ def _insert(
         return None
     used = flow.modules.get(layer)
     if used is not None and flow.kind(layer) is Kind.LAYER and _feeds_only_nonlinearities(used, traced):
-        _wrap_layer(module, used, options.make(*(flow.layout(layer) or layout), floored))
+        _wrap_layer(module, used, options.make(*(flow.layout(layer) or layout), floor))
         return None
     use = "it is shared by several calls" if activation is not None else "it is a function"
     return f"{use} and its input does not come from one layer alone: give each call its own activation module"
@@ -187,21 +187,22 @@ def _wrap_layer(module: nn.Module, layer: nn.Module, norm: nn.Module | None) -> 
         module.set_submodule(name, wrapped)
 
 
-def _passes_empty(flow: Flow, node: fx.Node, keeps_biases: bool) -> bool:
-    """Whether a norm before a nonlinearity would pass the gradient of an all-zero row on to something learned.
+def _floor(flow: Flow, node: fx.Node, keeps_biases: bool, like: Tensor) -> float:
+    """The floor of a norm before a nonlinearity: 0 if the gradient of an all-zero row reaches nothing learned there.
 
-    The layer before the norm takes none itself: its weight's gradient is the product with its input, which is zero.
+    The layer before the norm takes none itself, unless by a bias that was zero at first: its weight's gradient is the
+    product with its input.
     """
     module = flow.modules.get(node)
     if (name_of(node) if module is None else type(module).__name__.lower()) in STOPPING:
-        return False
+        return 0
     layer = flow.source(node.all_input_nodes[0], PASSING)
-    used = flow.modules.get(layer)
-    if flow.kind(layer) is not Kind.LAYER or (
-        keeps_biases and used is not None and used._parameters.get("bias") is not None
-    ):
-        return True
-    return not all(_is_given(flow, source) for source in layer.all_input_nodes)
+    if flow.kind(layer) is not Kind.LAYER:
+        return FLOOR * expected_variance(like)
+    if keeps_biases and flow.modules[layer]._parameters.get("bias") is not None:
+        return 10 * FLOOR * max(1, expected_variance(like))  # large, as its weight is not scale-invariant anyway
+    given = all(_is_given(flow, source) for source in layer.all_input_nodes)
+    return 0 if given else FLOOR * expected_variance(like)
 
 
 def _is_given(flow: Flow, node: fx.Node) -> bool:
@@ -216,7 +217,8 @@ def _normalize_block(block: Any, options: _Options) -> None:
         hidden = block.linear1
         function = {F.relu: nn.ReLU, F.gelu: nn.GELU}.get(block.activation)
         activation = function() if function else block.activation
-        norm = options.make(hidden.out_features, 0, hidden.weight, not isinstance(activation, nn.ReLU))
+        floor = 0 if isinstance(activation, nn.ReLU) else FLOOR * expected_variance(hidden.weight)
+        norm = options.make(hidden.out_features, 0, hidden.weight, floor)
         if norm is None:
             return
         block.activation = NormalizedActivation(norm, activation)

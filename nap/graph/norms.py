@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, bfloat16, float16, nn, ones, rsqrt, zeros
+from torch import Tensor, nn, ones, rsqrt, zeros
 
 from nap.graph.foreign import Role, norm_scales, role
 
@@ -15,9 +15,10 @@ from nap.graph.foreign import Role, norm_scales, role
 # output (1e-8 still moves it by 1%, 1e-12 by 3e-6). Smaller buys nothing.
 EPS = 1e-12
 # A norm multiplies the gradient of an all-zero row by 1/sqrt(eps), and so does the one before it: 1e12 for the offsets
-# before both. ReLU stops that gradient. Where nothing does, `FlooredNorm` divides by no deviation below sqrt(FLOOR).
-# An added eps of that size would move the output of ordinary rows by up to 10% when a weight is scaled.
-FLOOR = 1e-3
+# before both. ReLU stops that gradient. Where nothing does, `FlooredNorm` stands, with this share of the variance that
+# inputs of mean square 1 give as its floor. An added eps of that size would move the output of ordinary rows by 1%
+# when a weight is scaled.
+FLOOR = 2e-3
 
 BATCH_NORMS = nn.modules.batchnorm._NormBase
 
@@ -29,10 +30,9 @@ class ChannelNorm(nn.Module):
     dimensions.
     """
 
-    bias: nn.Parameter | None
-
     def __init__(self, channels: int, space: int, norm: str = "layer", eps: float = EPS, **factory: Any) -> None:
         super().__init__()
+        self.bias: nn.Parameter | None  # not in the class, where torch.jit.script would read it as a string
         self.channels, self.space, self.norm, self.eps = channels, space, norm, eps
         self.weight = nn.Parameter(ones(channels, **factory))
         self.register_parameter("bias", nn.Parameter(zeros(channels, **factory)) if norm == "layer" else None)
@@ -60,9 +60,9 @@ class ChannelSpaceRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         dims = tuple(range(-1 - self.space, 0))
-        wide = x.float() if x.dtype in (bfloat16, float16) else x  # a half holds neither the squares nor eps
+        wide = x.float() if x.element_size() < 4 else x  # a half holds neither the squares nor eps
         wide = wide * rsqrt(wide.square().mean(dims, keepdim=True) + self.eps)
-        return wide.to(x.dtype) * self.weight.view(-1, *[1] * self.space)
+        return wide.to(x.dtype) * self.weight.view([-1] + [1] * self.space)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, space={self.space}, eps={self.eps}"
@@ -75,8 +75,6 @@ class FlooredNorm(nn.Module):
     multiplies no gradient by more than 1/sqrt(floor). It covers C, or C and the `space` dimensions after it.
     """
 
-    bias: nn.Parameter | None
-
     def __init__(
         self,
         channels: int,
@@ -87,6 +85,7 @@ class FlooredNorm(nn.Module):
         **factory: Any,
     ) -> None:
         super().__init__()
+        self.bias: nn.Parameter | None  # not in the class, where torch.jit.script would read it as a string
         self.channels, self.space, self.norm, self.over_space, self.floor = channels, space, norm, over_space, floor
         self.dims = list(range(-1 - space, 0)) if over_space else [-1 - space]
         self.shape = [channels] + [1] * space
@@ -94,7 +93,7 @@ class FlooredNorm(nn.Module):
         self.register_parameter("bias", nn.Parameter(zeros(channels, **factory)) if norm == "layer" else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float() if x.dtype in (bfloat16, float16) else x  # a half holds no small squares
+        wide = x.float() if x.element_size() < 4 else x  # a half holds no small squares
         if self.norm == "layer":
             wide = wide - wide.mean(self.dims, keepdim=True)
         wide = wide * rsqrt(wide.square().mean(self.dims, keepdim=True).clamp(min=self.floor))
@@ -152,16 +151,16 @@ class NormalizedLayer(nn.Module):
 
 
 def make_norm(
-    width: int, space: int, norm: str, conv_axes: str, eps: float | None, like: Tensor, floored: bool
+    width: int, space: int, norm: str, conv_axes: str, eps: float | None, like: Tensor, floor: float
 ) -> nn.Module:
     """A new norm for `width` features with `space` spatial dimensions after them, on the device and dtype of `like`.
 
-    floored: whether it multiplies the gradient of an empty row by little; ignored if an eps is given.
+    floor: that of a `FlooredNorm`, or 0 for none. Ignored if an eps is given.
     """
     factory: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
     over_space = space > 0 and conv_axes == "channels_and_space"
-    if floored and eps is None:
-        return FlooredNorm(width, space, norm, over_space, **factory)
+    if floor and eps is None:
+        return FlooredNorm(width, space, norm, over_space, floor, **factory)
     eps = EPS if eps is None else eps
     if space == 0:
         return (nn.LayerNorm if norm == "layer" else nn.RMSNorm)(width, eps=eps, **factory)
@@ -170,6 +169,13 @@ def make_norm(
     if norm == "layer":
         return nn.GroupNorm(1, width, eps=eps, **factory)
     return ChannelSpaceRMSNorm(width, space, eps, **factory)
+
+
+def expected_variance(weight: Tensor) -> float:
+    """The variance of a layer's output for inputs of mean square 1; without values that of torch's initialisation."""
+    if weight.is_meta or weight.ndim < 2:
+        return 1 / 3
+    return float(weight.detach().float().square().sum()) / weight.shape[0]
 
 
 def norm_layers(module: nn.Module) -> list[nn.Module]:

@@ -196,7 +196,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], list[str],
         *(images, [], ["3.weight"], ["0.relu", "1.relu"]),
     ),
     "squeeze and excite": (
-        *(SqueezeExcite, images, [f"{name}.layer.weight" for name in ("conv", "squeeze", "excite")], ["head.weight"], []),
+        *(SqueezeExcite, images, ["conv.layer.weight", "squeeze.layer.weight", "excite.layer.weight"]),
+        *(["head.weight"], []),
     ),
     "transposed convolutions": (
         lambda: nn.Sequential(nn.ConvTranspose2d(4, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 3, 3), nn.Sigmoid()),
