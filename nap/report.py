@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from nap.graph.flow import Flow, has_norm, width
+from nap.graph.flow import Flow, width
 from nap.graph.foreign import LINEAR_ROLES, role
 from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block, name_of
 from nap.graph.norms import BATCH_NORMS, NormalizedActivation
@@ -205,8 +205,6 @@ def _block_reasons(module: nn.Module) -> dict[int, list[str | None]]:
 
 def _reason(flow: Flow, layer: fx.Node) -> str | None:
     """Why a layer's weight is not scale-invariant, from where its values go; None if all go straight into a norm."""
-    if has_norm(flow.modules[layer]):
-        return None
     reasons = [why for end in flow.ends(layer) if (why := _end_reason(flow, end))]
     return reasons[0] if reasons else None
 

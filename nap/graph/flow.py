@@ -73,8 +73,7 @@ class Flow:
 
     def normalized(self, node: fx.Node) -> bool:
         """Whether the values of a node come straight from a norm."""
-        node = self.source(node, PASSING)
-        return self.kind(node) is Kind.NORM or (self.kind(node) is Kind.LAYER and has_norm(self.modules[node]))
+        return self.kind(self.source(node, PASSING)) is Kind.NORM
 
     def layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         """(features, spatial dimensions after them, a tensor of the device and dtype), or None where unknown."""
@@ -143,19 +142,13 @@ class Flow:
             visited.add(node)
             used = {id(value) for value, use in direct if use is node and value.ndim > 1}
             if kind is Kind.LAYER:
-                if not has_norm(layer := self.modules[node]):
-                    found[node] = _output_weight(layer)
+                found[node] = _output_weight(self.modules[node])
             elif kind is Kind.UNSEEN or (used and name_of(node) in MATMULS):
                 found[node] = used
             else:
                 pending += node.all_input_nodes
         # A residual stream carries earlier layers to the output too; only the last of them is the output layer.
         return set().union(*(used for node, used in found.items() if not found.keys() & _reached(node)))
-
-
-def has_norm(layer: nn.Module) -> bool:
-    """Whether `normalize` attached a norm to the layer's own output."""
-    return "norm" in layer._modules and module_kind(layer.get_submodule("norm")) is Kind.NORM
 
 
 def width(layer: nn.Module) -> int:

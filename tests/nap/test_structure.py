@@ -119,7 +119,7 @@ def test_scripts_exports_and_pickles_compute_the_same(norm: str, conv_axes: str)
 def test_dynamic_quantisation_keeps_the_norm() -> None:
     model = normalized()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")  # torch deprecates this way of quantising, which is still in use
         quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
     assert not isinstance(quantized.fc.layer, nn.Linear)
     assert (quantized(INPUT) - model(INPUT)).norm() < 0.05 * model(INPUT).norm()
