@@ -245,7 +245,11 @@ def _drop_biases(module: nn.Module, every: bool) -> list[nn.Module]:
             fits = bool(ends) and (into or batch_norm is not None)
             replaced[layer] = fits and replaced.get(layer, True)
     for block in module.modules():
-        if isinstance(block, ENCODER_LAYERS) and is_plain_block(block) and block.activation.norm in taking:
+        if (
+            isinstance(block, ENCODER_LAYERS)
+            and is_plain_block(block)
+            and getattr(block.activation, "norm", None) in taking
+        ):
             replaced[block.linear1] = True
     found = [layer for layer, fits in replaced.items() if fits and layer not in traced.loose]
     return [layer for layer in found if _drop_bias(layer, folds.get(layer))]
@@ -274,7 +278,7 @@ def _drop_bias(layer: nn.Module, batch_norm: Any = None) -> bool:
         return False
     noise = coscaled_params(layer, "bias")
     if not noise and role(_without_bias(layer)) in LINEAR_ROLES:
-        layer.bias = None
+        layer.register_parameter("bias", None)
         return True
     for name in ("bias", *noise):  # its forward insists on a bias
         delattr(layer, name)
@@ -284,7 +288,7 @@ def _drop_bias(layer: nn.Module, batch_norm: Any = None) -> bool:
 
 def _without_bias(layer: nn.Module) -> nn.Module:
     twin = copy.deepcopy(layer)
-    twin.bias = None
+    twin.register_parameter("bias", None)
     return twin
 
 

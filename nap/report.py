@@ -34,7 +34,7 @@ class Report:
 
     scale_invariant: list[str] = field(default_factory=list)
     """Weights without a bias whose output goes straight into a norm. Their scale does not reach the output, except
-    through the epsilon of a norm that the model already had."""
+    through the epsilon of a norm that the model already had, and on rows below the floor of a `FlooredNorm`."""
     projected_only: dict[str, str] = field(default_factory=dict)
     """Weights to project whose scale still matters, with the reason."""
     not_handled: list[tuple[str, str]] = field(default_factory=list)
