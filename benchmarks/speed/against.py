@@ -17,7 +17,9 @@ from experiment.config import ConfigError
 
 HERE = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("training_process.py")
-COMMON = "--update-start 400 --steps 1000000 --replay-capacity 10000 --epsilon-steps 1 --probe-interval 0 --eval-episodes 0"
+COMMON = (
+    "--update-start 400 --steps 1000000 --replay-capacity 10000 --epsilon-steps 1 --probe-interval 0 --eval-episodes 0"
+)
 
 
 class TrainingProcess:
@@ -26,7 +28,8 @@ class TrainingProcess:
     def __init__(self, checkout: Path, argv: Sequence[str]) -> None:
         environment = os.environ | {"PYTHONPATH": str(checkout)}
         command = [sys.executable, "-c", SCRIPT.read_text() + "\nmain(*sys.argv[1:])", *argv]
-        pipe, self._errors = subprocess.PIPE, tempfile.TemporaryFile("w+")
+        pipe = subprocess.PIPE
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             command, cwd=checkout, env=environment, stdin=pipe, stdout=pipe, stderr=self._errors, text=True
         )
