@@ -20,6 +20,7 @@ from nap.metrics import (
     covariance_change,
     dead_units,
     dormant_dohare,
+    dormant_grama,
     dormant_sokar,
     effective_lr,
     entk,
@@ -39,6 +40,7 @@ from nap.metrics import (
     snapshot,
     srank_kumar,
     stable_rank,
+    unit_gradients,
     update_ratio,
     weight_norms,
 )
@@ -46,6 +48,7 @@ from nap.normalize import normalize
 from nap.project import Projection
 from nap.rates import RATES, param_groups, refresh_rates
 from nap.report import Report, analyze
+from nap.scanning import ScanReport, scan_model
 from nap.schedules import (
     SCHEDULES,
     Constant,
@@ -88,6 +91,7 @@ __all__ = [
     "Projection",
     "Report",
     "Rewarm",
+    "ScanReport",
     "Schedule",
     "StoppingCycle",
     "activation_pattern",
@@ -96,6 +100,7 @@ __all__ = [
     "covariance_change",
     "dead_units",
     "dormant_dohare",
+    "dormant_grama",
     "dormant_sokar",
     "effective_lr",
     "entk",
@@ -119,7 +124,9 @@ __all__ = [
     "sharpness",
     "snapshot",
     "srank_kumar",
+    "scan_model",
     "stable_rank",
+    "unit_gradients",
     "update_ratio",
     "weight_norms",
 ]
