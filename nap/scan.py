@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import os
 import pickle
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor, nn, optim
 
 from nap.graph.weights import find_weights
-from nap.scanning import ScanReport, scan_model
+from nap.metrics.probe import untouched
+from nap.scanning import Loss, ScanReport, scan_model
 from nap.suggest import suggest
 
 KEYS = ("model", "state_dict", "model_state_dict", "network", "net", "module")
@@ -79,17 +81,38 @@ def scan(options: argparse.Namespace) -> ScanReport:
     load_weights(model, state_in(saved, options.key), options)
     batch = None if options.batch is None else _made("batch", options.batch, (Tensor, tuple))
     loss = None if options.loss is None else imported("loss", options.loss)
-    optimizer = None if options.optimizer is None else make_optimizer(model, options, saved)
-    title = f"{Path(options.checkpoint).name} ({options.model})"
-    norms = initial_norms(saved)
-    try:
-        return scan_model(
-            model, batch, optimizer=optimizer, initial_norms=norms, loss=loss, layers=options.layers,
-            outputs=options.outputs, title=title,
-        )  # fmt: skip
-    except (RuntimeError, TypeError, LookupError) as error:  # what a model raises for a batch that it does not take
-        given = "it needs" if batch is None else f"--batch {options.batch} is {_shapes(batch)}, which"
-        raise ValueError(f"{given} {options.model} cannot run: {error}") from None
+    if batch is not None:
+        check_pass(model, batch, loss, options)
+    elif loss is not None or options.layers:
+        raise ValueError(f"--{'layers' if loss is None else 'loss'} needs --batch")
+    return scan_model(
+        model,
+        batch,
+        optimizer=None if options.optimizer is None else make_optimizer(model, options, saved),
+        initial_norms=initial_norms(saved),
+        loss=loss,
+        layers=options.layers,
+        outputs=options.outputs,
+        title=f"{Path(options.checkpoint).name} ({options.model})",
+    )
+
+
+def check_pass(model: nn.Module, batch: Any, loss: Loss | None, options: argparse.Namespace) -> None:
+    """Raises ValueError for a batch that the model does not take, and for a loss that gives no scalar."""
+    args = batch if isinstance(batch, tuple) else (batch,)
+    with torch.no_grad(), untouched(model):
+        try:
+            output = copy.deepcopy(model)(*args)
+        except Exception as error:  # whatever the user's model raises
+            shapes = ", ".join(str(list(v.shape)) if isinstance(v, Tensor) else type(v).__name__ for v in args)
+            refused = f"--batch {options.batch} is {shapes}, which {options.model} does not take"
+            raise ValueError(f"{refused}: {error}") from None
+        try:
+            value = None if loss is None else loss(output)
+        except Exception as error:  # whatever the user's loss raises
+            raise ValueError(f"--loss {options.loss}: calling it failed: {error}") from None
+    if loss is not None and not (isinstance(value, Tensor) and value.numel() == 1):
+        raise ValueError(f"--loss {options.loss} has to give a tensor of one number")
 
 
 def load_checkpoint(path: Path) -> Any:
@@ -106,8 +129,8 @@ def load_checkpoint(path: Path) -> Any:
             what = found.split()[0] if found else "objects"
             raise ValueError(f"{path} holds {what}, which weights_only=True refuses: save a state dict") from None
         raise ValueError(f"{path} is not a checkpoint of torch.save") from None
-    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError) as error:
-        raise ValueError(f"{path} is not a checkpoint of torch.save, or is damaged: {error}") from None
+    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError):
+        raise ValueError(f"{path} is not a checkpoint of torch.save, or is damaged") from None
 
 
 def state_in(saved: Any, key: str | None) -> dict[str, Tensor]:
@@ -151,7 +174,8 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], options: argparse.N
     if strange := [name for name in state if name not in own]:
         raise ValueError(f"{where}: it has {strange[0]!r}, which the model has not; {_near(strange[0], own)}")
     if missing := [name for name in own if name not in state]:
-        raise ValueError(f"{where}: it has no {missing[0]!r}, which the model has, and {len(missing) - 1} more")
+        more = f" (and {len(missing) - 1} others)" if len(missing) > 1 else ""
+        raise ValueError(f"{where}: it has no {missing[0]!r}{more}, which the model has; {_near(missing[0], state)}")
     for name, value in state.items():
         if isinstance(value, Tensor) and value.shape != own[name].shape:
             shapes = f"{list(value.shape)} in the checkpoint and {list(own[name].shape)} in the model"
@@ -230,11 +254,6 @@ def _made(option: str, path: str, kinds: Any) -> Any:
         wanted = "a model" if kinds is nn.Module else "a tensor or a tuple of arguments"
         raise ValueError(f"--{option} {path} gives a {type(value).__name__}, not {wanted}")
     return value
-
-
-def _shapes(batch: Any) -> str:
-    values = batch if isinstance(batch, tuple) else (batch,)
-    return ", ".join(str(list(v.shape)) if isinstance(v, Tensor) else type(v).__name__ for v in values)
 
 
 def _near(word: str, known: Any) -> str:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from nap.scanning import LayerScan, ScanReport, WeightScan
 
-LEAST_NAME = 16
+LEAST_NAME = 26
 """Columns that a name keeps in a narrow terminal, as long as there is another column to leave out."""
 WIDTH, HEIGHT = 120, 28
 """Pixels of a spectrum."""
-DECADES = 6
+DECADES = 4
 """Orders of magnitude that a spectrum shows."""
 
 
