@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 UNITS = 0.25
 """Share of a layer's units: above it a layer has lost a quarter of its width."""
-RANK = 0.1
+RANK = 0.05
 """Effective rank over the most that is possible."""
-LEAST_RANK = 16
-"""Smaller matrices have no rank to lose: their effective rank says little."""
+LEAST_RANK = 32
+"""The rules of ranks leave smaller matrices out: an effective rank is at least 1."""
 GROWTH = 2.0
 """Norm over the initial norm: at 2 Adam turns the weight half as fast as at first, SGD a quarter as fast."""
 SPREAD = 100.0

@@ -52,8 +52,8 @@ WEIGHTS = (
     Column("erank", lambda w: _of(w.erank, w.full_rank)),
     Column("stable", lambda w: f"{w.stable_rank:.1f}", 1),
     Column("largest σ", lambda w: _number(w.singular_values[0]), 3),
-    Column("median σ", lambda w: _number(w.singular_values[len(w.singular_values) // 2]), 3),
-    Column("least σ", lambda w: _number(w.singular_values[-1]), 3),
+    Column("median σ", lambda w: _number(w.singular_values[len(w.singular_values) // 2]), 4),
+    Column("least σ", lambda w: _number(w.singular_values[-1]), 5),
 )
 LAYERS = (
     Column("layer", lambda layer: layer.name),
