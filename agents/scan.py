@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,7 @@ def scan(config: DQNConfig, directory: RunDir, step: int | None = None) -> ScanR
     """The report on the network of a checkpoint, the newest one or that of `step`.
 
     The states are those that the run's probe measures, from its replay; of a run without them, states of games that are
-    played for it. Initial norms are those of the network as the run drew it.
+    played for it. The untrained network, and the initial norms, are the network as the run drew it.
     """
     from agents.run import bare_agent, restore_agent
     from experiment.determinism import configure, device_of, seeds
@@ -76,7 +77,7 @@ def scan(config: DQNConfig, directory: RunDir, step: int | None = None) -> ScanR
     config = replace(config, device="cpu").resolved()
     configure(config.threads, config.seed)
     agent = bare_agent(config, seeds(config.seed, "network")["network"])
-    initial = weight_norms(agent.network)
+    untrained, initial = deepcopy(agent.network), weight_norms(agent.network)
     restore_agent(agent, saved)
     probed = saved.state["trainer"]["probe"]
     states = fresh_states(config, agent) if probed is None else probed["states"].to(device_of(config.device))
@@ -85,6 +86,7 @@ def scan(config: DQNConfig, directory: RunDir, step: int | None = None) -> ScanR
         states,
         optimizer=agent.optimizer,
         initial_norms=initial,
+        untrained=untrained,
         title=f"{directory.path.name}: {config.agent} on {config.env}, agent step {saved.step:,}",
     )
     drawn = "played for this scan: the run's probe has none" if probed is None else "from the run's replay"
@@ -93,7 +95,7 @@ def scan(config: DQNConfig, directory: RunDir, step: int | None = None) -> ScanR
 
 
 def fresh_states(config: DQNConfig, agent: DQN) -> Tensor:
-    """Every fourth state of games as in an evaluation, of several environments."""
+    """Every 16th state of games as in an evaluation, of several environments."""
     import torch
 
     from agents.build import build_env
@@ -107,10 +109,10 @@ def fresh_states(config: DQNConfig, agent: DQN) -> Tensor:
         act = EpsilonGreedy(evaluated_policy(config, agent), env.num_actions, seed)
         stack = FrameStack(envs, env.stack, env.frame_shape, device_of(config.device))
         obs, found = stack.push(env.reset(), torch.ones(envs, dtype=torch.bool).numpy()), []
-        for played in range(4 * STATES // envs):
+        for played in range(16 * STATES // envs):
             step = env.step(act(obs, evaluation_epsilon(config)))
             obs = stack.push(step.first_frame, step.ended)
-            if played % 4 == 3:
+            if played % 16 == 15:
                 found.append(obs)
     return torch.cat(found)
 

@@ -78,6 +78,7 @@ def scan(options: argparse.Namespace) -> ScanReport:
         raise ValueError("--lr needs --optimizer, whose steps decide what the rate is divided by: --optimizer Adam")
     saved = load_checkpoint(Path(options.checkpoint))
     model = _made("model", options.model, nn.Module)
+    untrained = copy.deepcopy(model)
     load_weights(model, state_in(saved, options.key), options)
     batch = None if options.batch is None else _made("batch", options.batch, (Tensor, tuple))
     loss = None if options.loss is None else imported("loss", options.loss)
@@ -90,6 +91,7 @@ def scan(options: argparse.Namespace) -> ScanReport:
         batch,
         optimizer=None if options.optimizer is None else make_optimizer(model, options, saved),
         initial_norms=initial_norms(saved),
+        untrained=untrained,
         loss=loss,
         layers=options.layers,
         outputs=options.outputs,

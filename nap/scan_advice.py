@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 UNITS = 0.25
 """Share of a layer's units: above it a layer has lost a quarter of its width."""
+CHANGE = 0.1
+"""How much more that is than in the untrained model, where it is known; of ranks, half of the untrained one."""
 RANK = 0.05
 """Effective rank over the most that is possible."""
 LEAST_RANK = 32
@@ -33,35 +35,50 @@ class Advice:
 
 def advise(report: ScanReport) -> list[Advice]:
     """The rules that apply, those of layers first."""
-    found = [advice for layer in report.layers for advice in _of_layer(layer)]
+    untrained = {layer.name: layer for layer in report.untrained}
+    found = [advice for layer in report.layers for advice in _of_layer(layer, untrained.get(layer.name))]
     found += [advice for weight in report.weights for advice in _of_weight(weight)]
     return found + list(_of_rates(report.weights))
 
 
-def _of_layer(layer: LayerScan) -> Iterator[Advice]:
-    if layer.dead > UNITS:
+def _of_layer(layer: LayerScan, first: LayerScan | None) -> Iterator[Advice]:
+    def lost(share: float, at_first: float | None) -> bool:
+        return share > UNITS and (at_first is None or share >= at_first + CHANGE)
+
+    def shown(share: float, at_first: float | None, state: str) -> str:
+        before = "" if at_first is None else f"; untrained {at_first:.0%}"
+        return f"{share:.0%} of the units are {state} (over {UNITS:.0%}{before})"
+
+    dead, dormant, by_gradient, erank = (
+        (None, None, None, None)
+        if first is None
+        else (first.dead, first.dormant, first.dormant_by_gradient, first.erank)
+    )
+    if lost(layer.dead, dead):
         yield Advice(
             layer.name,
-            f"{layer.dead:.0%} of the units are 0 on every input (over {UNITS:.0%})",
+            shown(layer.dead, dead, "0 on every input"),
             "A dead ReLU has no gradient and stays dead: re-initialise such units (ReDo, arXiv 2302.12902), "
             "or train with a norm before each nonlinearity: nap.normalize and nap.Projection.",
         )
-    elif layer.dormant > UNITS:
+    else:
+        if lost(layer.dormant, dormant):
+            yield Advice(
+                layer.name,
+                shown(layer.dormant, dormant, "dormant by activation"),
+                "They add little to the output: re-initialise them from time to time (ReDo, arXiv 2302.12902).",
+            )
+        if lost(layer.dormant_by_gradient, by_gradient):
+            yield Advice(
+                layer.name,
+                shown(layer.dormant_by_gradient, by_gradient, "dormant by gradient"),
+                "They hardly learn, however active they are: re-initialise by gradient (ReGraMa, arXiv 2505.24061).",
+            )
+    if _is_low(layer.erank, layer.full_rank) and (erank is None or layer.erank < erank / 2):
+        before = "" if erank is None else f"; untrained {erank:.1f}"
         yield Advice(
             layer.name,
-            f"{layer.dormant:.0%} of the units are dormant by activation (over {UNITS:.0%})",
-            "They add little to the output: re-initialise them from time to time (ReDo, arXiv 2302.12902).",
-        )
-    if layer.dormant_by_gradient > UNITS and layer.dead <= UNITS:
-        yield Advice(
-            layer.name,
-            f"{layer.dormant_by_gradient:.0%} of the units are dormant by gradient (over {UNITS:.0%})",
-            "They hardly learn, however active they are: re-initialise by gradient (ReGraMa, arXiv 2505.24061).",
-        )
-    if _is_low(layer.erank, layer.full_rank):
-        yield Advice(
-            layer.name,
-            f"the features have effective rank {layer.erank:.1f} of {layer.full_rank} (below {RANK:.0%})",
+            f"the features have effective rank {layer.erank:.1f} of {layer.full_rank} (below {RANK:.0%}{before})",
             "The layer sees few differences between inputs: make sure that the batch is diverse; then fewer updates "
             "per sample, resets of the last layers, or a penalty on feature rank (arXiv 2010.14498).",
         )

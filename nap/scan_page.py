@@ -73,6 +73,8 @@ def text_tables(report: ScanReport, width: int) -> str:
         parts.append(_table(_known(WEIGHTS, report.weights), report.weights, width))
     if report.layers:
         parts.append(_table(LAYERS, report.layers, width))
+    if report.untrained:
+        parts.append(_table((LAYERS[0]._replace(head="untrained"), *LAYERS[1:]), report.untrained, width))
     if report.advice:
         lines = [textwrap.fill(f"{a.where}: {a.found}. {a.attempt}", width, **_BULLET) for a in report.advice]
         parts.append("\n".join(["What to try", *lines]))
@@ -151,6 +153,8 @@ def page(report: ScanReport) -> str:
     ]
     if report.layers:
         parts += ["<h2>Layers</h2>", _html_table(LAYERS, report.layers), f'<p class="soft">{escape(UNITS)}</p>']
+    if report.untrained:
+        parts += ["<h2>Layers, untrained</h2>", _html_table(LAYERS, report.untrained)]
     if report.weights:
         columns = _known(WEIGHTS, report.weights)
         parts += ["<h2>Weights</h2>", _html_table(columns, report.weights, spectrum)]

@@ -78,6 +78,8 @@ class ScanReport:
     parameters: int
     weights: list[WeightScan] = field(default_factory=list)
     layers: list[LayerScan] = field(default_factory=list)
+    untrained: list[LayerScan] = field(default_factory=list)
+    """The same of the untrained model, on the same batch: dead units and low ranks may be there from the start."""
     advice: list[Advice] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What was not measured, and why."""
@@ -118,6 +120,7 @@ def scan_model(
     *,
     optimizer: optim.Optimizer | None = None,
     initial_norms: Mapping[str, Tensor] | None = None,
+    untrained: nn.Module | None = None,
     loss: Loss | None = None,
     layers: Iterable[str] | Mapping[str, int] | None = None,
     outputs: Iterable[str] | None = None,
@@ -128,6 +131,7 @@ def scan_model(
     batch: inputs for the units and ranks of features, a tensor or a tuple of arguments; without it only weights.
     optimizer: owns the weights; gives their effective learning rates.
     initial_norms: norms of weights by name when training began, e.g. `Projection.initial_norms`.
+    untrained: the model before training, or one drawn as it was; the rules on units and features then need a change.
     loss: of the model's output, for the gradients; without it a fixed random sum of the outputs (`nap.unit_gradients`).
     layers, outputs: as `Probe` and `nap.analyze` take them.
 
@@ -148,6 +152,7 @@ def scan_model(
         report.notes.append("No batch: units and ranks of features are not measured.")
     else:
         report.layers = _layers(model, batch, loss, layers)
+        report.untrained = [] if untrained is None else _layers(untrained, batch, loss, layers)
     if optimizer is None:
         report.notes.append("No optimiser: effective learning rates (ELR) are not known.")
     report.notes += [f"{name}: {why}." for name, why in analysis.not_handled]
