@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             ScanConfig,
             argv,
             prog="python -m agents.scan",
-            description="Norms, effective rates, ranks and spectra of a run's weights, dead and dormant units on states "
-            "of its replay, and what to try.",
+            description="Norms, effective rates, ranks and spectra of a run's weights, dead and dormant units on "
+            "states of its replay, and what to try.",
         )
         check_ranges(options)
         if not options.run:

@@ -175,13 +175,14 @@ def _list(items: list[str]) -> str:
 
 
 def _html_table(columns: Sequence[Column], rows: Sequence[WeightScan | LayerScan], drawn: Column | None = None) -> str:
-    heads = "".join(f"<th>{escape(column.head)}</th>" for column in (*columns, *filter(None, [drawn])))
+    shown = [columns[0], *filter(None, [drawn]), *columns[1:]]
+    heads = "".join(f"<th>{escape(column.head)}</th>" for column in shown)
     body = []
     for row in rows:
-        cells = [f"<td>{_cell(column, row)}</td>" for column in columns]
-        cells += [f"<td>{drawn.text(row)}</td>"] if drawn else []
+        cells = [f"<td>{column.text(row) if column is drawn else _cell(column, row)}</td>" for column in shown]
         body.append(f"<tr>{''.join(cells)}</tr>")
-    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead>\n<tbody>{chr(10).join(body)}</tbody></table></div>'
+    rows_text = "\n".join(body)
+    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead>\n<tbody>{rows_text}</tbody></table></div>'
 
 
 def _cell(column: Column, row: Any) -> str:

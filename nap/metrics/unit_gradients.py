@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def unit_gradients(
     model = getattr(model, "_orig_mod", model)
     watched, calls = {}, Counter[str]()
 
-    def keep(name: str, x: Tensor, axis: int | None) -> Tensor:
+    def keep(name: str, axis: int | None, x: Tensor) -> Tensor:
         x = x if x.requires_grad else x.detach().requires_grad_()
         watched[numbered(name, calls)] = (x, axis)
         return x.clone()  # a nonlinearity that works in place changes the copy
@@ -44,7 +45,7 @@ def unit_gradients(
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.enable_grad(), untouched(model), ExitStack() as hooks:
         for name, (module, axis) in feature_layers(model, layers).items():
-            hooks.callback(_watch(module, lambda x, name=name, axis=axis: keep(name, x, axis)).remove)
+            hooks.callback(_watch(module, partial(keep, name, axis)).remove)
         output = functional_call(model, buffers, copy_batch(batch if isinstance(batch, tuple) else (batch,)))
         total = (_random_sum if loss is None else loss)(output)
         if not watched or not total.requires_grad:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import nap
 from nap.scan import main
 from nap.scan_page import text_tables
 
-MINE = '''
+MINE = """
 import torch
 from torch import nn
 
@@ -39,7 +40,7 @@ def square(out):
 
 def broken():
     raise KeyError("no data")
-'''
+"""
 
 
 class Mixed(nn.Module):
@@ -103,7 +104,8 @@ def test_the_gradient_of_each_unit_is_that_by_the_input_of_its_nonlinearity(mode
 
 
 def test_a_gradient_changes_nothing_of_the_model(batch: Tensor) -> None:
-    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(), nn.Flatten(), nn.Linear(48, 2))
+    parts = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(), nn.Flatten(), nn.Linear(48, 2)
+    model = nn.Sequential(*parts)
     model.requires_grad_(False)
     model[0].weight.requires_grad_()
     before, state = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
@@ -169,7 +171,10 @@ def test_each_rule_applies_past_its_threshold_and_no_sooner(model: Mixed, batch:
     assert healthy.advice == []
     assert "no rule applies" in healthy.table()
     report = nap.scan_model(model, batch, initial_norms={"fc.weight": torch.tensor(1e-3)})
-    assert [(advice.where, advice.found.split(" ")[0]) for advice in report.advice] == [("relu", "40%"), ("fc.weight", "the")]
+    assert [(advice.where, advice.found.split(" ")[0]) for advice in report.advice] == [
+        ("relu", "40%"),
+        ("fc.weight", "the"),
+    ]
     low = nn.Sequential(nn.Linear(72, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 4))
     with torch.no_grad():
         low[0].weight.copy_(torch.ones(64, 1) @ torch.ones(1, 72) / 9)
@@ -281,7 +286,8 @@ NET, BATCH = ("--model", "scanned_net:net"), ("--batch", "scanned_net:batch")
 
 def test_the_command_end_to_end(folder: Path) -> None:
     words = ["all.pt", *NET, *BATCH, "--optimizer", "Adam", "--loss", "scanned_net:square", "--out", "report"]
-    done = subprocess.run([sys.executable, "-m", "nap.scan", *words], capture_output=True, text=True, check=True)
+    command, env = [sys.executable, "-m", "nap.scan", *words], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert "all.pt (scanned_net:net): 623 parameters, 3 weights" in done.stdout
     assert done.stdout.endswith("written: report/scan.json report/scan.html\n")
     assert done.stderr == ""
