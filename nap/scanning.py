@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
+from nap.graph.layers import feature_layers
 from nap.graph.weights import Weight, find_weights, joint_norms
 from nap.metrics.features import dormant_grama, erank_of, singular_values, stable_rank_of
 from nap.metrics.probe import Probe
@@ -150,6 +151,8 @@ def scan_model(
     ]
     if batch is None:
         report.notes.append("No batch: units and ranks of features are not measured.")
+    elif unseen := _unseen(model, layers):
+        report.notes.append(f"Units and ranks of features are not measured: {unseen}.")
     else:
         report.layers = _layers(model, batch, loss, layers)
         report.untrained = [] if untrained is None else _layers(untrained, batch, loss, layers)
@@ -191,6 +194,17 @@ def _role(name: str, report: Report) -> tuple[str, str]:
     if name in report.projected_only:
         return "scale matters", report.projected_only[name]
     return "left out", report.left_out.get(name, "")
+
+
+def _unseen(model: nn.Module, layers: Any) -> str:
+    """Why the features of a model cannot be watched, if no layers were named."""
+    try:
+        feature_layers(model, layers)
+    except ValueError as error:
+        if layers is None:
+            return str(error)
+        raise
+    return ""
 
 
 def _layers(model: nn.Module, batch: Any, loss: Loss | None, layers: Any) -> list[LayerScan]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -22,6 +23,7 @@ import nap
 from nap.scan import main
 from nap.scan_page import text_tables
 
+ROOT = Path(nap.__file__).parent.parent
 MINE = """
 import torch
 from torch import nn
@@ -189,6 +191,43 @@ def test_each_rule_applies_past_its_threshold_and_no_sooner(model: Mixed, batch:
     assert any(where == "2.weight, 0.weight" and "differ" in text for where, text in found)
 
 
+def test_what_the_untrained_model_has_already_is_no_loss(model: Mixed, batch: Tensor) -> None:
+    report = nap.scan_model(model, batch, untrained=copy.deepcopy(model))
+    assert report.untrained == report.layers
+    assert report.advice == []
+    alive = Mixed()
+    [advice] = nap.scan_model(model, batch, untrained=alive).advice
+    assert (advice.where, advice.found) == ("relu", "40% of the units are 0 on every input (over 25%; untrained 0%)")
+
+
+def test_a_transposed_convolution_has_its_outputs_as_rows() -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(8, 3, 2, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
+    [first, _] = nap.scan_model(model).weights
+    sigma = np.linalg.svd(model[0].weight.detach().double().numpy().swapaxes(0, 1).reshape(3, -1), compute_uv=False)
+    assert first.full_rank == 3
+    assert [first.singular_values[i] for i in (0, 16, 32)] == pytest.approx(list(sigma), rel=1e-5)
+
+
+def test_activations_that_are_functions_leave_the_weights_to_scan() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.relu(self.first(x)))
+
+    model, x = Functional(), torch.randn(8, 4)
+    report = nap.scan_model(model, x)
+    assert len(report.weights) == 2
+    assert report.layers == []
+    assert "is called as a function" in report.notes[0]
+    [layer] = nap.scan_model(model, x, layers=["first"], loss=lambda out: out.sum()).layers
+    pre = model.first(x).detach().requires_grad_()
+    [by_pre] = torch.autograd.grad(model.last(pre.relu()).sum(), [pre])
+    assert layer.dormant_by_gradient == pytest.approx(slow_shares(by_pre.T.tolist(), 0.01))
+
+
 def test_a_scan_without_a_batch_says_what_is_missing_and_refuses_nan(model: Mixed) -> None:
     report = nap.scan_model(model)
     assert report.layers == []
@@ -300,6 +339,7 @@ def test_the_command_end_to_end(folder: Path) -> None:
     assert [weight["growth"] for weight in found["weights"]] == [pytest.approx(1), pytest.approx(3), None]
     assert [layer["name"] for layer in found["layers"]] == ["1", "3"]
     assert found["advice"][-1]["where"] == "2.weight"
+    assert [layer["name"] for layer in found["untrained"]] == ["1", "3"]
     Page((folder / "report" / "scan.html").read_text())
     assert sorted(path.name for path in (folder / "report").iterdir()) == ["scan.html", "scan.json"]
 
