@@ -68,7 +68,7 @@ LAYERS = (
 
 def text_tables(report: ScanReport, width: int) -> str:
     """The report for a terminal of so many columns."""
-    parts = [f"{report.title}: {report.parameters:,} parameters, {len(report.weights)} weights"]
+    parts = [f"{report.title}: {_size(report)}"]
     if report.weights:
         parts.append(_table(_known(WEIGHTS, report.weights), report.weights, width))
     if report.layers:
@@ -83,6 +83,11 @@ def text_tables(report: ScanReport, width: int) -> str:
     if report.notes:
         parts.append("\n".join(["Notes", *(textwrap.fill(note, width, **_BULLET) for note in report.notes)]))
     return "\n\n".join(parts)
+
+
+def _size(report: ScanReport) -> str:
+    matrices = "1 weight matrix" if len(report.weights) == 1 else f"{len(report.weights)} weight matrices"
+    return f"{report.parameters:,} parameters, {matrices}"
 
 
 _BULLET: dict[str, Any] = {"initial_indent": "- ", "subsequent_indent": "  ", "break_on_hyphens": False}
@@ -146,7 +151,7 @@ def page(report: ScanReport) -> str:
     spectrum = Column("spectrum", lambda w: _spectrum(w.singular_values))
     parts = [
         f"<h1>{escape(report.title)}</h1>",
-        f'<p class="soft">{report.parameters:,} parameters, {len(report.weights)} weights</p>',
+        f'<p class="soft">{_size(report)}</p>',
         "<h2>What to try</h2>",
         _list([f"<b>{escape(a.where)}</b>: {escape(a.found)}. {escape(a.attempt)}" for a in report.advice])
         or "<p>No rule applies.</p>",
