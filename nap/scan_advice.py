@@ -36,12 +36,13 @@ class Advice:
 def advise(report: ScanReport) -> list[Advice]:
     """The rules that apply, those of layers first."""
     untrained = {layer.name: layer for layer in report.untrained}
-    found = [advice for layer in report.layers for advice in _of_layer(layer, untrained.get(layer.name))]
+    normalised = any(weight.role == "scale-invariant" for weight in report.weights)
+    found = [advice for layer in report.layers for advice in _of_layer(layer, untrained.get(layer.name), normalised)]
     found += [advice for weight in report.weights for advice in _of_weight(weight)]
     return found + list(_of_rates(report.weights))
 
 
-def _of_layer(layer: LayerScan, first: LayerScan | None) -> Iterator[Advice]:
+def _of_layer(layer: LayerScan, first: LayerScan | None, normalised: bool) -> Iterator[Advice]:
     def lost(share: float, at_first: float | None) -> bool:
         return share > UNITS and (at_first is None or share >= at_first + CHANGE)
 
@@ -58,8 +59,12 @@ def _of_layer(layer: LayerScan, first: LayerScan | None) -> Iterator[Advice]:
         yield Advice(
             layer.name,
             shown(layer.dead, dead, "0 on every input"),
-            "A dead ReLU has no gradient and stays dead: re-initialise such units (ReDo, arXiv 2302.12902), "
-            "or train with a norm before each nonlinearity: nap.normalize and nap.Projection.",
+            "A dead ReLU has no gradient and stays dead: re-initialise such units (ReDo, arXiv 2302.12902)"
+            + (
+                "."
+                if normalised
+                else ", or train with a norm before each nonlinearity (nap.normalize, nap.Projection)."
+            ),
         )
     else:
         if lost(layer.dormant, dormant):

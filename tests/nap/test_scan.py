@@ -196,9 +196,19 @@ def test_what_the_untrained_model_has_already_is_no_loss(model: Mixed, batch: Te
     report = nap.scan_model(model, batch, untrained=copy.deepcopy(model))
     assert report.untrained == report.layers
     assert report.advice == []
-    alive = Mixed()
-    [advice] = nap.scan_model(model, batch, untrained=alive).advice
+    [advice] = nap.scan_model(model, batch, untrained=Mixed()).advice
+    assert "nap.normalize" in advice.attempt
     assert (advice.where, advice.found) == ("relu", "40% of the units are 0 on every input (over 25%; untrained 0%)")
+
+
+def test_a_normalised_model_is_not_told_to_normalise() -> None:
+    model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 2))
+    with torch.no_grad():
+        model[1].bias[:4] = -50.0
+    report = nap.scan_model(model, torch.randn(16, 6))
+    assert report.weights[0].role == "scale-invariant"
+    assert report.advice[0].found.startswith("50% of the units are 0")
+    assert "nap.normalize" not in report.advice[0].attempt
 
 
 def test_a_transposed_convolution_has_its_outputs_as_rows() -> None:
