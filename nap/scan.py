@@ -174,7 +174,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], options: argparse.N
     own = model.state_dict()
     where = f"{options.checkpoint} does not fit --model {options.model}"
     if strange := [name for name in state if name not in own]:
-        raise ValueError(f"{where}: it has {strange[0]!r}, which the model has not; {_near(strange[0], own)}")
+        raise ValueError(f"{where}: it has {strange[0]!r}, which the model does not have; {_near(strange[0], own)}")
     if missing := [name for name in own if name not in state]:
         more = f" (and {len(missing) - 1} others)" if len(missing) > 1 else ""
         raise ValueError(f"{where}: it has no {missing[0]!r}{more}, which the model has; {_near(missing[0], state)}")

@@ -374,7 +374,7 @@ def test_state_dicts_are_found(folder: Path, words: tuple[str, ...], capsys: pyt
         (("two.pt", *NET), "several state dicts under its keys: name it with --key; keys: one, two"),
         (("deep.pt", *NET), "no state dict under its keys: name it with --key; keys: agent"),
         (("deep.pt", *NET, "--key", "agent.nets"), r"has no 'nets'; did you mean 'net'\?"),
-        (("renamed.pt", *NET), r"it has '2.veight', which the model has not; did you mean '2.weight'\?"),
+        (("renamed.pt", *NET), r"it has '2.veight', which the model does not have; did you mean '2.weight'\?"),
         (("missing.pt", *NET), r"it has no '4.bias', which the model has"),
         (("shape.pt", *NET), r"4.weight is \[5, 20\] in the checkpoint and \[3, 20\] in the model"),
         (("diverged.pt", *NET), "4.weight holds NaN or infinity: training diverged"),
