@@ -6,7 +6,7 @@ import inspect
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import torch
@@ -230,9 +230,19 @@ def load_agent(config: DQNConfig, directory: RunDir) -> tuple[DQN, int]:
     On another kind of device than the run's only the network is loaded, since generators differ between devices.
     """
     saved = checkpoint.load_latest(directory.checkpoints, only=("trainer",))
-    env = build_env(config, 1, seed=0)
-    agent = build_agent(config, env.frame_shape, env.num_actions, seed=0, stack=env.stack)
-    env.close()
+    agent = bare_agent(config)
+    restore_agent(agent, saved)
+    return agent, saved.step
+
+
+def bare_agent(config: DQNConfig, seed: int = 0) -> DQN:
+    """The agent of the settings before its first update, its network drawn from `seed`."""
+    with closing(build_env(config, 1, seed=0)) as env:
+        return build_agent(config, env.frame_shape, env.num_actions, seed, stack=env.stack)
+
+
+def restore_agent(agent: DQN, saved: checkpoint.Checkpoint) -> None:
+    """Load the agent of a checkpoint; on another kind of device than the run's only its network."""
     state = saved.state["trainer"]["agent"]
     if state["generator"].shape == agent.generator.get_state().shape:
         with checkpoint.checked_restore(saved):
@@ -241,4 +251,3 @@ def load_agent(config: DQNConfig, directory: RunDir) -> tuple[DQN, int]:
         agent.network.load_state_dict(state["network"])
         agent.low_precision.refresh()
         agent.updates = state["updates"]
-    return agent, saved.step

@@ -27,6 +27,7 @@ from nap.metrics import (
     covariance_change,
     dead_units,
     dormant_dohare,
+    dormant_grama,
     dormant_sokar,
     effective_lr,
     entk,
@@ -46,6 +47,7 @@ from nap.metrics import (
     snapshot,
     srank_kumar,
     stable_rank,
+    unit_gradients,
     update_ratio,
     weight_norms,
 )
@@ -53,6 +55,7 @@ from nap.normalize import normalize
 from nap.project import Projection
 from nap.rates import RATES, param_groups, refresh_rates
 from nap.report import Report, analyze
+from nap.scanning import ScanReport, scan_model
 from nap.schedules import (
     SCHEDULES,
     Constant,
@@ -97,6 +100,7 @@ __all__ = [
     "Projection",
     "Report",
     "Rewarm",
+    "ScanReport",
     "Schedule",
     "StoppingCycle",
     "activation_pattern",
@@ -105,6 +109,7 @@ __all__ = [
     "covariance_change",
     "dead_units",
     "dormant_dohare",
+    "dormant_grama",
     "dormant_sokar",
     "effective_lr",
     "entk",
@@ -125,10 +130,12 @@ __all__ = [
     "policy_churn",
     "refresh_rates",
     "rotation",
+    "scan_model",
     "sharpness",
     "snapshot",
     "srank_kumar",
     "stable_rank",
+    "unit_gradients",
     "update_ratio",
     "weight_norms",
 ]

@@ -190,17 +190,20 @@ def _newest_first(directory: Path) -> list[Path]:
     return sorted((path for path in paths if path.name.isdecimal()), key=lambda path: int(path.name), reverse=True)
 
 
-def load_latest(directory: Path, only: Collection[str] | None = None) -> Checkpoint:
-    """Loads the newest good checkpoint to the CPU; a warning names each newer one that is damaged.
+def load_latest(directory: Path, only: Collection[str] | None = None, step: int | None = None) -> Checkpoint:
+    """Loads the newest good checkpoint to the CPU, or that of `step`; a warning names each newer one that is damaged.
 
     With `only`, loads just the named parts and no rows: the rest may be missing.
 
     Raises:
         ConfigError: there is none, none is good, or it has another layout than this version writes.
     """
-    paths = _newest_first(directory)
+    known = paths = _newest_first(directory)
     if not paths:
         raise ConfigError(f"no checkpoint in {str(directory)!r}")
+    if step is not None and not (paths := [path for path in known if int(path.name) == step]):
+        steps = ", ".join(str(int(path.name)) for path in known)
+        raise ConfigError(f"no checkpoint of step {step} in {str(directory)!r}: there are {steps}")
     rows_alone = True
     for path in paths:
         try:

@@ -7,6 +7,7 @@ from nap.metrics.features import (
     covariance_change,
     dead_units,
     dormant_dohare,
+    dormant_grama,
     dormant_sokar,
     erank_roy,
     feature_covariance,
@@ -19,6 +20,7 @@ from nap.metrics.features import (
     stable_rank,
 )
 from nap.metrics.probe import METRICS, Probe, untouched
+from nap.metrics.unit_gradients import unit_gradients
 from nap.metrics.weight_metrics import (
     effective_lr,
     gradient_norms,
@@ -37,6 +39,7 @@ __all__ = [
     "covariance_change",
     "dead_units",
     "dormant_dohare",
+    "dormant_grama",
     "dormant_sokar",
     "effective_lr",
     "entk",
@@ -56,6 +59,7 @@ __all__ = [
     "snapshot",
     "srank_kumar",
     "stable_rank",
+    "unit_gradients",
     "untouched",
     "update_ratio",
     "weight_norms",

@@ -115,6 +115,15 @@ def dormant_dohare(features: Features, share: float = 0.01) -> Tensor:
     return _share(features, lambda x: dormant_dohare_units(x, share))
 
 
+def dormant_grama(gradients: Features, tau: float = 0.01) -> Tensor:
+    """The share of units that hardly learn: mean |dL/dh| at most `tau` times the mean of its layer (GraMa).
+
+    `gradients` is one layer's, or a list over all hidden layers, of the loss by the input h of the nonlinearity: a row
+    for each input (`nap.unit_gradients`). Liu et al. 2025, arXiv 2505.24061. Raises ValueError for a negative `tau`.
+    """
+    return _share(gradients, lambda x: dormant_sokar_units(x, tau))
+
+
 def dead_units(features: Features) -> Tensor:
     """The share of units that are 0 on all inputs."""
     return _share(features, dead)

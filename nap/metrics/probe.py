@@ -85,11 +85,13 @@ class Probe:
         if max_rows < 1:
             raise ValueError(f"nap.Probe: max_rows must be at least 1, not {max_rows!r}")
         self.model: nn.Module = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
-        self.batch = _copy(batch if isinstance(batch, tuple) else (batch,))
+        self.batch = copy_batch(batch if isinstance(batch, tuple) else (batch,))
         self.metrics = [_parse(name) for name in metrics]
         self.max_rows = max_rows
         self.layers_chosen = layers is not None
         self.layers = feature_layers(self.model, layers)
+        self.shapes: dict[str, torch.Size] = {}
+        """Rows and columns of each layer's features, of the last `measure`: the most that their rank can be."""
         self._kept: dict[str, dict[str, Tensor]] = {}
 
     def measure(self) -> dict[str, Tensor]:
@@ -106,10 +108,11 @@ class Probe:
             for name, (module, axis) in self.layers.items():
                 for handle in now.watch(name, module, axis):
                     hooks.callback(handle.remove)
-            output = functional_call(self.model, buffers, _copy(self.batch))
+            output = functional_call(self.model, buffers, copy_batch(self.batch))
             self._check_calls(now.calls)
             now.finish(output)
         self._kept = {"first": self._kept.get("first", now.kept), "previous": now.kept}
+        self.shapes = now.shapes
         return now.results
 
     def _check_calls(self, calls: Counter[str]) -> None:
@@ -123,12 +126,12 @@ class Probe:
     def state_dict(self) -> dict[str, Any]:
         """The batch, and the features that later calls compare with."""
         kept = {since: {key: value.clone() for key, value in values.items()} for since, values in self._kept.items()}
-        return {"batch": _copy(self.batch), "kept": kept}
+        return {"batch": copy_batch(self.batch), "kept": kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a saved state, on the device of the present batch."""
         device = next((value.device for value in self.batch if isinstance(value, Tensor)), None)
-        self.batch = _copy(state_dict["batch"], device)
+        self.batch = copy_batch(state_dict["batch"], device)
         self._kept = {
             since: {key: value.to(device, copy=True) for key, value in values.items()}
             for since, values in state_dict["kept"].items()
@@ -146,6 +149,7 @@ class _Pass:
         self.inputs: Counter[str] = Counter()
         self.marks: dict[str, list[Tensor]] = {}
         self.results: dict[str, Tensor] = {}
+        self.shapes: dict[str, torch.Size] = {}
         self.kept: dict[str, Tensor] = {}
 
     def watch(self, name: str, module: nn.Module, axis: int | None) -> Iterator[Any]:
@@ -157,15 +161,16 @@ class _Pass:
             yield module.register_forward_pre_hook(lambda _, args: self.see_input(name, args[0], axis))
 
     def see_input(self, name: str, x: Tensor, axis: int | None) -> None:
-        layer = _numbered(name, self.inputs)
+        layer = numbered(name, self.inputs)
         self._mark(layer, as_units(x, axis), ["linearised_units"])
 
     def see(self, name: str, x: Any, axis: int | None) -> None:
-        layer = _numbered(name, self.calls)
+        layer = numbered(name, self.calls)
         if not isinstance(x, Tensor) or x.ndim < 2:
             raise ValueError(f"nap.Probe: {name} puts out no tensor [batch, ..., units]; choose other layers=")
         self._mark(layer, as_units(x, axis), [unit for unit in UNITS if unit != "linearised_units"])
         rows = as_rows(x, axis, self.most)
+        self.shapes[layer] = rows.shape
         wide = rows.shape[0] <= rows.shape[1]
         covariance = "covariance" in self.kinds
         gram = f.gram(rows) if covariance or (wide and self.ranks) else None
@@ -256,10 +261,10 @@ def _given(threshold: float | None) -> tuple[float, ...]:
     return () if threshold is None else (threshold,)
 
 
-def _numbered(name: str, calls: Counter[str]) -> str:
+def numbered(name: str, calls: Counter[str]) -> str:
     calls[name] += 1
     return name if calls[name] == 1 else f"{name}[{calls[name] - 1}]"
 
 
-def _copy(batch: Iterable[Any], device: torch.device | None = None) -> tuple[Any, ...]:
+def copy_batch(batch: Iterable[Any], device: torch.device | None = None) -> tuple[Any, ...]:
     return tuple(value.to(device, copy=True) if isinstance(value, Tensor) else value for value in batch)
