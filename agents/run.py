@@ -126,7 +126,7 @@ class AgentRun(Run[DQNConfig]):
         if not self.trainer.env.exact_resume and not self.trainer.agent_step:
             lines.append("these environments cannot be brought back: a resume begins new episodes")
         if config.compile == "true":
-            lines.append("the loss is compiled at the first update: once for a minute or so, later from a cache")
+            lines.append("the loss is compiled at the first update: once for half a minute or so, later from a cache")
         return "\n".join(lines)
 
     def _budget(self) -> str:

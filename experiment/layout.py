@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from experiment.processor import instruction_sets
+
 NARROW = 16
 """Channels that fill the widest vector register of a processor."""
 
@@ -19,8 +21,7 @@ def memory_format(network: nn.Module) -> torch.memory_format:
     format oneDNN uses other code. A network with such a convolution is contiguous on every CPU, so that all CPUs
     compute the same.
     """
-    on_cpu = any(parameter.device.type == "cpu" for parameter in network.parameters())
-    at_risk = on_cpu and any(_steps_over_pixels(module) for module in network.modules())
+    at_risk = _on_cpu(network) and any(_steps_over_pixels(module) for module in network.modules())
     return torch.contiguous_format if at_risk else torch.channels_last
 
 
@@ -30,6 +31,10 @@ def _steps_over_pixels(module: nn.Module) -> bool:
     return any(stride > kernel for stride, kernel in zip(module.stride, module.kernel_size, strict=True))
 
 
+def _on_cpu(network: nn.Module) -> bool:
+    return any(parameter.device.type == "cpu" for parameter in network.parameters())
+
+
 def compiled(
     function: Callable[..., Any], network: nn.Module, backend: str | Callable[..., Any] = "inductor"
 ) -> Callable[..., Any]:
@@ -37,9 +42,23 @@ def compiled(
 
     The function may call `backward()`, which is then a part of the graph. Outside of it, the gradients would be a
     second graph, called by the autograd engine; that costs a small network half as much time as its arithmetic.
+
+    On a CPU the C++ compiler reads torch's headers, which takes it longer than the code. By default it does so for each
+    kernel, for a precompiled header, and for tests of the vector registers; here, once for each graph.
+    The kernels and their bits are the same.
     """
     torch._dynamo.config.trace_autograd_ops = True
-    options: dict[str, str | int | bool | Callable[..., Any]] | None = None
+    options: dict[str, str | int | bool | Callable[..., Any]] = {}
+    if _on_cpu(network):
+        options |= {"cpp_wrapper": True, "cpp_cache_precompile_headers": False}
+        if _widest_vectors():
+            options["cpp.vec_isa_ok"] = True
     if memory_format(network) == torch.contiguous_format:
-        options = {"layout_optimization": False}  # on a CPU inductor else makes every convolution channels_last
-    return torch.compile(function, fullgraph=True, dynamic=False, backend=backend, options=options)
+        options["layout_optimization"] = False  # on a CPU inductor else makes every convolution channels_last
+    given = options if backend == "inductor" and options else None
+    return torch.compile(function, fullgraph=True, dynamic=False, backend=backend, options=given)
+
+
+def _widest_vectors() -> bool:
+    """Whether torch's own kernels use the processor's widest registers. Then what inductor tests is known to work."""
+    return torch.backends.cpu.get_cpu_capability() == ("AVX512" if "avx512f" in instruction_sets() else "AVX2")

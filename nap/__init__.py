@@ -12,7 +12,14 @@ schedule = nap.make_schedule("cyclic", optimizer, total_steps=10_000)
 ```
 """
 
-from nap.graph import ChannelNorm, ChannelSpaceRMSNorm, NormalizedActivation, ParameterSpec
+from nap.graph import (
+    ChannelNorm,
+    ChannelSpaceRMSNorm,
+    FlooredNorm,
+    NormalizedActivation,
+    NormalizedLayer,
+    ParameterSpec,
+)
 from nap.metrics import (
     Probe,
     activation_pattern,
@@ -78,8 +85,10 @@ __all__ = [
     "Cyclic",
     "DelayedCosine",
     "EarlyCycle",
+    "FlooredNorm",
     "Linear",
     "NormalizedActivation",
+    "NormalizedLayer",
     "OneCycle",
     "PageHinkley",
     "ParameterSpec",

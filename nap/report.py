@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from torch import fx, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from nap.graph.flow import Flow, has_norm, width
+from nap.graph.flow import Flow, width
 from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block, name_of
 from nap.graph.linearity import unhandled
 from nap.graph.norms import BATCH_NORMS, NormalizedActivation
@@ -48,7 +48,7 @@ class Report:
 
     scale_invariant: list[str] = field(default_factory=list)
     """Weights without a bias whose output goes straight into a norm. Their scale does not reach the output, except
-    through the epsilon of a norm that the model already had."""
+    through the epsilon of a norm that the model already had, and on rows below the floor of a `FlooredNorm`."""
     projected_only: dict[str, str] = field(default_factory=dict)
     """Weights to project whose scale still matters, with the reason."""
     not_handled: list[tuple[str, str]] = field(default_factory=list)
@@ -63,6 +63,8 @@ class Report:
     """Parts left unchanged, with the reason: layers of one unit before a nonlinearity, and parameters of two or more
     dimensions of unknown use. `Projection` projects them only if they are in `include`. After `normalize` also the
     nonlinearities that got no norm because their input has one unit."""
+    dropped_biases: list[str] = field(default_factory=list)
+    """Biases that `normalize` removed, by the names they had."""
     tied: dict[str, list[str]] = field(default_factory=dict)
     """The other names of weights that several modules share."""
 
@@ -81,6 +83,7 @@ class Report:
             ),
             ("left out, not projected unless included", list(self.left_out.items())),
             ("not handled", self.not_handled),
+            ("biases dropped", [(name, "") for name in self.dropped_biases]),
         ]
         text = "\n".join("\n  ".join([title + ":", *_lines(found)]) for title, found in sections if found)
         return text or "no weight matrix and no nonlinearity found"
@@ -302,8 +305,6 @@ def _block_reasons(module: nn.Module) -> dict[int, list[str | None]]:
 
 def _reason(flow: Flow, layer: fx.Node) -> str | None:
     """Why a layer's weight is not scale-invariant, from where its values go; None if all go straight into a norm."""
-    if layer in flow.modules and has_norm(flow.modules[layer]):
-        return None
     reasons = [why for end in flow.ends(layer) if (why := _end_reason(flow, end))]
     return reasons[0] if reasons else None
 

@@ -32,7 +32,7 @@ class NaP(Method):
 
     def prepare(self, network: nn.Module) -> None:
         """Normalise in place; ValueError for a network with a nonlinearity or weight that cannot be handled."""
-        self.report = nap.normalize(network, norm=self.norm, conv_axes=self.axes)
+        self.report = nap.normalize(network, norm=self.norm, conv_axes=self.axes, biases="drop")
         if self.report.not_handled:
             raise ValueError(f"NaP cannot normalise this network: {self.report.not_handled}")
 

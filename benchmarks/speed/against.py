@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ from experiment.config import ConfigError
 
 HERE = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("training_process.py")
-COMMON = "--update-start 400 --steps 1000000 --replay-capacity 10000 --probe-interval 0 --eval-episodes 0"
+COMMON = (
+    "--update-start 400 --steps 1000000 --replay-capacity 10000 --epsilon-steps 1 --probe-interval 0 --eval-episodes 0"
+)
 
 
 class TrainingProcess:
@@ -26,9 +29,15 @@ class TrainingProcess:
         environment = os.environ | {"PYTHONPATH": str(checkout)}
         command = [sys.executable, "-c", SCRIPT.read_text() + "\nmain(*sys.argv[1:])", *argv]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, cwd=checkout, env=environment, stdin=pipe, stdout=pipe, text=True)
-        self.name = f"{checkout}: {' '.join(argv)}"
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            command, cwd=checkout, env=environment, stdin=pipe, stdout=pipe, stderr=self._errors, text=True
+        )
+        self.checkout = checkout
         self.peak_bytes = 0
+
+    def begin(self) -> None:
+        """Wait for the first updates, which compile."""
         self._answer()
 
     def run(self, updates: int) -> float:
@@ -42,15 +51,22 @@ class TrainingProcess:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
+        self._errors.close()
 
     def _answer(self) -> dict[str, float]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise ConfigError(f"--against: the training loop of {self.name} ended; its error is above")
+            raise ConfigError(f"{self.checkout} cannot run it: {self._last_error()}")
         answer = json.loads(line)
         self.peak_bytes = answer["peak_bytes"]
         return answer
+
+    def _last_error(self) -> str:
+        """The last line that the process wrote to its standard error."""
+        self._process.wait()
+        self._errors.seek(0)
+        return ([line for line in map(str.strip, self._errors) if line] or ["without a word"])[-1]
 
 
 @contextmanager
@@ -61,16 +77,27 @@ def processes(checkout: Path, argv: Sequence[str]) -> Iterator[tuple[TrainingPro
         for folder in (HERE, checkout):
             pair.append(process := TrainingProcess(folder, argv))
             stack.callback(process.close)
+            process.begin()
         yield pair[0], pair[1]
 
 
 def compare(settings: Settings) -> Iterator[str]:
-    """A line for each training loop: updates a second of both checkouts, the rounds' ratio, peak memory."""
+    """A line for each training loop: updates a second of both checkouts, the rounds' ratio, peak memory.
+
+    A loop that one of the checkouts cannot run is skipped, and its line says why. Raises ConfigError if all are.
+    """
     assert settings.against is not None
+    measured = False
     for name in settings.loops:
         argv = [*LOOPS[name].split(), *COMMON.split(), "--threads", str(settings.threads)]
-        with processes(Path(settings.against).resolve(), argv) as pair:
-            yield _line(name, _measured(name, pair, settings), pair)
+        try:
+            with processes(Path(settings.against).resolve(), argv) as pair:
+                yield _line(name, _measured(name, pair, settings), pair)
+            measured = True
+        except ConfigError as error:
+            yield f"{name:<14} skipped: {error}"
+    if not measured:
+        raise ConfigError(f"--against {settings.against!r}: no loop can be run by both checkouts")
 
 
 def _measured(name: str, pair: Sequence[TrainingProcess], settings: Settings) -> list[Series]:

@@ -19,9 +19,10 @@ LOOPS = {
     "dqn-small-nap": "dqn --env Pong --utd 8 --nap --schedule constant",
     "dqn-nature": "dqn --env Pong --utd 8 --network nature",
     "der-small": "der --config small --env Pong --utd 8",
-    "minatar-nap": "dqn --config minatar --env MinAtar/Breakout --nap --schedule constant",
+    "minatar-nap": "dqn --env MinAtar/Breakout --n-step 1 --no-double-q --nap --schedule constant",
 }
-"""The training loops of --against by name: the command lines of their agents."""
+"""The training loops of --against by name: the command lines of their agents. A preset that an older checkout lacks is
+spelled out: MinAtar's DQN is not double and has no n-step returns."""
 
 
 @dataclass(frozen=True)

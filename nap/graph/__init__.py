@@ -3,7 +3,15 @@
 from nap.graph.flow import Flow
 from nap.graph.kinds import Kind
 from nap.graph.layers import feature_layers
-from nap.graph.norms import EPS, ChannelNorm, ChannelSpaceRMSNorm, NormalizedActivation, norm_layers
+from nap.graph.norms import (
+    EPS,
+    ChannelNorm,
+    ChannelSpaceRMSNorm,
+    FlooredNorm,
+    NormalizedActivation,
+    NormalizedLayer,
+    norm_layers,
+)
 from nap.graph.parameters import ParameterSpec, parameter_spec
 from nap.graph.traces import Trace, trace
 from nap.graph.units import HiddenLayer, HiddenUnits, UnitLayer, UnitView, hidden_units
@@ -13,11 +21,13 @@ __all__ = [
     "EPS",
     "ChannelNorm",
     "ChannelSpaceRMSNorm",
+    "FlooredNorm",
     "Flow",
     "HiddenLayer",
     "HiddenUnits",
     "Kind",
     "NormalizedActivation",
+    "NormalizedLayer",
     "ParameterSpec",
     "Trace",
     "UnitLayer",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from nap.graph.foreign import Role, role
@@ -138,8 +140,7 @@ class Flow:
 
     def normalized(self, node: fx.Node) -> bool:
         """Whether the values of a node come straight from a norm."""
-        node = self.source(node, PASSING)
-        return self.kind(node) is Kind.NORM or (self.kind(node) is Kind.LAYER and has_norm(self.modules[node]))
+        return self.kind(self.source(node, PASSING)) is Kind.NORM
 
     def layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         """(features, spatial dimensions after them, a tensor of the device and dtype), or None where unknown."""
@@ -166,8 +167,18 @@ class Flow:
             return None
         inputs = (self.layout(source) for source in node.all_input_nodes)
         found = next((found for found in inputs if found is not None), None)
-        pools = self.name_of(node).rpartition("pool")[2][:1]
-        return None if pools.isdigit() and found is not None and found[1] != int(pools) else found
+        return None if found is None else self._pooled(node, *found)
+
+    def _pooled(self, node: fx.Node, width: int, space: int, like: Tensor) -> tuple[int, int, Tensor] | None:
+        """The layout behind a node, which may pool features too where it pools more dimensions than are spatial."""
+        match = re.search(r"pool(\d)d$", self.name_of(node))
+        if match is None or (dims := int(match[1])) <= space:
+            return width, space, like
+        if len(node.all_input_nodes) > 1 or node.args[:1] != (node.all_input_nodes[0],):
+            return None
+        pool: Any = self.modules.get(node, node.target)
+        shape = [1] + [64] * (dims - 1 - space) + [width] + [64] * space
+        return pool(torch.zeros(shape), *node.args[1:], **node.kwargs).shape[-1 - space], space, like
 
     def _part_layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         """The layout of one result of several: attention's output, or a part of a linear layer's features."""
@@ -246,8 +257,7 @@ class Flow:
                 continue
             visited.add(node)
             if kind is Kind.LAYER:
-                if not has_norm(layer := self.modules[node]):
-                    found[node] = _output_weight(layer)
+                found[node] = _output_weight(self.modules[node])
             elif kind is Kind.UNSEEN:
                 found[node] = {id(value) for value, use in direct if use is node and value.ndim > 1}
             else:
@@ -271,11 +281,6 @@ def factors_of(node: fx.Node) -> list[fx.Node]:
 
     fx.node.map_arg((node.args, node.kwargs), note)
     return found
-
-
-def has_norm(layer: nn.Module) -> bool:
-    """Whether `normalize` attached a norm to the layer's own output."""
-    return "norm" in layer._modules and module_kind(layer.get_submodule("norm")) is Kind.NORM
 
 
 def width(layer: nn.Module) -> int:

@@ -60,9 +60,8 @@ def _is_small(module: nn.Module) -> bool:
     # A norm's scale may be stored as [1, C, 1, 1]; a weight [1, C] is a matrix.
     vectors = [n for n, s in shapes.items() if s.numel() == max(s, default=1) and (n != "weight" or len(s) != 2)]
     matrices = [name for name in shapes if name not in vectors]
-    childless = module._modules.keys() <= {"norm"}  # except a norm that `normalize` attached to its output
     linear = matrices == ["weight"] and len(shapes["weight"]) == 2
-    return childless and len(shapes) <= 2 and (linear or not matrices)
+    return not module._modules and len(shapes) <= 2 and (linear or not matrices)
 
 
 def norm_scales(norm: nn.Module) -> list[nn.Parameter]:
@@ -93,7 +92,12 @@ def _random() -> Random:
 
 def _twin(module: nn.Module, random: Random) -> nn.Module:
     """A copy with random parameters."""
-    twin = copy.deepcopy(module).to("cpu", torch.float32).eval()
+    twin = copy.deepcopy(module)
+    if any(tensor.is_meta for tensor in (*twin.parameters(), *twin.buffers())):
+        twin.to_empty(device="cpu")
+        for buffer in twin.buffers():
+            buffer.zero_()
+    twin = twin.to("cpu", torch.float32).eval()
     for parameter in twin.parameters():
         parameter.copy_(random(*parameter.shape))
     return twin

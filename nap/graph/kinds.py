@@ -7,7 +7,7 @@ from enum import Enum, auto
 from torch import fx, nn
 
 from nap.graph.foreign import LINEAR_ROLES, Role, role
-from nap.graph.norms import NORMS, ChannelNorm, ChannelSpaceRMSNorm
+from nap.graph.norms import NORMS, OWN_NORMS
 from nap.graph.weights import MATRIX_LAYERS
 
 
@@ -108,7 +108,7 @@ _SHAPE_NAMES = {
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module is known as a whole, so that a trace need not look inside."""
-    if isinstance(module, (ChannelNorm, ChannelSpaceRMSNorm)):
+    if isinstance(module, OWN_NORMS):
         return True
     known = isinstance(module, (*LAYERS, *BLOCKS, *NORMS, *_NONLINEAR_MODULES))
     return (known and type(module).forward.__module__.startswith("torch.nn")) or role(module) is not Role.UNKNOWN

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, fx, nn
 
-from nap.graph.flow import Flow, has_norm
+from nap.graph.flow import Flow
 from nap.graph.kinds import Kind, name_of
 from nap.graph.norms import NormalizedActivation
 from nap.graph.parameters import coscaled_params, parameter_spec
@@ -158,8 +158,6 @@ def _hidden_layer(name: str, flow: Flow, node: fx.Node, calls: Counter[nn.Module
     if flow.kind(before) is Kind.NORM:
         before = flow.source(before.all_input_nodes[0], (Kind.SAME,))
     incoming = _layer(flow, before, calls, "follows")
-    if norm is None and has_norm(incoming):
-        norm = incoming.get_submodule("norm")
     units = incoming.weight.shape[0]
     if norm is not None and any(slot.parameter.shape[0] != units for slot in _slots(norm).values()):
         raise _Unmapped("follows a norm whose entries are not the units")

@@ -163,4 +163,4 @@ def _normalize(model: Transformer | MLP) -> None:
     """A norm before every ReLU; for the MLP's first, whose input is a sum, `nap.normalize` cannot know the width."""
     if isinstance(model, MLP):
         model.activation1 = nap.NormalizedActivation(nn.RMSNorm(model.second.in_features, eps=EPS), nn.ReLU())  # type: ignore[assignment]
-    nap.normalize(model, norm="rms")
+    nap.normalize(model, norm="rms", biases="drop")

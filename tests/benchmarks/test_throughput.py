@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.speed import learners, limits, measurement, memory, output, playing
+from benchmarks.speed import against, learners, limits, measurement, memory, output, playing, settings
 from benchmarks.speed.alternate import Round, Series
 from benchmarks.speed.measurement import Results
 from benchmarks.speed.settings import GROUPS, Settings
@@ -221,6 +221,21 @@ def test_another_checkout_is_measured_in_alternation(capsys):
     title, line = capsys.readouterr().out.splitlines()
     assert title.endswith("1 thread: this checkout and " + str(Path(__file__).parents[2]))
     assert re.fullmatch(r"minatar-nap +[\d.]+ and +[\d.]+ updates/s, ratio [\d.]+; peak memory [\d.]+, [\d.]+ GB", line)
+
+
+def test_a_loop_that_a_checkout_cannot_run_is_skipped_and_the_others_go_on(monkeypatch, capsys):
+    here = str(Path(__file__).parents[2])
+    loops = {"odd": "dqn --config dreamt-up", "plain": "dqn --env MinAtar/Breakout --compile false"}
+    monkeypatch.setattr(settings, "LOOPS", loops)
+    monkeypatch.setattr(against, "LOOPS", loops)
+    assert main(["--rounds", "1", "--seconds", "0.05", "--loops", "odd,plain", "--against", here]) == 0
+    _, odd, plain = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"odd +skipped: {re.escape(here)} cannot run it: .*dreamt-up.*", odd)
+    assert re.fullmatch(r"plain +[\d.]+ and .* updates/s, ratio .*", plain)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--loops", "odd", "--against", here])
+    assert stopped.value.code == 2
+    assert "no loop can be run by both checkouts" in capsys.readouterr().err
 
 
 def test_what_is_no_checkout_is_refused(tmp_path, capsys):

@@ -11,6 +11,7 @@ from agents.config import DQNConfig
 from agents.names import NETWORKS
 from agents.networks.convolution import PixelConv2d
 from agents.networks.encoders import Encoder, QNetwork, make_network
+from experiment import layout
 from experiment.layout import NARROW, compiled, memory_format
 from studies.warm_start.networks import ResNet18, convolution, small_cnn
 
@@ -52,7 +53,28 @@ def test_a_compiled_network_keeps_its_format(monkeypatch, width):
     network = ResNet18((3, 16, 16), 10, width)
     compiled(network.forward, network)
     assert given["fullgraph"]
-    assert given["options"] == ({"layout_optimization": False} if width < NARROW else None)
+    assert ("layout_optimization" in given["options"]) == (width < NARROW)
+
+
+def test_on_a_cpu_each_graph_is_one_file_of_cpp(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.compiler.reset()
+    files = lambda: len(list(tmp_path.rglob("*.main.cpp")))  # noqa: E731
+    linear = nn.Linear(4, 4)
+    loss = compiled(lambda x: (linear(x.sin()).relu() @ x.cos()).softmax(-1).square().sum(), linear)(torch.ones(4, 4))
+    assert files() == 1  # by default one for each of its kernels
+    loss.backward()
+    assert files() == 2
+
+
+def test_vector_registers_are_taken_on_trust_only_if_torch_itself_uses_them(monkeypatch):
+    given = {}
+    monkeypatch.setattr(torch, "compile", lambda function, **options: given.update(options))
+    monkeypatch.setattr(layout, "instruction_sets", lambda: frozenset({"avx2", "avx512f"}))
+    for capability, trusted in (("AVX512", True), ("AVX2", False), ("DEFAULT", False)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
+        compiled(torch.sin, nn.Linear(2, 2))
+        assert ("cpp.vec_isa_ok" in given["options"]) == trusted
 
 
 @pytest.mark.parametrize("width", [2, NARROW])

@@ -401,7 +401,8 @@ def test_a_model_on_meta_is_analysed_alike(run: bool) -> None:
         meta = ActorCritic()
     reports = [nap.normalize(model, example_inputs=x if run else None) for model in (real, meta)]
     assert reports[0] == reports[1]
-    assert str(real) == str(meta)
+    assert [type(part) for part in real.modules()] == [type(part) for part in meta.modules()]
+    assert real.state_dict().keys() == meta.state_dict().keys()
     assert [(n, p.shape) for n, p in real.named_parameters()] == [(n, p.shape) for n, p in meta.named_parameters()]
 
 

@@ -6,6 +6,7 @@ import copy
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -289,7 +290,7 @@ def test_a_second_normalize_adds_nothing(name: str) -> None:
     keys, structure = list(model.state_dict()), str(model)
     again = nap.normalize(model)
     assert (list(model.state_dict()), str(model)) == (keys, structure)
-    assert again == report
+    assert again == replace(report, dropped_biases=[])
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -192,7 +192,7 @@ BATCH_NORM = "feeds a BatchNorm, whose running statistics do not follow its scal
 CASES = {
     "nature": (nature_cnn, sparse_frames(), ["0.weight", "2.weight", "4.weight", "7.weight"], {}, ["9.weight"]),
     "functional": (
-        *(Functional, sparse_frames(), ["conv.weight", "hidden.weight"], {}),
+        *(Functional, sparse_frames(), ["conv.layer.weight", "hidden.layer.weight"], {}),
         ["value.weight", "advantage.weight"],
     ),
     "residual": (
@@ -210,8 +210,10 @@ CASES = {
         *(["linear1.weight"], encoder_weights(""), []),
     ),
     "attention": (
-        *(Attention, vectors(3, 5, 16), ["q.weight", "k.weight", "gate.weight"]),
+        *(Attention, vectors(3, 5, 16), ["gate.weight"]),
         {
+            "q.weight": "keeps its bias",
+            "k.weight": "keeps its bias",
             "v.weight": "forms attention logits or values",
             "out.weight": SUM,
             "up.weight": "feeds a product",
@@ -220,12 +222,12 @@ CASES = {
         ["policy.weight"],
     ),
     "shared relu": (
-        *(SharedReLU, vectors(7, 6), ["first.weight"]),
+        *(SharedReLU, vectors(7, 6), ["first.layer.weight"]),
         {"second.weight": BATCH_NORM, "third.weight": SUM},
         ["head.weight"],
     ),
     "reused": (
-        *(Reused, vectors(7, 6), ["layer.weight"], {"first.weight": SUM, "second.weight": SUM}),
+        *(Reused, vectors(7, 6), ["layer.layer.weight"], {"first.weight": SUM, "second.weight": SUM}),
         ["down.weight"],
     ),
     "untraceable": (
@@ -281,7 +283,8 @@ def test_scale_reaches_the_output_only_where_the_report_says(name: str, norm: st
 def test_nature_cnn_is_scale_invariant_on_sparse_frames(norm: str, conv_axes: str, factor: float, seed: int) -> None:
     torch.manual_seed(seed)
     module = nature_cnn()
-    report = nap.normalize(module, norm=norm, conv_axes=conv_axes)
+    report = nap.normalize(module, norm=norm, conv_axes=conv_axes, biases="drop")
+    assert report.scale_invariant == ["0.weight", "2.weight", "4.weight", "7.weight"]
     x = sparse_frames(2, seed)
     assert all(change(module, x, weight, factor) < 1e-4 for weight in report.scale_invariant)
 
@@ -371,8 +374,10 @@ def test_existing_norms_are_kept_and_get_no_second_one() -> None:
     module = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Dropout(0.1), nn.ReLU(), nn.Linear(8, 2))
     report = nap.normalize(module)
     assert [type(layer) for layer in module] == [nn.Linear, nn.LayerNorm, nn.Dropout, nn.ReLU, nn.Linear]
+    assert module[0].bias is not None
+    assert report.projected_only == {"0.weight": "keeps its bias"}
+    assert nap.normalize(module, biases="drop").scale_invariant == ["0.weight"]
     assert module[0].bias is None
-    assert report.scale_invariant == ["0.weight"]
 
 
 def test_tracing_leaves_no_stand_in_behind() -> None:
@@ -437,7 +442,7 @@ def test_rms_over_channels_and_space_of_halves_is_that_of_floats() -> None:
 @pytest.mark.parametrize("conv_axes", ["channels", "channels_and_space"])
 def test_black_frames_are_safe(dtype: torch.dtype, norm: str, conv_axes: str) -> None:
     module = nature_cnn().to(dtype)
-    nap.normalize(module, norm=norm, conv_axes=conv_axes)
+    nap.normalize(module, norm=norm, conv_axes=conv_axes, biases="drop")
     black = torch.zeros(2, 4, 84, 84, dtype=dtype)
     assert (module[:9](black) == 0).all()
     module(black).square().sum().backward()
