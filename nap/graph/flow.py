@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from nap.graph.axes import moved_axis
 from nap.graph.foreign import Role, role
 from nap.graph.kinds import (
     ARITHMETIC,
@@ -160,11 +161,11 @@ class Flow:
             norm = next(m for m in self.modules[node].modules() if isinstance(m, nn.LayerNorm))
             return norm.normalized_shape[0], 0, norm.weight
         if node.op == "call_function" and node.target is operator.getitem:
-            return self._part_layout(node)
+            return self._part_layout(node) or self._moved_layout(node)
         kept = kind in (Kind.SAME, Kind.NORM, Kind.NONLINEAR, Kind.ELEMENTWISE) or name_of(node) in ARITHMETIC
         kept = kept or (name_of(node) in SCATTERS and "shape" in node.meta)  # message passing
         if not kept or self.name_of(node) == "glu":
-            return None
+            return self._moved_layout(node) if kind is Kind.RESHAPE else None
         inputs = (self.layout(source) for source in node.all_input_nodes)
         found = next((found for found in inputs if found is not None), None)
         return None if found is None else self._pooled(node, *found)
@@ -191,17 +192,28 @@ class Flow:
             return None
         features = source.all_input_nodes[0]
         found, whole, part = self.layout(features), features.meta.get("shape"), node.meta.get("shape")
-        if found is None or found[1] or not whole or not part or whole[:-1] != part[:-1]:
+        if found is None or not whole or not part or len(whole) != len(part):
             return None
-        return part[-1], 0, found[2]
+        axis = len(whole) - 1 - found[1]
+        same = whole[:axis] == part[:axis] and whole[axis + 1 :] == part[axis + 1 :]
+        return (part[axis], found[1], found[2]) if same else None
+
+    def _moved_layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
+        """The layout behind an operation that moves axes or shortens them."""
+        source = node.all_input_nodes[0] if node.all_input_nodes else node
+        if "shape" not in source.meta or (found := self.layout(source)) is None:
+            return None
+        axis = moved_axis(node, self.name_of(node), len(source.meta["shape"]) - 1 - found[1])
+        shape = node.meta["shape"] if axis is not None else ()
+        return None if axis is None else (shape[axis], len(shape) - 1 - axis, found[2])
 
     def _function_layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         """The layout of a layer called as a function, from its weight."""
         factors = [f for f in node.all_input_nodes if any(v.ndim > 1 for v in self.parameters.get(f, ()))]
         weights = {value for factor in factors for value in self.parameters[factor] if value.ndim > 1}
-        if len(factors) != 1 or len(weights) != 1:
+        if len(factors) != 1 or (len(weights) != 1 and "shape" not in factors[0].meta):
             return None
-        (like,), name = weights, name_of(node)
+        like, name = next(iter(weights)), name_of(node)
         shape, out = factors[0].meta.get("shape", like.shape), node.meta.get("shape", ())
         space = _SPACES.get(name)
         if space is not None and len(shape) == space + 2:
@@ -218,8 +230,11 @@ class Flow:
         name = type(module).__name__ if module is not None else name_of(node)
         unknown = self.kind(node) in (Kind.ELEMENTWISE, Kind.OTHER)
         squashes = name.lower() in {squash.lower() for squash in SQUASHING} or unknown
-        later = (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK, Kind.NONLINEAR, Kind.NORM)
-        return squashes and not any(self.kind(reached) in later for reached in _reached(node))
+        later = (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK, Kind.NORM)
+        return squashes and not any(
+            self.kind(reached) in later or (self.kind(reached) is Kind.NONLINEAR and not self.squashes_last(reached))
+            for reached in _reached(node)
+        )
 
     def parameter_uses(self) -> list[tuple[nn.Parameter, fx.Node]]:
         """The parameters that the code uses itself rather than by calling their module, with each operation on them.

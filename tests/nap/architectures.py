@@ -61,32 +61,37 @@ def image(size: int = 32) -> Callable[[], dict[str, Tensor]]:
 
 
 def hugging(config: str, model: str, **options: Any) -> Callable[[], nn.Module]:
+    """A model of transformers without dropout."""
+
     def build() -> nn.Module:
         library = importlib.import_module("transformers")
-        made = getattr(library, f"{config}Config")(**{**SIZES, **options})
+        made = getattr(library, f"{config}Config")(**options)
         return getattr(library, model)(made)
 
     return build
 
 
 def causal(name: str, **options: Any) -> Architecture:
-    return Architecture("transformers", hugging(name, f"{name}ForCausalLM", **options), ids)
+    return Architecture("transformers", hugging(name, f"{name}ForCausalLM", **{**SIZES, **options}), ids)
 
 
 def labelled(name: str, **options: Any) -> Architecture:
-    return Architecture("transformers", hugging(name, f"{name}ForSequenceClassification", **options), ids)
+    return Architecture("transformers", hugging(name, f"{name}ForSequenceClassification", **{**SIZES, **options}), ids)
 
 
 def seen(name: str, size: int = 32, **options: Any) -> Architecture:
-    options = {"image_size": size, "patch_size": 8, **options}
-    return Architecture("transformers", hugging(name, f"{name}ForImageClassification", **options), image(size))
+    """A classifier of images of the size that its options suit; one with stages has no `hidden_size`."""
+    sizes = {"image_size": size, "patch_size": 8, "num_labels": 3}
+    sizes |= SIZES if not {"depths", "depth_multiplier"} & options.keys() else {}
+    model = f"{name}ForImageClassification"
+    return Architecture("transformers", hugging(name, model, **{**sizes, **options}), image(size))
 
 
 def translated(name: str, **options: Any) -> Architecture:
     sizes = {"d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2}
     sizes |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "decoder_start_token_id": 2}
     model = f"{name}ForConditionalGeneration" if name != "Marian" else "MarianMTModel"
-    return Architecture("transformers", hugging(name, model, **{**sizes, **options}), both)
+    return Architecture("transformers", hugging(name, model, **{**SIZES, **sizes, **options}), both)
 
 
 GROUPED = {"num_key_value_heads": 1}
@@ -94,7 +99,7 @@ EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 OLD_NAMES = {"n_embd": WIDTH, "n_layer": 2, "n_head": 2, "n_positions": 40, "n_inner": 48}
 
 TRANSFORMERS = {
-    "gpt2": Architecture("transformers", hugging("GPT2", "GPT2LMHeadModel", **OLD_NAMES), ids),
+    "gpt2": Architecture("transformers", hugging("GPT2", "GPT2LMHeadModel", **SIZES, **OLD_NAMES), ids),
     "gptj": causal("GPTJ", **OLD_NAMES, rotary_dim=4),
     "codegen": causal("CodeGen", **{**OLD_NAMES, "n_head": 4}, rotary_dim=4),
     "gpt_neo": causal("GPTNeo", num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]], window_size=4),
@@ -135,13 +140,13 @@ TRANSFORMERS = {
     "modernbert": labelled("ModernBert", cls_token_id=1, sep_token_id=2),
     "t5": Architecture(
         "transformers",
-        hugging("T5", "T5ForConditionalGeneration", d_model=WIDTH, d_kv=16, d_ff=48, num_layers=2, num_heads=2,
+        hugging("T5", "T5ForConditionalGeneration", **SIZES, d_model=WIDTH, d_kv=16, d_ff=48, num_layers=2, num_heads=2,
                 decoder_start_token_id=0),
         both,
     ),
     "t5 gated": Architecture(
         "transformers",
-        hugging("T5", "T5ForConditionalGeneration", d_model=WIDTH, d_kv=16, d_ff=48, num_layers=2, num_heads=2,
+        hugging("T5", "T5ForConditionalGeneration", **SIZES, d_model=WIDTH, d_kv=16, d_ff=48, num_layers=2, num_heads=2,
                 feed_forward_proj="gated-gelu", decoder_start_token_id=0),
         both,
     ),
@@ -150,14 +155,14 @@ TRANSFORMERS = {
     "marian": translated("Marian"),
     "whisper": Architecture(
         "transformers",
-        hugging("Whisper", "WhisperForConditionalGeneration", d_model=WIDTH, encoder_layers=2, decoder_layers=2,
+        hugging("Whisper", "WhisperForConditionalGeneration", **SIZES, d_model=WIDTH, encoder_layers=2, decoder_layers=2,
                 encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=48,
                 num_mel_bins=8, max_source_positions=8, max_target_positions=40, decoder_start_token_id=2),
         lambda: {"input_features": normal(3, 8, 16), "decoder_input_ids": tokens(3, 5)},
     ),
     "wav2vec2": Architecture(
         "transformers",
-        hugging("Wav2Vec2", "Wav2Vec2ForSequenceClassification", conv_dim=[8, 8], conv_stride=[4, 4],
+        hugging("Wav2Vec2", "Wav2Vec2ForSequenceClassification", **SIZES, conv_dim=[8, 8], conv_stride=[4, 4],
                 conv_kernel=[8, 4], num_feat_extract_layers=2, num_conv_pos_embeddings=4,
                 num_conv_pos_embedding_groups=2, apply_spec_augment=False, classifier_proj_size=16),
         lambda: {"input_values": normal(3, 400)},
@@ -166,14 +171,14 @@ TRANSFORMERS = {
     "deit": seen("DeiT"),
     "dinov2": seen("Dinov2"),
     "beit": seen("Beit"),
-    "swin": seen("Swin", num_hidden_layers=None, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4),
+    "swin": seen("Swin", patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4),
     "convnext": seen("ConvNext", patch_size=4, hidden_sizes=[8, 16], depths=[1, 2], num_stages=2),
     "convnextv2": seen("ConvNextV2", patch_size=4, hidden_sizes=[8, 16], depths=[1, 2], num_stages=2),
     "resnet": seen("ResNet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="basic"),
-    "regnet": seen("RegNet", layer_type="y", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], groups_width=4),
-    "bit": seen("Bit", layer_type="preactivation", embedding_size=8, hidden_sizes=[16, 32], depths=[1, 1], num_groups=4),
+    "regnet": seen("RegNet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], groups_width=4),
+    "bit": seen("Bit", embedding_size=8, hidden_sizes=[16, 32], depths=[1, 1], num_groups=4),
     "mobilenet_v2": seen("MobileNetV2", depth_multiplier=0.25),
-    "levit": seen("Levit", 64, hidden_sizes=[16, 24, 32], num_attention_heads=[1, 2, 2], depths=[1, 1, 1],
+    "levit": seen("Levit", 64, patch_size=16, hidden_sizes=[16, 24, 32], num_attention_heads=[1, 1, 1], depths=[1, 1, 1],
                   key_dim=[8, 8, 8]),
     "poolformer": seen("PoolFormer", hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1]),
     "segformer": seen("Segformer", 64, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1],
@@ -189,7 +194,7 @@ TRANSFORMERS = {
     ),
     "decision transformer": Architecture(
         "transformers",
-        hugging("DecisionTransformer", "DecisionTransformerModel", state_dim=5, act_dim=2, max_ep_len=20, **OLD_NAMES),
+        hugging("DecisionTransformer", "DecisionTransformerModel", **SIZES, state_dim=5, act_dim=2, max_ep_len=20, **OLD_NAMES),
         lambda: {
             "states": normal(3, 4, 5), "actions": normal(3, 4, 2), "returns_to_go": normal(3, 4, 1),
             "timesteps": torch.arange(4).repeat(3, 1), "attention_mask": torch.ones(3, 4),
@@ -197,7 +202,7 @@ TRANSFORMERS = {
     ),
     "patchtst": Architecture(
         "transformers",
-        hugging("PatchTST", "PatchTSTForPrediction", num_input_channels=2, context_length=16, patch_length=4,
+        hugging("PatchTST", "PatchTSTForPrediction", **SIZES, num_input_channels=2, context_length=16, patch_length=4,
                 patch_stride=4, d_model=WIDTH, ffn_dim=48, prediction_length=4),
         lambda: {"past_values": normal(3, 16, 2)},
     ),
@@ -234,7 +239,7 @@ def policy(path: str, part: str = "", frames: bool = False, continuous: bool = F
         given = observed if frames else normal(3, 6)
         if part == "critic":
             return given, normal(3, 2)
-        return {"obs": given} if part == "q_net" else {"obs": given, "deterministic": True}
+        return {"obs": given} if part == "q_net" or "td3" in path else {"obs": given, "deterministic": True}
 
     return Architecture("stable_baselines3", build, inputs)
 
@@ -281,9 +286,11 @@ DUELING = ({"hidden_sizes": [WIDTH]}, {"hidden_sizes": [WIDTH]})
 TIANSHOU = {
     "net": of("tianshou", f"{NETS}:Net", observed, **BODY, action_shape=3),
     "dueling": of("tianshou", f"{NETS}:Net", observed, **BODY, action_shape=3, dueling_param=DUELING),
-    "recurrent": of("tianshou", f"{NETS}:Recurrent", lambda: normal(3, 4, 6), 1, 6, 3, WIDTH),
+    "recurrent": of("tianshou", f"{NETS}:Recurrent", lambda: normal(3, 4, 6), layer_num=1, state_shape=6, action_shape=3,
+        hidden_layer_size=WIDTH),
     "branching": of(
-        "tianshou", f"{NETS}:BranchingNet", observed, 6, 2, 3, [WIDTH], [WIDTH], [WIDTH]
+        "tianshou", f"{NETS}:BranchingNet", observed, state_shape=6, num_branches=2, action_per_branch=3,
+        common_hidden_sizes=[WIDTH], value_hidden_sizes=[WIDTH], action_hidden_sizes=[WIDTH],
     ),
     "discrete actor": over(f"{DISCRETE}:DiscreteActor", BODY, observed, action_shape=3, hidden_sizes=[WIDTH]),
     "gaussian actor": over(f"{CONTINUOUS}:ContinuousActorProbabilistic", BODY, observed, action_shape=2),
