@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +33,6 @@ class Architecture:
     package: str
     build: Callable[[], nn.Module]
     inputs: Callable[[], Any]
-    partial: str = ""
-    """Why some nonlinearity of it gets no norm, if one does not."""
 
 
 def generator() -> torch.Generator:
@@ -435,3 +434,95 @@ ARCHITECTURES = {
     for first in [next(iter(group.values()))]
     for name, architecture in group.items()
 }
+KERNEL = "a recurrent layer: its nonlinearities are inside one kernel"
+ROUTER = "the softmax of the router has no norm"
+GRAPH = "attention over neighbours, written with exp, leaky_relu and scatter"
+PARTIAL = {
+    "torch/rnn": KERNEL,
+    "torch/gru": KERNEL,
+    "torch/lstm": KERNEL,
+    "tianshou/recurrent": KERNEL,
+    "tianshou/atari rainbow": "the noisy layer computes its weight from two parameters, which are not projected",
+    "transformers/mixtral": ROUTER,
+    "transformers/qwen2_moe": ROUTER,
+    "transformers/gpt_oss": "the router's choice of experts, clamped gates, the maximum over attention's sinks",
+    "transformers/mamba": "the state's decay: exp and softplus of learned values, and products with them",
+    "transformers/rwkv": "the exponentials of its attention, written out",
+    "transformers/wav2vec2": "weight_norm computes the positional convolution's weight, which is not projected",
+    "transformers/convnextv2": "its response norm divides by a mean over positions",
+    "torch_geometric/gat": GRAPH,
+    "torch_geometric/gatv2": GRAPH,
+    "torch_geometric/edgecnn": "one activation module is shared by the message's network and the whole",
+    "torch_geometric/attentive fp": f"{GRAPH}; recurrent cells",
+    "diffusers/dit": "the conditioning's scales multiply other learned values",
+}
+"""The architectures that are handled in part, and why: the report lists every such operation."""
+
+
+def prepared(name: str, dtype: torch.dtype, seed: int = 0) -> tuple[nn.Module, Any]:
+    """A model in a dtype with its inputs. Its own norms get a small eps, which its tiny weights would not outweigh."""
+    torch.manual_seed(seed)
+    model, inputs = ARCHITECTURES[name].build().to(dtype), ARCHITECTURES[name].inputs()
+    for part in model.modules():
+        for key, value in vars(part).items():
+            if "eps" in key and isinstance(value, float):
+                setattr(part, key, 1e-12)
+    return model, cast(inputs, dtype)
+
+
+def cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, dict):
+        return {key: cast(item, dtype) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(cast(item, dtype) for item in value)
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+def outputs_of(model: nn.Module, inputs: Any) -> Tensor:
+    """All floating-point outputs in one vector, the same for each call: noise is seeded."""
+    torch.manual_seed(0)
+    found = [tensor.flatten() for tensor in tensors(call(model, inputs)) if tensor.is_floating_point()]
+    return torch.cat([tensor.to(found[0].dtype) for tensor in found])
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in the result of a forward, without those that are cached for a next call."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors(item)
+    elif isinstance(value, dict) or hasattr(value, "__dict__"):
+        held = value if isinstance(value, dict) else vars(value)
+        yield from tensors([item for key, item in held.items() if "past" not in key and "cache" not in key])
+
+
+@contextmanager
+def calm(model: nn.Module) -> Iterator[None]:
+    """No dropout in here, whoever calls it."""
+    kept = [(part, key, value) for part in model.modules() for key, value in vars(part).items() if is_rate(key, value)]
+    drops = [(part, "p", part.p) for part in model.modules() if isinstance(part, nn.modules.dropout._DropoutNd)]
+    for part, key, _ in kept + drops:
+        setattr(part, key, 0.0)
+    yield
+    for part, key, value in kept + drops:
+        setattr(part, key, value)
+
+
+def is_rate(key: str, value: Any) -> bool:
+    return "drop" in key and isinstance(value, float)
+
+
+def counts() -> dict[str, tuple[int, int]]:
+    """By package: how many architectures `normalize` handles whole, and how many in part."""
+    found: dict[str, tuple[int, int]] = {}
+    for name in ARCHITECTURES:
+        whole, part = found.get(name.split("/")[0], (0, 0))
+        found[name.split("/")[0]] = (whole + (name not in PARTIAL), part + (name in PARTIAL))
+    return found

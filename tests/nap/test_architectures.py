@@ -1,0 +1,115 @@
+"""`normalize` and `Projection` on architectures of other packages, held against what the models then run and compute."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import nap
+from tests.nap.architectures import ARCHITECTURES, PARTIAL, calm, call, outputs_of, prepared
+from tests.nap.nonlinear_operations import Watch
+
+QUICK = {
+    "torch/functional", "transformers/gpt2", "transformers/gemma2", "transformers/deberta_v2", "transformers/segformer",
+    "stable_baselines3/sac actor",
+}  # fmt: skip
+NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ARCHITECTURES]
+pytestmark = pytest.mark.filterwarnings("ignore")  # those of the other packages
+
+
+def normalized(name: str) -> tuple[nn.Module, Any, nap.Report]:
+    """A normalised model in float64 where its code takes that, else in float32."""
+    pytest.importorskip(name.split("/")[0])
+    for dtype in (torch.float64, torch.float32):
+        model, inputs = prepared(name, dtype)
+        try:
+            with torch.no_grad():
+                call(model, inputs)
+        except RuntimeError:  # it casts to float32 itself
+            continue
+        return model, inputs, nap.normalize(model, example_inputs=inputs)
+    raise AssertionError(f"{name} does not run")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_architecture_keeps_every_promise(name: str) -> None:
+    """One test for all of them, since building the model takes longer than each check."""
+    model, inputs, report = normalized(name)
+    assert bool(report.not_handled) == (name in PARTIAL), report.not_handled
+    check_that_nothing_is_silent(model, inputs, report)
+    check_that_both_modes_agree(model, inputs)
+    check_copies(name, model, inputs)
+    check_norms_over_three_steps(model, inputs, report)
+    check_scale_invariance(model, inputs, report)
+
+
+def check_that_nothing_is_silent(model: nn.Module, inputs: Any, report: nap.Report) -> None:
+    listed = [*dict(report.not_handled), *report.left_out]
+    for training in (True, False):
+        with torch.no_grad(), Watch(model.train(training)) as watch:
+            call(model, inputs)
+        assert watch.unlisted(listed, type(model).__name__) == []
+
+
+def check_that_both_modes_agree(model: nn.Module, inputs: Any) -> None:
+    """Of a model without dropout, and without batch norms, which differ as they should."""
+    with calm(model), torch.no_grad():
+        trained, evaluated = outputs_of(model.train(), inputs), outputs_of(model.eval(), inputs)
+    if not any(isinstance(part, nn.modules.batchnorm._NormBase) for part in model.modules()):
+        torch.testing.assert_close(trained, evaluated, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def check_copies(name: str, model: nn.Module, inputs: Any) -> None:
+    expected = outputs_of(model.eval(), inputs)
+    torch.testing.assert_close(outputs_of(copy.deepcopy(model), inputs), expected, rtol=0, atol=0)
+    if picklable(name):
+        torch.testing.assert_close(outputs_of(pickle.loads(pickle.dumps(model)), inputs), expected, rtol=0, atol=0)
+    fresh, _ = prepared(name, next(model.parameters()).dtype, seed=1)
+    nap.normalize(fresh, example_inputs=inputs)
+    fresh.load_state_dict(model.state_dict())
+    torch.testing.assert_close(outputs_of(fresh.eval(), inputs), expected, rtol=1e-6, atol=1e-8)
+
+
+def picklable(name: str) -> bool:
+    """Whether the model can be pickled before anything is done to it."""
+    try:
+        pickle.dumps(prepared(name, torch.float32)[0])
+    except Exception:  # local functions, generated code
+        return False
+    return True
+
+
+def check_norms_over_three_steps(model: nn.Module, inputs: Any, report: nap.Report) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    projection = nap.Projection(model).attach(optimizer)
+    assert not {*report.outputs} & {*projection.names}
+    assert report.outputs or not any(name.endswith("head.weight") for name in projection.names)
+    for _ in range(3):
+        optimizer.zero_grad()
+        outputs_of(model.train(), inputs).square().mean().backward()
+        optimizer.step()
+    for weight, norm in projection.norms().items():
+        torch.testing.assert_close(norm, projection.initial_norms[weight], rtol=1e-6, atol=0)
+
+
+@torch.no_grad()
+def check_scale_invariance(model: nn.Module, inputs: Any, report: nap.Report) -> None:
+    """Of every weight that the report calls scale-invariant, away from initial zeros and with small eps everywhere."""
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter) if parameter.ndim == 1 else 0)
+    before = outputs_of(model.eval(), inputs)
+    wrong = {}
+    for name in report.scale_invariant:
+        weight = nap.snapshot(model, copy=False)[name]
+        kept = weight.clone()
+        weight.mul_(3)
+        change = float((outputs_of(model, inputs) - before).norm() / before.norm())
+        weight.copy_(kept)
+        wrong |= {name: change} if not change < 1e-3 else {}
+    assert wrong == {}
