@@ -149,7 +149,7 @@ def _insert(
         return None
     if flow.squashes_last(node):
         return f"it may only bound the output: what follows {flow.name} cannot be traced; put a norm before it if not"
-    layout = flow.layout(source)
+    layout = flow.layout(source) or flow.read_layout(node)
     if layout is None:
         return "the width of its input is not known here (an input, a reshape, an unknown operation)"
     if layout[2].is_complex():

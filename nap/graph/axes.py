@@ -1,4 +1,4 @@
-"""Which axis holds the features behind operations that move axes, told by the shapes of a run."""
+"""Which axis holds the features: of a layer's output and input, and behind operations that move axes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import operator
 from math import prod
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx, nn
+
+from nap.graph.foreign import Role, role
+from nap.graph.weights import Conv
 
 _SWAPS = {"transpose", "swapaxes", "swapdims"}
 _ROW_MAJOR = {
@@ -50,3 +53,30 @@ def _is_slice(index: Any) -> bool:
     """Whether an index only shortens axes."""
     parts = index if isinstance(index, tuple) else (index,)
     return all(isinstance(part, slice) or part is ... for part in parts)
+
+
+def width(layer: nn.Module) -> int:
+    """The number of output features of a layer."""
+    layout = layer_layout(layer)
+    return layout[0] if layout is not None else 0
+
+
+def read_layout(layer: nn.Module) -> tuple[int, int, Tensor] | None:
+    """The layout of what a linear layer or a convolution reads."""
+    if isinstance(layer, Conv):
+        return layer.in_channels, len(layer.kernel_size), layer.weight
+    found = layer_layout(layer)
+    plain = found is not None and not isinstance(layer, nn.Embedding | nn.MultiheadAttention)
+    return (found[2].numel() // found[0], 0, found[2]) if plain else None
+
+
+def layer_layout(layer: nn.Module) -> tuple[int, int, Tensor] | None:
+    """(features, spatial dimensions after them, a tensor of the device and dtype) of a layer's output."""
+    if isinstance(layer, Conv):
+        return layer.out_channels, len(layer.kernel_size), layer.weight
+    if isinstance(layer, nn.MultiheadAttention):
+        return layer.embed_dim, 0, layer.out_proj.weight
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    features_last = isinstance(layer, nn.Embedding) or role(layer) is Role.TRANSPOSED_LINEAR
+    return weight.shape[1 if features_last else 0], 0, weight

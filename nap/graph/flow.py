@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from nap.graph.axes import moved_axis
-from nap.graph.foreign import Role, role
+from nap.graph.axes import layer_layout, moved_axis, read_layout
 from nap.graph.kinds import (
     ARITHMETIC,
     DIVISIONS,
@@ -26,7 +25,6 @@ from nap.graph.kinds import (
     name_of,
 )
 from nap.graph.tracer import as_root
-from nap.graph.weights import Conv
 
 PASSING = (Kind.SAME, Kind.RESHAPE)
 _SPACES = {"linear": 0, "embedding": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
@@ -154,7 +152,7 @@ class Flow:
     def _layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         kind = self.kind(node)
         if kind is Kind.LAYER:
-            return _layer_layout(self.modules[node])
+            return layer_layout(self.modules[node])
         if kind is Kind.UNSEEN:
             return self._function_layout(node)
         if kind is Kind.BLOCK:
@@ -219,6 +217,19 @@ class Flow:
         if space is not None and len(shape) == space + 2:
             return shape[1 if name == "embedding" else 0], space, like
         return (out[-1], 0, like) if name in MATMULS and out and out[-1] in shape[-2:] else None
+
+    def read_layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
+        """The layout of learned values as the linear layers and convolutions behind them read it."""
+        shape, layouts = node.meta.get("shape"), []
+        for user in node.users if shape and node in self.learned else ():
+            kind, layer = self.kind(user), self.modules.get(user)
+            if kind is Kind.SAME:
+                layouts.append(self.read_layout(user))
+            elif kind is not Kind.SHAPE:
+                layouts.append(read_layout(layer) if layer is not None and kind is Kind.LAYER else None)
+        found = layouts[0] if layouts else None
+        same = found is not None and all(each is not None and each[:2] == found[:2] for each in layouts)
+        return found if same and shape[-1 - found[1]] == found[0] else None
 
     def is_output_map(self, node: fx.Node) -> bool:
         """Whether a nonlinearity only bounds the module's output, as the tanh of a policy does."""
@@ -296,23 +307,6 @@ def factors_of(node: fx.Node) -> list[fx.Node]:
 
     fx.node.map_arg((node.args, node.kwargs), note)
     return found
-
-
-def width(layer: nn.Module) -> int:
-    """The number of output features of a layer."""
-    layout = _layer_layout(layer)
-    return layout[0] if layout is not None else 0
-
-
-def _layer_layout(layer: nn.Module) -> tuple[int, int, Tensor] | None:
-    if isinstance(layer, Conv):
-        return layer.out_channels, len(layer.kernel_size), layer.weight
-    if isinstance(layer, nn.MultiheadAttention):
-        return layer.embed_dim, 0, layer.out_proj.weight
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    features_last = isinstance(layer, nn.Embedding) or role(layer) is Role.TRANSPOSED_LINEAR
-    return weight.shape[1 if features_last else 0], 0, weight
 
 
 def _output_weight(layer: nn.Module) -> set[int]:

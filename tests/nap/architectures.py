@@ -500,7 +500,9 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(item)
     elif isinstance(value, dict) or hasattr(value, "__dict__"):
         held = value if isinstance(value, dict) else vars(value)
-        yield from tensors([item for key, item in held.items() if "past" not in key and "cache" not in key])
+        yield from tensors(
+            [item for key, item in held.items() if "past" not in key and "cache" not in key and key != "state"]
+        )
 
 
 @contextmanager

@@ -30,7 +30,9 @@ ELEMENTWISE = {
 }  # fmt: skip
 SOFTMAX = {"_softmax", "_safe_softmax"}
 PRODUCTS = {"mul", "div", "bmm", "mm", "addcmul", "baddbmm", "dot", "mv"}
-CREATION = re.compile("^(empty|zeros|ones|full|rand|randn|new)(_|$)|^(bernoulli|argmax|argmin|multinomial|eq|ne|lt|le|gt|ge)")
+CREATION = re.compile(
+    "^(empty|zeros|ones|full|rand|randn|new)(_|$)|^(bernoulli|argmax|argmin|multinomial|eq|ne|lt|le|gt|ge)"
+)
 NORM_CLASS = re.compile(r"Norm(\w*\d[dD])?$|Norm(2d)?Act?$|^ScaleNorm|LayerNorm|RMSNorm|GroupNorm|BatchNorm")
 
 

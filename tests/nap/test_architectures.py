@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import nap
-from tests.nap.architectures import ARCHITECTURES, PARTIAL, calm, call, outputs_of, prepared
+from tests.nap.architectures import ARCHITECTURES, PARTIAL, call, calm, outputs_of, prepared
 from tests.nap.nonlinear_operations import Watch
 
 QUICK = {
@@ -42,7 +42,8 @@ def test_an_architecture_keeps_every_promise(name: str) -> None:
     model, inputs, report = normalized(name)
     assert bool(report.not_handled) == (name in PARTIAL), report.not_handled
     check_that_nothing_is_silent(model, inputs, report)
-    check_that_both_modes_agree(model, inputs)
+    if modes_differ(*prepared(name, dtype_of(model))) < 1e-6:  # else its noise or its batch norms do
+        assert modes_differ(model, inputs) < 1e-4
     check_copies(name, model, inputs)
     check_norms_over_three_steps(model, inputs, report)
     check_scale_invariance(model, inputs, report)
@@ -56,12 +57,15 @@ def check_that_nothing_is_silent(model: nn.Module, inputs: Any, report: nap.Repo
         assert watch.unlisted(listed, type(model).__name__) == []
 
 
-def check_that_both_modes_agree(model: nn.Module, inputs: Any) -> None:
-    """Of a model without dropout, and without batch norms, which differ as they should."""
+def modes_differ(model: nn.Module, inputs: Any) -> float:
+    """How much train and eval mode differ, without dropout."""
     with calm(model), torch.no_grad():
         trained, evaluated = outputs_of(model.train(), inputs), outputs_of(model.eval(), inputs)
-    if not any(isinstance(part, nn.modules.batchnorm._NormBase) for part in model.modules()):
-        torch.testing.assert_close(trained, evaluated, rtol=1e-4, atol=1e-5)
+    return float((trained - evaluated).norm() / evaluated.norm())
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    return next(model.parameters()).dtype
 
 
 @torch.no_grad()
@@ -70,7 +74,7 @@ def check_copies(name: str, model: nn.Module, inputs: Any) -> None:
     torch.testing.assert_close(outputs_of(copy.deepcopy(model), inputs), expected, rtol=0, atol=0)
     if picklable(name):
         torch.testing.assert_close(outputs_of(pickle.loads(pickle.dumps(model)), inputs), expected, rtol=0, atol=0)
-    fresh, _ = prepared(name, next(model.parameters()).dtype, seed=1)
+    fresh, _ = prepared(name, dtype_of(model), seed=1)
     nap.normalize(fresh, example_inputs=inputs)
     fresh.load_state_dict(model.state_dict())
     torch.testing.assert_close(outputs_of(fresh.eval(), inputs), expected, rtol=1e-6, atol=1e-8)
