@@ -76,10 +76,11 @@ def normalize(
     (RMSNorm). `conv_axes` says what a norm after a convolution covers: "channels" (each position by itself) or
     "channels_and_space" (batched input only). A nonlinearity that already follows a norm gets no second one, and a
     tanh or sigmoid that only bounds the output gets none, nor does one of a single unit, which a norm would make
-    constant. Attention's softmax and a tanh that caps its logits are not counted as nonlinearities. What cannot be handled is listed in the report with
-    the reason. Forwards are followed in train and eval mode: on `example_inputs` if given, which follows any code, else
-    without and with their optional arguments, as far as each can be traced. `example_inputs` and `outputs`, the names
-    of the output layers, are those of `nap.analyze`; a later `Projection` of the module knows them too.
+    constant. Attention's softmax and a tanh that caps its logits are not counted as nonlinearities. What cannot be
+    handled is listed in the report with the reason. Forwards are followed in train and eval mode: on `example_inputs`
+    if given, which follows any code, else without and with their optional arguments, as far as each can be traced.
+    `example_inputs` and `outputs`, the names of the output layers, are those of `nap.analyze`; a later `Projection` of
+    the module knows them too.
     Source: Lyle et al. 2024, arXiv 2407.01800.
 
     eps: what each new norm adds to the variance. None chooses: 1e-12, or a `nap.FlooredNorm` where an all-zero row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -154,8 +154,8 @@ TRANSFORMERS = {
     "marian": translated("Marian"),
     "whisper": Architecture(
         "transformers",
-        hugging("Whisper", "WhisperForConditionalGeneration", **SIZES, d_model=WIDTH, encoder_layers=2, decoder_layers=2,
-                encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=48,
+        hugging("Whisper", "WhisperForConditionalGeneration", **SIZES, d_model=WIDTH, encoder_layers=2,
+                decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=48,
                 num_mel_bins=8, max_source_positions=8, max_target_positions=40, decoder_start_token_id=2),
         lambda: {"input_features": normal(3, 8, 16), "decoder_input_ids": tokens(3, 5)},
     ),
@@ -177,8 +177,8 @@ TRANSFORMERS = {
     "regnet": seen("RegNet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], groups_width=4),
     "bit": seen("Bit", embedding_size=8, hidden_sizes=[16, 32], depths=[1, 1], num_groups=4),
     "mobilenet_v2": seen("MobileNetV2", depth_multiplier=0.25),
-    "levit": seen("Levit", 64, patch_size=16, hidden_sizes=[16, 24, 32], num_attention_heads=[1, 1, 1], depths=[1, 1, 1],
-                  key_dim=[8, 8, 8]),
+    "levit": seen("Levit", 64, patch_size=16, hidden_sizes=[16, 24, 32], num_attention_heads=[1, 1, 1],
+                  depths=[1, 1, 1], key_dim=[8, 8, 8]),
     "poolformer": seen("PoolFormer", hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1]),
     "segformer": seen("Segformer", 64, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1],
                       num_attention_heads=[1, 1, 2, 2]),
@@ -193,7 +193,8 @@ TRANSFORMERS = {
     ),
     "decision transformer": Architecture(
         "transformers",
-        hugging("DecisionTransformer", "DecisionTransformerModel", **SIZES, state_dim=5, act_dim=2, max_ep_len=20, **OLD_NAMES),
+        hugging("DecisionTransformer", "DecisionTransformerModel", **SIZES, **OLD_NAMES, state_dim=5, act_dim=2,
+                max_ep_len=20),
         lambda: {
             "states": normal(3, 4, 5), "actions": normal(3, 4, 2), "returns_to_go": normal(3, 4, 1),
             "timesteps": torch.arange(4).repeat(3, 1), "attention_mask": torch.ones(3, 4),
@@ -285,8 +286,8 @@ DUELING = ({"hidden_sizes": [WIDTH]}, {"hidden_sizes": [WIDTH]})
 TIANSHOU = {
     "net": of("tianshou", f"{NETS}:Net", observed, **BODY, action_shape=3),
     "dueling": of("tianshou", f"{NETS}:Net", observed, **BODY, action_shape=3, dueling_param=DUELING),
-    "recurrent": of("tianshou", f"{NETS}:Recurrent", lambda: normal(3, 4, 6), layer_num=1, state_shape=6, action_shape=3,
-        hidden_layer_size=WIDTH),
+    "recurrent": of("tianshou", f"{NETS}:Recurrent", lambda: normal(3, 4, 6), layer_num=1, state_shape=6,
+        action_shape=3, hidden_layer_size=WIDTH),
     "branching": of(
         "tianshou", f"{NETS}:BranchingNet", observed, state_shape=6, num_branches=2, action_per_branch=3,
         common_hidden_sizes=[WIDTH], value_hidden_sizes=[WIDTH], action_hidden_sizes=[WIDTH],
@@ -521,10 +522,37 @@ def is_rate(key: str, value: Any) -> bool:
     return "drop" in key and isinstance(value, float)
 
 
-def counts() -> dict[str, tuple[int, int]]:
-    """By package: how many architectures `normalize` handles whole, and how many in part."""
-    found: dict[str, tuple[int, int]] = {}
+def counts(partial: Collection[str], refused: Collection[str] = ()) -> str:
+    """The table of docs/nap.md: how many architectures of each package are handled whole, in part, or refused."""
+    packages = list(dict.fromkeys(name.split("/")[0] for name in ARCHITECTURES))
+    lines = ["| package | ok | partial | refused |", "|---|---:|---:|---:|"]
+    for package in [*packages, "all"]:
+        names = [name for name in ARCHITECTURES if package in ("all", name.split("/")[0])]
+        part, none = len({*names} & {*partial}), len({*names} & {*refused})
+        lines.append(f"| {package} | {len(names) - part - none} | {part} | {none} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints what `normalize` makes of each architecture, and the table of counts."""
+    import nap
+
+    partial: dict[str, nap.Report] = {}
+    refused: dict[str, str] = {}
     for name in ARCHITECTURES:
-        whole, part = found.get(name.split("/")[0], (0, 0))
-        found[name.split("/")[0]] = (whole + (name not in PARTIAL), part + (name in PARTIAL))
-    return found
+        model, inputs = prepared(name, torch.float32)
+        try:
+            report = nap.normalize(model, example_inputs=inputs)
+        except ValueError as error:
+            refused[name] = str(error)
+            print(f"refused  {name}: {error}")
+            continue
+        partial |= {name: report} if report.not_handled else {}
+        print(f"{'partial' if report.not_handled else 'ok':7}  {name}")
+        for place, why in report.not_handled:
+            print(f"           {place}: {why}")
+    print(f"\n{counts(partial, refused)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -25,8 +25,8 @@ ACTIVATIONS = {
 }  # fmt: skip
 ELEMENTWISE = {
     "exp", "expm1", "log", "log1p", "sin", "cos", "erf", "pow", "abs", "sign", "clamp", "clamp_min", "clamp_max",
-    "maximum", "minimum", "round", "floor", "ceil", "sqrt", "rsqrt", "reciprocal", "_softmax", "_safe_softmax", "_log_softmax", "topk",
-    "sort", "max", "min", "amax", "amin", "logsumexp", "cumprod", "prod", "std", "var", "linalg_vector_norm",
+    "maximum", "minimum", "round", "floor", "ceil", "sqrt", "rsqrt", "reciprocal", "_softmax", "_safe_softmax",
+    "_log_softmax", "topk",    "sort", "max", "min", "amax", "amin", "logsumexp", "cumprod", "prod", "std", "var", "linalg_vector_norm",
 }  # fmt: skip
 SOFTMAX = {"_softmax", "_safe_softmax"}
 PRODUCTS = {"mul", "div", "bmm", "mm", "addcmul", "baddbmm", "dot", "mv"}

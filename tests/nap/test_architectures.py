@@ -1,14 +1,15 @@
-"""`normalize` and `Projection` on architectures of other packages, held against what the models then run and compute."""
+"""`normalize` and `Projection` on architectures of other packages, held against what the models then compute."""
 
 from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import nap
 from tests.nap.architectures import ARCHITECTURES, PARTIAL, call, calm, outputs_of, prepared
@@ -117,3 +118,31 @@ def check_scale_invariance(model: nn.Module, inputs: Any, report: nap.Report) ->
         weight.copy_(kept)
         wrong |= {name: change} if not change < 1e-3 else {}
     assert wrong == {}
+
+
+def test_the_counts_of_the_guide_are_those_of_the_list() -> None:
+    guide = Path(__file__).parent.parent.parent / "docs/nap.md"
+    assert counts(PARTIAL) in guide.read_text()
+    assert len(ARCHITECTURES) >= 60
+    assert PARTIAL.keys() <= ARCHITECTURES.keys()
+
+
+class Silent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        logits = hidden @ hidden.T
+        attended = logits.softmax(-1) @ hidden
+        gated = attended * torch.where(hidden > 0, self.second(torch.relu(self.norm(hidden))), hidden).clamp(-1, 1)
+        return self.second(gated).relu().tanh()
+
+
+def test_the_check_itself_sees_what_has_no_norm() -> None:
+    with torch.no_grad(), Watch(model := Silent()) as watch:
+        model(torch.randn(3, 4))
+    assert watch.unlisted([], "Silent") == ["clamp in Silent", "relu in Silent"]
+    assert watch.unlisted(["clamp() in Silent.forward"], "Silent") == []  # by the place
+    assert watch.unlisted(["second", "first"], "Silent") == ["clamp in Silent", "relu in Silent"]

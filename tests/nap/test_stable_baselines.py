@@ -105,7 +105,9 @@ def test_no_head_is_projected(algorithm: str) -> None:
 @pytest.mark.parametrize(("algorithm", "steps", "least"), [("DQN", 4000, 0.5), ("SAC", 1500, 0.6), ("TD3", 1500, 0.6)])
 def test_reward_is_learned_and_the_norms_hold(algorithm: str, steps: int, least: float) -> None:
     """Chance is 0.25 for DQN and about 0.3 for SAC and TD3."""
-    options = {"train_freq": 4, "exploration_fraction": 0.5, "target_update_interval": 100} if algorithm == "DQN" else {}
+    options = (
+        {"train_freq": 4, "exploration_fraction": 0.5, "target_update_interval": 100} if algorithm == "DQN" else {}
+    )
     model = made(algorithm, learning_starts=100, learning_rate=1e-3, **options)
     projections = use_nap(model.policy)
     model.learn(steps)
