@@ -236,16 +236,16 @@ class Flow:
         return not self.name and self.squashes_last(node)
 
     def squashes_last(self, node: fx.Node) -> bool:
-        """Whether a nonlinearity is of the kind that bounds outputs, and no layer or nonlinearity is behind it here."""
-        module = self.modules.get(node)
-        name = type(module).__name__ if module is not None else name_of(node)
-        unknown = self.kind(node) in (Kind.ELEMENTWISE, Kind.OTHER)
-        squashes = name.lower() in {squash.lower() for squash in SQUASHING} or unknown
+        """Whether a nonlinearity is of the kind that bounds outputs, and only such ones and no layer are behind it."""
         later = (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK, Kind.NORM)
-        return squashes and not any(
-            self.kind(reached) in later or (self.kind(reached) is Kind.NONLINEAR and not self.squashes_last(reached))
+        return self._squashes(node) and not any(
+            self.kind(reached) in later or (self.kind(reached) is Kind.NONLINEAR and not self._squashes(reached))
             for reached in _reached(node)
         )
+
+    def _squashes(self, node: fx.Node) -> bool:
+        unknown = self.kind(node) in (Kind.ELEMENTWISE, Kind.OTHER)
+        return unknown or self.name_of(node) in {squash.lower() for squash in SQUASHING}
 
     def parameter_uses(self) -> list[tuple[nn.Parameter, fx.Node]]:
         """The parameters that the code uses itself rather than by calling their module, with each operation on them.

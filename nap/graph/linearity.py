@@ -50,5 +50,5 @@ def _attention(flow: Flow, softmax: fx.Node) -> set[fx.Node]:
                 caps |= {source} if flow.name_of(source) == "tanh" else set()
                 pending.append(source)
     weighed = {end for end in flow.ends(softmax) if flow.kind(end) is Kind.PRODUCT and name_of(end) in MATMULS}
-    caps = {cap for cap in caps if flow.source(cap.all_input_nodes[0], PASSING) in products}
+    caps = {cap for cap in caps if flow.source(cap.all_input_nodes[0], (*PASSING, Kind.LINEAR)) in products}
     return {softmax} | caps | products | weighed if products and weighed else set()

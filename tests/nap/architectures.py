@@ -1,4 +1,7 @@
-"""Architectures of other packages, each built tiny, on which `nap` is tried: `python -m tests.nap.architectures`."""
+"""Architectures of other packages, each built tiny, on which `nap` is tried.
+
+`python -m tests.nap.architectures` prints what `nap.normalize` makes of each, and the table of docs/nap.md.
+"""
 
 from __future__ import annotations
 
@@ -155,8 +158,9 @@ TRANSFORMERS = {
     "whisper": Architecture(
         "transformers",
         hugging("Whisper", "WhisperForConditionalGeneration", **SIZES, d_model=WIDTH, encoder_layers=2,
-                decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=48,
-                num_mel_bins=8, max_source_positions=8, max_target_positions=40, decoder_start_token_id=2),
+                decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=48,
+                decoder_ffn_dim=48, num_mel_bins=8, max_source_positions=8, max_target_positions=40,
+                decoder_start_token_id=2),
         lambda: {"input_features": normal(3, 8, 16), "decoder_input_ids": tokens(3, 5)},
     ),
     "wav2vec2": Architecture(

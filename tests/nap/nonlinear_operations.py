@@ -18,7 +18,7 @@ NORMS = {
     "cudnn_batch_norm", "rms_norm", "batch_norm", "group_norm", "layer_norm", "_batch_norm_no_update",
 }  # fmt: skip
 UNBOUNDED = {"relu", "gelu", "silu", "elu", "leaky_relu"}
-"""The activations that bound nothing: even as a model's last operation they are to be listed."""
+"""Activations that bound nothing: even as a model's last operation they are to be listed."""
 ACTIVATIONS = {
     "relu", "gelu", "silu", "elu", "leaky_relu", "mish", "hardswish", "hardsigmoid", "hardtanh", "selu", "celu",
     "_prelu_kernel", "glu", "softplus", "tanh", "sigmoid", "log_sigmoid_forward", "threshold", "softshrink",
@@ -26,7 +26,8 @@ ACTIVATIONS = {
 ELEMENTWISE = {
     "exp", "expm1", "log", "log1p", "sin", "cos", "erf", "pow", "abs", "sign", "clamp", "clamp_min", "clamp_max",
     "maximum", "minimum", "round", "floor", "ceil", "sqrt", "rsqrt", "reciprocal", "_softmax", "_safe_softmax",
-    "_log_softmax", "topk",    "sort", "max", "min", "amax", "amin", "logsumexp", "cumprod", "prod", "std", "var", "linalg_vector_norm",
+    "_log_softmax", "topk", "sort", "max", "min", "amax", "amin", "logsumexp", "cumprod", "prod", "std", "var",
+    "linalg_vector_norm",
 }  # fmt: skip
 SOFTMAX = {"_softmax", "_safe_softmax"}
 PRODUCTS = {"mul", "div", "bmm", "mm", "addcmul", "baddbmm", "dot", "mv"}
