@@ -66,8 +66,9 @@ def read_layout(layer: nn.Module) -> tuple[int, int, Tensor] | None:
     if isinstance(layer, Conv):
         return layer.in_channels, len(layer.kernel_size), layer.weight
     found = layer_layout(layer)
-    plain = found is not None and not isinstance(layer, nn.Embedding | nn.MultiheadAttention)
-    return (found[2].numel() // found[0], 0, found[2]) if plain else None
+    if found is None or isinstance(layer, nn.Embedding | nn.MultiheadAttention):
+        return None
+    return found[2].numel() // found[0], 0, found[2]
 
 
 def layer_layout(layer: nn.Module) -> tuple[int, int, Tensor] | None:

@@ -220,7 +220,8 @@ class Flow:
 
     def read_layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         """The layout of learned values as the linear layers and convolutions behind them read it."""
-        shape, layouts = node.meta.get("shape"), []
+        shape: tuple[int, ...] = node.meta.get("shape", ())
+        layouts = []
         for user in node.users if shape and node in self.learned else ():
             kind, layer = self.kind(user), self.modules.get(user)
             if kind is Kind.SAME:
@@ -228,8 +229,9 @@ class Flow:
             elif kind is not Kind.SHAPE:
                 layouts.append(read_layout(layer) if layer is not None and kind is Kind.LAYER else None)
         found = layouts[0] if layouts else None
-        same = found is not None and all(each is not None and each[:2] == found[:2] for each in layouts)
-        return found if same and shape[-1 - found[1]] == found[0] else None
+        if found is None or any(each is None or each[:2] != found[:2] for each in layouts):
+            return None
+        return found if shape[-1 - found[1]] == found[0] else None
 
     def is_output_map(self, node: fx.Node) -> bool:
         """Whether a nonlinearity only bounds the module's output, as the tanh of a policy does."""

@@ -21,8 +21,8 @@ QUICK = {
     "stable_baselines3/sac actor",
 }  # fmt: skip
 HEAD = re.compile(
-    r"(^|\.)(lm_head|head|classifier|classifier\.out_proj|classifier\.1|action_net|value_net|q_net\.[04]|qf\d\.4|log_std"
-    r"|mu|mu\.4|mu\.model\.0|to_logits|predict_\w+|[QV]\.model\.2|last\.model\.\d|proj_out_2|decoder\.conv_out)\.weight$"
+    r"(^|\.)(lm_head|head|classifier|classifier\.out_proj|classifier\.1|action_net|value_net|q_net\.4|qf\d\.4|log_std"
+    r"|mu|mu\.4|mu\.model\.0|to_logits|predict_\w+|[QV]\.model\.2|last\.model\.2|proj_out_2|decoder\.conv_out)\.weight$"
 )
 """The heads of the packages' models, by the names that these give them."""
 NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ARCHITECTURES]
