@@ -107,6 +107,10 @@ class FlooredNorm(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         self.floor = float(state)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())  # saved before norms had floors
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
     def extra_repr(self) -> str:
         space = f"{self.space}, over_space={self.over_space}"
         return f"{self.channels}, space={space}, norm={self.norm!r}, floor={self.floor}"

@@ -148,3 +148,5 @@ def test_a_floor_comes_with_the_state_dict() -> None:
     assert floors[0] != floors[1]
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     torch.testing.assert_close(second(x), first(x), rtol=0, atol=0)
+    older = {name: value for name, value in first.state_dict().items() if not name.endswith("_extra_state")}
+    second.load_state_dict(older)
