@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from nap.graph.flow import PASSING, Flow
 from nap.graph.foreign import LINEAR_ROLES, role
 from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block, name_of
+from nap.graph.linearity import attention_of
 from nap.graph.norms import BATCH_NORMS, FLOOR, NormalizedActivation, NormalizedLayer, expected_variance, make_norm
 from nap.graph.outlines import outline_of_all
 from nap.graph.parameters import coscaled_params
@@ -75,10 +76,11 @@ def normalize(
     (RMSNorm). `conv_axes` says what a norm after a convolution covers: "channels" (each position by itself) or
     "channels_and_space" (batched input only). A nonlinearity that already follows a norm gets no second one, and a
     tanh or sigmoid that only bounds the output gets none, nor does one of a single unit, which a norm would make
-    constant. Attention's softmax is not counted as a nonlinearity. What cannot be handled is listed in the report with
-    the reason. Forwards are followed in train and eval mode: on `example_inputs` if given, which follows any code, else
-    without and with their optional arguments, as far as each can be traced. `example_inputs` and `outputs`, the names
-    of the output layers, are those of `nap.analyze`; a later `Projection` of the module knows them too.
+    constant. Attention's softmax and a tanh that caps its logits are not counted as nonlinearities. What cannot be
+    handled is listed in the report with the reason. Forwards are followed in train and eval mode: on `example_inputs`
+    if given, which follows any code, else without and with their optional arguments, as far as each can be traced.
+    `example_inputs` and `outputs`, the names of the output layers, are those of `nap.analyze`; a later `Projection` of
+    the module knows them too.
     Source: Lyle et al. 2024, arXiv 2407.01800.
 
     eps: what each new norm adds to the variance. None chooses: 1e-12, or a `nap.FlooredNorm` where an all-zero row
@@ -101,7 +103,9 @@ def normalize(
     before = outline_of_all(module)
     calls = traced.calls()
     for flow in traced.flows:
-        tried = [(node, _insert(module, flow, node, traced, calls, options)) for node in flow.of(Kind.NONLINEAR)]
+        attention = attention_of(flow)
+        nodes = [node for node in flow.of(Kind.NONLINEAR) if node not in attention]
+        tried = [(node, _insert(module, flow, node, traced, calls, options)) for node in nodes]
         without += [(_place(module, flow, node), why) for node, why in tried if why]
     for block in module.modules():
         if isinstance(block, ENCODER_LAYERS) and is_plain_block(block):
@@ -146,7 +150,7 @@ def _insert(
         return None
     if flow.squashes_last(node):
         return f"it may only bound the output: what follows {flow.name} cannot be traced; put a norm before it if not"
-    layout = flow.layout(source)
+    layout = flow.layout(source) or flow.read_layout(node)
     if layout is None:
         return "the width of its input is not known here (an input, a reshape, an unknown operation)"
     if layout[2].is_complex():

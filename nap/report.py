@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 from torch import fx, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from nap.graph.flow import Flow, width
+from nap.graph.axes import width
+from nap.graph.flow import Flow
 from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block, name_of
 from nap.graph.linearity import unhandled
 from nap.graph.norms import BATCH_NORMS, NormalizedActivation

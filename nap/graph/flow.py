@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from nap.graph.foreign import Role, role
+from nap.graph.axes import layer_layout, moved_axis, read_layout
 from nap.graph.kinds import (
     ARITHMETIC,
     DIVISIONS,
@@ -25,7 +25,6 @@ from nap.graph.kinds import (
     name_of,
 )
 from nap.graph.tracer import as_root
-from nap.graph.weights import Conv
 
 PASSING = (Kind.SAME, Kind.RESHAPE)
 _SPACES = {"linear": 0, "embedding": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
@@ -153,18 +152,18 @@ class Flow:
     def _layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         kind = self.kind(node)
         if kind is Kind.LAYER:
-            return _layer_layout(self.modules[node])
+            return layer_layout(self.modules[node])
         if kind is Kind.UNSEEN:
             return self._function_layout(node)
         if kind is Kind.BLOCK:
             norm = next(m for m in self.modules[node].modules() if isinstance(m, nn.LayerNorm))
             return norm.normalized_shape[0], 0, norm.weight
         if node.op == "call_function" and node.target is operator.getitem:
-            return self._part_layout(node)
+            return self._part_layout(node) or self._moved_layout(node)
         kept = kind in (Kind.SAME, Kind.NORM, Kind.NONLINEAR, Kind.ELEMENTWISE) or name_of(node) in ARITHMETIC
         kept = kept or (name_of(node) in SCATTERS and "shape" in node.meta)  # message passing
         if not kept or self.name_of(node) == "glu":
-            return None
+            return self._moved_layout(node) if kind is Kind.RESHAPE else None
         inputs = (self.layout(source) for source in node.all_input_nodes)
         found = next((found for found in inputs if found is not None), None)
         return None if found is None else self._pooled(node, *found)
@@ -191,35 +190,64 @@ class Flow:
             return None
         features = source.all_input_nodes[0]
         found, whole, part = self.layout(features), features.meta.get("shape"), node.meta.get("shape")
-        if found is None or found[1] or not whole or not part or whole[:-1] != part[:-1]:
+        if found is None or not whole or not part or len(whole) != len(part):
             return None
-        return part[-1], 0, found[2]
+        axis = len(whole) - 1 - found[1]
+        same = whole[:axis] == part[:axis] and whole[axis + 1 :] == part[axis + 1 :]
+        return (part[axis], found[1], found[2]) if same else None
+
+    def _moved_layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
+        """The layout behind an operation that moves axes or shortens them."""
+        source = node.all_input_nodes[0] if node.all_input_nodes else node
+        if "shape" not in source.meta or (found := self.layout(source)) is None:
+            return None
+        axis = moved_axis(node, self.name_of(node), len(source.meta["shape"]) - 1 - found[1])
+        shape = node.meta["shape"] if axis is not None else ()
+        return None if axis is None else (shape[axis], len(shape) - 1 - axis, found[2])
 
     def _function_layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         """The layout of a layer called as a function, from its weight."""
         factors = [f for f in node.all_input_nodes if any(v.ndim > 1 for v in self.parameters.get(f, ()))]
         weights = {value for factor in factors for value in self.parameters[factor] if value.ndim > 1}
-        if len(factors) != 1 or len(weights) != 1:
+        if len(factors) != 1 or (len(weights) != 1 and "shape" not in factors[0].meta):
             return None
-        (like,), name = weights, name_of(node)
+        like, name = next(iter(weights)), name_of(node)
         shape, out = factors[0].meta.get("shape", like.shape), node.meta.get("shape", ())
         space = _SPACES.get(name)
         if space is not None and len(shape) == space + 2:
             return shape[1 if name == "embedding" else 0], space, like
         return (out[-1], 0, like) if name in MATMULS and out and out[-1] in shape[-2:] else None
 
+    def read_layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
+        """The layout of learned values as the linear layers and convolutions behind them read it."""
+        shape: tuple[int, ...] = node.meta.get("shape", ())
+        layouts = []
+        for user in node.users if shape and node in self.learned else ():
+            kind, layer = self.kind(user), self.modules.get(user)
+            if kind is Kind.SAME:
+                layouts.append(self.read_layout(user))
+            elif kind is not Kind.SHAPE:
+                layouts.append(read_layout(layer) if layer is not None and kind is Kind.LAYER else None)
+        found = layouts[0] if layouts else None
+        if found is None or any(each is None or each[:2] != found[:2] for each in layouts):
+            return None
+        return found if shape[-1 - found[1]] == found[0] else None
+
     def is_output_map(self, node: fx.Node) -> bool:
         """Whether a nonlinearity only bounds the module's output, as the tanh of a policy does."""
         return not self.name and self.squashes_last(node)
 
     def squashes_last(self, node: fx.Node) -> bool:
-        """Whether a nonlinearity is of the kind that bounds outputs, and no layer or nonlinearity is behind it here."""
-        module = self.modules.get(node)
-        name = type(module).__name__ if module is not None else name_of(node)
+        """Whether a nonlinearity is of the kind that bounds outputs, and only such ones and no layer are behind it."""
+        later = (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK, Kind.NORM)
+        return self._squashes(node) and not any(
+            self.kind(reached) in later or (self.kind(reached) is Kind.NONLINEAR and not self._squashes(reached))
+            for reached in _reached(node)
+        )
+
+    def _squashes(self, node: fx.Node) -> bool:
         unknown = self.kind(node) in (Kind.ELEMENTWISE, Kind.OTHER)
-        squashes = name.lower() in {squash.lower() for squash in SQUASHING} or unknown
-        later = (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK, Kind.NONLINEAR, Kind.NORM)
-        return squashes and not any(self.kind(reached) in later for reached in _reached(node))
+        return unknown or self.name_of(node) in {squash.lower() for squash in SQUASHING}
 
     def parameter_uses(self) -> list[tuple[nn.Parameter, fx.Node]]:
         """The parameters that the code uses itself rather than by calling their module, with each operation on them.
@@ -281,23 +309,6 @@ def factors_of(node: fx.Node) -> list[fx.Node]:
 
     fx.node.map_arg((node.args, node.kwargs), note)
     return found
-
-
-def width(layer: nn.Module) -> int:
-    """The number of output features of a layer."""
-    layout = _layer_layout(layer)
-    return layout[0] if layout is not None else 0
-
-
-def _layer_layout(layer: nn.Module) -> tuple[int, int, Tensor] | None:
-    if isinstance(layer, Conv):
-        return layer.out_channels, len(layer.kernel_size), layer.weight
-    if isinstance(layer, nn.MultiheadAttention):
-        return layer.embed_dim, 0, layer.out_proj.weight
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    features_last = isinstance(layer, nn.Embedding) or role(layer) is Role.TRANSPOSED_LINEAR
-    return weight.shape[1 if features_last else 0], 0, weight
 
 
 def _output_weight(layer: nn.Module) -> set[int]:

@@ -143,7 +143,9 @@ def function_kind(node: fx.Node) -> Kind:
         factors = node.args[1:2] if name in DIVISIONS else node.args[:2]
         return Kind.SAME if any(isinstance(factor, int | float) for factor in factors) else Kind.PRODUCT
     if name in ("scatter_reduce", "index_reduce", "segment_reduce"):
-        return Kind.LINEAR if {"sum", "mean"} & {a for a in node.args if isinstance(a, str)} else Kind.OTHER
+        how = {given for given in (*node.args, *node.kwargs.values()) if isinstance(given, str)}
+        pools = {"amax", "amin"} & how and node.kwargs.get("include_self") is False  # as max_pool does
+        return Kind.LINEAR if {"sum", "mean"} & how or pools else Kind.OTHER
     if name == "pad" and (node.kwargs.get("value") or any(node.args[3:])):
         return Kind.LINEAR
     names = [

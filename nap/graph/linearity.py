@@ -14,8 +14,7 @@ def unhandled(flow: Flow) -> list[fx.Node]:
     Not those that only bound the output, and not those behind a norm or behind another nonlinearity: the first one
     counts. Attention's softmax and its products are left out.
     """
-    attention = set().union(*(_attention(flow, node) for node in flow.nodes))
-    found = []
+    attention, found = attention_of(flow), []
     for node in flow.of(Kind.ELEMENTWISE) + flow.of(Kind.PRODUCT) + flow.of(Kind.OTHER):
         if node.op in ("placeholder", "get_attr") or node in attention or flow.is_output_map(node):
             continue
@@ -31,13 +30,25 @@ def _handled(flow: Flow, node: fx.Node) -> bool:
     return flow.normalized(node) or flow.kind(flow.source(node, PASSING)) in kinds
 
 
-def _attention(flow: Flow, node: fx.Node) -> set[fx.Node]:
-    """A softmax over products of learned values that weighs other learned values, with those two products."""
-    if flow.name_of(node) != "softmax":
-        return set()
-    logits = node.all_input_nodes[0]
-    while flow.kind(logits) in (*PASSING, Kind.LINEAR, Kind.NONLINEAR):  # a tanh may cap them
-        logits = next((source for source in logits.all_input_nodes if source in flow.learned), node)
-    weighed = [end for end in flow.ends(node) if flow.kind(end) is Kind.PRODUCT and name_of(end) in MATMULS]
-    products = flow.kind(logits) is Kind.PRODUCT and name_of(logits) in MATMULS
-    return {node, logits, *weighed} if products and weighed else set()
+def attention_of(flow: Flow) -> set[fx.Node]:
+    """The operations of attention: softmax, the products that it weighs and is made of, and a cap of its logits."""
+    return set().union(*(_attention(flow, node) for node in flow.nodes if flow.name_of(node) == "softmax"))
+
+
+def _attention(flow: Flow, softmax: fx.Node) -> set[fx.Node]:
+    """A softmax over products of learned values that weighs other learned values, with those products."""
+    caps, products, pending, seen = set(), set(), [softmax], set()
+    while pending:
+        node = pending.pop()
+        for source in node.all_input_nodes:
+            if source not in flow.learned or source in seen:
+                continue
+            seen.add(source)
+            if flow.kind(source) is Kind.PRODUCT and name_of(source) in MATMULS:
+                products.add(source)
+            elif flow.kind(source) in (*PASSING, Kind.LINEAR) or flow.name_of(source) == "tanh":
+                caps |= {source} if flow.name_of(source) == "tanh" else set()
+                pending.append(source)
+    weighed = {end for end in flow.ends(softmax) if flow.kind(end) is Kind.PRODUCT and name_of(end) in MATMULS}
+    caps = {cap for cap in caps if flow.source(cap.all_input_nodes[0], (*PASSING, Kind.LINEAR)) in products}
+    return {softmax} | caps | products | weighed if products and weighed else set()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn, ones, rsqrt, zeros
+from torch import Tensor, float64, nn, ones, rsqrt, tensor, zeros
 
 from nap.graph.foreign import Role, norm_scales, role
 
@@ -99,6 +99,17 @@ class FlooredNorm(nn.Module):
         wide = wide * rsqrt(wide.square().mean(self.dims, keepdim=True).clamp(min=self.floor))
         out = wide.to(x.dtype) * self.weight.view(self.shape)
         return out if self.bias is None else out + self.bias.view(self.shape)
+
+    def get_extra_state(self) -> Tensor:
+        """The floor, which a second model with other initial weights would not have."""
+        return tensor(self.floor, dtype=float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.floor = float(state)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())  # saved before norms had floors
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def extra_repr(self) -> str:
         space = f"{self.space}, over_space={self.over_space}"

@@ -142,7 +142,8 @@ def recipes() -> dict[str, str]:
 
 
 def test_every_recipe_of_the_guide_is_run() -> None:
-    assert list(recipes())[1:] == list(RECIPES)
+    others = ["Stable-Baselines3"]  # by test_stable_baselines.py
+    assert [title for title in list(recipes())[1:] if title not in others] == list(RECIPES)
 
 
 @pytest.mark.parametrize("title", RECIPES)
