@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nap
+from experiment.layout import compiled
 from experiment.part import build_part
 from studies.grokking.config import EARLY, GrokkingConfig
 from studies.grokking.data import Task
@@ -41,7 +42,7 @@ class Learner:
         self.filter = GradientEMA(model, config) if config.optimizer == "grokfast-ema" else None
         self.sphere = GlobalNorm(model, config.omnigrok_alpha) if config.optimizer == "omnigrok" else None
         self.updates = 0
-        self._loss = torch.compile(self.loss, fullgraph=True, dynamic=False) if config.compile else self.loss
+        self._loss = compiled(self.loss, self.model) if config.compile else self.loss
 
     def loss(self, pairs: Tensor, answers: Tensor) -> Tensor:
         """Mean cross-entropy."""

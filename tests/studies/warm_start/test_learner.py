@@ -12,6 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nap
+from experiment.layout import compiled
 from plasticity.registry import METHODS
 from studies.warm_start import learner as module
 from studies.warm_start.config import CLOSED_LOOP, EARLY_CYCLE, WarmStartConfig
@@ -113,7 +114,7 @@ def test_images_and_weights_have_the_format_that_is_safe(settings, format):
 def test_the_loss_is_one_graph_that_no_phase_or_rate_compiles_again(monkeypatch):
     settings = {"nap": True, "plasticity": ("redo:period=3", "l2-init"), "phase_updates": 3}
     plain, counter = learner(**settings), CompileCounterWithBackend("eager")  # aot_eager of torch 2.14 breaks strides
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    monkeypatch.setattr("studies.warm_start.learner.compiled", partial(compiled, backend=counter))
     made = learner(**settings, compile=True)
     made.prepare()
     assert all(map(torch.equal, plain.model.parameters(), made.model.parameters()))
