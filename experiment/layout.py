@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from experiment.processor import instruction_sets
+from experiment.products import OneDNNProducts, by_onednn
 
 NARROW = 16
 """Channels that fill the widest vector register of a processor."""
@@ -53,6 +54,8 @@ def compiled(
         options |= {"cpp_wrapper": True, "cpp_cache_precompile_headers": False}
         if _widest_vectors():
             options["cpp.vec_isa_ok"] = True
+        if by_onednn():
+            options["post_grad_custom_post_pass"] = OneDNNProducts()
     if memory_format(network) == torch.contiguous_format:
         options["layout_optimization"] = False  # on a CPU inductor else makes every convolution channels_last
     given = options if backend == "inductor" and options else None
