@@ -34,10 +34,12 @@ class OneDNNProducts(CustomGraphPass):
 
     def __call__(self, graph: fx.Graph) -> None:
         product = _product()
-        for target, name in ((_aten.mm.default, "mm"), (_aten.addmm.default, "addmm")):
+        for target in (_aten.mm.default, _aten.addmm.default):
             for node in graph.find_nodes(op="call_function", target=target):
+                if node.kwargs:  # a scaled product
+                    continue
                 *bias, left, right = node.args
-                if node.kwargs or not _takes(left.meta["val"], right.meta["val"], *(b.meta["val"] for b in bias)):
+                if not _takes(left.meta["val"], right.meta["val"], *(b.meta["val"] for b in bias)):
                     continue
                 with graph.inserting_before(node):
                     turned = graph.call_function(_aten.permute.default, (right, [1, 0]))
