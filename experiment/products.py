@@ -1,4 +1,4 @@
-"""Matrix products of compiled networks: by oneDNN on the processors where it is known to be quicker than MKL."""
+"""Matrix products of compiled networks by oneDNN. The import takes a second, so only what compiles imports this."""
 
 from functools import cache
 from typing import Any
@@ -7,26 +7,9 @@ import torch
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 
-from experiment.processor import instruction_sets, vendor
-
 SMALLEST = 2**21
 """Multiplications of the smallest product that oneDNN computes: below, its call costs what its arithmetic saves."""
 _aten = torch.ops.aten
-
-
-def by_onednn() -> bool:
-    """Whether oneDNN computes the float32 products of compiled networks on this processor.
-
-    MKL keeps to AVX2 on AMD's processors with AVX-512, where oneDNN uses AVX-512 and is up to twice as fast.
-    The processor decides, not a measurement: one processor always computes the same bits.
-    """
-    return (
-        vendor() == "AuthenticAMD"
-        and "avx512f" in instruction_sets()
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and torch.backends.mkl.is_available()
-        and torch.backends.mkldnn.is_available()
-    )
 
 
 class OneDNNProducts(CustomGraphPass):
@@ -67,7 +50,7 @@ def _product() -> Any:
     class Product(mkldnn_ir.LinearUnary):
         @classmethod
         def require_contiguous(cls, x: Any) -> Any:
-            """A copy is needed only of a matrix without a dense axis, and of one whose rows overlap."""
+            """Copies only a matrix without a dense axis, and one whose rows overlap."""
             size, stride = x.get_size(), x.get_stride()
             if len(size) == 2 and any(stride[i] == 1 and stride[1 - i] >= size[i] for i in (0, 1)):
                 return x

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from experiment import determinism, layout, products
-from experiment.layout import compiled
-from experiment.products import SMALLEST, OneDNNProducts, by_onednn
+from experiment import determinism, layout
+from experiment.layout import by_onednn, compiled
+from experiment.products import SMALLEST, OneDNNProducts
 
 WIDE = 512
 BATCH = SMALLEST // WIDE**2 * 2
@@ -24,8 +24,8 @@ class Network(nn.Sequential):
 @pytest.fixture
 def amd(monkeypatch):
     """An AMD processor with AVX-512, as far as the choice knows."""
-    monkeypatch.setattr(products, "vendor", lambda: "AuthenticAMD")
-    monkeypatch.setattr(products, "instruction_sets", lambda: frozenset({"avx2", "avx512f"}))
+    monkeypatch.setattr(layout, "vendor", lambda: "AuthenticAMD")
+    monkeypatch.setattr(layout, "instruction_sets", lambda: frozenset({"avx2", "avx512f"}))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
 
 
@@ -92,7 +92,7 @@ def test_matrices_may_lie_as_they_like(monkeypatch, tmp_path):
 )
 def test_other_processors_keep_their_products(amd, monkeypatch, name, value):
     assert by_onednn() == (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available())
-    monkeypatch.setattr(products, name, value)
+    monkeypatch.setattr(layout, name, value)
     assert not by_onednn()
     given = {}
     monkeypatch.setattr(torch, "compile", lambda function, **options: given.update(options))
