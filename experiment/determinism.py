@@ -81,6 +81,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": processor(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
     }
@@ -89,7 +90,7 @@ def environment() -> dict[str, Any]:
 def made_by(compiled: object) -> dict[str, str]:
     """The software, the machine and its settings, which decide a run's bits together with the learning settings."""
     here = environment()
-    names = ("rewarm", "commit", "torch", "numpy", "cpu", "gpu", "threads")
+    names = ("rewarm", "commit", "torch", "numpy", "cpu", "vectors", "gpu", "threads")
     return {name: str(here[name]) for name in names} | {"compile": str(compiled)}
 
 

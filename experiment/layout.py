@@ -1,4 +1,4 @@
-"""The memory format of every network with convolutions."""
+"""The memory format of every network with convolutions, and how networks are compiled."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiment.processor import instruction_sets
+from experiment.processor import instruction_sets, vendor
 
 NARROW = 16
 """Channels that fill the widest vector register of a processor."""
@@ -53,6 +53,10 @@ def compiled(
         options |= {"cpp_wrapper": True, "cpp_cache_precompile_headers": False}
         if _widest_vectors():
             options["cpp.vec_isa_ok"] = True
+        if by_onednn():
+            from experiment.products import OneDNNProducts
+
+            options["post_grad_custom_post_pass"] = OneDNNProducts()
     if memory_format(network) == torch.contiguous_format:
         options["layout_optimization"] = False  # on a CPU inductor else makes every convolution channels_last
     given = options if backend == "inductor" and options else None
@@ -62,3 +66,18 @@ def compiled(
 def _widest_vectors() -> bool:
     """Whether torch's own kernels use the processor's widest registers. Then what inductor tests is known to work."""
     return torch.backends.cpu.get_cpu_capability() == ("AVX512" if "avx512f" in instruction_sets() else "AVX2")
+
+
+def by_onednn() -> bool:
+    """Whether oneDNN computes the float32 products of compiled networks on this processor.
+
+    MKL keeps to AVX2 on AMD's processors with AVX-512, where oneDNN uses AVX-512 and is up to twice as fast.
+    The processor decides, not a measurement: one processor always computes the same bits.
+    """
+    return (
+        vendor() == "AuthenticAMD"
+        and "avx512f" in instruction_sets()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+    )

@@ -32,6 +32,12 @@ def processor() -> str:
 
 
 @cache
+def vendor() -> str:
+    """The maker of an x86 processor, as it names itself; empty elsewhere, or where the system does not tell."""
+    return _cpuinfo("vendor_id")
+
+
+@cache
 def instruction_sets() -> frozenset[str]:
     """The instruction sets that torch may use here, in Linux's names; empty where the system does not tell them.
 
