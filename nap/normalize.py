@@ -20,6 +20,7 @@ from nap.graph.norms import BATCH_NORMS, FLOOR, NormalizedActivation, Normalized
 from nap.graph.outlines import outline_of_all
 from nap.graph.parameters import coscaled_params
 from nap.graph.sharded import ORDER, is_sharded, prepare
+from nap.graph.tracer import has_hooks
 from nap.graph.traces import Trace, trace
 from nap.graph.weights import Conv
 from nap.report import ONE_UNIT, Report, describe, remembered
@@ -185,7 +186,7 @@ def _is_plain_call(node: fx.Node) -> bool:
 
 
 def _feeds_only_nonlinearities(layer: nn.Module, traced: Trace) -> bool:
-    if layer in traced.loose or isinstance(layer, nn.MultiheadAttention):
+    if layer in traced.loose or isinstance(layer, nn.MultiheadAttention) or has_hooks(layer):
         return False
     calls = [(flow, call) for flow in traced.flows for call in flow.calls(layer)]
     ends = all(flow.kind(end) is Kind.NONLINEAR for flow, call in calls for end in flow.ends(call))
@@ -264,7 +265,9 @@ def _drop_biases(module: nn.Module, traced: Trace, every: bool) -> list[nn.Modul
             and getattr(block.activation, "norm", None) in taking
         ):
             replaced[block.linear1] = True
+    used = {id(parameter) for flow in traced.flows for parameter, _ in flow.parameter_uses()}
     found = [layer for layer, fits in replaced.items() if fits and layer not in traced.loose]
+    found = [layer for layer in found if id(layer._parameters.get("bias")) not in used]
     return [layer for layer in found if _drop_bias(layer, folds.get(layer))]
 
 

@@ -67,6 +67,8 @@ class Flow:
         if sources and all(self._kinds[source] is Kind.SHAPE for source in sources):
             return Kind.SHAPE
         kind = function_kind(node)
+        if kind is Kind.NORM and any(factor in self.learned for factor in factors_of(node)[1:]):
+            return Kind.OTHER  # a scale that layers compute
         return self._product(node) if kind is Kind.PRODUCT else kind
 
     def _product(self, node: fx.Node) -> Kind:
@@ -213,13 +215,17 @@ class Flow:
         return not self.name and self.squashes_last(node)
 
     def squashes_last(self, node: fx.Node) -> bool:
-        """Whether a nonlinearity is of the kind that bounds outputs, and no layer or nonlinearity is behind it here."""
-        module = self.modules.get(node)
-        name = type(module).__name__ if module is not None else name_of(node)
-        unknown = self.kind(node) in (Kind.ELEMENTWISE, Kind.OTHER)
-        squashes = name.lower() in {squash.lower() for squash in SQUASHING} or unknown
-        later = (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK, Kind.NONLINEAR, Kind.NORM)
-        return squashes and not any(self.kind(reached) in later for reached in _reached(node))
+        """Whether a nonlinearity is of the kind that bounds outputs, and only such ones are behind it here."""
+        later = (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK, Kind.NORM)
+        behind = _reached(node)
+        return self._squashes(node) and not any(
+            self.kind(other) in later or (self.kind(other) is Kind.NONLINEAR and not self._squashes(other))
+            for other in behind
+        )
+
+    def _squashes(self, node: fx.Node) -> bool:
+        known = self.name_of(node).lower() in {squash.lower() for squash in SQUASHING}
+        return known or self.kind(node) in (Kind.ELEMENTWISE, Kind.OTHER)
 
     def parameter_uses(self) -> list[tuple[nn.Parameter, fx.Node]]:
         """The parameters that the code uses itself rather than by calling their module, with each operation on them.
