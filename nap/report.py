@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 from torch import fx, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from nap.graph.flow import Flow, width
-from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block, name_of
+from nap.graph.flow import Flow, factors_of, width
+from nap.graph.kinds import ENCODER_LAYERS, SUMMING, Kind, is_plain_block, name_of
 from nap.graph.linearity import uncalled, unhandled
 from nap.graph.norms import BATCH_NORMS, NormalizedActivation
 from nap.graph.outlines import Outline, outline_of_all
@@ -278,7 +278,11 @@ def _use_reason(flow: Flow, parameter: nn.Parameter, use: fx.Node) -> str | None
         return f"is used by {flow.place(use)} too"
     if not flow.is_plain_weight(parameter, use):
         return COMPUTES
-    bias = any(value.ndim == 1 for factor in use.all_input_nodes for value in flow.parameters.get(factor, ()))
+    name, factors = name_of(use), factors_of(use)
+    learned = any(factor not in flow.parameters for factor in factors[2:])
+    if name in SUMMING or (learned and name.startswith(("linear", "conv"))):
+        return "feeds a sum"
+    bias = any(value.ndim == 1 for factor in factors for value in flow.parameters.get(factor, ()))
     return _reason(flow, use) or ("keeps its bias" if bias else None)
 
 

@@ -69,6 +69,8 @@ class Flow:
         kind = function_kind(node)
         if kind is Kind.NORM and any(factor in self.learned for factor in factors_of(node)[1:]):
             return Kind.OTHER  # a scale that layers compute
+        if name_of(node) == "lerp" and any(factor in self.learned for factor in factors_of(node)[2:]):
+            return Kind.PRODUCT  # by a computed share
         return self._product(node) if kind is Kind.PRODUCT else kind
 
     def _product(self, node: fx.Node) -> Kind:

@@ -69,6 +69,8 @@ def tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
 class _Made(TorchDispatchMode):
     """Remembers the storage of each tensor that is made. Through it the operations of TorchScript are recorded too."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         self.storages: set[int] = set()

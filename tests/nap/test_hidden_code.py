@@ -76,6 +76,26 @@ class KeptStatistics(nn.Module):
         return self.head(F.instance_norm(x, self.mean, self.var, use_input_stats=self.training))
 
 
+class Summed(nn.Module):
+    """Layers called as functions, to whose products something is added before the norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = nn.Parameter(torch.randn(8, 8))
+        self.body, self.bias, self.head = (nn.Linear(8, 8, bias=False) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = F.layer_norm(torch.addmm(x, x, self.free), (8,))
+        return self.head(F.layer_norm(F.linear(first, self.body.weight, self.bias(x.mean(0))), (8,)))
+
+
+@pytest.mark.parametrize("name", ["free", "body.weight"])
+def test_a_sum_inside_one_function_is_no_scale_invariance(name: str) -> None:
+    model = Summed()
+    assert change(model, normal(4, 8), name) > 0.1
+    assert nap.analyze(model).projected_only[name] == "feeds a sum"
+
+
 @pytest.mark.parametrize(("kind", "name"), [(ComputedScale, "scale.weight"), (KeptStatistics, "body.weight")])
 def test_a_norm_called_as_a_function_may_follow_the_scale(kind: type[nn.Module], name: str) -> None:
     model = kind().eval()
