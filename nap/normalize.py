@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from nap.graph.flow import PASSING, Flow
+from nap.graph.flow import PASSING, Flow, reached_from
 from nap.graph.foreign import LINEAR_ROLES, role
 from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block, name_of
 from nap.graph.norms import BATCH_NORMS, FLOOR, NormalizedActivation, NormalizedLayer, expected_variance, make_norm
@@ -222,8 +222,8 @@ def _floor(flow: Flow, node: fx.Node, keeps_biases: bool, like: Tensor) -> float
 
 def _is_given(flow: Flow, node: fx.Node) -> bool:
     """Whether a value comes from the model's input alone."""
-    learned = bool(flow.name) or node.op == "get_attr" or flow.kind(node) in LEARNED
-    return not learned and all(_is_given(flow, source) for source in node.all_input_nodes)
+    before = {node, *reached_from(node, back=True)}
+    return not flow.name and not any(other.op == "get_attr" or flow.kind(other) in LEARNED for other in before)
 
 
 def _normalize_block(block: Any, options: _Options) -> None:

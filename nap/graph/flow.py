@@ -49,6 +49,7 @@ class Flow:
         self.learned: set[fx.Node] = set()
         """The nodes whose values come from layers."""
         self._kinds: dict[fx.Node, Kind] = {}
+        self._layouts: dict[fx.Node, tuple[int, int, Tensor] | None] = {}
         for node in self.nodes:
             self._kinds[node] = self._kind(node)
             self._note(node)
@@ -148,11 +149,13 @@ class Flow:
 
     def layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         """(features, spatial dimensions after them, a tensor of the device and dtype), or None where unknown."""
-        found, shape = self._layout(node), node.meta.get("shape")
-        if found is None or shape is None:
-            return found
-        features, space, _ = found
-        return found if len(shape) > space and shape[-1 - space] == features else None
+        if node not in self._layouts:
+            found, shape = self._layout(node), node.meta.get("shape")
+            if found is not None and shape is not None:
+                features, space, _ = found
+                found = found if len(shape) > space and shape[-1 - space] == features else None
+            self._layouts[node] = found
+        return self._layouts[node]
 
     def _layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         kind = self.kind(node)
@@ -219,7 +222,7 @@ class Flow:
     def squashes_last(self, node: fx.Node) -> bool:
         """Whether a nonlinearity is of the kind that bounds outputs, and only such ones are behind it here."""
         later = (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK, Kind.NORM)
-        behind = _reached(node)
+        behind = reached_from(node)
         return self._squashes(node) and not any(
             self.kind(other) in later or (self.kind(other) is Kind.NONLINEAR and not self._squashes(other))
             for other in behind
@@ -271,12 +274,12 @@ class Flow:
             else:
                 pending += node.all_input_nodes
         # A residual stream carries earlier layers to the output too; only the last of them is the output layer.
-        return set().union(*(used for node, used in found.items() if not found.keys() & _reached(node)))
+        return set().union(*(used for node, used in found.items() if not found.keys() & reached_from(node)))
 
     def _leads_on(self, node: fx.Node) -> bool:
         """Whether an operation that matters, or the output, follows a layer."""
         later = (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK, Kind.NORM, Kind.NONLINEAR, Kind.OUTPUT)
-        return any(self.kind(reached) in later for reached in _reached(node))
+        return any(self.kind(other) in later for other in reached_from(node))
 
 
 def factors_of(node: fx.Node) -> list[fx.Node]:
@@ -320,7 +323,7 @@ def _attribute(root: nn.Module, path: str) -> Any:
     return getattr(root.get_submodule(owner), name, None)
 
 
-def _reached(node: fx.Node, back: bool = False) -> set[fx.Node]:
+def reached_from(node: fx.Node, back: bool = False) -> set[fx.Node]:
     """The nodes after a node in the flow, or before it."""
     found: set[fx.Node] = set()
     pending = [node]
