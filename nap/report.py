@@ -25,9 +25,7 @@ from nap.suggest import suggest
 UNNORMED = "feeds a nonlinearity without a norm"
 UNTRACED = "its use cannot be traced"
 MENDING = "give example_inputs=, which the forward is run on, or outputs="
-UNCALLED = (
-    "the forward does not call it, so it got no norm: call nap.normalize on it by itself, or give example_inputs="
-)
+UNCALLED = "the forward does not call it, so it got no norm: normalise it by itself, or give other example_inputs="
 COMPUTES = "another weight is computed from it"
 ONE_UNIT = "has one unit, which a norm would make constant"
 UNLINEAR = {

@@ -59,7 +59,8 @@ class Flow:
 
     def _kind(self, node: fx.Node) -> Kind:
         if node.op == "call_module":
-            return module_kind(self.modules[node])
+            own = vars(module := self.modules[node]).get("forward")  # functools.wraps claims to do what the class does
+            return module_kind(module) if own is None or hasattr(own, "__wrapped__") else Kind.OTHER
         if node.op == "output":
             return Kind.OUTPUT
         if node.op in ("placeholder", "get_attr"):

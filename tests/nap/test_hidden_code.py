@@ -51,6 +51,18 @@ def test_what_a_forward_hook_computes_is_a_part_of_the_flow(run: bool) -> None:
     assert change(model, normal(4, 8), "second.weight") > 0.01
 
 
+@pytest.mark.parametrize("run", [False, True])
+def test_a_forward_of_the_instance_is_unknown(run: bool) -> None:
+    model = Between(nn.Identity())
+    layer = model.second
+    layer.forward = lambda x: torch.tanh(F.linear(x, layer.weight))
+    report = nap.normalize(model, example_inputs=normal(4, 8) if run else None)
+    assert report.scale_invariant == []
+    assert report.outputs_unknown == ["second.weight"]
+    assert report.not_handled[0][0] == "second"
+    assert change(model, normal(4, 8), "second.weight") > 0.01
+
+
 class ComputedScale(nn.Module):
     """The scale of its norm comes from a layer, as in an adaptive layer norm."""
 
