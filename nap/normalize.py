@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from nap.graph.flow import PASSING, Flow
+from nap.graph.flow import PASSING, Flow, reached_from
 from nap.graph.foreign import LINEAR_ROLES, role
 from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block, name_of
 from nap.graph.linearity import attention_of
@@ -21,6 +21,7 @@ from nap.graph.norms import BATCH_NORMS, FLOOR, NormalizedActivation, Normalized
 from nap.graph.outlines import outline_of_all
 from nap.graph.parameters import coscaled_params
 from nap.graph.sharded import ORDER, is_sharded, prepare
+from nap.graph.tracer import has_hooks
 from nap.graph.traces import Trace, trace
 from nap.graph.weights import Conv
 from nap.report import ONE_UNIT, Report, describe, remembered
@@ -189,7 +190,7 @@ def _is_plain_call(node: fx.Node) -> bool:
 
 
 def _feeds_only_nonlinearities(layer: nn.Module, traced: Trace) -> bool:
-    if layer in traced.loose or isinstance(layer, nn.MultiheadAttention):
+    if layer in traced.loose or isinstance(layer, nn.MultiheadAttention) or has_hooks(layer):
         return False
     calls = [(flow, call) for flow in traced.flows for call in flow.calls(layer)]
     ends = all(flow.kind(end) is Kind.NONLINEAR for flow, call in calls for end in flow.ends(call))
@@ -225,8 +226,8 @@ def _floor(flow: Flow, node: fx.Node, keeps_biases: bool, like: Tensor) -> float
 
 def _is_given(flow: Flow, node: fx.Node) -> bool:
     """Whether a value comes from the model's input alone."""
-    learned = bool(flow.name) or node.op == "get_attr" or flow.kind(node) in LEARNED
-    return not learned and all(_is_given(flow, source) for source in node.all_input_nodes)
+    before = {node, *reached_from(node, back=True)}
+    return not flow.name and not any(other.op == "get_attr" or flow.kind(other) in LEARNED for other in before)
 
 
 def _normalize_block(block: Any, options: _Options) -> None:
@@ -268,7 +269,9 @@ def _drop_biases(module: nn.Module, traced: Trace, every: bool) -> list[nn.Modul
             and getattr(block.activation, "norm", None) in taking
         ):
             replaced[block.linear1] = True
+    used = {id(parameter) for flow in traced.flows for parameter, _ in flow.parameter_uses()}
     found = [layer for layer, fits in replaced.items() if fits and layer not in traced.loose]
+    found = [layer for layer in found if id(layer._parameters.get("bias")) not in used]
     return [layer for layer in found if _drop_bias(layer, folds.get(layer))]
 
 

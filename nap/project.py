@@ -103,6 +103,8 @@ class Projection(Attached):
         chosen = _split(list(_choose(module, left_out, include, exclude).values()), split or {})
         if update == "fixed" and any(is_sharded(weight.parameter) for weight in chosen):
             raise ValueError("nap.Projection: update='fixed' needs whole matrices, and these are sharded")
+        if on_meta := [weight.name for weight in chosen if weight.parameter.is_meta]:
+            raise ValueError(f"nap.Projection: {on_meta[0]} is on meta and has no norm yet: load its values first")
         norms = self._measure(chosen)[1]
         known = [whole(norm) for norm in norms]
         if broken := [weight.name for weight, norm in zip(chosen, known, strict=True) if not norm.isfinite().all()]:

@@ -13,9 +13,9 @@ from torch import fx, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from nap.graph.axes import width
-from nap.graph.flow import Flow
-from nap.graph.kinds import ENCODER_LAYERS, Kind, is_plain_block, name_of
-from nap.graph.linearity import unhandled
+from nap.graph.flow import Flow, factors_of
+from nap.graph.kinds import ENCODER_LAYERS, SUMMING, Kind, is_plain_block, name_of
+from nap.graph.linearity import uncalled, unhandled
 from nap.graph.norms import BATCH_NORMS, NormalizedActivation
 from nap.graph.outlines import Outline, outline_of_all
 from nap.graph.sharded import unsharded
@@ -26,6 +26,7 @@ from nap.suggest import suggest
 UNNORMED = "feeds a nonlinearity without a norm"
 UNTRACED = "its use cannot be traced"
 MENDING = "give example_inputs=, which the forward is run on, or outputs="
+UNCALLED = "the forward does not call it, so it got no norm: normalise it by itself, or give other example_inputs="
 COMPUTES = "another weight is computed from it"
 ONE_UNIT = "has one unit, which a norm would make constant"
 UNLINEAR = {
@@ -164,7 +165,7 @@ def describe(module: nn.Module, traced: Trace, example_inputs: Any, outputs: lis
     weights = find_weights(module, free=True)
     report = Report(outputs_given=outputs)
     report.tied = {name: weight.tied for name, weight in weights.items() if weight.tied}
-    report.not_handled = list(dict.fromkeys(traced.untraced + _unseen(module, traced.flows)))
+    report.not_handled = list(dict.fromkeys(traced.untraced + _unseen(module, traced)))
     report.left_out = _left_out(module, weights)
     reasons, given = _reasons(module, traced), _given(weights, report.outputs_given)
     last: dict[bool, set[int]] = {whole: set() for whole in (True, False)}
@@ -204,9 +205,9 @@ def _given(weights: dict[str, Weight], names: list[str]) -> set[str]:
     return found
 
 
-def _unseen(module: nn.Module, flows: list[Flow]) -> list[tuple[str, str]]:
+def _unseen(module: nn.Module, traced: Trace) -> list[tuple[str, str]]:
     """Parts that no data flow shows: recurrent layers' inside, layers called as functions, computed weights, unknown
-    functions."""
+    functions, parts that are not called."""
     found = [
         (name or type(part).__name__, "a recurrent layer: its nonlinearities are inside one kernel and get no norm")
         for name, part in module.named_modules()
@@ -217,10 +218,11 @@ def _unseen(module: nn.Module, flows: list[Flow]) -> list[tuple[str, str]]:
         for name, part in module.named_modules()
         if _computes_weight(part)
     ]
+    found += [(name, UNCALLED) for name in uncalled(module, traced)]
     weights = find_weights(module, free=True).values()
     layers = {id(weight.parameter) for weight in weights if not weight.free}
     free = {id(weight.parameter) for weight in weights if weight.free}
-    for flow in flows:
+    for flow in traced.flows:
         found += [
             (flow.place(node), "a layer called as a function: its weights are not analysed")
             for node in flow.of(Kind.UNSEEN)
@@ -275,7 +277,11 @@ def _use_reason(flow: Flow, parameter: nn.Parameter, use: fx.Node) -> str | None
         return f"is used by {flow.place(use)} too"
     if not flow.is_plain_weight(parameter, use):
         return COMPUTES
-    bias = any(value.ndim == 1 for factor in use.all_input_nodes for value in flow.parameters.get(factor, ()))
+    name, factors = name_of(use), factors_of(use)
+    learned = any(factor not in flow.parameters for factor in factors[2:])
+    if name in SUMMING or (learned and name.startswith(("linear", "conv"))):
+        return "feeds a sum"
+    bias = any(value.ndim == 1 for factor in factors for value in flow.parameters.get(factor, ()))
     return _reason(flow, use) or ("keeps its bias" if bias else None)
 
 
@@ -306,14 +312,14 @@ def _block_reasons(module: nn.Module) -> dict[int, list[str | None]]:
 
 def _reason(flow: Flow, layer: fx.Node) -> str | None:
     """Why a layer's weight is not scale-invariant, from where its values go; None if all go straight into a norm."""
-    reasons = [why for end in flow.ends(layer) if (why := _end_reason(flow, end))]
-    return reasons[0] if reasons else None
+    ends = list(flow.ends(layer))
+    return next(filter(None, (_end_reason(flow, end) for end in ends)), None) if ends else UNTRACED
 
 
 def _end_reason(flow: Flow, end: fx.Node) -> str | None:
     kind, module = flow.kind(end), flow.modules.get(end)
     if kind is Kind.NORM:
-        batch = isinstance(module, BATCH_NORMS) or name_of(end) == "batch_norm"
+        batch = isinstance(module, BATCH_NORMS) or name_of(end) in ("batch_norm", "instance_norm")
         return "feeds a BatchNorm, whose running statistics do not follow its scale in eval mode" if batch else None
     if kind is Kind.LAYER:
         attention = isinstance(module, nn.MultiheadAttention)

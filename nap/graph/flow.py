@@ -48,6 +48,7 @@ class Flow:
         self.learned: set[fx.Node] = set()
         """The nodes whose values come from layers."""
         self._kinds: dict[fx.Node, Kind] = {}
+        self._layouts: dict[fx.Node, tuple[int, int, Tensor] | None] = {}
         for node in self.nodes:
             self._kinds[node] = self._kind(node)
             self._note(node)
@@ -57,7 +58,8 @@ class Flow:
 
     def _kind(self, node: fx.Node) -> Kind:
         if node.op == "call_module":
-            return module_kind(self.modules[node])
+            own = vars(module := self.modules[node]).get("forward")  # functools.wraps claims to do what the class does
+            return module_kind(module) if own is None or hasattr(own, "__wrapped__") else Kind.OTHER
         if node.op == "output":
             return Kind.OUTPUT
         if node.op in ("placeholder", "get_attr"):
@@ -66,6 +68,10 @@ class Flow:
         if sources and all(self._kinds[source] is Kind.SHAPE for source in sources):
             return Kind.SHAPE
         kind = function_kind(node)
+        if kind is Kind.NORM and any(factor in self.learned for factor in factors_of(node)[1:]):
+            return Kind.OTHER  # a scale that layers compute
+        if name_of(node) == "lerp" and any(factor in self.learned for factor in factors_of(node)[2:]):
+            return Kind.PRODUCT  # by a computed share
         return self._product(node) if kind is Kind.PRODUCT else kind
 
     def _product(self, node: fx.Node) -> Kind:
@@ -143,11 +149,13 @@ class Flow:
 
     def layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         """(features, spatial dimensions after them, a tensor of the device and dtype), or None where unknown."""
-        found, shape = self._layout(node), node.meta.get("shape")
-        if found is None or shape is None:
-            return found
-        features, space, _ = found
-        return found if len(shape) > space and shape[-1 - space] == features else None
+        if node not in self._layouts:
+            found, shape = self._layout(node), node.meta.get("shape")
+            if found is not None and shape is not None:
+                features, space, _ = found
+                found = found if len(shape) > space and shape[-1 - space] == features else None
+            self._layouts[node] = found
+        return self._layouts[node]
 
     def _layout(self, node: fx.Node) -> tuple[int, int, Tensor] | None:
         kind = self.kind(node)
@@ -242,7 +250,7 @@ class Flow:
         later = (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK, Kind.NORM)
         return self._squashes(node) and not any(
             self.kind(reached) in later or (self.kind(reached) is Kind.NONLINEAR and not self._squashes(reached))
-            for reached in _reached(node)
+            for reached in reached_from(node)
         )
 
     def _squashes(self, node: fx.Node) -> bool:
@@ -291,12 +299,12 @@ class Flow:
             else:
                 pending += node.all_input_nodes
         # A residual stream carries earlier layers to the output too; only the last of them is the output layer.
-        return set().union(*(used for node, used in found.items() if not found.keys() & _reached(node)))
+        return set().union(*(used for node, used in found.items() if not found.keys() & reached_from(node)))
 
     def _leads_on(self, node: fx.Node) -> bool:
         """Whether an operation that matters, or the output, follows a layer."""
         later = (Kind.LAYER, Kind.UNSEEN, Kind.BLOCK, Kind.NORM, Kind.NONLINEAR, Kind.OUTPUT)
-        return any(self.kind(reached) in later for reached in _reached(node))
+        return any(self.kind(other) in later for other in reached_from(node))
 
 
 def factors_of(node: fx.Node) -> list[fx.Node]:
@@ -323,7 +331,7 @@ def _attribute(root: nn.Module, path: str) -> Any:
     return getattr(root.get_submodule(owner), name, None)
 
 
-def _reached(node: fx.Node, back: bool = False) -> set[fx.Node]:
+def reached_from(node: fx.Node, back: bool = False) -> set[fx.Node]:
     """The nodes after a node in the flow, or before it."""
     found: set[fx.Node] = set()
     pending = [node]

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from nap.graph.outlines import Outline, outline_of
 from nap.graph.parameters import parameter_spec
+from nap.graph.sharded import own_class
 
 
 class Role(Enum):
@@ -33,7 +34,7 @@ _like: dict[Outline, Role] = {}
 
 def role(module: nn.Module) -> Role:
     """What another library's module computes, found once by running a copy of it on a few random numbers."""
-    if type(module).__module__.startswith("torch.") or not _is_small(module):
+    if own_class(module).__module__.startswith("torch.") or not _is_small(module):
         return Role.UNKNOWN
     if module not in _known:
         outline, whole = outline_of(module)

@@ -69,9 +69,10 @@ _UNSEEN_NAMES = {
 }  # fmt: skip
 ARITHMETIC = {"add", "iadd", "sub", "isub", "mul", "imul", "truediv", "itruediv", "div"}
 DIVISIONS = {"truediv", "itruediv", "div", "divide", "true_divide"}
+SUMMING = {"addmm", "addmv", "baddbmm", "addbmm"}
 MATMULS = {
-    "matmul", "mm", "bmm", "mv", "dot", "inner", "outer", "tensordot", "addmm", "baddbmm", "addbmm", "einsum", "kron",
-    "_grouped_mm", "grouped_mm",
+    "matmul", "mm", "bmm", "mv", "dot", "inner", "outer", "tensordot", "einsum", "kron", "_grouped_mm", "grouped_mm",
+    *SUMMING,
 }  # fmt: skip
 _PRODUCT_NAMES = {"mul", "imul", "multiply", "addcmul", *DIVISIONS, *MATMULS}
 _RESHAPE_NAMES = {

@@ -1,11 +1,13 @@
-"""Which operations of a flow are not known to be linear."""
+"""Which operations of a flow are not known to be linear, and which nonlinear parts of a model no flow calls."""
 
 from __future__ import annotations
 
-from torch import fx
+from torch import fx, nn
 
 from nap.graph.flow import PASSING, Flow, factors_of
-from nap.graph.kinds import MATMULS, Kind, name_of
+from nap.graph.kinds import MATMULS, Kind, module_kind, name_of
+from nap.graph.norms import NormalizedActivation
+from nap.graph.traces import Trace
 
 
 def unhandled(flow: Flow) -> list[fx.Node]:
@@ -52,3 +54,24 @@ def _attention(flow: Flow, softmax: fx.Node) -> set[fx.Node]:
     weighed = {end for end in flow.ends(softmax) if flow.kind(end) is Kind.PRODUCT and name_of(end) in MATMULS}
     caps = {cap for cap in caps if flow.source(cap.all_input_nodes[0], (*PASSING, Kind.LINEAR)) in products}
     return {softmax} | caps | products | weighed if products and weighed else set()
+
+
+def uncalled(module: nn.Module, traced: Trace) -> list[str]:
+    """Parts with nonlinearities and layers that no forward calls; other methods, or another branch, may."""
+    called = {part for flow in traced.flows for used in flow.modules.values() for part in used.modules()}
+    called |= traced.loose
+    found: list[str] = []
+    for name, parent in module.named_modules():
+        idle = [(key, child) for key, child in parent.named_children() if called.isdisjoint(child.modules())]
+        if called.isdisjoint(parent.modules()) or not any(_holds(child, Kind.LAYER, Kind.BLOCK) for _, child in idle):
+            continue
+        full = [(f"{name}.{key}" if name else key, child) for key, child in idle]
+        found += [path for path, child in full if _holds(child, Kind.NONLINEAR, Kind.BLOCK)]
+    return found
+
+
+def _holds(module: nn.Module, *kinds: Kind) -> bool:
+    """Whether a module is, or has somewhere, a part of these kinds; activations behind a norm of ours do not count."""
+    if isinstance(module, NormalizedActivation):
+        return False
+    return module_kind(module) in kinds or any(_holds(child, *kinds) for child in module.children())

@@ -153,6 +153,11 @@ class NormalizedLayer(nn.Module):
             return super().__getattr__(name)
         return getattr(modules["layer"], name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        layer = self.__dict__.get("_modules", {}).get("layer")
+        own = layer is None or name not in layer._parameters
+        super().__setattr__(name, value) if own else setattr(layer, name, value)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         own = {name for name, _ in self.layer.named_parameters()} | {name for name, _ in self.layer.named_buffers()}
         for name in own:

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from nap.graph.kinds import Kind, function_kind
 from nap.graph.tracer import as_root, is_one_operation, wrapped
 
 _CONSTANTS = (int, float, bool, complex, str, type(None), type(...), torch.dtype, torch.device)
@@ -44,7 +46,7 @@ def record(module: nn.Module, inputs: Any, training: bool, meta: bool) -> fx.Gra
             part.__dict__["forward"] = recorder.follow(name, part, part.forward)
         for tensor in tensors_in((args, kwargs)):
             recorder.know(tensor, recorder.graph.placeholder("input"))
-        with torch.no_grad(), torch.device("meta") if meta else nullcontext(), recorder:
+        with torch.no_grad(), torch.device("meta") if meta else nullcontext(), recorder.made, recorder:
             out = module(*args, **kwargs)
         recorder.graph.output(tuple(recorder.node(tensor) for tensor in tensors_in(out)))
     finally:
@@ -64,17 +66,33 @@ def tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
         yield from tensors_in(list(vars(value).values()), depth - 1)
 
 
+class _Made(TorchDispatchMode):
+    """Remembers the storage of each tensor that is made. Through it the operations of TorchScript are recorded too."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **kwargs or {})
+        self.storages.update(map(_storage, tensors_in(out)))
+        return out
+
+
 class _Recorder(TorchFunctionMode):
     """Writes each call of a torch function, of a tensor's method or of a module that is one operation as a node.
 
     A tensor's node is found by the tensor's identity, so every tensor is kept. A tensor whose version has changed since
-    was written in place through another view.
+    was written in place through another view. A tensor that no recorded call returned, made during the run, comes from
+    code that torch does not show, such as `torch.vmap`: it may depend on every value that nothing has used yet.
     """
 
     def __init__(self, root: nn.Module) -> None:
         super().__init__()
         self.graph = fx.Graph()
-        self.inside = False
+        self.inside, self.made = False, _Made()
         self.places: list[tuple[str, type]] = [("", type(root))]
         self.known: dict[int, tuple[Tensor, fx.Node, int]] = {}
         self.writers: dict[int, fx.Node] = {}
@@ -146,12 +164,21 @@ class _Recorder(TorchFunctionMode):
     def node(self, tensor: Tensor) -> fx.Node:
         """The node whose value a tensor is now."""
         if id(tensor) not in self.known:
-            self.know(tensor, self.graph.get_attr(self.names.get(id(tensor), "")))
+            name = self.names.get(id(tensor), "")
+            hidden = not name and _storage(tensor) in self.made.storages
+            self.know(tensor, self._hidden() if hidden else self.graph.get_attr(name))
         _, node, version = self.known[id(tensor)]
         if _version(tensor) != version:
             writer = self.writers.get(_storage(tensor))
             node = self.graph.create_node("call_method", "setitem", (node,) if writer is None else (node, writer))
             self.know(tensor, node)
+        return node
+
+    def _hidden(self) -> fx.Node:
+        """A node for code that is not seen."""
+        unused = [n for n in self.graph.nodes if all(function_kind(user) is Kind.SHAPE for user in n.users)]
+        node = self.graph.create_node("call_method", "hidden_code", tuple(unused))
+        node.meta["nn_module_stack"] = {self.places[-1][0]: self.places[-1]}
         return node
 
     def _arguments(self, value: Any) -> Any:
@@ -169,6 +196,8 @@ class _Recorder(TorchFunctionMode):
 
 def _name(func: Any) -> str:
     """The plain name of a function, of an operator (`add`) or of a tensor's attribute (`shape`)."""
+    if isinstance(func, torch._ops.OpOverload):
+        return func.overloadpacket.__name__
     name = func.__self__.__name__ if func.__name__ == "__get__" else getattr(func, "__name__", str(func))
     return name.strip("_") if name.startswith("__") else name
 
@@ -178,7 +207,10 @@ def _version(tensor: Tensor) -> int:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
+    try:
+        return tensor.untyped_storage()._cdata
+    except NotImplementedError:  # sparse tensors, and those inside torch.func's transforms
+        return id(tensor)
 
 
 def _fresh(value: Any, meta: bool) -> Any:

@@ -24,6 +24,12 @@ def is_sharded(value: object) -> TypeGuard[DTensor]:
     return hasattr(value, "device_mesh")
 
 
+def own_class(module: nn.Module) -> type:
+    """The class that a module had before `fully_shard` gave it another."""
+    kind: Any = type(module)
+    return kind.__mro__[kind._orig_cls_mro_index] if hasattr(kind, "_orig_cls_mro_index") else kind
+
+
 def local_parts(values: list[Tensor]) -> list[Tensor]:
     """This process's part of each tensor, sharing its storage: the tensor itself if it is not sharded."""
     return [value.to_local() if is_sharded(value) else value for value in values]
@@ -51,16 +57,17 @@ def global_norms(norms: list[Tensor], values: list[Tensor]) -> list[Tensor]:
     return list(torch.stack(squares).sqrt().to(dtype).unbind())
 
 
-def rows_of(value: Tensor, rows: slice) -> Tensor:
-    """Some rows of a tensor, sharing its storage. Of a DTensor that is sharded by rows: those that this process has.
+def rows_of(value: Tensor, rows: slice | int) -> Tensor:
+    """Some rows of a tensor, or one, sharing its storage. Of a DTensor sharded by rows: those that this process has.
 
     That result is for `local_parts` and `global_norms` alone: its parts are not of the sizes that torch expects.
     """
     by_rows = [p for p in value.placements if getattr(p, "dim", None) == 0] if is_sharded(value) else []
     if not is_sharded(value) or not by_rows:
         return value[rows]
+    rows = slice(rows, rows + 1) if isinstance(rows, int) else rows
     if not all(placement.is_shard() for placement in by_rows):  # FSDP2 on top of tensor parallel rows: not contiguous
-        raise ValueError("nap: the rows of a packed attention matrix are sharded twice, which is not supported")
+        raise ValueError("nap: the rows of a packed matrix are sharded twice, which is not supported")
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -130,8 +137,8 @@ def unsharded(module: nn.Module) -> Iterator[None]:
         if is_sharded(value)
     }
     try:
-        for part, kind in classes.items():
-            part.__class__ = kind.__mro__[kind._orig_cls_mro_index]
+        for part in classes:
+            part.__class__ = own_class(part)
         for part, saved in attributes.items():
             _replace(part, {key: _without_torchs_own(key, value) for key, value in saved.items() if key[:2] != "__"})
             part._parameters = {name: stand_ins.get(value, value) for name, value in part._parameters.items()}

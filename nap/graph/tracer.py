@@ -54,6 +54,14 @@ class _Tracer(fx.Tracer):
         if (inner := wrapped(m)) is not None:
             return inner[1](*args, **kwargs)
         self.arguments = args, kwargs
+        if is_one_operation(m, args, kwargs) and has_hooks(m):
+            path, before = self.path_of_module(m), vars(m).copy()
+            vars(m)["forward"] = lambda *a, **k: self.create_proxy("call_module", path, a, k)
+            try:
+                return m._call_impl(*args, **kwargs)  # the hooks may compute something
+            finally:
+                vars(m).clear()
+                vars(m).update(before)
         return super().call_module(m, lambda *a, **k: m._call_impl(*a, **k), args, kwargs)  # not what m.compile() made
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
@@ -70,6 +78,12 @@ class _Tracer(fx.Tracer):
 
     def _stand_in(self, name: str) -> fx.Proxy:
         return self.create_proxy("placeholder", name, (), {})
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module has forward hooks other than torch's own, which compute weights or move shards."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return any(not str(getattr(hook, "__module__", "")).startswith("torch.") for hook in hooks)
 
 
 def _arguments(module: nn.Module) -> list[inspect.Parameter]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nap.graph.foreign import LINEAR_ROLES, Role, role
 from nap.graph.parameters import coscaled_params
-from nap.graph.sharded import global_norms, is_sharded, local_parts, rows_of
+from nap.graph.sharded import global_norms, is_sharded, local_parts, own_class, rows_of
 
 _Transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_Transposed)
@@ -56,12 +56,14 @@ class Weight:
     def split(self, parts: int) -> list[Weight]:
         """The matrix as so many matrices of equally many rows, such as heads or experts.
 
-        Raises ValueError if its rows cannot be divided, or if its first axis is not its outputs'.
+        Raises ValueError if its rows cannot be divided, if its first axis is not its outputs', or if it is one of a
+        stack, whose axes only its code knows.
         """
         rows = self.value().shape[0]
-        if self.out_axis or parts < 1 or rows % parts:
+        if isinstance(self.rows, int) or self.out_axis or not isinstance(parts, int) or parts < 1 or rows % parts:
             why = "its rows are its inputs" if self.out_axis else f"it has {rows} rows"
-            raise ValueError(f"{self.name} cannot be split into {parts} matrices: {why}")
+            why = "it is a matrix of a stack already" if isinstance(self.rows, int) else why
+            raise ValueError(f"nap.Projection: {self.name} cannot be split into {parts!r} matrices: {why}")
         start, size = (self.rows.start if self.rows else 0), rows // parts
         slices = [slice(start + i * size, start + (i + 1) * size) for i in range(parts)]
         return [replace(self, name=f"{self.name}[{i}]", rows=own) for i, own in enumerate(slices)]
@@ -100,7 +102,7 @@ def _free_weights(module: nn.Module, found: dict[str, Weight]) -> dict[str, Weig
     owners = {id(p): owner for owner in module.modules() for p in owner._parameters.values() if p is not None}
     others: dict[str, Weight] = {}
     for name, parameter in module.named_parameters():
-        if id(parameter) in known or type(owner := owners[id(parameter)]).__module__.startswith("torch."):
+        if id(parameter) in known or own_class(owner := owners[id(parameter)]).__module__.startswith("torch."):
             continue
         if parameter.ndim == 2:
             others[name] = Weight(name, owner, parameter, None, [owner], free=True)

@@ -83,9 +83,22 @@ class Dense(nn.Module):
 
 
 def foreign() -> nn.Module:
+    torch.manual_seed(0)
     model = nn.Sequential(Dense(6, 15), nn.ReLU(), Dense(15, 3))
     nap.normalize(model)
     return model
+
+
+class Experts(nn.Module):
+    """Three matrices in one parameter, which FSDP2 cuts between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.experts, self.head = nn.Parameter(torch.randn(3, 6, 8)), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.layer_norm(torch.einsum("bi,kio->bko", x, self.experts), (8,)).relu().mean(1))
 
 
 def sharded(model: nn.Module) -> nn.Module:
@@ -255,6 +268,8 @@ CASES: dict[str, Callable[[], Result]] = {
     **{f"{run}, {name}": lambda run=run, options=options: RUNS[run](options)
        for run in RUNS for name, options in OPTIONS.items()},
     "attention": lambda: compared(attention, sharded)({}),
+    "experts": lambda: compared(Experts, fully_shard)({}),
+    "foreign": lambda: compared(foreign, sharded)({}),
     "resumed": resumed, "before": before, "refused": refused, "analyzed": analyzed, "reductions": reductions,
 }  # fmt: skip
 

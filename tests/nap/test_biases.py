@@ -103,3 +103,18 @@ def test_a_bias_goes_where_a_new_offset_takes_its_place(norm: str, biases: str, 
 def test_an_unknown_rule_for_biases_names_the_near_match() -> None:
     with pytest.raises(ValueError, match="biases='replace' is unknown; did you mean 'replaced'"):
         nap.normalize(mlp(), biases="replace")
+
+
+class ReadsItsBias(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.body(x))) + self.body.bias.sum()
+
+
+def test_a_bias_that_the_code_reads_stays() -> None:
+    model = ReadsItsBias()
+    assert nap.normalize(model).dropped_biases == []
+    model(X)

@@ -433,3 +433,22 @@ def test_the_activation_behind_message_passing_gets_its_norm() -> None:
     assert (report.not_handled, report.outputs) == ([], ["head.weight"])
     assert model.act.norm.normalized_shape == (8,)
     assert model(*inputs).shape == (4, 2)
+
+
+class Unrolled(nn.Module):
+    """Many sums of a value and a function of it, before the first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(60):
+            x = x + 0.1 * torch.sin(x)
+        return self.head(torch.tanh(self.body(x.relu())))
+
+
+def test_the_analysis_of_a_chain_of_sums_does_not_double_with_each() -> None:
+    report = nap.normalize(Unrolled())
+    assert report.outputs == ["head.weight"]
+    assert report.scale_invariant == ["body.layer.weight"]

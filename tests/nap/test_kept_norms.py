@@ -159,3 +159,10 @@ def test_an_old_state_without_the_matrix_says_what_to_do() -> None:
     with pytest.raises(ValueError, match=f"no initial norm of {SECOND}: it was at zero, excluded or missing"):
         projection.load_state_dict(state)
     torch.testing.assert_close(projection.state_dict(), before)
+
+
+def test_a_model_on_meta_has_no_norms_to_keep() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(ValueError, match=r"0\.weight is on meta .* load its values first"):
+        nap.Projection(model)

@@ -47,6 +47,7 @@ UNLINEAR: dict[str, Form] = {
     "power": lambda x, y: x**3,
     "product": lambda x, y: x * y,
     "in-place product": lambda x, y: x.mul_(y),
+    "mix by a computed share": lambda x, y: torch.lerp(torch.ones(8), x, y),
     "division": lambda x, y: x / y,
     "reciprocal": lambda x, y: 1 / x,
     "matrix product": lambda x, y: x @ y.T @ torch.ones(len(y), 8),

@@ -37,10 +37,13 @@ def same(left: Any, right: Any, rtol: float = 1e-6, atol: float = 0.0) -> None:
     torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("case", [f"{spread}, {options}" for spread in SPREAD for options in OPTIONS] + ["attention"])
+CASES = [f"{spread}, {options}" for spread in SPREAD for options in OPTIONS] + ["attention", "experts", "foreign"]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_norms_and_parameters_are_those_of_one_process(runs: list[dict[str, Any]], case: str) -> None:
     alone, spread = runs[0][case]["alone"], runs[0][case]["spread"]
-    assert len(alone["initial"]) == (6 if case == "attention" else 2)
+    assert len(alone["initial"]) == {"attention": 6, "experts": 3, "foreign": 1}.get(case, 2)
     same(spread["initial"], alone["initial"])  # the whole matrix's, or of each of all the neurons
     same(spread["norms"], spread["initial"])
     same(spread["values"], alone["values"], rtol=0, atol=1e-4 if "upsampling" in case else 2e-6)

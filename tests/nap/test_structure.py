@@ -142,6 +142,9 @@ def test_a_normalised_layer_reads_as_the_layer() -> None:
     model = normalized()
     assert model.fc.in_features == 64
     assert model.fc.weight is model.fc.layer.weight
+    model.fc.weight = nn.Parameter(torch.ones(16, 64))
+    assert model.fc.weight is model.fc.layer.weight
+    assert "fc.weight" not in dict(model.named_parameters())
     assert model.fc.bias is None
     assert not hasattr(model.fc, "kernel_size")
     assert model.conv.kernel_size == (3, 3)
