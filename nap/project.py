@@ -57,7 +57,7 @@ class Projection(Attached):
         `include` adds any parameter of two or more dimensions, also the output layer's.
     mode: the unit of projection: "frobenius", the whole matrix; "neuron", the weights of each output neuron, which are
         a row of a linear layer or embedding and a filter of a convolution. A neuron that starts at zero is not
-        projected.
+        projected, nor a parameter that is used without a layer's call: which of its axes counts neurons is unknown.
     radius: "initial" keeps each norm as it was when this object was made; "unit" sets each norm to 1, at once and at
         each projection. SimbaV2 (arXiv 2502.15280) is "neuron" with "unit".
 
@@ -100,6 +100,8 @@ class Projection(Attached):
         left_out = {*report.outputs, *report.left_out}
         if update == "fixed":
             left_out |= embeddings(find_weights(module).values())
+        if mode == "neuron":
+            left_out |= {name for name, weight in find_weights(module, free=True).items() if weight.free}
         chosen = _split(list(_choose(module, left_out, include, exclude).values()), split or {})
         if update == "fixed" and any(is_sharded(weight.parameter) for weight in chosen):
             raise ValueError("nap.Projection: update='fixed' needs whole matrices, and these are sharded")

@@ -16,7 +16,7 @@ from nap.metrics.step_scaling import exponent_of, relative_rate
 
 def weight_norms(module: nn.Module) -> dict[str, Tensor]:
     """The Frobenius norm of every weight matrix by name, scalars; of a noisy layer that of μ and σ together."""
-    weights = find_weights(module)
+    weights = find_weights(module, free=True)
     return dict(zip(weights, joint_norms([weight.values() for weight in weights.values()]), strict=True))
 
 
@@ -31,7 +31,7 @@ def effective_lr(module: nn.Module, optimizer: optim.Optimizer, *, exponent: int
     """
     optimizer = unwrap(optimizer)
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
-    weights, fixed = find_weights(module), fixed_scales(optimizer)
+    weights, fixed = find_weights(module, free=True), fixed_scales(optimizer)
     rates = {}
     for name, norm in weight_norms(module).items():
         parameter = weights[name].parameter
@@ -46,7 +46,7 @@ def effective_lr(module: nn.Module, optimizer: optim.Optimizer, *, exponent: int
 
 def snapshot(module: nn.Module, *, copy: bool = True) -> dict[str, Tensor]:
     """Every weight matrix by name, of a noisy layer μ; without `copy` they share storage with the parameters."""
-    values = {name: weight.value() for name, weight in find_weights(module).items()}
+    values = {name: weight.value() for name, weight in find_weights(module, free=True).items()}
     return {name: value.clone() for name, value in values.items()} if copy else values
 
 
@@ -65,7 +65,7 @@ def rotation(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[
 def gradient_norms(module: nn.Module) -> dict[str, Tensor]:
     """The Frobenius norm of the gradient of every weight matrix that has one, of a noisy layer μ's, by name."""
     values: dict[str, Tensor] = {}
-    for name, weight in find_weights(module).items():
+    for name, weight in find_weights(module, free=True).items():
         if (grad := weight.parameter.grad) is not None:
             grad = grad.to_dense() if grad.is_sparse else grad  # of a sparse embedding, rows not yet summed
             values[name] = grad if weight.rows is None else grad[weight.rows]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -479,3 +480,25 @@ def test_joint_leaves_a_norm_that_starts_at_zero_alone():
         model[1].weight.fill_(0.3)
     projection.project()
     assert model[1].weight.tolist() == pytest.approx([0.3] * 4)
+
+
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.Parameter(torch.randn(3, 6, 6))
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(F.layer_norm(torch.einsum("bi,kio->bo", x, self.experts), (6,))))
+
+
+def test_a_weight_without_a_layer_has_a_norm_but_no_neurons():
+    model = Experts()
+    names = {"experts[0]", "experts[1]", "experts[2]"}
+    assert names <= set(nap.Projection(model, example_inputs=torch.randn(2, 6)).names)
+    assert not names & set(nap.Projection(model, mode="neuron").names)
+    assert names <= nap.weight_norms(model).keys() & nap.snapshot(model).keys()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    model(torch.randn(4, 6)).square().sum().backward()
+    assert names <= nap.effective_lr(model, optimizer).keys() & nap.gradient_norms(model).keys()
+    assert nap.gradient_norms(model)["experts[1]"] == model.experts.grad[1].norm()
