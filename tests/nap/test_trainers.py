@@ -153,8 +153,10 @@ def test_recipe(title: str, tmp_path: Path) -> None:
         if find_spec(library) is None:
             pytest.skip(f"needs {library}")
     setup, code = next(iter(recipes().values())), recipes()[title]
-    (tmp_path / "recipe.py").write_text(f"{setup}\n{code}\nprefix = {PREFIX.get(title, '')!r}\n{checks}")
     spread = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if "dist." in code else []
+    end = "dist.destroy_process_group()" if spread else ""
+    script = f"{setup}\n{code}\nprefix = {PREFIX.get(title, '')!r}\n{checks}\n{end}"
+    (tmp_path / "recipe.py").write_text(script)
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *spread, "recipe.py"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
