@@ -73,8 +73,10 @@ class GrokkingConfig:
     batch_size: int = setting(512, "optimiser", at_least=0)
     """Training pairs in a batch, drawn with replacement; 0: all of them."""
 
-    optimizer: Literal["adamw", "grokfast-ema", "omnigrok"] = setting("adamw", "optimiser")
-    """adamw; grokfast-ema: gradients amplified by their moving average; omnigrok: AdamW at a fixed global norm."""
+    optimizer: Literal["adamw", "grokfast-ema", "omnigrok", "muon"] = setting("adamw", "optimiser")
+    """adamw; grokfast-ema: gradients amplified by their moving average; omnigrok: AdamW at a fixed global norm; muon:
+    Muon for the matrices between embeddings and output layer, at ten times the rate, and AdamW (0.9, 0.95) for those
+    and the norms."""
     beta1: float = setting(0.9, "optimiser", at_least=0, at_most=0.9999)
     """Adam's decay of the mean."""
     beta2: float = setting(0.999, "optimiser", at_least=0, at_most=0.999999)
@@ -207,6 +209,7 @@ _NO_EFFECT: dict[tuple[str, str], tuple[str, ...]] = {
     ("optimizer", "adamw"): ("grokfast_alpha", "grokfast_lambda", "omnigrok_alpha"),
     ("optimizer", "grokfast-ema"): ("omnigrok_alpha",),
     ("optimizer", "omnigrok"): ("grokfast_alpha", "grokfast_lambda"),
+    ("optimizer", "muon"): ("beta1", "beta2", "coupled_decay", "grokfast_alpha", "grokfast_lambda", "omnigrok_alpha"),
     ("projection", "frobenius"): ("hyperball_scale",),
     ("projection", "off"): ("project_head", "norm_end", "hyperball_scale"),
 }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import nap
 from experiment.layout import compiled
+from experiment.muon import Muon, with_muon
 from experiment.part import build_part
 from studies.grokking.config import EARLY, GrokkingConfig
 from studies.grokking.data import Task
@@ -198,8 +199,8 @@ def norm_scales(model: nn.Module) -> list[Tensor]:
 
 def make_optimizer(
     config: GrokkingConfig, model: nn.Module, moved: list[Tensor], kept: list[Tensor]
-) -> torch.optim.Adam:
-    """Adam with the decays of the settings; a group is of `moved` parameters, of `kept` ones, or of others."""
+) -> torch.optim.Optimizer:
+    """The optimiser with the decays of the settings; a group has `moved` parameters, `kept` ones, or others."""
     peak = torch.tensor(config.lr, device=next(model.parameters()).device)
     groups = nap.param_groups(
         model,
@@ -214,6 +215,8 @@ def make_optimizer(
         for kind in ((True, False), (False, False), (False, True))
         if (members := [p for p in group["params"] if tuple(id(p) in chosen for chosen in sets) == kind])
     ]
+    if config.optimizer == "muon":
+        return Muon(with_muon(split, model), peak)
     return torch.optim.Adam(
         split,
         lr=peak,

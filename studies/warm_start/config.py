@@ -82,7 +82,7 @@ class WarmStartConfig:
     lr_delay: int = setting(0, "learning rate", at_least=0)
     """delayed-cosine: updates at the floor before the warm-up."""
     lr: float = setting(3e-3, "learning rate", at_least=1e-12, at_most=10, common=True)
-    """Adam's learning rate: the peak of the schedule."""
+    """Learning rate: the peak of the schedule."""
     lr_floor: float = setting(1e-6, "learning rate", at_least=0, at_most=10)
     """Lowest learning rate of the schedule."""
     lr_warmup: int | None = setting(None, "learning rate", at_least=0)
@@ -100,6 +100,8 @@ class WarmStartConfig:
     """cusum, page-hinkley: evidence that restarts the schedule, in standard deviations of the log of the loss."""
     rates: Literal["constant", "fast-features", "slow-features", "even-ratio"] = setting("constant", "learning rate")
     """Learning rates by layer: the same; the output layer's a tenth; all others' a tenth; proportional to mean |w|."""
+    optimizer: Literal["adam", "muon"] = setting("adam", "learning rate")
+    """muon: Muon for all weight matrices but the output layer's, at ten times --lr; Adam (0.9, 0.95) for the rest."""
     batch_size: int = setting(250, "learning rate", at_least=1, at_most=100_000)
     """Images in a batch."""
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import nap
 from experiment.config import ConfigError
 from experiment.layout import compiled, memory_format
+from experiment.muon import Muon, with_muon
 from experiment.part import build_part
 from plasticity.features import FeatureTap
 from plasticity.method import Method, zero_moments
@@ -216,10 +217,12 @@ class Learner:
             own.copy_(state["totals"][name])
 
 
-def make_optimizer(config: WarmStartConfig, model: nn.Module, device: torch.device) -> torch.optim.Adam:
-    """Adam with the rates of the settings; each group's rate is one tensor for life."""
+def make_optimizer(config: WarmStartConfig, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """The optimiser with the rates of the settings; each group's rate is one tensor for life."""
     lr = torch.tensor(config.lr, device=device)
     groups = nap.param_groups(model, lr, rates=config.rates)
+    if config.optimizer == "muon":
+        return Muon(with_muon(groups, model), lr)
     return torch.optim.Adam(groups, lr=lr, fused=True)
 
 
