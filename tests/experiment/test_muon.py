@@ -10,6 +10,7 @@ from torch import nn
 
 import nap
 from experiment.muon import COEFFICIENTS, MULTIPLE, STEPS, Muon, orthogonalized, with_muon
+from plasticity.method import zero_moments
 
 
 def make(seed: int = 0) -> nn.Sequential:
@@ -114,3 +115,14 @@ def test_a_loaded_state_goes_on_with_the_same_bits(steps: int):
     for model, own in ((network, optimizer), (twin, other)):
         learn(model, own, 3, seed=7)
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), twin.parameters(), strict=True))
+
+
+def test_a_cleared_state_is_a_fresh_one():
+    used, fresh = make(), make()
+    optimizers = [optimizer_of(network) for network in (used, fresh)]
+    learn(used, optimizers[0], 3)
+    zero_moments(optimizers[0], used.parameters(), step=True)
+    used.load_state_dict(fresh.state_dict())
+    for network, optimizer in zip((used, fresh), optimizers, strict=True):
+        learn(network, optimizer, 2)
+    assert all(map(torch.equal, used.parameters(), fresh.parameters()))

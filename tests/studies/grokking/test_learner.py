@@ -165,8 +165,9 @@ def test_precision_is_that_of_the_products(precision):
         replace(SMALL, project_every=3, low_lr=1e-2),
         replace(FREE, optimizer="grokfast-ema"),
         replace(FREE, optimizer="omnigrok"),
+        replace(SMALL, optimizer="muon"),
     ],
-    ids=["projection", "grokfast-ema", "omnigrok"],
+    ids=["projection", "grokfast-ema", "omnigrok", "muon"],
 )
 def test_a_state_between_two_projections_goes_on_to_the_bit(config):
     whole, parts = learner(config), learner(config)
