@@ -30,6 +30,9 @@ class NaP(LayerNorm):
         self.affine: Literal["free", "decay", "joint"] = affine
         self.projection: nap.Projection | None = None
 
+    def prepare(self, network: nn.Module) -> None:
+        self.normalize(network)
+
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         self.projection = nap.Projection(network, every=self.every, affine=self.affine)
 

@@ -428,6 +428,10 @@ ACTING = {
     "injection": "injection:at=2",
     "hare-tortoise": "hare-tortoise:period=2",
     "dash": "dash:period=2",
+    "fire": "fire:period=2",
+    "snr": "snr:level=0.5,longest=2",
+    "optimizer-reset": "optimizer-reset:period=2",
+    "adam-rel": "adam-rel:period=2",
 }
 OTHERS = [name for name in METHODS if name != "nap"]
 REFUSED = {"crelu": "stem.2 of ResNet18 cannot be replaced: it feeds add", "injection": "name its head="}
