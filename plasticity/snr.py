@@ -112,9 +112,10 @@ class _Record:
 
     def revise(self, percentile: float, growth: float) -> None:
         """Set each limit by the ages above 0 that ended a silence, and forget them."""
-        counts = self.ends[:, 1:].cumsum(1)
-        shares = counts / counts[:, -1:]  # without any it is not a number, and not above a percentile
-        found = (shares >= percentile).int().argmax(1) + 1
+        self.ends[:, 0] = 0
+        counts = self.ends.cumsum(1)
+        shares = counts / counts[:, -1:]  # not a number without any, and then the age found is 0
+        found = (shares >= percentile).int().argmax(1)
         grown = (self.limit * growth).long()
         self.limit.copy_(torch.where(found < self.limit, found, grown).clamp(1, self.ends.shape[1] - 1))
         self.ends.zero_()

@@ -56,24 +56,25 @@ class UPGD(Method):
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, *_: object) -> None:
         self.steps += 1
-        for parameter, weight, utility in zip(self.parameters, self.before, self.utilities, strict=True):
-            if parameter.grad is not None:
-                new = -parameter.grad * weight
-                utility.lerp_(torch.where(new.isfinite(), new, utility), 1 - self.beta)  # an overflow would stay
+        learned = {
+            parameter: (weight, utility)
+            for parameter, weight, utility in zip(self.parameters, self.before, self.utilities, strict=True)
+            if parameter.grad is not None
+        }
+        for parameter, (weight, utility) in learned.items():
+            new = (parameter.grad * weight).neg_().nan_to_num_(0.0, 0.0, 0.0)  # an overflow would stay for good
+            utility.lerp_(new, 1 - self.beta)
         largest = torch.stack([utility.max() for utility in self.utilities]).max()
         largest = torch.where(largest == 0, 1, largest)
-        correction = 1 - self.beta**self.steps
-        skipped = getattr(optimizer, "found_inf", 0)  # then the step was none, and noise and decay are none
-        kept = dict(zip(self.parameters, zip(self.before, self.utilities, strict=True), strict=True))
+        skipped = getattr(optimizer, "found_inf", 0)  # then there was no step: no noise and no decay either
         for group in optimizer.param_groups:
             lr = group["lr"] * (1 - skipped)
-            for parameter in group["params"]:
-                if parameter in kept and parameter.grad is not None:
-                    weight, utility = kept[parameter]
-                    noise = torch.empty_like(parameter).normal_(generator=self.generator)
-                    step = parameter - weight - lr * self.sigma * noise
-                    gate = 2 * torch.sigmoid(-utility / largest / correction)
-                    parameter.copy_((1 - lr * self.decay) * weight + gate * step)
+            for parameter in filter(learned.__contains__, group["params"]):
+                weight, utility = learned[parameter]
+                step = torch.empty_like(parameter).normal_(generator=self.generator)
+                step.mul_(-lr * self.sigma).add_(parameter).sub_(weight)
+                gate = (utility / -largest).div_(1 - self.beta**self.steps).sigmoid_()  # 1 - u
+                parameter.copy_(weight).mul_(1 - lr * self.decay).addcmul_(gate, step, value=2.0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": self.generator.get_state(), "utilities": self.utilities, "steps": self.steps}
