@@ -56,14 +56,12 @@ class UPGD(Method):
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, *_: object) -> None:
         self.steps += 1
-        learned = {
-            parameter: (weight, utility)
-            for parameter, weight, utility in zip(self.parameters, self.before, self.utilities, strict=True)
-            if parameter.grad is not None
-        }
-        for parameter, (weight, utility) in learned.items():
-            new = (parameter.grad * weight).neg_().nan_to_num_(0.0, 0.0, 0.0)  # an overflow would stay for good
-            utility.lerp_(new, 1 - self.beta)
+        learned = {}
+        for parameter, weight, utility in zip(self.parameters, self.before, self.utilities, strict=True):
+            if parameter.grad is not None:
+                new = (parameter.grad * weight).neg_().nan_to_num_(0.0, 0.0, 0.0)  # an overflow would stay for good
+                utility.lerp_(new, 1 - self.beta)
+                learned[parameter] = weight, utility
         largest = torch.stack([utility.max() for utility in self.utilities]).max()
         largest = torch.where(largest == 0, 1, largest)
         skipped = getattr(optimizer, "found_inf", 0)  # then there was no step: no noise and no decay either
