@@ -33,6 +33,10 @@ ACTING = {  # settings under which a method acts many times in a short run; the 
     "injection": "injection:at=50",
     "hare-tortoise": "hare-tortoise:period=50",
     "dash": "dash:period=50",
+    "fire": "fire:period=50",
+    "snr": "snr:longest=4",
+    "optimizer-reset": "optimizer-reset:period=50",
+    "adam-rel": "adam-rel:period=50",
 }
 WARM_UP = 200  # agent steps before the first update
 

@@ -206,7 +206,14 @@ def _read(where: str, text: str, kind: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         if text == "none" and types.NoneType in members:
             return None
-        return _read(where, text, next(member for member in members if member is not types.NoneType))
+        words = [word for member in members for word in typing.get_args(member)]  # of a Literal
+        if text in words:
+            return text
+        first = next(member for member in members if member is not types.NoneType)
+        try:
+            return _read(where, text, first)
+        except ValueError as error:
+            raise ValueError(" or ".join([str(error), *words])) from None
     if origin is Literal:
         if text not in members:
             raise ValueError(f"{where}{suggest(text, members, list_all=True)}")

@@ -8,10 +8,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 import nap
-from plasticity.method import Features, Method, check_whole
+from plasticity.layer_norm import LayerNorm
+from plasticity.method import Features, check_whole
 
 
-class NaP(Method):
+class NaP(LayerNorm):
     """Puts a norm before every nonlinearity, and rescales each weight matrix to its initial norm after every update.
 
     Source: arXiv 2407.01800; the update is eq. 2 of arXiv 2507.20057. `after_update` runs after every other method's.
@@ -24,17 +25,13 @@ class NaP(Method):
         every: int = 1,
         affine: Literal["free", "decay", "joint"] = "joint",
     ):
-        self.norm: Literal["layer", "rms"] = norm
-        self.axes: Literal["channels", "channels_and_space"] = axes
+        super().__init__(norm, axes)
         self.every = check_whole("nap: every", every, low=1)
         self.affine: Literal["free", "decay", "joint"] = affine
         self.projection: nap.Projection | None = None
 
     def prepare(self, network: nn.Module) -> None:
-        """Normalise in place; ValueError for a network with a nonlinearity or weight that cannot be handled."""
-        self.report = nap.normalize(network, norm=self.norm, conv_axes=self.axes, biases="drop")
-        if self.report.not_handled:
-            raise ValueError(f"NaP cannot normalise this network: {self.report.not_handled}")
+        self.normalize(network)
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         self.projection = nap.Projection(network, every=self.every, affine=self.affine)

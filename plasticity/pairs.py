@@ -11,12 +11,12 @@ from collections.abc import Sequence
 FROZEN = "injection keeps a frozen head for good, and {} would change it, or put new features before it"
 TWO_OUTPUTS = "under crelu a unit's weights make two outputs, relu(x) and relu(-x), and {} judges each alone"
 PUT_BACK = "where both are due at once, hare-tortoise would put back what {} has just replaced"
-WRITERS = ("reset", "shrink-perturb", "redo", "cbp")
+WRITERS = ("reset", "shrink-perturb", "redo", "snr", "cbp", "fire")
 
 APART: dict[frozenset[str], str] = {
     **{frozenset({"injection", other}): FROZEN.format(other) for other in WRITERS},
     frozenset({"injection", "hare-tortoise"}): "an average across the injection mixes the old head with a fresh one",
-    **{frozenset({"crelu", other}): TWO_OUTPUTS.format(other) for other in ("redo", "cbp")},
+    **{frozenset({"crelu", other}): TWO_OUTPUTS.format(other) for other in ("redo", "snr", "cbp")},
 }
 """Two methods that are refused in either order."""
 

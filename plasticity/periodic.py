@@ -1,8 +1,7 @@
-"""What the methods share that draw fresh weights every so many updates."""
+"""What the methods share that draw fresh weights at some updates."""
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from typing import Any
 
@@ -11,11 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plasticity.layers import choose_drawn, draw_network
-from plasticity.method import Features, Method, check_period, check_until, check_whole, is_due, make_generator
+from plasticity.method import Features, Method, check_whole, make_generator
+from plasticity.timing import At, Timing
 
 
 class PeriodicDraw(Method):
-    """A method that draws fresh values of the chosen layers every `period` updates, up to the update `until`.
+    """A method that draws fresh values of the chosen layers, at the updates of its `Timing`.
 
     name: that of the method in messages. strength: 0 for off.
     """
@@ -23,15 +23,14 @@ class PeriodicDraw(Method):
     name: str
     strength: float = 1.0
 
-    def __init__(self, period: float, layers: tuple[str, ...], until: float, target: str, seed: int):
-        self.period = check_period(f"{self.name}: period", period)
-        self.until = check_until(self.name, until)
+    def __init__(self, period: float, layers: tuple[str, ...], until: float, target: str, seed: int, at: At = None):
+        self.timing = Timing(self.name, period, at, until)
         self.layers, self.target_mode = layers, target
         self.seed = check_whole(f"{self.name}: seed", seed)
 
     @property
     def is_off(self) -> bool:
-        return not self.strength or self.period == math.inf or self.until < self.period
+        return not self.strength or self.timing.is_off
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         self.networks = [network] if target is None or self.target_mode == "keep" else [network, target]
@@ -41,7 +40,7 @@ class PeriodicDraw(Method):
 
     @torch.no_grad()
     def after_update(self, update: int, features: Features | None = None) -> None:
-        if self.strength and is_due(update, self.period) and update <= self.until:
+        if self.strength and self.timing.due(update):
             for network in self.networks:
                 fresh = draw_network(network, self.chosen, self.generator)
                 self.change([network.get_parameter(name) for name in fresh], list(fresh.values()))
@@ -52,10 +51,11 @@ class PeriodicDraw(Method):
 
     def last_reset(self, update: int) -> int:
         """The last update, up to this one, after which layers were changed; 0 before the first."""
-        return 0 if self.is_off else int(min(update, self.until) // self.period * self.period)
+        return self.timing.last(update) if self.strength else 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state()}
+        return {"generator": self.generator.get_state(), **self.timing.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"].cpu())
+        self.timing.load_state_dict(state)

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nap.graph import HiddenLayer, UnitView, parameter_spec
-from plasticity.layers import hidden_layers, unit_moments
-from plasticity.method import SEED, Features, Method, check_number, check_period, check_whole, is_due, make_generator
+from plasticity.method import SEED, Features, check_number, check_period, check_whole, is_due
+from plasticity.recycling import Recycling
 
 
-class ReDo(Method):
+class ReDo(Recycling):
     """Recycles the units whose mean |activation| is at most `tau` times their layer's mean, every `period` updates.
 
     Their incoming weights are re-initialised, biases are 0, a norm's scale and offset entries are 1 and 0, outgoing
@@ -28,6 +27,8 @@ class ReDo(Method):
     Source: arXiv 2302.12902, algorithm 1; 1,000 updates and 256 samples as in Dopamine's code.
     """
 
+    name = "redo"
+
     def __init__(
         self,
         period: float = 1_000,
@@ -39,7 +40,7 @@ class ReDo(Method):
         self.period = check_period("redo: period", period)
         self.tau = check_number("redo: tau", tau)
         self.samples = check_whole("redo: samples", samples, low=1)
-        self.init, self.seed = init, check_whole("redo: seed", seed)
+        super().__init__(init, seed)
         self.wants_features = not self.is_off
 
     @property
@@ -47,9 +48,7 @@ class ReDo(Method):
         return self.period == math.inf
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
-        self.layers = [] if self.is_off else hidden_layers(network, "redo")
-        self.optimizer = optimizer
-        self.generator = make_generator(network, self.seed)
+        super().attach(network, target, optimizer)
         self.sizes = [torch.zeros(layer.units, device=self.generator.device) for layer in self.layers]
 
     def after_update(self, update: int, features: Features | None = None) -> None:
@@ -62,33 +61,6 @@ class ReDo(Method):
         if is_due(update, self.period):
             self.recycle([size <= self.tau * size.mean() for size in self.sizes])
             torch._foreach_zero_(self.sizes)
-
-    @torch.no_grad()
-    def recycle(self, dormant: list[Tensor]) -> None:
-        """Recycle the units of a mask per layer; where a weight joins two of them, the outgoing 0 wins."""
-        for layer, units in zip(self.layers, dormant, strict=True):
-            fresh = layer.weight.by_unit(self._draw(layer))
-            layer.weight.values.copy_(torch.where(_along(units, fresh), fresh, layer.weight.values))
-            if layer.bias is not None:
-                _fill(layer.bias, units, 0.0)
-            for name, slot in layer.affine.items():
-                _fill(slot, units, float(name == "weight"))
-            for slot, first in layer.noise:
-                _fill(slot, units, first)
-        for layer, units in zip(self.layers, dormant, strict=True):
-            for slot in (*layer.columns, *layer.noise_columns):
-                _fill(slot, units, 0.0)
-            for moment in unit_moments(layer, self.optimizer):
-                moment.masked_fill_(_along(units, moment), 0.0)
-
-    def _draw(self, layer: HiddenLayer) -> Tensor:
-        draw = parameter_spec(layer.incoming).draw
-        if self.init == "layer" and draw is not None:
-            return draw(layer.incoming, self.generator)["weight"]
-        weight = layer.incoming.weight
-        fans = layer.fan_in + weight[:, 0].numel()
-        bound = 1 / math.sqrt(layer.fan_in) if self.init == "layer" else math.sqrt(6 / fans)
-        return torch.empty_like(weight).uniform_(-bound, bound, generator=self.generator)
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": self.generator.get_state(), "sizes": self.sizes}
@@ -103,12 +75,3 @@ def mean_size(features: Tensor) -> Tensor:
     """The mean |activation| of each unit, over inputs and positions: [B, units, ...] -> [units] in fp32."""
     others = tuple(axis for axis in range(features.ndim) if axis != 1)
     return features.float().abs().mean(others)
-
-
-def _along(units: Tensor, values: Tensor) -> Tensor:
-    """A mask of units in a shape that broadcasts along the first axis of values."""
-    return units.view(-1, *[1] * (values.ndim - 1))
-
-
-def _fill(slot: UnitView, units: Tensor, value: float) -> None:
-    slot.values.masked_fill_(_along(units, slot.values), value)

@@ -30,10 +30,13 @@ class Entry:
 METHODS: dict[str, Entry] = {
     "nap": Entry("plasticity.nap:NaP", "norms, and weights at their initial norm"),
     "hyperball": Entry("plasticity.hyperball:Hyperball", "NaP whose steps turn each weight matrix by a fixed angle"),
+    "layer-norm": Entry("plasticity.layer_norm:LayerNorm", "the norms of nap without its projection"),
     "reset": Entry("plasticity.reset:Reset", "re-initialise the last layers periodically"),
     "shrink-perturb": Entry("plasticity.shrink_perturb:ShrinkPerturb", "move weights towards freshly drawn ones"),
     "redo": Entry("plasticity.redo:ReDo", "recycle dormant units periodically"),
+    "snr": Entry("plasticity.snr:SNR", "recycle units that are silent for unusually long"),
     "cbp": Entry("plasticity.cbp:ContinualBackprop", "continual backprop: replace little-used units"),
+    "fire": Entry("plasticity.fire:FIRE", "make weight matrices the nearest orthogonal ones"),
     "l2-init": Entry("plasticity.l2_init:L2Init", "penalise the distance from the initial weights"),
     "crelu": Entry("plasticity.crelu:CReLU", "concatenated relu(x) and relu(-x)"),
     "injection": Entry(
@@ -41,9 +44,15 @@ METHODS: dict[str, Entry] = {
     ),
     "hare-tortoise": Entry("plasticity.hare_tortoise:HareTortoise", "reset fast weights to their slow average"),
     "spectral": Entry("plasticity.spectral:SpectralRegularization", "penalise spectral norms away from 1"),
+    "parseval": Entry("plasticity.parseval:Parseval", "penalise weight matrices that are not orthogonal"),
     "weight-clipping": Entry("plasticity.weight_clipping:WeightClipping", "clip weights to their initial range"),
     "dash": Entry("plasticity.dash:DASH", "shrink weights by their alignment with gradients"),
     "weight-decay": Entry("plasticity.weight_decay:WeightDecay", "L2 penalty or decoupled decay (AdamW)"),
+    "optimizer-reset": Entry(
+        "plasticity.optimizer_reset:OptimizerReset", "zero the optimiser's moments and step counts"
+    ),
+    "adam-rel": Entry("plasticity.adam_rel:AdamRel", "Adam's step counts restart at a change of target"),
+    "upgd": Entry("plasticity.upgd:UPGD", "protect useful weights, perturb the others"),
 }
 
 

@@ -27,8 +27,12 @@ METHODS: dict[str, str] = {
     "shrink-perturb": f"shrink-perturb:period={QUARTER + 1},strength=0.4",
     # arXiv 2302.12902: all along, every 1,000 updates, with the larger of its thresholds
     "redo": "redo:period=1001,tau=0.1",
+    # arXiv 2410.20098: all along, with the settings of arXiv 2602.08040 for ResNet-18
+    "snr": "snr:percentile=0.99,revise=16",
     # Nature 632:768: all along, with the settings of Continual ImageNet, which has a small CNN and short tasks as here
     "cbp": "cbp:rate=3e-4,maturity=100",
+    # arXiv 2602.08040: once, when the data have changed
+    "fire": f"fire:at={QUARTER + 1}",
     # arXiv 2308.11958: a penalty, all along; within the range that is swept, 1e-5 to 1e-2
     "l2-init": "l2-init:strength=1e-3",
     # arXiv 2303.07507: structure; widths stay, so that most weights double in number
@@ -39,12 +43,19 @@ METHODS: dict[str, str] = {
     "hare-tortoise": f"hare-tortoise:mu=0.999,period={QUARTER // 2}",
     # arXiv 2406.06811: a penalty, all along, at this project's strength: none was found
     "spectral": "spectral:strength=1e-4,k=2",
+    # arXiv 2412.07224: a penalty, all along, at its larger strength, which arXiv 2602.08040 has too
+    "parseval": "parseval:strength=1e-3",
     # arXiv 2407.01704: all along; kappa is the authors' default
     "weight-clipping": "weight-clipping:kappa=1",
     # arXiv 2410.23495: once; ten updates late, for its gradients to be 97% those of the new data, as they are there
     "dash": f"dash:alpha=0.3,shrinkage=0.3,period={QUARTER + 10}",
     # arXiv 1711.05101: all along; of the strengths in arXiv 2406.02596, 1e-4 to 1, one with an effect in 7,000 updates
     "weight-decay": "weight-decay:strength=0.1",
+    # arXiv 2306.17833 and 2412.17113: once, at the switch, in place of a change of the target network; weights stay
+    "optimizer-reset": f"optimizer-reset:at={QUARTER}",
+    "adam-rel": f"adam-rel:at={QUARTER}",
+    # arXiv 2404.00781: all along, with the default values of its code
+    "upgd": "upgd:sigma=1e-3,beta=0.999,decay=1e-3",
 }
 """Methods against loss of plasticity, each with the settings of a supervised paper where there is one."""
 

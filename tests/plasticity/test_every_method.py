@@ -10,6 +10,7 @@ from agents.names import NETWORKS
 from agents.networks.encoders import make_network
 from experiment.config import ConfigError
 from experiment.determinism import parameter_hash
+from plasticity.pairs import WRITERS
 from plasticity.registry import METHODS
 from plasticity.testing import check_method, check_ownership
 
@@ -17,33 +18,45 @@ FRAME = (44, 44)  # 2×2 positions behind the last convolution of nature, 1×1 o
 ACTIVE = {
     "nap": "",
     "hyperball": "",
+    "layer-norm": "",
     "reset": ":period=3",
     "shrink-perturb": ":period=3",
     "redo": ":period=3,tau=0.3,samples=8",
+    "snr": ":level=0.5,longest=2,revise=3",
     "cbp": ":rate=0.02,maturity=2",
+    "fire": ":period=3",
     "l2-init": ":strength=0.1",
     "crelu": "",
     "injection": ":at=3",
     "hare-tortoise": ":mu=0.9,period=3",
     "spectral": ":strength=0.1",
+    "parseval": ":strength=0.1",
     "weight-clipping": ":kappa=0.5",
     "dash": ":period=3",
     "weight-decay": ":strength=0.1",
+    "optimizer-reset": ":period=3",
+    "adam-rel": ":period=3",
+    "upgd": ":beta=0.9",
 }
 OFF = {
     "reset": ":period=inf",
     "shrink-perturb": ":strength=0",
     "redo": ":period=inf",
+    "snr": ":period=inf",
+    "fire": ":period=inf",
     "cbp": ":rate=0",
     "l2-init": ":strength=0",
     "injection": ":at=inf",
     "hare-tortoise": ":period=inf",
     "spectral": ":strength=0",
+    "parseval": ":strength=0",
     "weight-clipping": ":kappa=0",
     "dash": ":period=inf",
     "weight-decay": ":strength=0",
+    "optimizer-reset": ":at=inf",
+    "adam-rel": ":period=inf",
 }
-MOVES_TARGET = {"shrink-perturb", "injection"}
+MOVES_TARGET = {"shrink-perturb", "injection", "fire"}
 
 
 def learner(*specs, network="small", nap=False, seed=0, **settings):
@@ -73,7 +86,7 @@ def learn(agent, updates):
 
 def test_the_tables_of_this_file_hold_every_method():
     assert set(ACTIVE) == set(METHODS)
-    assert set(METHODS) - set(OFF) == {"nap", "hyperball", "crelu"}  # structure only
+    assert set(METHODS) - set(OFF) == {"nap", "hyperball", "layer-norm", "crelu", "upgd"}  # structure, or another step
 
 
 @pytest.mark.parametrize("name", ACTIVE)
@@ -124,7 +137,7 @@ def test_projection_is_last_and_keeps_the_norms_of_the_first_initialisation():
             assert norm.item() == pytest.approx(first[key], rel=1e-5)
 
 
-@pytest.mark.parametrize("left_out", [{"injection"}, {"reset", "shrink-perturb", "redo", "cbp", "hare-tortoise"}])
+@pytest.mark.parametrize("left_out", [{"injection"}, {*WRITERS, "hare-tortoise"}])
 def test_all_methods_that_go_together_stay_finite_at_once(left_out):
     names = sorted(set(ACTIVE) - {"crelu"} - left_out, key=lambda name: (name != "hare-tortoise", name))
     agent = learner(*(name + ACTIVE[name] for name in names))

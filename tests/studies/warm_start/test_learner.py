@@ -428,6 +428,10 @@ ACTING = {
     "injection": "injection:at=2",
     "hare-tortoise": "hare-tortoise:period=2",
     "dash": "dash:period=2",
+    "fire": "fire:period=2",
+    "snr": "snr:level=0.5,longest=2",
+    "optimizer-reset": "optimizer-reset:period=2",
+    "adam-rel": "adam-rel:period=2",
 }
 OTHERS = [name for name in METHODS if name != "nap"]
 REFUSED = {"crelu": "stem.2 of ResNet18 cannot be replaced: it feeds add", "injection": "name its head="}
@@ -439,8 +443,8 @@ REFUSED = {"crelu": "stem.2 of ResNet18 cannot be replaced: it feeds add", "inje
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_method_trains_or_is_refused(name, network, nap):
     settings = {"plasticity": (ACTING.get(name, name),), "nap": nap} | (RESNET if network == "resnet18" else {})
-    if network == "resnet18" and name in REFUSED:
-        with pytest.raises(ValueError, match=REFUSED[name]):
+    if name == "layer-norm" or (network == "resnet18" and name in REFUSED):
+        with pytest.raises(ValueError, match=REFUSED.get(name, "has its norms already")):
             learner(**settings)
         return
     check_training(learner(**settings))

@@ -51,7 +51,8 @@ def test_every_arm_is_a_run_of_its_own(name):
 
 def test_the_arms_are_every_way_to_go_on():
     runs = planned("arms")
-    assert set(REGISTRY) - {"nap", "hyperball"} == {name for name in runs if name in REGISTRY} == set(METHODS)
+    structure = {"nap", "hyperball", "layer-norm"}
+    assert set(REGISTRY) - structure == {name for name in runs if name in REGISTRY} == set(METHODS)
     assert seeds("arms") == {0, 1, 2}
     assert {(config.protocol, config.phase_updates) for config in runs.values()} == {("lyle10", QUARTER)}
     assert all(config.nap == name.startswith("nap-") for name, config in runs.items())
