@@ -17,7 +17,7 @@ import nap
 from agents.checks import check_side
 from agents.config import DQNConfig
 from agents.dqn import DQN
-from agents.names import CLOSED_LOOP, EARLY_CYCLE, STACK
+from agents.names import CLOSED_LOOP, EARLY_CYCLE, NETWORKS, STACK, is_own
 from agents.networks.augmentation import drq
 from agents.networks.encoders import Encoder, make_network
 from agents.training.adamw import FusedAdamW
@@ -142,14 +142,14 @@ def head_options(config: DQNConfig) -> dict[str, Any]:
     """The keyword arguments of `QNetwork` that the settings ask for."""
     size = {"none": None, "c51": config.atoms, "quantile": config.quantiles}[config.distribution]
     noise = {"noisy": config.noisy, "sigma0": config.noisy_sigma}
-    return {"size": size, "dueling": config.dueling, "streams": config.streams, **noise}
+    return {"pool": config.pool == "gap", "size": size, "dueling": config.dueling, "streams": config.streams, **noise}
 
 
 def check_own_parts(config: DQNConfig) -> None:
     """ConfigError unless a network or schedule of the user's can be imported and has the options that it is given."""
     for option, path, base in (("network", config.network, Encoder), ("schedule", config.schedule, nap.Schedule)):
         if ":" in path:
-            own_part(option, path, base, 2)
+            own_part(option, path, base, 2, NETWORKS if option == "network" else None)
 
 
 def build_agent(
@@ -160,7 +160,7 @@ def build_agent(
     torch.manual_seed(seed)
     network = make_network(config.network, stack, frame_shape, num_actions, **head_options(config))
     agent = build_learner(config, network)
-    if ":" in config.network:
+    if is_own(config.network):
         _check_pass(config, agent, (stack, *frame_shape))
     return agent
 
