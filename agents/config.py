@@ -184,6 +184,9 @@ class DQNConfig:
     """Agent steps between measurements on 256 states, drawn from the replay when learning starts: dormant units, ranks,
     policy churn. The first is before the first update (or when the replay holds 256 steps), the last at the end; 0: no
     measurements; none: about a tenth of the budget, from 100 to 10,000."""
+    fit_probe_interval: int = setting(0, "logging", role="observing", at_least=0)
+    """Agent steps between fits of random targets by copies of the network and by fresh networks, on 256 states of the
+    replay: 2,000 small updates each time. 0: none. Of a checkpoint: python -m agents.fit_probe."""
     checkpoint_interval: int = setting(10_000, "logging", role="observing", at_least=0)
     """Agent steps between checkpoints; 0: only at the end or when interrupted."""
     eval_episodes: int | None = setting(None, "evaluation", at_least=0, at_most=1_000_000)
