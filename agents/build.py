@@ -17,10 +17,11 @@ import nap
 from agents.checks import check_side
 from agents.config import DQNConfig
 from agents.dqn import DQN
-from agents.names import CLOSED_LOOP, EARLY_CYCLE, STACK
+from agents.names import CLOSED_LOOP, EARLY_CYCLE, NETWORKS, STACK, is_own
 from agents.networks.augmentation import drq
 from agents.networks.encoders import Encoder, make_network
 from agents.training.adamw import FusedAdamW
+from agents.training.fitting import FitProbe
 from agents.training.monitor import StateProbe
 from agents.values import Categorical, Quantiles, Scalar, Values
 from envs.vector_env import VectorEnv
@@ -142,14 +143,14 @@ def head_options(config: DQNConfig) -> dict[str, Any]:
     """The keyword arguments of `QNetwork` that the settings ask for."""
     size = {"none": None, "c51": config.atoms, "quantile": config.quantiles}[config.distribution]
     noise = {"noisy": config.noisy, "sigma0": config.noisy_sigma}
-    return {"size": size, "dueling": config.dueling, "streams": config.streams, **noise}
+    return {"pool": config.pool == "gap", "size": size, "dueling": config.dueling, "streams": config.streams, **noise}
 
 
 def check_own_parts(config: DQNConfig) -> None:
     """ConfigError unless a network or schedule of the user's can be imported and has the options that it is given."""
     for option, path, base in (("network", config.network, Encoder), ("schedule", config.schedule, nap.Schedule)):
         if ":" in path:
-            own_part(option, path, base, 2)
+            own_part(option, path, base, 2, NETWORKS if option == "network" else None)
 
 
 def build_agent(
@@ -160,7 +161,7 @@ def build_agent(
     torch.manual_seed(seed)
     network = make_network(config.network, stack, frame_shape, num_actions, **head_options(config))
     agent = build_learner(config, network)
-    if ":" in config.network:
+    if is_own(config.network):
         _check_pass(config, agent, (stack, *frame_shape))
     return agent
 
@@ -179,12 +180,30 @@ def _check_pass(config: DQNConfig, agent: DQN, shape: tuple[int, ...]) -> None:
             torch.compile(deepcopy(agent.online), fullgraph=True, backend="eager")(pixels)
 
 
-def build_learner(config: DQNConfig, network: nn.Module) -> DQN:
-    """The agent that owns network, optimiser, schedule and methods; ConfigError for methods that refuse the network."""
+def prepare(config: DQNConfig, network: nn.Module) -> list[Method]:
+    """The methods, which give the network its structure; ConfigError for methods that refuse it."""
     with as_mistake("--plasticity"):
         methods = build_methods(config)
         for method in methods:
             method.prepare(network)
+    return methods
+
+
+def build_fit_probe(config: DQNConfig, env: VectorEnv, **options: Any) -> FitProbe:
+    """The probe that compares a run's network with fresh ones, which have the structure that the methods give."""
+
+    def fresh() -> nn.Module:
+        shape, actions = env.frame_shape, env.num_actions
+        network = make_network(config.network, env.stack, shape, actions, **head_options(config))
+        prepare(config, network)
+        return network
+
+    return FitProbe(fresh, seeds(config.seed, "fit probe")["fit probe"], **options)
+
+
+def build_learner(config: DQNConfig, network: nn.Module) -> DQN:
+    """The agent that owns network, optimiser, schedule and methods; ConfigError for methods that refuse the network."""
+    methods = prepare(config, network)
     device = device_of(config.device)
     network.to(device)
     network.to(memory_format=memory_format(network))  # type: ignore[call-overload]

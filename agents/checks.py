@@ -83,7 +83,7 @@ def check_side(config: DQNConfig, side: int) -> None:
 
 def _check_agent(config: DQNConfig) -> None:
     check_part("agent", config.agent or "dqn", AGENTS)
-    check_part("network", config.network, NETWORKS)
+    check_part("network", config.network, NETWORKS, options=True)
     check_part("schedule", config.schedule, SCHEDULES)
     if not config.v_max - config.v_min > 1e-3 * max(abs(config.v_min), abs(config.v_max), 1e-3):
         raise ConfigError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agents import metrics
 from agents.config import DQNConfig
-from agents.names import AGENTS, command_of
+from agents.names import AGENTS, NETWORKS, command_of, is_own
 from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
@@ -117,7 +117,7 @@ def check_stated(config: DQNConfig, argv: Sequence[str]) -> None:
     stated = {arg.partition("=")[0].removeprefix("--").replace("-", "_") for arg in argv if arg.startswith("--")}
     rules, network = config.environment.rules, config.environment.network
     for name, value, own in (("protocol", config.protocol, rules and rules.name), ("network", config.network, network)):
-        if own is not None and name in stated and value != own and ":" not in value:
+        if own is not None and name in stated and value != own and not is_own(value):
             raise ConfigError(f"--{name} {value} is not for {config.env}: leave it out, or --{name} {own}")
     for switch, is_on, options in PARTS:
         for option in options:
@@ -130,7 +130,7 @@ def main(agent: str, argv: Sequence[str] | None = None) -> int:
     """Parse, prepare and train, or list what is asked for; the exit code. Bad input ends in one line and code 2."""
     with exit_on_bad_input():
         argv = sys.argv[1:] if argv is None else argv
-        text = metrics.as_text() if "--list-metrics" in argv else answer(argv) or own_help(argv, OWN)
+        text = metrics.as_text() if "--list-metrics" in argv else answer(argv) or own_help(argv, OWN, NETWORKS)
         if text is not None:
             print(text)
             return 0

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from agents.checks import check
+from agents.names import is_own
 from envs.protocol import PROTOCOLS, Protocol
 from envs.registry import Registration, registered, resolve_game
 from experiment.config import ConfigError
@@ -43,8 +44,11 @@ class DQNConfig:
 
     network: str = setting("small", "network")
     """nature: 3 convolutions and 512 units (Mnih 2015); dopamine: the same, padded; small: 2 convolutions and 256 units
-    (van Hasselt 2019); minatar: 1 convolution and 128 units (Young & Tian 2019), what its games get; or an own encoder
-    by its import path, module:Class[:option=value,...]."""
+    (van Hasselt 2019); impala, impala:width=0.5 ...: 15 convolutions with residual sums and 256 units (Espeholt 2018);
+    minatar: 1 convolution and 128 units (Young & Tian 2019), what its games get; or an own encoder by its import path,
+    module:Class[:option=value,...]."""
+    pool: Literal["none", "gap"] = setting("none", "network")
+    """What follows the convolutions. gap: each channel's mean over all positions (Impoola, arXiv 2503.05546)."""
     utd: Fraction = setting(Fraction(1), "learning", above=0, at_most=1_000, common=True)
     """Updates per agent step, any positive rational: 8, 0.25, 3/7."""
     batch_size: int = setting(32, "learning", at_least=1, at_most=1_000_000)
@@ -180,6 +184,9 @@ class DQNConfig:
     """Agent steps between measurements on 256 states, drawn from the replay when learning starts: dormant units, ranks,
     policy churn. The first is before the first update (or when the replay holds 256 steps), the last at the end; 0: no
     measurements; none: about a tenth of the budget, from 100 to 10,000."""
+    fit_probe_interval: int = setting(0, "logging", role="observing", at_least=0)
+    """Agent steps between fits of random targets by copies of the network and by fresh networks, on 256 states of the
+    replay: 2,000 small updates each time. 0: none. Of a checkpoint: python -m agents.fit_probe."""
     checkpoint_interval: int = setting(10_000, "logging", role="observing", at_least=0)
     """Agent steps between checkpoints; 0: only at the end or when interrupted."""
     eval_episodes: int | None = setting(None, "evaluation", at_least=0, at_most=1_000_000)
@@ -252,7 +259,7 @@ class DQNConfig:
     @property
     def resolved_network(self) -> Any:
         """The named network that the frames need, or the chosen one; an import path stands in any case."""
-        return self.network if ":" in self.network else self.environment.network or self.network
+        return self.network if is_own(self.network) else self.environment.network or self.network
 
     @property
     def steps_per_row(self) -> int:

@@ -52,6 +52,17 @@ METRICS = (
         "srank_kumar_0.01", "rank", "Singular values that hold 99% of their sum.", "arXiv 2010.14498",
     ),
     Metric(
+        "fit_error", "share", "Error of copies of the network after 200 updates on random targets; 1 before them.",
+        "arXiv 2303.01486",
+    ),
+    Metric("fit_error_fresh", "share", "The same of fresh networks, on the same targets.", "arXiv 2303.01486"),
+    Metric("fit_ratio", "ratio", "The former over the latter: above 1 the network learns worse than a fresh one."),
+    Metric("fit_ratio_low", "ratio", "Lower bound of its 95% interval over 5 draws of targets."),
+    Metric("fit_ratio_high", "ratio", "Upper bound of that interval."),
+    Metric("fit_slowdown", "ratio", "Updates that the copies need over those of fresh networks, to the worse error."),
+    Metric("fit_slowdown_low", "ratio", "Lower bound of its 95% interval over 5 draws of targets."),
+    Metric("fit_slowdown_high", "ratio", "Upper bound of that interval."),
+    Metric(
         "policy_churn", "share", "States whose greedy action changed since the measurement before.", "arXiv 2206.00730"
     ),
     Metric(
@@ -60,7 +71,8 @@ METRICS = (
 )  # fmt: skip
 INTRODUCTION = (
     "A row is written every --log-interval agent steps, and one for each game that ends. Ranks, dormant units and "
-    "churn are measured every --probe-interval steps on 256 states of the replay. A name behind the slash is a weight, "
+    "churn are measured every --probe-interval steps on 256 states of the replay, fits of random targets every "
+    "--fit-probe-interval on 256 states of the replay at that time. A name behind the slash is a weight, "
     "or the nonlinearity whose outputs are the features."
 )
 

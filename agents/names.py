@@ -19,9 +19,15 @@ NETWORKS = {
     "nature": "agents.networks.encoders:Nature",
     "dopamine": "agents.networks.encoders:Dopamine",
     "small": "agents.networks.encoders:Small",
+    "impala": "agents.networks.encoders:Impala",
     "minatar": "agents.networks.encoders:MinAtar",
 }
 """The encoders by name, each with its import path, as a user's own has one."""
+
+
+def is_own(network: str) -> bool:
+    """Whether a network is given by an import path, and not by a name, which may have options too."""
+    return ":" in network and network.partition(":")[0] not in NETWORKS
 
 
 def command_of(agent: str | None) -> str:

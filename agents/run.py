@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from agents.build import build_agent, build_env, build_probe, build_replay
+from agents.build import build_agent, build_env, build_fit_probe, build_probe, build_replay
 from agents.config import DQNConfig
 from agents.dqn import DQN
 from agents.names import command_of
@@ -73,7 +73,8 @@ def build_trainer(config: DQNConfig, agent_step: int = 0) -> Trainer:
     replay = build_replay(config, env, seed["replay"])
     policy = EpsilonGreedy(agent.act, env.num_actions, seed["exploration"])
     stack = FrameStack(env.num_envs, env.stack, env.frame_shape, replay.device)
-    return Trainer(config, env, replay, agent, policy, stack, build_probe(config, agent, seed["probe"]))
+    probes = build_probe(config, agent, seed["probe"]), build_fit_probe(config, env)
+    return Trainer(config, env, replay, agent, policy, stack, *probes)
 
 
 class AgentRun(Run[DQNConfig]):

@@ -107,13 +107,16 @@ def check_known(name: str, options: Iterable[str], known: Collection[str]) -> No
             raise ValueError(f"{name} has no option {option!r}{suggest(option, known, list_all=True)}")
 
 
-def check_part(option: str, given: str, known: Collection[str]) -> None:
-    """Raises ConfigError unless the part is a known name, or has the form of an import path."""
+def check_part(option: str, given: str, known: Collection[str], options: bool = False) -> None:
+    """Raises ConfigError unless the part is a known name, or has the form of an import path.
+
+    options: whether known names take options too. Which they have, `own_part` checks.
+    """
     try:
         part = parse(given, known, option)
     except ValueError as error:
         raise ConfigError(f"--{option}: {error}") from None
-    if part.options and not part.is_path:
+    if part.options and not part.is_path and not options:
         raise ConfigError(f"--{option} {given}: only an import path takes options here")
 
 
@@ -123,27 +126,32 @@ def short_name(given: str) -> str:
     return rest[0] if rest and "=" not in rest[0] else first
 
 
-def own_part(option: str, path: str, base: type, given: int = 0) -> tuple[type[Any], dict[str, Any]]:
+def own_part(
+    option: str, path: str, base: type, given: int = 0, known: Mapping[str, str] | None = None
+) -> tuple[type[Any], dict[str, Any]]:
     """The class that a user names by module:Class[:option=value,...], a subclass of `base`, and its options.
 
-    given: how many arguments of its constructor the program gives. Raises ConfigError, in one line, for an import path
-    that leads to no such class, and for an unknown option.
+    given: how many arguments of its constructor the program gives. known: names that stand for import paths. Raises
+    ConfigError, in one line, for an import path that leads to no such class, and for an unknown option.
     """
+    names = known or {}
     try:
-        part = parse(path, (), option)
-        kind = load(part.name, base)
+        part = parse(path, names, option)
+        kind = load(names.get(part.name, part.name), base)
         return kind, arguments(part, kind, options_of(kind, base, given))
     except ValueError as error:
         raise ConfigError(f"--{option}: {error}") from None
 
 
-def build_part(option: str, path: str, base: type, *given: Any, **named: Any) -> Any:
+def build_part(
+    option: str, path: str, base: type, *given: Any, known: Mapping[str, str] | None = None, **named: Any
+) -> Any:
     """An object of `own_part`.
 
-    given, named: what the program gives its constructor. Raises ConfigError, in one line, as `own_part` and for
-    whatever the constructor raises.
+    given, named: what the program gives its constructor. known: as in `own_part`. Raises ConfigError, in one line, as
+    `own_part` and for whatever the constructor raises.
     """
-    kind, options = own_part(option, path, base, len(given))
+    kind, options = own_part(option, path, base, len(given), known)
     with as_mistake(f"--{option} {path}"):
         return kind(*given, **named, **options)
 

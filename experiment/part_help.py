@@ -28,13 +28,15 @@ def asked_help(argv: Sequence[str], option: str) -> str | None:
     return None
 
 
-def own_help(argv: Sequence[str], bases: Bases) -> str | None:
+def own_help(argv: Sequence[str], bases: Bases, names: Mapping[str, str] | None = None) -> str | None:
     """The help on a part of the user's, module:Class, that a command line asks for; None if it asks for none.
 
+    names: what else may be asked for, each with its import path.
     Raises ConfigError, in one line, for a path that leads to no such class.
     """
     for option, (base_path, given, others) in bases.items():
-        path = asked_help(argv, option)
+        asked = asked_help(argv, option)
+        path = (names or {}).get(asked or "", asked)
         if path is not None and _PATH.fullmatch(path):
             module, _, name = base_path.partition(":")
             base = getattr(importlib.import_module(module), name)
@@ -43,7 +45,7 @@ def own_help(argv: Sequence[str], bases: Bases) -> str | None:
             except ValueError as error:
                 raise ConfigError(f"--{option}: {error}") from None
             known = options_of(kind, base, given)
-            return help_text(path, kind, {name: known[name] for name in known if name not in others})
+            return help_text(asked or path, kind, {name: known[name] for name in known if name not in others})
     return None
 
 

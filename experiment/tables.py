@@ -17,6 +17,16 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(map(escaped, row))} |\n" for row in (header, rule, *rows))
 
 
+def aligned_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table for a terminal, in columns like `markdown_table`'s."""
+    lines = [list(header), *map(list, rows)]
+    sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ([text.rjust(size) for text, size in zip(line, sizes, strict=True)] for line in lines)
+    return "".join(
+        f"{'  '.join([line[0].ljust(sizes[0]), *cells[1:]])}\n" for line, cells in zip(lines, padded, strict=True)
+    )
+
+
 def escaped(text: str) -> str:
     """Text as Markdown shows it, not as markup."""
     return text.replace("<", "&lt;").replace("|", "\\|")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from agents.names import NETWORKS
+from agents.names import NETWORKS, is_own
 from agents.networks.convolution import Conv2d, PixelConv2d
 from agents.networks.heads import Head
 from agents.networks.layers import NoisyLinear, OutputLinear
-from experiment.part import as_mistake, build_part, load
+from experiment.part import as_mistake, build_part
 from experiment.values import ConfigError
 from nap.graph import ParameterSpec
 from nap.metrics import untouched
@@ -50,14 +51,14 @@ class Encoder(nn.Module):
         return pixels.flatten(1, -3).to(next(self.parameters()).dtype) / 255
 
 
-def count_features(encoder: Encoder, stack: int, frame_shape: tuple[int, ...]) -> int:
-    """How many features an encoder gives for each frame stack; ValueError if it gives something else."""
+def feature_shape(encoder: Encoder, stack: int, frame_shape: tuple[int, ...]) -> torch.Size:
+    """The shape of the features that an encoder gives for a frame stack; ValueError if it gives something else."""
     with torch.no_grad(), untouched(encoder):
         out = encoder(torch.zeros(2, stack, *frame_shape, dtype=torch.uint8))
     if not isinstance(out, Tensor) or not out.is_floating_point() or out.ndim < 2 or len(out) != 2 or not out.numel():
         given = f"a {out.dtype} of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
         raise ValueError(f"forward gives {given} for 2 frame stacks; it has to give features, floats of [2, ...]")
-    return out[0].numel()
+    return out.shape[1:]
 
 
 class QNetwork(nn.Module):
@@ -65,7 +66,8 @@ class QNetwork(nn.Module):
 
     size, dueling, noisy, sigma0: as in `Head`. With dueling and streams "separate" each stream has its own hidden layer
     (arXiv 1511.06581); with "shared" both start from one, as in Dopamine. Without streams and hidden layers the
-    head is one linear layer. Raises ValueError for an encoder that gives no features.
+    head is one linear layer. With `pool` the hidden layers read each channel's mean over all positions (Impoola).
+    Raises ValueError for an encoder that gives no features, and with `pool` for one without positions.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class QNetwork(nn.Module):
         frame_shape: tuple[int, ...],
         num_actions: int,
         *,
+        pool: bool = False,
         size: int | None = None,
         dueling: bool = False,
         streams: Literal["separate", "shared"] = "separate",
@@ -82,13 +85,17 @@ class QNetwork(nn.Module):
         sigma0: float = 0.5,
     ):
         super().__init__()
-        features = count_features(encoder, stack, frame_shape)
+        shape = feature_shape(encoder, stack, frame_shape)
+        if pool and len(shape) != 3:
+            raise ValueError(f"--pool gap takes features [B, channels, H, W], and forward gives {['B', *shape]}")
+        features = shape[0] if pool else math.prod(shape)
+        pooling = [nn.AdaptiveAvgPool2d(1)] if pool else []
         hidden, separate = encoder.hidden, dueling and streams == "separate"
         shared: list[nn.Module] = []
         if hidden is not None and not separate:
             linear = partial(NoisyLinear, sigma0=sigma0) if noisy else nn.Linear
             shared, features = [linear(features, hidden), nn.ReLU()], hidden
-        self.torso = nn.Sequential(*_layers(encoder), nn.Flatten(), *shared)
+        self.torso = nn.Sequential(*_layers(encoder), *pooling, nn.Flatten(), *shared)
         self.head: nn.Module
         if size is None and not dueling and not noisy:
             self.head = OutputLinear(features, num_actions)
@@ -117,19 +124,16 @@ def _layers(encoder: Encoder) -> list[nn.Module]:
 
 
 def make_network(given: str, stack: int, frame_shape: tuple[int, ...], num_actions: int, **head: Any) -> QNetwork:
-    """The Q-network of a name in `NETWORKS`, or of module:Class[:option=value,...] for an encoder of the user's.
+    """The Q-network of a name in `NETWORKS`, or of module:Class for an encoder of the user's; :option=value,... follow.
 
     head: the keyword arguments of `QNetwork`. Raises ConfigError, in one line, for a class that is no `Encoder`, for
     what its constructor or a pass raises, and for an output that is no features.
     """
-    if given in NETWORKS:
-        if given != "minatar" and len(frame_shape) > 2:
-            shape = "×".join(map(str, frame_shape))
-            advice = 'declare network = "minatar" on the environment, or use your own network'
-            raise ConfigError(f"--network {given} takes frames H×W; for frames C×H×W, which are {shape} here, {advice}")
-        encoder = load(NETWORKS[given], Encoder)(stack, frame_shape)
-    else:
-        encoder = build_part("network", given, Encoder, stack, frame_shape)
+    if not is_own(given) and given != "minatar" and len(frame_shape) > 2:
+        shape = "×".join(map(str, frame_shape))
+        advice = 'declare network = "minatar" on the environment, or use your own network'
+        raise ConfigError(f"--network {given} takes frames H×W; for frames C×H×W, which are {shape} here, {advice}")
+    encoder = build_part("network", given, Encoder, stack, frame_shape, known=NETWORKS)
     with as_mistake(f"--network {given}, with frames of {'×'.join(map(str, frame_shape))}"):
         return QNetwork(encoder, stack, frame_shape, num_actions, **head)
 
@@ -173,6 +177,38 @@ class Dopamine(Encoder, nn.Sequential):
             PixelConv2d(stack, 32, 8, 4, padding=2), nn.ReLU(), Conv2d(32, 64, 4, 2, padding=2), nn.ReLU(),
             Conv2d(64, 64, 3, padding=1), nn.ReLU(),
         )  # fmt: skip
+
+
+class Residual(nn.Module):
+    """Two convolutions, each after a ReLU, whose output is added to the input."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.relu1, self.conv1 = nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
+        self.relu2, self.conv2 = nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(self.relu2(self.conv1(self.relu1(x))))
+
+
+class Impala(Encoder, nn.Sequential):
+    """The residual network of Espeholt et al. 2018: three stages of five convolutions and 256 hidden units.
+
+    A stage is a convolution, a pooling that halves the image, and two residual blocks. 1.1 M weights at 84×84. width
+    multiplies the channels, which are 16, 32 and 32. With `--pool gap` it is Impoola (arXiv 2503.05546).
+    """
+
+    hidden = 256
+
+    def __init__(self, stack: int, frame_shape: tuple[int, ...], width: float = 1.0):
+        if not 1 / 16 <= width <= 16:
+            raise ValueError(f"width={width:g}: it has to be from 0.0625, one channel, to 16")
+        stages: list[nn.Module] = []
+        for inputs, outputs in pairwise([stack, *(round(width * channels) for channels in (16, 32, 32))]):
+            convolution = nn.Conv2d if stages else PixelConv2d
+            stages += [convolution(inputs, outputs, 3, padding=1), nn.MaxPool2d(3, 2, 1)]
+            stages += [Residual(outputs), Residual(outputs)]
+        super().__init__(*stages, nn.ReLU())
 
 
 class MinAtar(Encoder, nn.Sequential):

@@ -165,12 +165,10 @@ class StateProbe:
 
     def draw(self, replay: FrameReplay) -> None:
         """Choose the states and measure once, the first time that the replay holds enough of them."""
-        legal = replay.num_legal()
-        if self.probe is None or self.actions is not None or legal < STATES:
+        if self.probe is None or self.actions is not None:
             return
-        order = torch.randperm(legal, generator=torch.Generator().manual_seed(self.seed))
-        index = replay.head * replay.num_envs - 1 - order[:STATES].to(replay.device)
-        obs = replay.gather(index.unsqueeze(0))["obs"].squeeze(0)
+        if (obs := draw_states(replay, STATES, self.seed)) is None:
+            return
         self.probe.load_state_dict({"batch": (obs,), "kept": {}})
         self.measure()
 
@@ -223,6 +221,19 @@ class StateProbe:
         self.actions = state["actions"].to(self.device)
         self.churn = None if state["churn"] is None else state["churn"].to(self.device)
         self.watches, self.metrics = state["watches"], state["figures"]
+
+
+def draw_states(replay: FrameReplay, count: int, seed: int) -> Tensor | None:
+    """Different states of a replay [count, stack, *frame_shape], None if it has fewer; its generator stays as it is.
+
+    They lie in a buffer of the replay.
+    """
+    legal = replay.num_legal()
+    if legal < count:
+        return None
+    order = torch.randperm(legal, generator=torch.Generator().manual_seed(seed))
+    index = replay.head * replay.num_envs - 1 - order[:count].to(replay.device)
+    return replay.gather(index.unsqueeze(0))["obs"].squeeze(0)
 
 
 def _learns(network: nn.Module, name: str) -> bool:

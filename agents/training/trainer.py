@@ -16,6 +16,7 @@ from agents.config import DQNConfig
 from agents.dqn import DQN
 from agents.training.acting import EpsilonGreedy, FrameStack, linear_epsilon
 from agents.training.annealing import NStepAnneal
+from agents.training.fitting import FitProbe, FitSummary
 from agents.training.monitor import Monitor, StateProbe
 from agents.training.update_scheduler import UpdateScheduler
 from envs.vector_env import Step, VectorEnv
@@ -47,10 +48,11 @@ class Trainer:
         policy: EpsilonGreedy,
         stack: FrameStack,
         probe: StateProbe,
+        fit_probe: FitProbe | None = None,
     ):
         check_signal(agent.schedule.signal, SIGNALS, "an agent")
         self.config, self.env, self.replay, self.agent = config, env, replay, agent
-        self.policy, self.stack, self.probe = policy, stack, probe
+        self.policy, self.stack, self.probe, self.fit_probe = policy, stack, probe, fit_probe
         self.update_scheduler = UpdateScheduler(config.utd, config.update_start)
         n_step, gamma = (config.n_step, config.n_step_final), (config.gamma, config.gamma_final)
         self.n_step_anneal = NStepAnneal(n_step, gamma, config.anneal_updates, agent.methods)
@@ -123,11 +125,17 @@ class Trainer:
         return rows
 
     def _measured(self, before: int) -> dict[str, float]:
-        """The probe's metrics, if it is due or has begun in this step."""
-        interval = self.config.steps_per_probe
-        if interval and (self.passes(interval, before) or self.done):
+        """The metrics of the probes that are due or have begun in this step."""
+        if self._due(self.config.steps_per_probe, before):
             self.probe.measure()
-        return self.probe.report()
+        found, curves = self.probe.report(), None
+        if self.fit_probe is not None and self._due(self.config.fit_probe_interval, before):
+            curves = self.fit_probe.curves(self.agent.network, self.replay)
+        return found if curves is None else {**found, **FitSummary.of(curves).metrics()}
+
+    def _due(self, interval: int, before: int) -> bool:
+        """Whether a measurement is due after this step; never at an interval of 0."""
+        return bool(interval) and (self.passes(interval, before) or self.done)
 
     def _report(self) -> Row:
         """The monitor's metrics and the schedule's. The schedule may listen to the monitor's."""

@@ -19,6 +19,7 @@ from nap.metrics.features import (
     srank_kumar,
     stable_rank,
 )
+from nap.metrics.fitting import FitCurves, fit_random_targets
 from nap.metrics.probe import METRICS, Probe, untouched
 from nap.metrics.unit_gradients import unit_gradients
 from nap.metrics.weight_metrics import (
@@ -33,6 +34,7 @@ from nap.metrics.weight_metrics import (
 
 __all__ = [
     "METRICS",
+    "FitCurves",
     "Probe",
     "activation_pattern",
     "approximate_rank_yang",
@@ -47,6 +49,7 @@ __all__ = [
     "erank_roy",
     "feature_covariance",
     "feature_rank_lyle",
+    "fit_random_targets",
     "gradient_covariance",
     "gradient_norms",
     "laziness",

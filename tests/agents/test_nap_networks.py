@@ -4,11 +4,13 @@ from itertools import product
 
 import pytest
 import torch
+from torch import nn
 
 import envs
 import nap
 from agents.names import NETWORKS
 from agents.networks.encoders import make_network
+from nap.graph import NormalizedActivation
 
 
 @pytest.fixture(scope="module")
@@ -24,21 +26,30 @@ def frames():
 
 
 @pytest.mark.parametrize(
-    ("network", "norm", "axes"), list(product(NETWORKS, ("layer", "rms"), ("channels", "channels_and_space")))
+    ("network", "pool", "norm", "axes"),
+    list(
+        product([*NETWORKS, "impala:width=0.25"], (False, True), ("layer", "rms"), ("channels", "channels_and_space"))
+    ),
 )
 @torch.no_grad()
-def test_every_hidden_weight_is_scale_invariant(network, norm, axes, frames):
+def test_every_hidden_weight_is_scale_invariant_but_those_that_feed_a_sum(network, pool, norm, axes, frames):
     torch.manual_seed(0)
-    module = make_network(network, 4, (84, 84), 6)
+    module = make_network(network, 4, (84, 84), 6, pool=pool)
     report = nap.normalize(module, norm=norm, conv_axes=axes, biases="drop")
     assert not report.not_handled
-    assert not report.projected_only
+    norms, nonlinearities = (
+        sum(isinstance(part, kind) for part in module.modules()) for kind in (NormalizedActivation, nn.ReLU)
+    )
+    assert norms == nonlinearities
     weights = dict(module.named_parameters())
     hidden = {name for name, p in weights.items() if p.ndim >= 2 and name != "head.weight"}
-    assert set(report.scale_invariant) == hidden == set(nap.Projection(module).names)
+    summed = {n for n in hidden if "impala" in network and weights[n].ndim == 4 and "conv1" not in n}
+    assert dict(report.projected_only) == dict.fromkeys(summed, "feeds a residual sum")
+    assert set(report.scale_invariant) == hidden - summed
+    assert set(nap.Projection(module).names) == hidden
     assert report.outputs == ["head.weight"]
     output = module(frames)
-    for name in hidden:
+    for name in hidden - summed:
         for scale in (0.5, 2.0):
             weights[name].mul_(scale)
             assert (module(frames) - output).norm() < 1e-4 * output.norm(), name

@@ -170,7 +170,7 @@ def test_a_wrong_network_is_one_line_before_anything_is_written(network, setting
     ("words", "said"),
     [
         (["--network=natur"], "--network: 'natur' is no known network; did you mean 'nature'?"),
-        (["--network=nature:width=3"], "--network nature:width=3: only an import path takes options here"),
+        (["--network=nature:width=3"], "--network: nature has no option 'width'; known: none"),
         ([f"--network={PATH}:width=much"], "width=much: it has to be a whole number"),
         ([f"--network={__name__}:Raises"], "KeyError: 'no such size'"),
     ],

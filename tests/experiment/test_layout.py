@@ -16,7 +16,8 @@ from experiment.layout import NARROW, compiled, memory_format
 from studies.warm_start.networks import ResNet18, convolution, small_cnn
 
 LAST, PLAIN = torch.channels_last, torch.contiguous_format
-SAFE = {name: partial(make_network, name, 4, (84, 84), 6) for name in NETWORKS} | {
+NAMES = [*NETWORKS, "impala:width=0.0625", "impala:width=0.25", "impala:width=0.5"]
+SAFE = {name: partial(make_network, name, 4, (84, 84), 6) for name in NAMES} | {
     "cnn": lambda: small_cnn((3, 32, 32), 10, 32, 256, (2, 2, 1)),
     "narrow cnn": lambda: small_cnn((3, 16, 16), 10, 4, 8, (2, 2, 1)),
     "resnet18": lambda: ResNet18((3, 32, 32), 10),
