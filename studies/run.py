@@ -12,10 +12,13 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 import experiment.run
+import nap
 from experiment.compiler import check_compiler
 from experiment.config import ConfigError
+from experiment.fork_state import Source
 from experiment.guard import check_finite
 from experiment.interrupt import Interrupt
 from experiment.progress import Progress
@@ -27,6 +30,9 @@ from experiment.terminal import children_outlive_interrupt
 
 class Learner(experiment.run.Learner, Protocol):
     """What is trained."""
+
+    optimizer: Optimizer
+    schedule: nap.Schedule
 
     @property
     def model(self) -> nn.Module: ...
@@ -104,6 +110,16 @@ class StudyRun(Run[Config]):
             "rng": checkpoint.rng_state(),
             "run": {"seconds": self.seconds, "last": self.last, "rows": self.rows},
         }
+
+    def adapted(self, source: Source[Config]) -> tuple[dict[str, Any], dict[str, Any]]:
+        learner, facts = self.adapted_learner(source)
+        state = source.saved.state
+        return state | {"learner": learner, "run": state["run"] | {"rows": 0}}, facts
+
+    def adapted_learner(self, source: Source[Config]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The saved learner as a fork takes it over, and facts on that for the result; as `adapted` otherwise."""
+        saved = source.saved.state["learner"]
+        return saved | source.learner_state(self.learner, saved, self.config), {}
 
     def restore(self, saved: checkpoint.Checkpoint) -> str:
         state, run = saved.state, saved.state["run"]

@@ -38,7 +38,7 @@ class AgentRuns(RunKind[DQNConfig]):
         return settings(argv[1], argv)
 
     def workload(self, config: DQNConfig) -> Workload:
-        replay = min(config.replay_capacity, config.budget) * FRAME * 1.05
+        replay = config.replay_steps * FRAME * 1.05
         need = FIXED + replay + config.block * config.batch_size * PER_TRANSITION
         return Workload(config.budget, config.update_start, UPDATE * float(config.utd), need)
 
