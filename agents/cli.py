@@ -106,7 +106,8 @@ def settings(command: str, argv: Sequence[str] | None, planned: Planned | None =
         return fork_settings(
             DQNConfig,
             config,
-            lambda base: _complete(parse(base=base), agent, argv),
+            lambda base: parse(base=base),
+            lambda given: _complete(given, agent, argv),
             command_of(agent),
             planned,
             lambda source: replace(source, replay_capacity=source.replay_steps),

@@ -40,14 +40,16 @@ def fork_settings(
     config_class: type[Config],
     asked: Config,
     parse: Callable[[Config], Config],
+    complete: Callable[[Config], Config],
     program: str,
     planned: Planned | None = None,
     taken: Callable[[Config], Config] = lambda source: source,
 ) -> Config:
     """The resolved settings of the fork that `asked.fork` names.
 
-    parse: the settings that the command line gives to those that it gets, resolved. program: the command whose runs can
-    be forked. planned: the source, if it need not exist yet. taken: a source's settings as its forks take them over.
+    parse: what the command line makes of the settings that it gets. complete: checks and resolves those. program: the
+    command whose runs can be forked. planned: the source, if it need not exist yet. taken: a source's settings as
+    its forks take them over.
     Raises ConfigError for a source that cannot be forked, and for settings that its state does not fit.
     """
     if asked.resume is not None:
@@ -62,7 +64,12 @@ def fork_settings(
     base = dataclasses.replace(
         stored, name=None, root=str(Path(name).parent), fork_step=step, fork_hash=None, checkpoint_at=()
     )
-    config = dataclasses.replace(parse(base), fork=f"{name}@{step}")
+    given = dataclasses.replace(parse(base), fork=f"{name}@{step}")
+    try:
+        config = complete(given)
+    except ConfigError:
+        _check_fixed(given, stored)  # where a setting cannot be changed, it does not matter what it goes with
+        raise
     if config.fork_step != step:
         raise ConfigError(f"--fork-step is what --fork RUN@STEP sets: leave it out, or give --fork {name}@STEP")
     check_fork(config, stored)
@@ -96,15 +103,19 @@ def choose_step(run: RunDir, step: int | None) -> int:
 
 def check_fork(config: Any, source: Any) -> None:
     """Raises ConfigError for settings that the source's state does not fit, and for a budget that is used up."""
-    for each in dataclasses.fields(config):
-        new, old = getattr(config, each.name), getattr(source, each.name)
-        if each.metadata.get("fixed") and new != old:
-            raise ConfigError(f"{flag(each.name)} {new}: the run to fork has {old}, and its state depends on it")
+    _check_fixed(config, source)
     if config.device.partition(":")[0] != source.device.partition(":")[0]:
         raise ConfigError(f"--device {config.device}: the run to fork has random generators of {source.device}")
     if config.budget <= config.fork_step:
         total = f"the fork begins at {config.fork_step:,}, and {config.budget:,} is its budget in all"
         raise ConfigError(f"{total}: give a larger one")
+
+
+def _check_fixed(config: Any, source: Any) -> None:
+    for each in dataclasses.fields(config):
+        new, old = getattr(config, each.name), getattr(source, each.name)
+        if each.metadata.get("fixed") and new != old:
+            raise ConfigError(f"{flag(each.name)} {new}: the run to fork has {old}, and its state depends on it")
 
 
 def changed(config: Any, source: Any) -> dict[str, list[Any]]:

@@ -31,7 +31,7 @@ def settings(config_class: type[Config], argv: Sequence[str] | None, *, prog: st
     parse: Callable[..., Config] = partial(parse_cli, config_class, argv, prog=prog, description=description)
     config = parse()
     if config.fork is not None:
-        return fork_settings(config_class, config, lambda base: parse(base=base).resolved(), prog)
+        return fork_settings(config_class, config, lambda base: parse(base=base), config_class.resolved, prog)
     check_not_forked(config)
     if config.resume in (None, "auto"):  # which run that is, the run itself finds out
         return config.resolved()
