@@ -184,7 +184,7 @@ class DQNConfig:
     """Agent steps between checkpoints; 0: only at the end or when interrupted."""
     keep_checkpoints: int | Literal["every"] = setting(2, "logging", role="observing", at_least=1, metavar="every|N")
     """Checkpoints that are kept, the newest; every: all."""
-    checkpoint_at: tuple[str, ...] = setting((), "logging", role="observing", metavar="STEP,...")
+    checkpoint_at: tuple[str, ...] = setting((), "logging", role="observing", changeable=True, metavar="STEP,...")
     """Steps at which a checkpoint is saved in addition, and kept."""
     eval_episodes: int | None = setting(None, "evaluation", at_least=0, at_most=1_000_000)
     """Games of the final evaluation; none: the protocol's number; 0: no evaluation."""

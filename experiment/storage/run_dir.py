@@ -232,7 +232,8 @@ def say_kept(run: RunDir, asked: Any, stored: Any) -> None:
 def check_resumed(asked: Any, stored: Any) -> None:
     """Raises ConfigError if a resume asks for settings that the run has otherwise, and that it may not change."""
     if dataclasses.replace(asked, resume=None) != dataclasses.replace(stored, **changeable(asked)):
-        options = " and ".join(f"--{name.replace('_', '-')}" for name in changeable(asked))
+        *others, last = (flag(name) for name in changeable(asked))
+        options = f"{', '.join(others)} and {last}" if others else last
         raise ConfigError(
             f"{shell('--resume', asked.resume)} keeps the settings of that run: give no others (except {options})"
         )

@@ -121,7 +121,7 @@ class WarmStartConfig:
     """Updates between checkpoints; 0: only at the end or when interrupted."""
     keep_checkpoints: int | Literal["every"] = setting(2, "logging", role="observing", at_least=1, metavar="every|N")
     """Checkpoints that are kept, the newest; every: all."""
-    checkpoint_at: tuple[str, ...] = setting((), "logging", role="observing", metavar="STEP,...")
+    checkpoint_at: tuple[str, ...] = setting((), "logging", role="observing", changeable=True, metavar="STEP,...")
     """Steps at which a checkpoint is saved in addition, and kept."""
     figure: bool = setting(True, "logging", role="observing")
     """Draw figure.png into the run directory at the end."""
