@@ -64,7 +64,7 @@ class Source(Generic[Config]):
     def schedule_state(self, schedule: Any, saved: dict[str, Any], config: Config) -> dict[str, Any]:
         """A saved state of the schedule, moved to where the fork's settings put it at that step.
 
-        With another course over the steps the schedule's own state is fresh: it has heard no signal. A peak that was
+        With another course over the steps the schedule starts without evidence from its signal. A peak that was
         raised or lowered on the way keeps its ratio to --lr.
         """
         fields = dataclasses.fields(config)

@@ -37,8 +37,8 @@ from experiment.storage.segments import Segments
 from experiment.storage.tracking import Tracker, check_tracker
 
 Config = TypeVar("Config", bound=Any)
-"""A config dataclass with seed, threads, device, root, name, resume, track, checkpoint_interval, budget, compile and
-`resolved()`; checkpoint_interval and budget are in units of the run."""
+"""A config dataclass with seed, threads, device, root, name, resume, track, checkpoint_interval, keep_checkpoints,
+checkpoint_at, fork, fork_step, fork_hash, budget, compile and `resolved()`; steps are in units of the run."""
 
 
 class Learner(Protocol):

@@ -12,10 +12,8 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 import experiment.run
-import nap
 from experiment.compiler import check_compiler
 from experiment.config import ConfigError
 from experiment.fork_state import Source
@@ -30,9 +28,6 @@ from experiment.terminal import children_outlive_interrupt
 
 class Learner(experiment.run.Learner, Protocol):
     """What is trained."""
-
-    optimizer: Optimizer
-    schedule: nap.Schedule
 
     @property
     def model(self) -> nn.Module: ...

@@ -36,8 +36,9 @@ class AgentRuns(RunKind[DQNConfig]):
         argv = entry.command[3:]
         if "--agent" not in argv[:1]:
             raise ConfigError(f"run {entry.name!r} is of another version: its command is {shell(*entry.command)}")
-        planned = None if entry.source is None else Planned(self.settings(entry.source), entry.fork_step)
-        return settings(argv[1], argv, planned)
+        if entry.source is None or entry.fork_step is None:
+            return settings(argv[1], argv)
+        return settings(argv[1], argv, Planned(self.settings(entry.source), entry.fork_step))
 
     def workload(self, config: DQNConfig) -> Workload:
         replay = config.replay_steps * FRAME * 1.05

@@ -55,9 +55,9 @@ class Arm:
         """The resolved settings of its runs on a game; ConfigError names the arm."""
         try:
             like = DQNConfig.env if registered(game).rules is None else game
-            if self.trunk is not None:
+            if self.trunk is not None and (step := self.fork_step(game)) is not None:
                 source = replace(self.trunk.config(game), env=like)
-                config = _forked(self.agent, self.argv, Planned(source, self.fork_step(game)))
+                config = _forked(self.agent, self.argv, Planned(source, step))
                 return replace(config, env=game, device=device).resolved()
             config = replace(_parsed(self.agent, ("--threads", "1", *self.argv), like), env=game, device=device)
             check_stated(config, self.argv)
