@@ -106,7 +106,7 @@ def settings(command: str, argv: Sequence[str] | None, planned: Planned | None =
         return fork_settings(
             DQNConfig,
             config,
-            lambda base: parse(base=base),
+            lambda base: _with_one_budget(parse(base=base), base),
             lambda given: _complete(given, agent, argv),
             command_of(agent),
             planned,
@@ -115,6 +115,11 @@ def settings(command: str, argv: Sequence[str] | None, planned: Planned | None =
     else:
         check_not_forked(config)
     return _complete(config, agent, argv)
+
+
+def _with_one_budget(config: DQNConfig, base: DQNConfig) -> DQNConfig:
+    """The settings without the steps of those they are based on, if they have a budget in frames."""
+    return replace(config, steps=None) if config.frames is not None and config.steps == base.steps else config
 
 
 def _complete(config: DQNConfig, agent: str, argv: Sequence[str]) -> DQNConfig:

@@ -27,6 +27,7 @@ from tests.agents.test_resume import (
     _quick_disk,  # noqa: F401 (a fixture)
     build_toy,
     config_of,
+    die_often,
     differences,
     little,  # noqa: F401 (a fixture)
     resumed,
@@ -115,6 +116,18 @@ def test_killed_and_resumed_it_ends_the_same(kill_at, little, tmp_path):  # noqa
     }  # fmt: skip
 
 
+def test_killed_at_random_moments_it_ends_the_same(little, tmp_path, capfd):  # noqa: F811
+    trunk(tmp_path, **KINDS["methods"])
+    words = ["--plasticity", f"{HERE}:Now", "--nap", "--steps", "200", "--checkpoint-interval", "10"]
+    whole, config = train(fork(tmp_path, "whole", *words)), fork(tmp_path, "broken", *words)
+    train(config, 85)
+    RunDir(tmp_path / "broken").unlock()
+    code, _ = die_often(tmp_path, 4, seed=1)
+    assert code == 0, capfd.readouterr().err
+    assert differences(learned(RunDir(tmp_path / "broken")), learned(whole.directory)) == []
+    assert rows(RunDir(tmp_path / "broken")) == rows(whole)
+
+
 def test_killed_before_its_first_save_it_forks_again(little, tmp_path, monkeypatch):  # noqa: F811
     trunk(tmp_path)
     whole, config = train(fork(tmp_path, "whole", "--lr", "1e-4")), fork(tmp_path, "broken", "--lr", "1e-4")
@@ -172,6 +185,12 @@ def test_a_method_that_changes_the_network_is_neither_added_nor_dropped(name, ad
     assert str(error.value).startswith(f"--plasticity: a fork cannot change the network ({how} {name}): ")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "fork").exists()
+
+
+def test_a_budget_in_frames_replaces_that_in_steps(little, tmp_path):  # noqa: F811
+    trunk(tmp_path)
+    assert fork(tmp_path, "fork", "--frames", "400").budget == 400
+    assert fork(tmp_path, "fork").budget == 120
 
 
 def test_its_own_settings_decide_from_there(little, tmp_path):  # noqa: F811
