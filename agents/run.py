@@ -121,6 +121,8 @@ class AgentRun(Run[DQNConfig]):
         trainer = trainer | {
             "agent": saved | source.learner_state(agent, saved, self.config) | self.methods.states(saved)
         }
+        began = trainer.get("began", [0] * len(saved["methods"]))
+        trainer["began"] = [began[place] if place is not None else saved["updates"] for place in self.methods.places]
         if "utd" in source.changed:
             trainer["earning"] = [max(source.saved.step, self.config.update_start), saved["updates"]]
         return source.saved.state | {"trainer": trainer}, self.methods.facts()

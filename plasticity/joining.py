@@ -40,10 +40,14 @@ class Comparison:
     fresh: list[str]
     dropped: list[str]
 
+    @property
+    def places(self) -> list[int | None]:
+        """The place among the saved methods of each of the fork's, None for a fresh one."""
+        return [self.kept.get(name) for name in self.names]
+
     def states(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """The part "methods" of a saved learner as the fork loads it: None where a method starts fresh."""
-        kept = {name: saved["methods"][place] for name, place in self.kept.items()}
-        return {"methods": [kept.get(name) for name in self.names]}
+        return {"methods": [None if place is None else saved["methods"][place] for place in self.places]}
 
     def facts(self) -> dict[str, Any]:
         """What became of each method, for the result."""

@@ -224,6 +224,19 @@ def test_a_finished_run_gets_a_larger_budget_and_keeps_its_replay(little, tmp_pa
     assert train(again).trainer.replay.capacity == 120
 
 
+def test_n_of_the_returns_starts_over_at_resets_after_the_fork_alone(little, tmp_path):  # noqa: F811
+    words = {"n_step": 6, "n_step_final": 2, "gamma": 0.9, "gamma_final": 0.99, "anneal_updates": 8}
+    trunk(tmp_path, **words)
+    config = fork(tmp_path, "fork", "--plasticity", "reset:period=15", "--checkpoint-interval", "10")
+    train(config, 88)
+    run = resumed(config)
+    found = {row["updates"]: row["n_step"] for row in rows(run) if "n_step" in row and "updates" in row}
+    assert all(n == 2 for update, n in found.items() if update < 30)
+    assert any(n > 2 for update, n in found.items() if update >= 30)
+    again = train(cli.settings("dqn", ["--fork", f"{run.directory.path}@110", "--name", "again"]))
+    assert again.trainer.n_step_anneal.began == run.trainer.n_step_anneal.began == [20]
+
+
 def test_what_is_off_has_no_state_to_keep():
     config = config_of(Path("x"), "x", plasticity=("l2-init:strength=0", "redo"))
     found = compare(config, dataclasses.replace(config, plasticity=("redo:tau=0", "l2-init")))
