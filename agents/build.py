@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ from experiment.determinism import device_of, seeds
 from experiment.guard import SkipNonFinite
 from experiment.layout import memory_format
 from experiment.part import as_mistake, build_part, own_part
+from plasticity.joining import attach_later, method_names
 from plasticity.method import Method
 from plasticity.nap import NaP
 from plasticity.registry import make
@@ -50,7 +51,7 @@ def build_env(config: DQNConfig, num_envs: int, seed: int) -> VectorEnv:
 
 def build_replay(config: DQNConfig, env: VectorEnv, seed: int) -> FrameReplay:
     """The replay; no larger than the whole run."""
-    capacity = min(config.replay_capacity, config.budget)
+    capacity = config.replay_steps
     check_memory(config, capacity, env.stack, env.frame_shape)
     kind = partial(PrioritisedReplay, **_priority_options(config)) if config.prioritised else FrameReplay
     device = device_of(config.device)
@@ -89,11 +90,15 @@ def _main_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def build_methods(config: DQNConfig) -> list[Method]:
-    """Plasticity methods in their order, each with a seed of its own; projection is last."""
+def build_methods(config: DQNConfig, joining: Collection[str] = ()) -> list[Method]:
+    """Plasticity methods in their order, each with a seed of its own; projection is last.
+
+    joining: the names of those that join a run under way.
+    """
     methods = make(config.plasticity, config.seed)
     if config.nap:
         methods.append(NaP(config.nap_norm, config.nap_axes, config.nap_every, config.nap_affine))
+    attach_later(method_names(config), methods, joining)
     return methods
 
 
@@ -154,13 +159,18 @@ def check_own_parts(config: DQNConfig) -> None:
 
 
 def build_agent(
-    config: DQNConfig, frame_shape: tuple[int, ...], num_actions: int, seed: int, stack: int = STACK
+    config: DQNConfig,
+    frame_shape: tuple[int, ...],
+    num_actions: int,
+    seed: int,
+    stack: int = STACK,
+    joining: Collection[str] = (),
 ) -> DQN:
-    """The agent that the settings describe, its network drawn from `seed`."""
+    """The agent that the settings describe, its network drawn from `seed`; `joining` as in `build_methods`."""
     check_side(config, min(frame_shape[-2:]))
     torch.manual_seed(seed)
     network = make_network(config.network, stack, frame_shape, num_actions, **head_options(config))
-    agent = build_learner(config, network)
+    agent = build_learner(config, network, joining)
     if is_own(config.network):
         _check_pass(config, agent, (stack, *frame_shape))
     return agent
@@ -180,10 +190,10 @@ def _check_pass(config: DQNConfig, agent: DQN, shape: tuple[int, ...]) -> None:
             torch.compile(deepcopy(agent.online), fullgraph=True, backend="eager")(pixels)
 
 
-def prepare(config: DQNConfig, network: nn.Module) -> list[Method]:
+def prepare(config: DQNConfig, network: nn.Module, joining: Collection[str] = ()) -> list[Method]:
     """The methods, which give the network its structure; ConfigError for methods that refuse it."""
     with as_mistake("--plasticity"):
-        methods = build_methods(config)
+        methods = build_methods(config, joining)
         for method in methods:
             method.prepare(network)
     return methods
@@ -201,9 +211,9 @@ def build_fit_probe(config: DQNConfig, env: VectorEnv, **options: Any) -> FitPro
     return FitProbe(fresh, seeds(config.seed, "fit probe")["fit probe"], **options)
 
 
-def build_learner(config: DQNConfig, network: nn.Module) -> DQN:
+def build_learner(config: DQNConfig, network: nn.Module, joining: Collection[str] = ()) -> DQN:
     """The agent that owns network, optimiser, schedule and methods; ConfigError for methods that refuse the network."""
-    methods = prepare(config, network)
+    methods = prepare(config, network, joining)
     device = device_of(config.device)
     network.to(device)
     network.to(memory_format=memory_format(network))  # type: ignore[call-overload]

@@ -140,7 +140,7 @@ def _check_updates_can_happen(config: DQNConfig) -> None:
         raise ConfigError(
             f"--update-start {config.update_start} is not below the budget of {config.budget} agent steps"
         )
-    rows = min(config.replay_capacity, config.budget) // config.num_envs
+    rows = config.replay_steps // config.num_envs
     n_step = max(config.n_step, config.n_step_final or 0)
     if (rows - n_step - max(STACK, config.environment.stack)) * config.num_envs < config.batch_size:
         raise ConfigError(

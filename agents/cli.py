@@ -13,6 +13,7 @@ from agents.config import DQNConfig
 from agents.names import AGENTS, NETWORKS, command_of, is_own
 from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
+from experiment.fork_settings import Planned, check_not_forked, fork_settings
 from experiment.interrupt import cli_session
 from experiment.part_help import SCHEDULES, Bases, own_help
 from experiment.storage.run_dir import RunDir, check_resumed, load_settings
@@ -80,10 +81,11 @@ def own_agent(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     return (agent, others) if agent is not None and ":" in agent else (None, list(argv))
 
 
-def settings(command: str, argv: Sequence[str] | None) -> DQNConfig:
+def settings(command: str, argv: Sequence[str] | None, planned: Planned | None = None) -> DQNConfig:
     """The resolved settings of a command line; with `--resume RUN` those of the run. A mistake raises ConfigError.
 
-    command: the agent whose command it is, or the import path of an own one.
+    command: the agent whose command it is, or the import path of an own one. planned: of a fork, the source if it need
+    not exist yet.
     """
     argv = sys.argv[1:] if argv is None else argv
     agent = own_agent(argv)[0] or command
@@ -100,6 +102,28 @@ def settings(command: str, argv: Sequence[str] | None) -> DQNConfig:
         stored = load_settings(DQNConfig, RunDir.open(config.resume))
         config = parse(base=stored)
         check_resumed(config, stored)
+    elif config.fork is not None:
+        return fork_settings(
+            DQNConfig,
+            config,
+            lambda base: _with_one_budget(parse(base=base), base),
+            lambda given: _complete(given, agent, argv),
+            command_of(agent),
+            planned,
+            lambda source: replace(source, replay_capacity=source.replay_steps),
+        )
+    else:
+        check_not_forked(config)
+    return _complete(config, agent, argv)
+
+
+def _with_one_budget(config: DQNConfig, base: DQNConfig) -> DQNConfig:
+    """The settings without the steps of those they are based on, if they have a budget in frames."""
+    return replace(config, steps=None) if config.frames is not None and config.steps == base.steps else config
+
+
+def _complete(config: DQNConfig, agent: str, argv: Sequence[str]) -> DQNConfig:
+    """The resolved settings, once they are checked to be for the agent of the command."""
     chosen = config.agent or agent
     if chosen in AGENTS and chosen != agent:
         raise ConfigError(f"these settings are for {command_of(chosen)}, not {command_of(agent)}")

@@ -21,28 +21,28 @@ from experiment.setting import setting
 class DQNConfig:
     """Settings of one run. Steps are agent steps: one action of one environment, 4 emulator frames."""
 
-    agent: str | None = setting(None, "run")
+    agent: str | None = setting(None, "run", fixed=True)
     """dqn, rainbow, der, or an own subclass of DQN by its import path, module:Class[:option=value,...]; none: the
     command's."""
-    env: str = setting("Breakout", "run", common=True)
+    env: str = setting("Breakout", "run", common=True, fixed=True)
     """Game: any ROM that ale-py ships, in the papers' or ALE's spelling; MinAtar/Breakout ...; Catch; an own VectorEnv
     by its import path, module:Class[:option=value,...]; or gym:ID, an environment of Gymnasium that shows pixels."""
-    protocol: str = setting("atari100k", "run")
+    protocol: str = setting("atari100k", "run", fixed=True)
     """Rules of play and scoring. atari100k: a lost life ends a learning episode. dopamine: sticky actions, minimal
     action set, games of at most 108,000 frames. machado: sticky actions, all actions, games of at most 18,000 frames.
     Other environments have rules of their own, whatever a preset says."""
-    backend: Literal["ale", "envpool"] = setting("ale", "run")
+    backend: Literal["ale", "envpool"] = setting("ale", "run", fixed=True)
     """Emulator backend."""
-    num_envs: int = setting(1, "run", at_least=1, at_most=4_096)
+    num_envs: int = setting(1, "run", at_least=1, at_most=4_096, fixed=True)
     """Environments that play side by side."""
     steps: int | None = setting(None, "run", at_least=1, common=True)
     """Budget in agent steps, over all environments; none: 100,000."""
     frames: int | None = setting(None, "run", at_least=4)
     """Budget in frames, instead of --steps (1 agent step is 4 frames of Atari, and as many as other rules say)."""
-    seed: int = setting(0, "run", at_least=0, common=True)
+    seed: int = setting(0, "run", at_least=0, common=True, fixed=True)
     """Decides everything: network, play, exploration and replay."""
 
-    network: str = setting("small", "network")
+    network: str = setting("small", "network", fixed=True)
     """nature: 3 convolutions and 512 units (Mnih 2015); dopamine: the same, padded; small: 2 convolutions and 256 units
     (van Hasselt 2019); impala, impala:width=0.5 ...: 15 convolutions with residual sums and 256 units (Espeholt 2018);
     minatar: 1 convolution and 128 units (Young & Tian 2019), what its games get; or an own encoder by its import path,
@@ -66,25 +66,25 @@ class DQNConfig:
     """Updates that --n-step and --gamma take to their final values."""
     double_q: bool = setting(True, "learning")
     """Choose the next action with the online network (double Q-learning)."""
-    dueling: bool = setting(False, "network")
+    dueling: bool = setting(False, "network", fixed=True)
     """Values as the sum of a state's value and the actions' advantages (dueling network)."""
-    streams: Literal["separate", "shared"] = setting("separate", "network")
+    streams: Literal["separate", "shared"] = setting("separate", "network", fixed=True)
     """Dueling: a hidden layer for each of the two (Wang et al. 2016), or one for both (Dopamine)."""
-    noisy: bool = setting(False, "network")
+    noisy: bool = setting(False, "network", fixed=True)
     """Explore by learned noise on the weights behind the convolutions (noisy networks), in addition to epsilon."""
-    noisy_sigma: float = setting(0.5, "network", at_least=0, at_most=100)
+    noisy_sigma: float = setting(0.5, "network", at_least=0, at_most=100, fixed=True)
     """Noisy: size of the noise at first, over the root of a layer's inputs."""
-    distribution: Literal["none", "c51", "quantile"] = setting("none", "network")
+    distribution: Literal["none", "c51", "quantile"] = setting("none", "network", fixed=True)
     """Learn the distribution of returns: over fixed atoms (C51) or as quantiles (QR-DQN); none: the mean alone."""
-    atoms: int = setting(51, "network", at_least=2, at_most=1_001)
+    atoms: int = setting(51, "network", at_least=2, at_most=1_001, fixed=True)
     """c51: atoms, spread evenly from --v-min to --v-max."""
-    v_min: float = setting(-10.0, "network", at_least=-1e6, at_most=1e6)
+    v_min: float = setting(-10.0, "network", at_least=-1e6, at_most=1e6, fixed=True)
     """c51: least return that an atom stands for."""
-    v_max: float = setting(10.0, "network", at_least=-1e6, at_most=1e6)
+    v_max: float = setting(10.0, "network", at_least=-1e6, at_most=1e6, fixed=True)
     """c51: largest return that an atom stands for."""
-    quantiles: int = setting(200, "network", at_least=1, at_most=1_001)
+    quantiles: int = setting(200, "network", at_least=1, at_most=1_001, fixed=True)
     """quantile: quantiles of each action."""
-    prioritised: bool = setting(False, "replay")
+    prioritised: bool = setting(False, "replay", fixed=True)
     """Replay transitions in proportion to (loss + --priority-epsilon) ** --priority-alpha, their loss of the last time
     (prioritised replay). Priorities are set after each --block, within which they are stale; --block 1: never."""
     priority_alpha: float = setting(0.5, "replay", at_least=0, at_most=1)
@@ -99,9 +99,9 @@ class DQNConfig:
     """Random shifts and intensities of the observations that are learned from (DrQ)."""
     clip_rewards: bool | None = setting(None, "learning")
     """Learn from rewards clipped to -1..1; none: as the rules say, clipped in Atari. Scores are raw in any case."""
-    replay_capacity: int = setting(100_000, "replay", at_least=1)
+    replay_capacity: int = setting(100_000, "replay", at_least=1, fixed=True)
     """Agent steps that the replay holds (7.06 kB each)."""
-    update_start: int = setting(1_600, "learning", at_least=0)
+    update_start: int = setting(1_600, "learning", at_least=0, fixed=True)
     """Agent steps played before updates are earned."""
     target_period: int = setting(1_000, "learning", at_least=1)
     """Agent steps between copies to the target network."""
@@ -189,12 +189,23 @@ class DQNConfig:
     replay: 2,000 small updates each time. 0: none. Of a checkpoint: python -m agents.fit_probe."""
     checkpoint_interval: int = setting(10_000, "logging", role="observing", at_least=0)
     """Agent steps between checkpoints; 0: only at the end or when interrupted."""
+    keep_checkpoints: int | Literal["every"] = setting(2, "logging", role="observing", at_least=1, metavar="every|N")
+    """Checkpoints that are kept, the newest; every: all."""
+    checkpoint_at: tuple[str, ...] = setting((), "logging", role="observing", changeable=True, metavar="STEP,...")
+    """Steps at which a checkpoint is saved in addition, and kept."""
     eval_episodes: int | None = setting(None, "evaluation", at_least=0, at_most=1_000_000)
     """Games of the final evaluation; none: the protocol's number; 0: no evaluation."""
     eval_epsilon: float | None = setting(None, "evaluation", at_least=0, at_most=1)
     """Share of random actions in an evaluation; none: the protocol's."""
     eval_noise: bool = setting(False, "evaluation")
     """Noisy: evaluate with noise on the weights, as DQN Zoo does; Dopamine turns it off."""
+    fork: str | None = setting(None, "run directory", role="identity", common=True, metavar="RUN[@STEP]")
+    """Begin at a checkpoint of another run, the newest or that of a step, with its settings except those that are given
+    (docs/running.md)."""
+    fork_step: int | None = setting(None, "run directory")
+    """The step of that checkpoint; --fork RUN@STEP sets it."""
+    fork_hash: str | None = setting(None, "run directory", role="identity")
+    """The hash of that checkpoint's parameters; none: any, and config.yaml says which it was."""
     track: Literal["none", "wandb", "tensorboard"] = setting("none", "logging", role="observing", changeable=True)
     """Tracker in addition to metrics.jsonl. tensorboard: event files in the run directory."""
     name: str | None = setting(None, "run directory", role="identity", common=True)
@@ -228,6 +239,11 @@ class DQNConfig:
         if self.frames is not None:
             return self.frames // self.rules.frame_skip
         return 100_000 if self.steps is None else self.steps
+
+    @property
+    def replay_steps(self) -> int:
+        """Agent steps that the replay holds: at most the whole run; a fork keeps the replay that it takes over."""
+        return self.replay_capacity if self.fork_step is not None else min(self.replay_capacity, self.budget)
 
     @property
     def learning_steps(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ from agents.training.pace import Pace
 from agents.training.saver import Saver
 from agents.training.trainer import Trainer
 from experiment.determinism import seeds
+from experiment.fork_state import Source, check_fits
 from experiment.interrupt import Interrupt
 from experiment.part import as_mistake
 from experiment.progress import Progress
@@ -33,6 +34,7 @@ from experiment.storage.run_dir import RunDir
 from experiment.terminal import children_outlive_interrupt
 from experiment.values import counted
 from nap import effective_lr
+from plasticity.joining import compare
 from plasticity.method import Method
 from plasticity.registry import ordered
 
@@ -61,15 +63,18 @@ def describe_methods(config: DQNConfig, methods: Sequence[Method]) -> str:
     return ", ".join(named) or "none"
 
 
-def build_trainer(config: DQNConfig, agent_step: int = 0) -> Trainer:
-    """All parts of a run at their start. Emulators that begin again at `agent_step` draw other games."""
+def build_trainer(config: DQNConfig, agent_step: int = 0, joining: Collection[str] = ()) -> Trainer:
+    """All parts of a run at their start. Emulators that begin again at `agent_step` draw other games.
+
+    joining: the names of methods that join a run under way.
+    """
     first, later = "play from 0", f"play from {agent_step}"
     seed = seeds(config.seed, "network", "exploration", "replay", "probe", first, later)
     env = build_env(config, config.num_envs, seed[first])
     if agent_step and not env.exact_resume:
         env.close()
         env = build_env(config, config.num_envs, seed[later])
-    agent = build_agent(config, env.frame_shape, env.num_actions, seed["network"], env.stack)
+    agent = build_agent(config, env.frame_shape, env.num_actions, seed["network"], env.stack, joining)
     replay = build_replay(config, env, seed["replay"])
     policy = EpsilonGreedy(agent.act, env.num_actions, seed["exploration"])
     stack = FrameStack(env.num_envs, env.stack, env.frame_shape, replay.device)
@@ -89,7 +94,10 @@ class AgentRun(Run[DQNConfig]):
         """Settle whether the loss is compiled, then build every part."""
         if saved is None or saved.step < self.config.budget:
             self.config = settle_compile(self.config, self.resumed)
-        self.trainer = build_trainer(self.config, saved.step if saved else 0)
+        self.methods = None if self.source is None else compare(self.source.settings, self.config)
+        self.trainer = build_trainer(
+            self.config, saved.step if saved else 0, self.methods.fresh if self.methods else ()
+        )
         self.command, self.remedies = command_of(self.config.agent), advice(self.config)
         self.skipping = "--on-nonfinite skip" if self.config.on_nonfinite == "stop" else ""
         self.learner, self.network = self.trainer.agent, self.trainer.agent.network
@@ -105,6 +113,20 @@ class AgentRun(Run[DQNConfig]):
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         return self.saver.state_dict()
+
+    def adapted(self, source: Source[DQNConfig]) -> tuple[dict[str, Any], dict[str, Any]]:
+        assert self.methods is not None
+        agent, trainer = self.trainer.agent, source.saved.state["trainer"]
+        saved = trainer["agent"]
+        check_fits(agent.network, saved["network"], self.methods.reason())
+        trainer = trainer | {
+            "agent": saved | source.learner_state(agent, saved, self.config) | self.methods.states(saved)
+        }
+        began = trainer.get("began", [0] * len(saved["methods"]))
+        trainer["began"] = [began[place] if place is not None else saved["updates"] for place in self.methods.places]
+        if "utd" in source.changed:
+            trainer["earning"] = [max(source.saved.step, self.config.update_start), saved["updates"]]
+        return source.saved.state | {"trainer": trainer}, self.methods.facts()
 
     def restore(self, saved: checkpoint.Checkpoint) -> str:
         self.playing = self.saver.restore(saved)

@@ -10,6 +10,7 @@ ends with its result, with a state that can be resumed, or with one line that sa
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from experiment.command_line import shell
 from experiment.compiler import ADVICE, complaint, is_toolchain_failure
 from experiment.config import ConfigError, as_plain
 from experiment.determinism import configure, device_of, environment, made_by, parameter_hash
+from experiment.fork_settings import asked_steps
+from experiment.fork_state import Source, summary
 from experiment.guard import NonFinite, check_finite, is_out_of_memory
 from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.part import as_mistake
@@ -34,8 +37,8 @@ from experiment.storage.segments import Segments
 from experiment.storage.tracking import Tracker, check_tracker
 
 Config = TypeVar("Config", bound=Any)
-"""A config dataclass with seed, threads, device, root, name, resume, track, checkpoint_interval, budget, compile and
-`resolved()`; checkpoint_interval and budget are in units of the run."""
+"""A config dataclass with seed, threads, device, root, name, resume, track, checkpoint_interval, keep_checkpoints,
+checkpoint_at, fork, fork_step, fork_hash, budget, compile and `resolved()`; steps are in units of the run."""
 
 
 class Learner(Protocol):
@@ -58,6 +61,7 @@ class Run(ABC, Generic[Config]):
         remedies: options that make an overflow less likely.
         skipping: the option that skips updates that overflow, if there is one and it is not given yet.
         learner: what is trained. network: what the result has the hash of.
+        source: what a fork begins at, None once it has a checkpoint of its own; known when `build` is called.
         segments: rows that are saved with each checkpoint, if there are any. `build` sets these from `command` on.
     """
 
@@ -74,7 +78,10 @@ class Run(ABC, Generic[Config]):
     def __init__(self, config: Config) -> None:
         """Build every part, or load the run to go on with; ConfigError before anything is written."""
         check_tracker(config.track)
+        self.kept_steps = asked_steps(config)
         self.resumed = find_resumed(config)
+        self.source: Source[Config] | None = None
+        self.origin: dict[str, Any] | None = None
         self.config, saved = self._found(config)
         self.device = device_of(self.config.device)
         check_precision(self.config.precision, self.config.device, self.resumed is not None)
@@ -82,14 +89,18 @@ class Run(ABC, Generic[Config]):
         self.build(saved)
         self.made_by = made_by(self.config.compile)
         self.saved_at: int | None = None
-        if saved is not None:
+        if self.source is not None:
+            self._begin_at(self.source)
+        elif saved is not None:
             self._restore(saved)
         with as_mistake("what a checkpoint would hold"):
             checkpoint.check_plain(self.learner.state_dict(), "learner")
         self.check_compiler()
         self.directory = self.resumed or self._create()
         self.tracker = Tracker(self.directory.metrics, self.config.track, config=as_plain(self.config))
-        self.tracker.cut_to(0 if saved is None else saved.state["run"][self.rows_end])
+        self.tracker.cut_to(0 if saved is None or self.source else saved.state["run"][self.rows_end])
+        if self.source is not None:
+            self._save()  # from now on the fork needs its source no more
 
     # --- what a subclass defines
 
@@ -131,6 +142,13 @@ class Run(ABC, Generic[Config]):
     def conclude(self) -> dict[str, Any]:
         """Prints the outcome of the run, and returns it for result.json. Raises ConfigError if it is not known."""
 
+    @abstractmethod
+    def adapted(self, source: Source[Config]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The parts of a source's checkpoint as the fork takes them over, and facts on that for the result.
+
+        Raises ConfigError for a state that the fork's settings do not fit.
+        """
+
     # --- what a subclass may override
 
     def check_compiler(self) -> None:
@@ -161,7 +179,7 @@ class Run(ABC, Generic[Config]):
         if self.resumed is None:
             if config.resume is not None:
                 print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
-            return dataclasses.replace(config, resume=None), None
+            return self._forked(dataclasses.replace(config, resume=None))
         saved = checkpoint.load_for_resume(self.resumed)
         stored = load_settings(type(config), self.resumed)
         if config.resume == "auto":
@@ -169,12 +187,30 @@ class Run(ABC, Generic[Config]):
         config = dataclasses.replace(stored, **changeable(config))
         if saved is not None:
             checkpoint.check_settings(saved, config, self.resumed.config)
-        return config, saved
+            return config, saved
+        return self._forked(config)
+
+    def _forked(self, config: Config) -> tuple[Config, checkpoint.Checkpoint | None]:
+        """The settings, and the checkpoint that a fork begins at, if it is one."""
+        if config.fork is None:
+            return config, None
+        self.source = Source(config)
+        return config, self.source.saved
+
+    def _begin_at(self, source: Source[Config]) -> None:
+        """Takes over what a fork begins at."""
+        saved = source.saved
+        with checkpoint.checked_restore(saved):
+            state, facts = self.adapted(source)
+            how = self.restore(saved._replace(state=state))
+        self.config, self.origin = source.taken_over(self.learner, self.network, self.config)
+        self.origin |= facts
+        print(f"forking {source.run.path} at {self.unit} {saved.step:,}, {how}\n{summary(self.origin)}")
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         with checkpoint.checked_restore(saved):
             how = self.restore(saved)
-        self.saved_at = saved.step
+        self.saved_at, self.origin = saved.step, saved.state["run"].get("fork")
         print(f"resuming at {self.unit} {saved.step:,}, {how}")
         if differs := checkpoint.changes(saved.state["run"].get("made_by", {}), self.made_by):
             print(f"saved elsewhere ({differs}): the run goes on, but its bits may differ from there")
@@ -225,7 +261,9 @@ class Run(ABC, Generic[Config]):
             while not self.finished() and not interrupt.requested:
                 before = self.step
                 self.advance(progress)
-                if interval and self.step // interval > before // interval and not self.finished():
+                due = interval and self.step // interval > before // interval
+                asked = any(before < step <= self.step for step in self.kept_steps)
+                if (due or asked) and not self.finished():
                     self._save()
                 progress.update(self.step, self.live_metrics)
 
@@ -236,8 +274,11 @@ class Run(ABC, Generic[Config]):
             return True
         state = self.state_dict()
         run = {"settings": as_plain(self.config), "made_by": self.made_by, self.rows_end: self.tracker.offset()}
+        run["fork"] = self.origin
         state["run"] = state["run"] | run
-        saved = checkpoint.save_or_warn(self.directory.checkpoints, self.step, state, rows=self.segments)
+        keep = math.inf if self.config.keep_checkpoints == "every" else self.config.keep_checkpoints
+        how = {"keep": keep, "kept_steps": self.kept_steps, "rows": self.segments}
+        saved = checkpoint.save_or_warn(self.directory.checkpoints, self.step, state, **how)
         self.saved_at = self.step if saved else self.saved_at
         return saved
 
@@ -270,6 +311,7 @@ class Run(ABC, Generic[Config]):
             "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
             "parameter_hash": self.trained,
             "environment": environment(),
+            **({} if self.origin is None else {"fork": self.origin}),
         }
 
     def _stop(self, saved: bool) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import field
+from fractions import Fraction
 from typing import Any, Literal
 
 from experiment.values import ConfigError
@@ -24,6 +25,7 @@ def setting(
     at_most: float | None = None,
     common: bool = False,
     changeable: bool = False,
+    fixed: bool = False,
     positional: bool = False,
     metavar: str = "",
 ) -> Any:
@@ -36,12 +38,13 @@ def setting(
         at_least, above, at_most: the range of a number; `above` excludes its bound.
         common: whether the short help shows the option.
         changeable: whether a resume may give it another value.
+        fixed: whether a fork has to keep it, since the state of the run that it forks depends on it.
         positional: whether the value may be given without its flag.
         metavar: what the help shows for the value; by default its type.
     """
     known = {
         "group": group, "role": role, "at_least": at_least, "above": above, "at_most": at_most, "common": common,
-        "changeable": changeable, "positional": positional, "metavar": metavar,
+        "changeable": changeable, "fixed": fixed, "positional": positional, "metavar": metavar,
     }  # fmt: skip
     return field(default=default, metadata=known)
 
@@ -68,7 +71,7 @@ def check_ranges(config: Any) -> None:
     """Raises ConfigError for the first number outside the range that its field states."""
     for each in dataclasses.fields(config):
         value, allowed = getattr(config, each.name), _in_words(each.metadata)
-        if allowed and value is not None and not _lies_within(value, each.metadata):
+        if allowed and isinstance(value, int | float | Fraction) and not _lies_within(value, each.metadata):
             raise ConfigError(f"--{each.name.replace('_', '-')} is {value}: it has to be {allowed}")
 
 

@@ -16,6 +16,7 @@ from torch import nn
 import experiment.run
 from experiment.compiler import check_compiler
 from experiment.config import ConfigError
+from experiment.fork_state import Source
 from experiment.guard import check_finite
 from experiment.interrupt import Interrupt
 from experiment.progress import Progress
@@ -104,6 +105,16 @@ class StudyRun(Run[Config]):
             "rng": checkpoint.rng_state(),
             "run": {"seconds": self.seconds, "last": self.last, "rows": self.rows},
         }
+
+    def adapted(self, source: Source[Config]) -> tuple[dict[str, Any], dict[str, Any]]:
+        learner, facts = self.adapted_learner(source)
+        state = source.saved.state
+        return state | {"learner": learner, "run": state["run"] | {"rows": 0}}, facts
+
+    def adapted_learner(self, source: Source[Config]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The saved learner as a fork takes it over, and facts on that for the result; as `adapted` otherwise."""
+        saved = source.saved.state["learner"]
+        return saved | source.learner_state(self.learner, saved, self.config), {}
 
     def restore(self, saved: checkpoint.Checkpoint) -> str:
         state, run = saved.state, saved.state["run"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 
@@ -18,8 +18,9 @@ class NStepAnneal:
     """n and γ of the returns that the agent learns from, as functions of the number of updates made.
 
     n_step, gamma: first and last value; without a last one (None) the first stays. `updates` is the length of the
-    anneal, which starts at the first update and again at each reset of a method that `Resets`. n changes exponentially
-    and is rounded; 1 − γ changes exponentially. All updates of a block have the values of its first.
+    anneal, which starts at the first update and again at each reset of a method that `Resets`. `began` has the updates
+    made before each method joined the run. n changes exponentially and is rounded; 1 − γ changes exponentially. All
+    updates of a block have the values of its first.
     Source: arXiv 2305.19452, section 3 and its code: n from 10 to 3, γ from 0.97 to 0.997 in 10,000 updates.
     """
 
@@ -28,10 +29,10 @@ class NStepAnneal:
         n_step: tuple[int, int | None],
         gamma: tuple[float, float | None],
         updates: int,
-        methods: Iterable[object] = (),
+        methods: Sequence[object] = (),
     ):
-        self._n_step, self._gamma, self._updates = n_step, gamma, updates
-        self._methods = [method for method in methods if isinstance(method, Resets)]
+        self._n_step, self._gamma, self._updates, self._methods = n_step, gamma, updates, methods
+        self.began = [0] * len(methods)
 
     @property
     def longest(self) -> int:
@@ -40,7 +41,9 @@ class NStepAnneal:
 
     def at(self, update: int) -> tuple[int, float]:
         """n and γ for the update that follows `update` others."""
-        since = update - max((method.last_reset(update) for method in self._methods), default=0)
+        pairs = zip(self._methods, self.began, strict=True)
+        resets = ((method.last_reset(update), began) for method, began in pairs if isinstance(method, Resets))
+        since = update - max((reset for reset, began in resets if reset > began), default=0)
         share = min(since / self._updates, 1.0)
         (n_step, last_n), (gamma, last_gamma) = self._n_step, self._gamma
         if last_n is not None:

@@ -272,6 +272,8 @@ class Trainer:
             "score_wraps": self.score_wraps,
             "returns": list(self.returns),
             "seconds": self.seconds,
+            "earning": [self.update_scheduler.start, self.update_scheduler.made],
+            "began": self.n_step_anneal.began,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -287,5 +289,8 @@ class Trainer:
         self.probe.load_state_dict(state["probe"])
         self.agent_step, self.episodes, self.seconds = state["agent_step"], state["episodes"], state["seconds"]
         self.score_wraps = state.get("score_wraps", 0)  # earlier checkpoints do not count them
+        start, made = state.get("earning", (self.config.update_start, 0))  # nor do they know forks
+        self.update_scheduler = UpdateScheduler(self.config.utd, start, made)
+        self.n_step_anneal.began = state.get("began", self.n_step_anneal.began)
         self.returns.clear()
         self.returns.extend(state["returns"])

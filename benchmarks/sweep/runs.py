@@ -12,6 +12,7 @@ from agents.names import STACK
 from envs.games import human_normalized, reference_scores
 from experiment.command_line import shell
 from experiment.config import ConfigError
+from experiment.fork_settings import Planned
 from experiment.sweeps.gpus import FIXED
 from experiment.sweeps.manifest import Entry
 from experiment.sweeps.workload import RunKind, Workload
@@ -35,12 +36,15 @@ class AgentRuns(RunKind[DQNConfig]):
         argv = entry.command[3:]
         if "--agent" not in argv[:1]:
             raise ConfigError(f"run {entry.name!r} is of another version: its command is {shell(*entry.command)}")
-        return settings(argv[1], argv)
+        if entry.source is None or entry.fork_step is None:
+            return settings(argv[1], argv)
+        return settings(argv[1], argv, Planned(self.settings(entry.source), entry.fork_step))
 
     def workload(self, config: DQNConfig) -> Workload:
-        replay = min(config.replay_capacity, config.budget) * FRAME * 1.05
+        replay = config.replay_steps * FRAME * 1.05
         need = FIXED + replay + config.block * config.batch_size * PER_TRANSITION
-        return Workload(config.budget, config.update_start, UPDATE * float(config.utd), need)
+        cost = UPDATE * float(config.utd)
+        return Workload(config.budget, config.update_start, cost, need, config.fork_step or 0)
 
     def outcome(self, result: Mapping[str, Any]) -> tuple[float | None, int, float]:
         score = float(result["score"]["mean"]) if result["score"] else None

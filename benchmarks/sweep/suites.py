@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,11 +17,12 @@ from benchmarks.sweep.runs import KIND
 from envs.registry import SUITES, registered, resolve_game
 from experiment.command_line import gather
 from experiment.config import ConfigError, parse_cli, suggest
+from experiment.fork_settings import Planned, split_source
 from experiment.part import join_options, own_part
 from experiment.sweeps.manifest import Entry
 
-OWN = ("--agent", "--env", "--seed", "--name", "--root", "--resume", "--device")
-"""Options of a run that the sweep sets. An arm may only set --agent, to an import path."""
+OWN = ("--agent", "--env", "--seed", "--name", "--root", "--resume", "--device", "--fork")
+"""Options of a run that the sweep sets. An arm may only set --agent, to an import path, and --fork, to another arm."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,33 @@ class Arm:
     name: str
     agent: str
     argv: tuple[str, ...]
+    trunk: Arm | None = None
+    """The arm whose runs its runs fork."""
+    step: int | None = None
+    """The step to fork at; none: the trunk's end."""
+
+    def fork_step(self, game: str) -> int | None:
+        """The step at which its runs begin; None if they are no forks. ConfigError if the trunk does not save there."""
+        if self.trunk is None:
+            return None
+        config = self.trunk.config(game)
+        end = -(-config.budget // config.num_envs) * config.num_envs
+        step = end if self.step is None else self.step
+        if step > end or step % config.num_envs or not step:
+            steps = f"{self.trunk.name} ends at {end}" + f", and makes {config.num_envs} at once" * (
+                config.num_envs > 1
+            )
+            raise ConfigError(f"arm {self.name!r}: --fork {self.trunk.name}@{step}: {steps}")
+        return step
 
     def config(self, game: str, device: str = "cpu") -> DQNConfig:
         """The resolved settings of its runs on a game; ConfigError names the arm."""
         try:
             like = DQNConfig.env if registered(game).rules is None else game
+            if self.trunk is not None and (step := self.fork_step(game)) is not None:
+                source = replace(self.trunk.config(game), env=like)
+                config = _forked(self.agent, self.argv, Planned(source, step))
+                return replace(config, env=game, device=device).resolved()
             config = replace(_parsed(self.agent, ("--threads", "1", *self.argv), like), env=game, device=device)
             check_stated(config, self.argv)
             check_own_parts(config)
@@ -60,6 +83,12 @@ def _parsed(agent: str, argv: tuple[str, ...], game: str) -> DQNConfig:
         default_preset=default_preset(agent),
     )
     return replace(config, agent=agent)
+
+
+@lru_cache(maxsize=1024)
+def _forked(agent: str, argv: tuple[str, ...], source: Planned) -> DQNConfig:
+    """The settings of a fork of a run with the settings of `source`."""
+    return settings(agent, (*argv, "--fork", "run/trunk"), source)
 
 
 def games(suite: str) -> tuple[str, ...]:
@@ -123,12 +152,38 @@ def arms(agent: str, preset: str | None, given: Sequence[str], common: Sequence[
             argv = shlex.split(flags)
         except ValueError as error:
             raise ConfigError(f"arm {name!r}: {flags!r}: {error}") from None
+        source, argv = _take_fork(argv)
+        if source is not None:
+            found[name] = _fork(name, source, argv, found)
+            continue
         own, argv = own_agent([*common, *argv])
         if own is not None:
             check_agent(own)
         _refuse_own(argv, f"arm {name!r}")
         found[name] = Arm(name, own or agent, (*first, *_full_paths(own or agent, argv)))
     return list(found.values())
+
+
+def _take_fork(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """What --fork names in the flags of an arm, None without it, and the other flags."""
+    words = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--fork=") else [arg])]
+    if "--fork" not in words:
+        return None, words
+    place = words.index("--fork")
+    return "".join(words[place + 1 : place + 2]), words[:place] + words[place + 2 :]
+
+
+def _fork(name: str, source: str, argv: Sequence[str], arms: Mapping[str, Arm]) -> Arm:
+    """An arm that forks an earlier one, with the settings of that but for its own flags."""
+    trunk, step = split_source(source)
+    if trunk not in arms:
+        hint = suggest(trunk, arms, list_all=True)
+        raise ConfigError(
+            f"arm {name!r}: --fork {source}: it has to name an arm that is given before, as ARM@STEP{hint}"
+        )
+    _refuse_own(argv, f"arm {name!r}")
+    agent = arms[trunk].agent
+    return Arm(name, agent, tuple(_full_paths(agent, argv)), arms[trunk], step)
 
 
 def _full_paths(agent: str, argv: Sequence[str]) -> Iterator[str]:
@@ -161,20 +216,37 @@ def entries(
     arms: Iterable[Arm], games: Sequence[str], seeds: int, root: Path, device: str = "cpu"
 ) -> tuple[Entry, ...]:
     """Every arm plays every game with seeds 0 to `seeds` - 1. Seeds are outermost: a part of a sweep has all arms."""
-    played = [(arm, game, KIND.config_hash(arm.config(game))) for game in games for arm in arms]
-    return tuple(
-        Entry(name := f"{arm.name}-{file_name(game)}-s{seed}", arm.name, game, seed, key,
-              command(arm, game, seed, root, name, device))
-        for seed in range(seeds)
-        for arm, game, key in played
-    )  # fmt: skip
+    arms = list(arms)
+    played = [(arm, game, KIND.config_hash(arm.config(game)), arm.fork_step(game)) for game in games for arm in arms]
+    saved: dict[tuple[str, str], set[int]] = {}
+    for arm, game, _, step in played:
+        if arm.trunk is not None and step is not None:
+            saved.setdefault((arm.trunk.name, game), set()).add(step)
+            _check_unsaved(arm.trunk, game)
+    found: dict[tuple[str, str, int], Entry] = {}
+    for seed in range(seeds):
+        for arm, game, key, step in played:
+            name = f"{arm.name}-{file_name(game)}-s{seed}"
+            source = None if arm.trunk is None else found[arm.trunk.name, game, seed]  # that arm is given before
+            begin = () if source is None else ("--fork", f"{root / source.name}@{step}")
+            steps = ",".join(map(str, sorted(saved.get((arm.name, game), ()))))
+            words = command(arm, game, seed, device, *begin, *(("--checkpoint-at", steps) if steps else ()))
+            where = ("--root", str(root), "--name", name)
+            found[arm.name, game, seed] = Entry(name, arm.name, game, seed, key, (*words, *where), source, step)
+    return tuple(found.values())
 
 
-def command(arm: Arm, game: str, seed: int, root: Path, name: str, device: str = "cpu") -> tuple[str, ...]:
-    """The arguments that make a run; one thread of the processor, unless the arm says otherwise."""
-    where = ("--env", game, "--seed", str(seed), "--device", device, "--root", str(root), "--name", name)
-    threads = () if any(arg.partition("=")[0] == "--threads" for arg in arm.argv) else ("--threads", "1")
-    return (*_program(arm.agent), "--agent", arm.agent, *threads, *arm.argv, *where)
+def _check_unsaved(trunk: Arm, game: str) -> None:
+    if trunk.config(game).checkpoint_at:
+        raise ConfigError(f"arm {trunk.name!r}: --checkpoint-at is set by the sweep, for the arms that fork this one")
+
+
+def command(arm: Arm, game: str, seed: int, device: str, *more: str) -> tuple[str, ...]:
+    """The arguments of a run but its directory; one thread of the processor, unless the arm or its trunk has others."""
+    where = ("--env", game, "--seed", str(seed), "--device", device)
+    stated = arm.trunk is not None or any(arg.partition("=")[0] == "--threads" for arg in arm.argv)
+    threads = () if stated else ("--threads", "1")
+    return (*_program(arm.agent), "--agent", arm.agent, *threads, *arm.argv, *more, *where)
 
 
 def _program(agent: str) -> tuple[str, ...]:

@@ -60,9 +60,17 @@ class _Damaged(Exception):
     """What is wrong with a checkpoint."""
 
 
-def save(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2, rows: Segments | None = None) -> Path:
+def save(
+    directory: Path,
+    step: int,
+    state: Mapping[str, Any],
+    keep: float = 2,
+    kept_steps: Collection[int] = (),
+    rows: Segments | None = None,
+) -> Path:
     """Writes the checkpoint of `step` and removes those older than the newest `keep` good ones.
 
+    The first one at or after each of `kept_steps` stays too.
     `state` maps each part's name to nested dicts, lists and tuples of tensors, numbers, text, None. Of `rows` it writes
     only those that the previous checkpoint does not have.
 
@@ -89,7 +97,7 @@ def save(directory: Path, step: int, state: Mapping[str, Any], keep: int = 2, ro
         raise CheckpointError(error.errno, f"cannot save checkpoint {final}: {error.strerror or error}") from error
     if rows:
         rows.adopt(final, segments)
-    _prune(directory, step, keep)
+    _prune(directory, step, keep, kept_steps)
     return final
 
 
@@ -101,12 +109,10 @@ def tensor_bytes(state: Any) -> int:
     return sum(map(tensor_bytes, parts))
 
 
-def save_or_warn(
-    directory: Path, step: int, state: Mapping[str, Any], keep: int = 2, rows: Segments | None = None
-) -> bool:
+def save_or_warn(directory: Path, step: int, state: Mapping[str, Any], **options: Any) -> bool:
     """Saves as `save` does, but warns of a full disk, so that training goes on; returns whether it was saved."""
     try:
-        save(directory, step, state, keep, rows)
+        save(directory, step, state, **options)
     except CheckpointError as error:
         warnings.warn(f"{error.strerror}; training goes on, and the earlier checkpoints are kept", stacklevel=2)
         return False
@@ -168,12 +174,14 @@ def _replace(temporary: Path, final: Path) -> None:
     sync_directory(final.parent)
 
 
-def _prune(directory: Path, step: int, keep: int) -> None:
+def _prune(directory: Path, step: int, keep: float, kept_steps: Collection[int]) -> None:
     """Keeps the newest `keep` that look complete. Removes those of later steps: they could not be loaded."""
-    good = 0
-    for path in _newest_first(directory):
+    good, paths = 0, _newest_first(directory)
+    there = sorted(int(path.name) for path in paths)
+    stay = {next((found for found in there if found >= asked), step) for asked in kept_steps}
+    for path in paths:
         good += int(path.name) <= step and path not in _damaged and _looks_whole(path)
-        if int(path.name) > step or good > keep:
+        if int(path.name) > step or (good > keep and int(path.name) not in stay):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -214,7 +222,8 @@ def load_latest(directory: Path, only: Collection[str] | None = None, step: int 
             before = "; trying the one before" if path != paths[-1] else ""
             warnings.warn(f"checkpoint {path} is damaged ({error}){before}", stacklevel=2)
     rest = " in its rows alone: what was learned can still be evaluated" if rows_alone else ""
-    raise ConfigError(f"every checkpoint in {str(directory)!r} is damaged{rest}")
+    which = f"every checkpoint in {str(directory)!r}" if step is None else f"checkpoint {paths[0]}"
+    raise ConfigError(f"{which} is damaged{rest}")
 
 
 def load_for_resume(run: RunDir) -> Checkpoint | None:

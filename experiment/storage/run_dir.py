@@ -148,8 +148,16 @@ class RunDir:
 
     def newest_checkpoint(self) -> Path | None:
         """The directory of the newest checkpoint, whether or not it can be read."""
+        paths = self._checkpoint_paths()
+        return paths[-1] if paths else None
+
+    def steps(self) -> list[int]:
+        """The steps of its checkpoints, in order, whether or not they can be read."""
+        return [int(path.name) for path in self._checkpoint_paths()]
+
+    def _checkpoint_paths(self) -> list[Path]:
         items = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
-        return max((item for item in items if item.name.isdecimal()), key=lambda item: int(item.name), default=None)
+        return sorted((item for item in items if item.name.isdecimal()), key=lambda item: int(item.name))
 
     def unsaved(self, where: str, resume: str) -> str:
         """The message of a run that ends without its last state; `where` is "agent step 300", `resume` a command."""
@@ -224,7 +232,8 @@ def say_kept(run: RunDir, asked: Any, stored: Any) -> None:
 def check_resumed(asked: Any, stored: Any) -> None:
     """Raises ConfigError if a resume asks for settings that the run has otherwise, and that it may not change."""
     if dataclasses.replace(asked, resume=None) != dataclasses.replace(stored, **changeable(asked)):
-        options = " and ".join(f"--{name.replace('_', '-')}" for name in changeable(asked))
+        *others, last = (flag(name) for name in changeable(asked))
+        options = f"{', '.join(others)} and {last}" if others else last
         raise ConfigError(
             f"{shell('--resume', asked.resume)} keeps the settings of that run: give no others (except {options})"
         )

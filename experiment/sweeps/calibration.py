@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiment.config import as_plain
+from experiment.config import as_plain, dump_yaml
 from experiment.processor import processor
 from experiment.setting import names_of
 from experiment.storage.files import to_json, write_atomic
@@ -38,8 +39,8 @@ class Pace(NamedTuple):
 
     def seconds(self, workload: Workload) -> float:
         """What a whole run trains."""
-        before = min(workload.start, workload.budget)
-        return self.cheap * before + self.costly * (workload.budget - before)
+        begins = min(max(workload.start, workload.first), workload.budget)
+        return self.cheap * (begins - min(workload.first, begins)) + self.costly * (workload.budget - begins)
 
 
 def calibrate(kind: RunKind, entry: Entry, config: Any, slot: Mapping[str, str]) -> Pace:
@@ -48,8 +49,13 @@ def calibrate(kind: RunKind, entry: Entry, config: Any, slot: Mapping[str, str])
     `slot`: environment variables of the process, such as its GPU. RuntimeError says why nothing could be measured.
     """
     with exit_on_signals(), tempfile.TemporaryDirectory() as folder:
+        command = entry.command
+        if entry.source is not None:  # a run from scratch with its settings costs the same
+            settings = Path(folder) / "settings.yaml"
+            settings.write_text(dump_yaml(dataclasses.replace(config, fork=None, fork_step=None, fork_hash=None)))
+            command = (*command[:5], "--config", str(settings))
         done = subprocess.run(
-            [*entry.command, *kind.short(config, UPDATES), "--root", folder, "--name", "calibration"],
+            [*command, *kind.short(config, UPDATES), "--root", folder, "--name", "calibration"],
             capture_output=True,
             text=True,
             env={**os.environ, **ENVIRONMENT, **slot},

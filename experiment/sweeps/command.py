@@ -112,8 +112,9 @@ class Sweep(ABC):
         self.note = ""
         if settings.have is not None:
             every = len(self.runs)
-            self.runs = without_recorded(self.kind, self.runs, self.wanted, Path(settings.have))
-            self.note = f"{every - len(self.runs)} of {counted(every, 'run')} are in {settings.have}"
+            left = without_recorded(self.kind, self.runs, self.wanted, Path(settings.have))
+            self.note = f"{every - len(left)} of {counted(every, 'run')} are in {settings.have}"
+            self.runs = self._with_sources(left)
         self.jobs = [entry.job(self.root, self.resume_options()) for entry in self.runs]
         self.slots: list[dict[str, str]] | None = None
         if on_gpus and self.runs:
@@ -122,6 +123,14 @@ class Sweep(ABC):
             slots, note = gpu_slots(settings.device, need, settings.per_gpu)
             self.note = "\n".join(filter(None, (self.note, note)))
             self.slots = slots[: settings.processes]
+
+    def _with_sources(self, left: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        """The runs that are left, and those that one of them forks and whose checkpoint is not there."""
+        needed = {entry.source.name for entry in left if entry.source and not entry.job(self.root).is_ready()}
+        again = needed - {entry.name for entry in left}
+        if again:
+            self.note += f"; {counted(len(again), 'run')} of them made again, for a checkpoint to fork"
+        return tuple(entry for entry in self.runs if entry in left or entry.name in again)
 
     @abstractmethod
     def entries(self) -> tuple[Entry, ...]:

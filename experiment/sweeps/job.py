@@ -24,12 +24,15 @@ class Job:
         command: makes the run directory, and at its end result.json.
         directory: that run directory.
         resume: the command that resumes an interrupted run; by default `command --resume DIRECTORY`.
+        source, fork_step: of a fork, the name of the job whose run it forks, and the step of the checkpoint.
     """
 
     name: str
     command: tuple[str, ...]
     directory: Path
     resume: tuple[str, ...] = ()
+    source: str = ""
+    fork_step: int = 0
 
     @property
     def log(self) -> Path:
@@ -44,6 +47,13 @@ class Job:
         if run.has_checkpoint():
             return "interrupted"
         return "leftover" if run.path.exists() else "new"
+
+    def is_ready(self) -> bool:
+        """Whether it can start: a fork waits for the checkpoint that it begins at."""
+        if not self.source:
+            return True
+        source, own = RunDir(self.directory.parent / self.source), RunDir(self.directory)
+        return self.fork_step in source.steps() or own.has_checkpoint() or own.finished
 
     def argv(self, state: State | None = None) -> tuple[str, ...]:
         """The command that this run needs now, in its `state` if that is known."""

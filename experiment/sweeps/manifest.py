@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ NAME = "manifest.json"
 class Entry:
     """One run: an arm on a task with a seed; `name` is that of its run directory.
 
-    `config_hash` is the hash of all settings that the runs of an arm share; `command` starts the run.
+    `config_hash` is the hash of all settings that the runs of an arm share; `command` starts the run. A fork has the
+    run that it forks, and the step of the checkpoint.
     """
 
     name: str
@@ -29,12 +30,16 @@ class Entry:
     seed: int
     config_hash: str
     command: tuple[str, ...]
+    source: Entry | None = None
+    fork_step: int | None = None
 
     def job(self, root: Path, resume_options: tuple[str, ...] = ()) -> Job:
         """The run in the sweep's folder; it is resumed by the same program, with these options alone."""
         directory = root / self.name
-        resume = (*self.command[:3], "--resume", str(directory), *resume_options)
-        return Job(self.name, self.command, directory, resume)
+        resume = (*self.command[:3], "--resume", str(directory), *_checkpoint_option(self.command), *resume_options)
+        if self.source is None or self.fork_step is None:
+            return Job(self.name, self.command, directory, resume)
+        return Job(self.name, self.command, directory, resume, self.source.name, self.fork_step)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Writes manifest.json, whole or not at all."""
-        runs = ",\n".join(json.dumps(vars(entry)) for entry in self.runs)
+        runs = ",\n".join(json.dumps(_as_plain(entry)) for entry in self.runs)
         head = json.dumps({"layout": LAYOUT, "suite": self.suite})[:-1]
         write_atomic(Path(folder) / NAME, f'{head}, "runs": [\n{runs}\n]}}\n')
 
@@ -74,10 +79,22 @@ class Manifest:
         return cls(suite, entries)
 
 
+def _checkpoint_option(command: tuple[str, ...]) -> tuple[str, ...]:
+    """The option with the steps at which forks need a checkpoint: a run that began without it gets it when resumed."""
+    place = command.index("--checkpoint-at") if "--checkpoint-at" in command else len(command)
+    return command[place : place + 2]
+
+
+def _as_plain(entry: Entry) -> dict[str, Any]:
+    plain = {name: value for name, value in vars(entry).items() if value is not None}
+    return plain if entry.source is None else plain | {"source": _as_plain(entry.source)}
+
+
 def _entry(run: Any, task: str, where: str) -> Entry:
     """The entry that a file has; `task` is the name of that field there."""
-    names = [task if field.name == "task" else field.name for field in fields(Entry)]
-    if not isinstance(run, dict) or set(run) != set(names):
+    names = [task if field.name == "task" else field.name for field in fields(Entry)][:-2]
+    fork = {"source", "fork_step"} & set(run) if isinstance(run, dict) else set()
+    if not isinstance(run, dict) or set(run) - fork != set(names) or len(fork) == 1:
         raise ConfigError(f"{where} does not have just {', '.join(names)}")
     texts = [run[name] for name in ("name", "arm", task, "config_hash")]
     argv = run["command"]
@@ -89,7 +106,12 @@ def _entry(run: Any, task: str, where: str) -> Entry:
         raise ConfigError(f"{where}: command has to be a list of words")
     if Path(run["name"]).name != run["name"] or run["name"].startswith("."):
         raise ConfigError(f"{where}: its name has to be one directory name, not {run['name']!r}")
-    return Entry(run["name"], run["arm"], run[task], run["seed"], run["config_hash"], tuple(argv))
+    entry = Entry(run["name"], run["arm"], run[task], run["seed"], run["config_hash"], tuple(argv))
+    if not fork:
+        return entry
+    if type(run["fork_step"]) is not int or run["fork_step"] < 1:
+        raise ConfigError(f"{where}: fork_step has to be a whole number of at least 1, not {run['fork_step']!r}")
+    return replace(entry, source=_entry(run["source"], task, f"{where}, its source"), fork_step=run["fork_step"])
 
 
 def _check_unique(entries: tuple[Entry, ...], path: Path) -> None:

@@ -81,7 +81,8 @@ def plan(jobs: Iterable[Job], all_commands: bool = False) -> str:
     ]
     verbs = {"done": "done", "interrupted": "resume", "leftover": "restart", "new": "start"}
     for job in jobs:
-        command = "" if states[job.name] == "done" else f": {shell(*job.argv(states[job.name]))}"
+        waits = "" if job.is_ready() else f" (once {job.source} has its checkpoint of step {job.fork_step})"
+        command = "" if states[job.name] == "done" else f"{waits}: {shell(*job.argv(states[job.name]))}"
         if all_commands or (command and len(lines) == 1):
             lines.append(f"{verbs[states[job.name]]:<8}{job.name}{command}")
     more = 0 if all_commands else len(jobs) - count["done"] - 1
@@ -200,12 +201,11 @@ class _Sweep:
                 attempt.kill()
 
     def _start_jobs(self) -> None:
-        if self.elsewhere and not self.waiting and time.monotonic() >= self.look_again:
+        if self.elsewhere and time.monotonic() >= self.look_again and not any(job.is_ready() for job in self.waiting):
             self.waiting.extend(self.elsewhere)
             self.elsewhere.clear()
             self.look_again = time.monotonic() + LOOK_AGAIN
-        while self.waiting and self.executor.room() and time.monotonic() >= self.start_again:
-            job = self.waiting.popleft()
+        while self.executor.room() and time.monotonic() >= self.start_again and (job := self._next()):
             try:
                 self._start(job)
             except OSError as error:
@@ -219,6 +219,18 @@ class _Sweep:
                 self.start_again = time.monotonic() + self.pause
                 return
             self.pause = POLL
+
+    def _next(self) -> Job | None:
+        """Takes the first waiting run that can start; gives up the forks whose source will not have the checkpoint."""
+        for job in list(self.waiting):
+            if job.is_ready():
+                self.waiting.remove(job)
+                return job
+            if job.source in self.failed or job.source in self.finished:
+                self.waiting.remove(job)
+                why = "failed" if job.source in self.failed else f"has no checkpoint of step {job.fork_step}"
+                self._give_up(job, f"{job.source}, which it forks, {why}")
+        return None
 
     def _start(self, job: Job) -> None:
         started = self.executor.start(job, self.attempts[job.name] + 1)

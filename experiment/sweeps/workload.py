@@ -20,16 +20,20 @@ class Workload(NamedTuple):
     """The work of a run.
 
     `budget`: its steps. Each step after the first `start` costs `cost` cheap steps more. `bytes`: the GPU memory that
-    it needs.
+    it needs. `first`: the steps that a fork does not make itself.
     """
 
     budget: int
     start: int = 0
     cost: float = 0.0
     bytes: float = 0.0
+    first: int = 0
 
     def work(self, step: int) -> float:
-        """The cost of the first `step` steps, in cheap steps."""
+        """The cost of the steps up to `step`, in cheap steps."""
+        return self._whole(max(step, self.first)) - self._whole(self.first)
+
+    def _whole(self, step: int) -> float:
         return step + self.cost * max(step - self.start, 0)
 
 

@@ -31,20 +31,20 @@ S5_ORDER = 120
 class GrokkingConfig:
     """Settings of one run; every length is in updates."""
 
-    operation: Literal["add", "sub", "mul", "div", "s5"] = setting("add", "task", common=True)
+    operation: Literal["add", "sub", "mul", "div", "s5"] = setting("add", "task", common=True, fixed=True)
     """Binary operation modulo --modulus (div needs a prime), or s5: composition of the permutations of 5 things."""
-    modulus: int = setting(117, "task", at_least=2, at_most=1_000)
+    modulus: int = setting(117, "task", at_least=2, at_most=1_000, fixed=True)
     """Size of the set; s5 has 120 whatever this is."""
-    fraction: float = setting(0.2, "task", at_least=0, at_most=1, common=True)
+    fraction: float = setting(0.2, "task", at_least=0, at_most=1, common=True, fixed=True)
     """Share of the ordered pairs that are for training."""
-    model: Literal["transformer", "mlp"] = setting("transformer", "network")
+    model: Literal["transformer", "mlp"] = setting("transformer", "network", fixed=True)
     """transformer: one block, width 128, 4 heads, 512 hidden units; mlp: embeddings of x and y, two hidden layers."""
-    norm: Literal["rms", "none"] = setting("rms", "network")
+    norm: Literal["rms", "none"] = setting("rms", "network", fixed=True)
     """rms: RMSNorm before every nonlinearity and at --norm-positions."""
-    norm_positions: tuple[str, ...] = setting(("attention", "mlp", "final"), "network")
+    norm_positions: tuple[str, ...] = setting(("attention", "mlp", "final"), "network", fixed=True)
     """Further norms of the transformer: embedding, attention, query, key, attention-output, mlp, mlp-output, final;
     or none."""
-    seed: int = setting(0, "task", at_least=0, common=True)
+    seed: int = setting(0, "task", at_least=0, common=True, fixed=True)
     """Decides everything: the split, the initial weights, the batches."""
 
     schedule: str = setting("rewarm", "learning rate", common=True)
@@ -73,7 +73,7 @@ class GrokkingConfig:
     batch_size: int = setting(512, "optimiser", at_least=0)
     """Training pairs in a batch, drawn with replacement; 0: all of them."""
 
-    optimizer: Literal["adamw", "grokfast-ema", "omnigrok", "muon"] = setting("adamw", "optimiser")
+    optimizer: Literal["adamw", "grokfast-ema", "omnigrok", "muon"] = setting("adamw", "optimiser", fixed=True)
     """adamw; grokfast-ema: gradients amplified by their moving average; omnigrok: AdamW at a fixed global norm; muon:
     Muon for the matrices between embeddings and output layer, at ten times the rate, and AdamW (0.9, 0.95) for those
     and the norms."""
@@ -91,23 +91,23 @@ class GrokkingConfig:
     """grokfast-ema: decay of the moving average."""
     grokfast_lambda: float = setting(2.0, "optimiser", at_least=0)
     """grokfast-ema: weight of the moving average that is added."""
-    omnigrok_alpha: float = setting(0.8, "optimiser", at_least=1e-3, at_most=1e3)
+    omnigrok_alpha: float = setting(0.8, "optimiser", at_least=1e-3, at_most=1e3, fixed=True)
     """omnigrok: the global norm, as a multiple of the initial norm."""
 
-    projection: Literal["frobenius", "hyperball", "off"] = setting("frobenius", "projection", common=True)
+    projection: Literal["frobenius", "hyperball", "off"] = setting("frobenius", "projection", common=True, fixed=True)
     """frobenius: each weight matrix back to its initial norm; hyperball: the same, embeddings excepted, and each update
     turns it by --hyperball-scale times its learning rate, in radians."""
     hyperball_scale: float = setting(1.0, "projection", at_least=1e-6, at_most=1e6)
     """hyperball: multiple of the learning rate."""
     project_every: int = setting(1, "projection", at_least=1)
     """Updates between projections."""
-    project_head: bool = setting(True, "projection")
+    project_head: bool = setting(True, "projection", fixed=True)
     """Project the output layer too; left free, it undoes the decay of the scales."""
     norm_end: float = setting(1.0, "projection", at_least=1e-3, at_most=1e3)
     """Multiple of the initial norm, the head's aside, that projection moves to over the budget; their lr follows."""
     elr_end: float = setting(1.0, "projection", at_least=1e-3, at_most=1e3)
     """Multiple of the schedule's lr / norm that is moved to over the budget."""
-    elr_of: Literal["all", "weights"] = setting("all", "projection")
+    elr_of: Literal["all", "weights"] = setting("all", "projection", fixed=True)
     """Parameters that --elr-end moves: all, or all except the norms' scales, whose decay then stays too."""
 
     precision: Literal["fp32", "bf16", "auto"] = setting("fp32", "machine")
@@ -123,6 +123,10 @@ class GrokkingConfig:
     """Updates between rows in metrics.jsonl; none: about a fiftieth of the budget, from 10 to 100."""
     checkpoint_interval: int = setting(5_000, "logging", role="observing", at_least=0)
     """Updates between checkpoints; 0: only at the end or when interrupted."""
+    keep_checkpoints: int | Literal["every"] = setting(2, "logging", role="observing", at_least=1, metavar="every|N")
+    """Checkpoints that are kept, the newest; every: all."""
+    checkpoint_at: tuple[str, ...] = setting((), "logging", role="observing", changeable=True, metavar="STEP,...")
+    """Steps at which a checkpoint is saved in addition, and kept."""
     figure: bool = setting(True, "logging", role="observing")
     """Draw figure.png into the run directory at the end."""
     track: Literal["none", "wandb", "tensorboard"] = setting("none", "logging", role="observing", changeable=True)
@@ -133,6 +137,13 @@ class GrokkingConfig:
     """Folder of the run directories."""
     resume: str | None = setting(None, "run directory", role="identity", common=True)
     """A run directory to go on with, or auto: the newest unfinished run of these settings, if there is one."""
+    fork: str | None = setting(None, "run directory", role="identity", common=True, metavar="RUN[@STEP]")
+    """Begin at a checkpoint of another run, the newest or that of a step, with its settings except those that are given
+    (docs/running.md)."""
+    fork_step: int | None = setting(None, "run directory")
+    """The step of that checkpoint; --fork RUN@STEP sets it."""
+    fork_hash: str | None = setting(None, "run directory", role="identity")
+    """The hash of that checkpoint's parameters; none: any, and config.yaml says which it was."""
 
     @property
     def budget(self) -> int:

@@ -50,7 +50,8 @@ def first_at(rows: Sequence[Row], metric: str, level: float) -> Row | None:
 
 def sentence(found: Row, config: GrokkingConfig) -> str:
     """The outcome in one line."""
-    before = f" {found['before_rewarm']:.3f} before the re-warm" if config.rewarm_at else ""
+    before = found["before_rewarm"] if config.rewarm_at else None  # None too for a fork that begins after it
+    before = "" if before is None else f" {before:.3f} before the re-warm"
     parts = [f"test accuracy{before}"]
     after = " of it" if config.rewarm_at else ""
     for level in (95, 99):

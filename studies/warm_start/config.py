@@ -26,32 +26,32 @@ SCHEDULES = (*RESTARTING, *EARLY_CYCLE, "constant", "linear", "cosine", "one-cyc
 class WarmStartConfig:
     """Settings of one run; every length is in updates."""
 
-    dataset: Literal["cifar10", "fashion-mnist", "digits"] = setting("cifar10", "task", common=True)
+    dataset: Literal["cifar10", "fashion-mnist", "digits"] = setting("cifar10", "task", common=True, fixed=True)
     """Images; cifar10 and fashion-mnist are downloaded once into --data-dir."""
     data_dir: str | None = setting(None, "task", role="machine", changeable=True, common=True)
     """Folder of the data; none: $REWARM_DATA, else ~/.cache/rewarm."""
-    protocol: Protocol = setting("lyle10", "task", common=True)
+    protocol: Protocol = setting("lyle10", "task", common=True, fixed=True)
     """lyle10: a part of the data, then all; ash50: half, then all, each to 99% of training accuracy; lee10noisy: a
     tenth with half of its labels wrong, then all; increments: a tenth more in every phase."""
-    fraction: float | None = setting(None, "task", at_least=0.001, at_most=1)
+    fraction: float | None = setting(None, "task", at_least=0.001, at_most=1, fixed=True)
     """Share of the images in the first phase; none: the protocol's. With 1 the network has all images at once."""
     phase_updates: int | None = setting(None, "task", at_least=1, common=True)
     """Updates in a phase, or the most of them (ash50); none: 14,000, and 2,800 in each of the ten of increments."""
     augment: bool = setting(False, "task")
     """Random crops from a border of 4 pixels, and flips (digits and clothes are not flipped)."""
-    seed: int = setting(0, "task", at_least=0, common=True)
+    seed: int = setting(0, "task", at_least=0, common=True, fixed=True)
     """Decides everything: the images of the first phase, the initial weights, the batches."""
 
-    network: Literal["cnn", "resnet18"] = setting("cnn", "network", common=True)
+    network: Literal["cnn", "resnet18"] = setting("cnn", "network", common=True, fixed=True)
     """cnn: three convolutions and a hidden layer; resnet18: bias-free, for small images."""
     # a norm of one unit would be constant
-    width: int | None = setting(None, "network", at_least=2, at_most=4_096)
+    width: int | None = setting(None, "network", at_least=2, at_most=4_096, fixed=True)
     """Channels of the first convolution; none: 32 (cnn), 64 (resnet18, the usual one)."""
-    hidden: int = setting(256, "network", at_least=2, at_most=65_536)
+    hidden: int = setting(256, "network", at_least=2, at_most=65_536, fixed=True)
     """cnn: units of the hidden layer."""
-    strides: tuple[str, ...] = setting(("2", "2", "1"), "network")
+    strides: tuple[str, ...] = setting(("2", "2", "1"), "network", fixed=True)
     """cnn: strides of the three convolutions."""
-    norm_over: Literal["space", "channels", "none"] = setting("space", "network")
+    norm_over: Literal["space", "channels", "none"] = setting("space", "network", fixed=True)
     """cnn: the norm of a convolution is taken over channels and space, or over the channels at each position. none: no
     layer has a norm, and each has a bias instead."""
 
@@ -98,7 +98,9 @@ class WarmStartConfig:
     """Peak after the first phase, as a multiple of --lr."""
     rewarm_threshold: float = setting(10.0, "learning rate", at_least=0, at_most=1e6)
     """cusum, page-hinkley: evidence that restarts the schedule, in standard deviations of the log of the loss."""
-    rates: Literal["constant", "fast-features", "slow-features", "even-ratio"] = setting("constant", "learning rate")
+    rates: Literal["constant", "fast-features", "slow-features", "even-ratio"] = setting(
+        "constant", "learning rate", fixed=True
+    )
     """Learning rates by layer: the same; the output layer's a tenth; all others' a tenth; proportional to mean |w|."""
     optimizer: Literal["adam", "muon"] = setting("adam", "learning rate")
     """muon: Muon for all weight matrices but the output layer's, at ten times --lr; Adam (0.9, 0.95) for the rest."""
@@ -119,6 +121,10 @@ class WarmStartConfig:
     as much as 15 updates."""
     checkpoint_interval: int = setting(5_000, "logging", role="observing", at_least=0)
     """Updates between checkpoints; 0: only at the end or when interrupted."""
+    keep_checkpoints: int | Literal["every"] = setting(2, "logging", role="observing", at_least=1, metavar="every|N")
+    """Checkpoints that are kept, the newest; every: all."""
+    checkpoint_at: tuple[str, ...] = setting((), "logging", role="observing", changeable=True, metavar="STEP,...")
+    """Steps at which a checkpoint is saved in addition, and kept."""
     figure: bool = setting(True, "logging", role="observing")
     """Draw figure.png into the run directory at the end."""
     track: Literal["none", "wandb", "tensorboard"] = setting("none", "logging", role="observing", changeable=True)
@@ -129,6 +135,13 @@ class WarmStartConfig:
     """Folder of the run directories."""
     resume: str | None = setting(None, "run directory", role="identity", common=True)
     """A run directory to go on with, or auto: the newest unfinished run of these settings, if there is one."""
+    fork: str | None = setting(None, "run directory", role="identity", common=True, metavar="RUN[@STEP]")
+    """Begin at a checkpoint of another run, the newest or that of a step, with its settings except those that are given
+    (docs/running.md)."""
+    fork_step: int | None = setting(None, "run directory")
+    """The step of that checkpoint; --fork RUN@STEP sets it."""
+    fork_hash: str | None = setting(None, "run directory", role="identity")
+    """The hash of that checkpoint's parameters; none: any, and config.yaml says which it was."""
 
     @property
     def phases(self) -> int:

@@ -216,6 +216,20 @@ class Learner:
         for own, name in ((self.loss_sum, "loss_sum"), (self.correct, "correct")):
             own.copy_(state["totals"][name])
 
+    def forked_counts(self, counts: list[int], phase_updates: int | None) -> list[int]:
+        """The counts of a saved learner, whose phases had so many updates, where a fork takes it over.
+
+        Raises ConfigError if the phase has more updates already than the fork's may have.
+        """
+        updates, _, began, *_, over = counts
+        trained, most = updates - began, self.config.phase_updates
+        assert most is not None
+        assert phase_updates is not None
+        if trained > most:
+            raise ConfigError(f"--phase-updates {most}: the phase has {trained} already at the step to fork")
+        early = bool(over) and trained < phase_updates
+        return [*counts[:-1], int(early or trained == most)]
+
 
 def make_optimizer(config: WarmStartConfig, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
     """The optimiser with the rates of the settings; each group's rate is one tensor for life."""

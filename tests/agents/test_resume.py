@@ -15,6 +15,7 @@ import signal
 import tempfile
 import threading
 import warnings
+from collections.abc import Collection
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -114,8 +115,8 @@ class Killed(BaseException):
     """Stands for SIGKILL where a process cannot be spared: nothing is done after it."""
 
 
-def build_toy(config: DQNConfig, agent_step: int = 0) -> Trainer:
-    return catch_trainer(**vars(config))
+def build_toy(config: DQNConfig, agent_step: int = 0, joining: Collection[str] = ()) -> Trainer:
+    return catch_trainer(joining=joining, **vars(config))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -49,14 +50,21 @@ def little_network(frame_shape: tuple[int, ...], num_actions: int, units: int = 
     return QNetwork(Little(STACK, frame_shape, units), STACK, frame_shape, num_actions, **head)
 
 
-def catch_trainer(seed: int = 0, num_envs: int = 1, enlarged: bool = False, units: int = 64, **settings) -> Trainer:
+def catch_trainer(
+    seed: int = 0,
+    num_envs: int = 1,
+    enlarged: bool = False,
+    units: int = 64,
+    joining: Collection[str] = (),
+    **settings,
+) -> Trainer:
     """A trainer on Catch with the little network, or `enlarged` with the small one; `settings` as in DQNConfig."""
     config = dataclasses.replace(CATCH, seed=seed, num_envs=num_envs, **settings).resolved()
     configure(config.threads, seed)
     env = Catch(num_envs, seed, enlarged)
     make = partial(make_network, "small", STACK) if enlarged else partial(little_network, units=units)
     torch.manual_seed(seed)
-    agent = build_learner(config, make(env.frame_shape, env.num_actions, **head_options(config)))
+    agent = build_learner(config, make(env.frame_shape, env.num_actions, **head_options(config)), joining)
     replay = build_replay(config, env, seed)
     policy = EpsilonGreedy(agent.act, env.num_actions, seed)
     stack = FrameStack(num_envs, STACK, env.frame_shape, replay.device)

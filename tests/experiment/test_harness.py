@@ -33,6 +33,11 @@ class Config:
     figure: bool = setting(True, role="observing")
     compile: bool = setting(False, role="machine")
     precision: str = "fp32"
+    keep_checkpoints: int = setting(2, role="observing")
+    checkpoint_at: tuple[str, ...] = setting((), role="observing", changeable=True)
+    fork: str | None = setting(None, role="identity")
+    fork_step: int | None = None
+    fork_hash: str | None = setting(None, role="identity")
 
     def resolved(self):
         return self
@@ -81,6 +86,9 @@ class Toy(Run):
 
     def state_dict(self):
         return {"learner": self.learner.state_dict(), "run": {"rng": checkpoint.rng_state()}}
+
+    def adapted(self, source):
+        return source.saved.state, {}
 
     def restore(self, saved):
         self.learner.load_state_dict(saved.state["learner"])

@@ -61,13 +61,14 @@ def test_a_damaged_one_is_one_line(tmp_path, text, message):
 
 
 def test_the_old_layout_is_read_and_saved_as_the_new_one(tmp_path):
-    old = vars(ENTRY) | {"game": ENTRY.task}
+    plain = {name: value for name, value in vars(ENTRY).items() if value is not None}
+    old = plain | {"game": ENTRY.task}
     del old["task"]
     (tmp_path / NAME).write_text(json.dumps({"layout": 1, "suite": "s", "runs": [old]}))
     loaded = Manifest.load(tmp_path)
     assert loaded == Manifest("s", (ENTRY,))
     loaded.save(tmp_path)
-    assert json.loads((tmp_path / NAME).read_text())["runs"][0] == vars(ENTRY) | {"command": list(ENTRY.command)}
+    assert json.loads((tmp_path / NAME).read_text())["runs"][0] == plain | {"command": list(ENTRY.command)}
     (tmp_path / NAME).write_text(json.dumps({"layout": 1, "suite": "s", "runs": [old | {"game": 3}]}))
     with pytest.raises(ConfigError, match="run 1: name, arm, game and config_hash have to be text"):
         Manifest.load(tmp_path)

@@ -424,3 +424,37 @@ def test_ten_thousand_runs_are_planned_quickly(tmp_path):
     began = time.process_time()
     assert plan(many).startswith("10,000 runs: 0 done, 0 to resume, 10,000 to start")
     assert time.process_time() - began < 5
+
+
+FORK = """
+import sys
+from pathlib import Path
+source = Path(sys.argv[1])
+assert (source / "checkpoints" / sys.argv[2]).is_dir()
+(source.parent / sys.argv[3]).mkdir()
+(source.parent / sys.argv[3] / "result.json").write_text((source / "result.json").is_file() and "late" or "early")
+"""
+
+
+def fork(job: Job, name: str, step: int) -> Job:
+    """A run that needs a checkpoint of another one; its result is "early" if that one still went on."""
+    words = (sys.executable, "-c", FORK, str(job.directory), str(step), name)
+    return Job(name, words, job.directory.parent / name, source=job.name, fork_step=step)
+
+
+def test_a_fork_waits_for_its_checkpoint_and_not_for_the_end(tmp_path):
+    (trunk,) = jobs(tmp_path, 1, steps=30, seconds=0.1)
+    forks = [fork(trunk, "early", 2), fork(trunk, "late", 30)]
+    assert "start   early (once run0 has its checkpoint of step 2): " in plan([*forks, trunk], all_commands=True)
+    assert sweep([*forks, trunk], 2, console=quiet()).exit_code == 0
+    assert [(job.directory / "result.json").read_text() for job in forks] == ["early", "late"]
+
+
+def test_a_fork_fails_with_what_it_forks_and_where_that_has_no_such_checkpoint(tmp_path):
+    (trunk,) = jobs(tmp_path, 1)
+    bad = shell(tmp_path, "bad", "raise SystemExit('no such game')")
+    outcome = sweep([fork(bad, "a", 3), fork(trunk, "b", 77), bad, trunk], 2, console=quiet(), retries=0)
+    assert outcome.exit_code == 1
+    assert outcome.finished == ("run0",)
+    assert outcome.failed["a"] == "bad, which it forks, failed"
+    assert outcome.failed["b"] == "run0, which it forks, has no checkpoint of step 77"

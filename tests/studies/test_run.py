@@ -130,7 +130,7 @@ def test_a_tracker_may_be_given_and_changed_at_any_time(tmp_path, monkeypatch):
     run = str(tmp_path / "toy")
     assert command_line("--resume", run).track == "tensorboard"
     assert command_line("--root", str(tmp_path), "--resume", "auto").track == "none"
-    with pytest.raises(ConfigError, match=r"give no others \(except --track\)"):
+    with pytest.raises(ConfigError, match=r"give no others \(except --track and --checkpoint-at\)"):
         command_line("--resume", run, "--track=none", "--seed=1")
     code, rows, _ = train(command_line("--resume", run, "--track", "none"), Toy)
     assert (code, [row["update"] for row in rows], event_files()) == (0, [0, 4, 8, 10], 1)

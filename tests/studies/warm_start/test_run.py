@@ -115,7 +115,7 @@ def test_the_folder_of_the_data_may_be_another_after_a_resume(tmp_path, monkeypa
     monkeypatch.setattr("studies.warm_start.run.load", lambda name, folder: asked.append(folder) or digits)
     with pytest.raises(SystemExit):
         main(["--resume", str(tmp_path / "run"), "--data-dir", "there", "--lr", "0.02"])
-    assert "give no others (except --data-dir and --track)" in capsys.readouterr().err
+    assert "give no others (except --data-dir, --checkpoint-at and --track)" in capsys.readouterr().err
     assert main(["--resume", str(tmp_path / "run"), "--data-dir", "there"]) == 0
     assert asked == ["there"]
 

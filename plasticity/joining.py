@@ -1,0 +1,96 @@
+"""Methods that join a run under way, as a fork adds them; those that are in both runs keep their state."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from experiment.part import as_mistake
+from plasticity.method import Method
+from plasticity.registry import load, make, ordered, parse
+
+
+class Settings(Protocol):
+    """The settings of a learner with methods."""
+
+    @property
+    def plasticity(self) -> tuple[str, ...]: ...
+    @property
+    def nap(self) -> bool: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def method_names(settings: Settings) -> list[str]:
+    """The names of the methods in the order in which they act; NaP, by its switch, is last."""
+    return [*(spec.name for spec in ordered(settings.plasticity)), *["nap"] * settings.nap]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The methods of a fork next to those of the run that it forks.
+
+    Attributes:
+        kept: place of the state among the saved ones, by name. fresh, dropped: names.
+    """
+
+    names: list[str]
+    kept: dict[str, int]
+    fresh: list[str]
+    dropped: list[str]
+
+    @property
+    def places(self) -> list[int | None]:
+        """The place among the saved methods of each of the fork's, None for a fresh one."""
+        return [self.kept.get(name) for name in self.names]
+
+    def states(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """The part "methods" of a saved learner as the fork loads it: None where a method starts fresh."""
+        return {"methods": [None if place is None else saved["methods"][place] for place in self.places]}
+
+    def facts(self) -> dict[str, Any]:
+        """What became of each method, for the result."""
+        return {"methods": {"kept": list(self.kept), "fresh": self.fresh, "dropped": self.dropped}}
+
+    def reason(self) -> str:
+        """The start of a message about a network that the fork's settings would change."""
+        given = [(name, "with") for name in self.fresh] + [(name, "without") for name in self.dropped]
+        names = [f"{how} {name}" for name, how in given if load(parse(name)).prepare is not Method.prepare]
+        return f"--plasticity: a fork cannot change the network ({', '.join(names) or 'by options of a method'})"
+
+
+def compare(before: Settings, after: Settings) -> Comparison:
+    """The methods of two settings. A method that is off in one of them has no state to keep."""
+    there = {name: place for place, name in enumerate(method_names(before)) if name in _active(before)}
+    names, active = method_names(after), _active(after)
+    kept = {name: there[name] for name in names if name in there and name in active}
+    fresh = [name for name in names if name not in kept]
+    return Comparison(names, kept, fresh, [name for name in method_names(before) if name not in names])
+
+
+def _active(settings: Settings) -> set[str]:
+    methods = zip(ordered(settings.plasticity), make(settings.plasticity, settings.seed), strict=True)
+    return {spec.name for spec, method in methods if not method.is_off} | {"nap"}
+
+
+def attach_later(names: Sequence[str], methods: Sequence[Method], joining: Collection[str]) -> None:
+    """Makes the methods that join a run attach where a state would be loaded: to the network as it is by then.
+
+    The learner calls `attach` and `load_state_dict` as always, the latter with None.
+    """
+    for name, method in zip(names, methods, strict=True):
+        if name in joining:
+            _attach_later(method)
+
+
+def _attach_later(method: Method) -> None:
+    parts: list[Any] = []
+
+    def start(state: None) -> None:
+        for hook in ("attach", "load_state_dict"):
+            delattr(method, hook)  # from now on those of its class
+        with as_mistake("--plasticity"):
+            method.attach(*parts)
+
+    vars(method).update(attach=lambda *given: parts.extend(given), load_state_dict=start)

@@ -1,0 +1,111 @@
+"""Runs of both studies are forked: to the bit if nothing is changed, else under their own settings."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from experiment.config import ConfigError
+from experiment.results import read_rows
+from experiment.storage import checkpoint
+from experiment.storage.run_dir import RunDir
+from tests.agents.test_resume import differences
+from tests.studies.test_resume import STUDIES, mortal, outcome, train
+
+pytest.importorskip("sklearn")
+CHANGES = {
+    "grokking": "--lr 1e-3 --weight-decay 0.1 --updates 18",
+    "warm-start": "--lr 1e-3 --no-nap --plasticity l2-init --phase-updates 9 --schedule linear --lr-warmup none",
+}
+
+
+def trunk(study: str, root: Path) -> RunDir:
+    assert train(study, root, "trunk", "--keep-checkpoints", "every") == 0
+    return RunDir(root / "trunk")
+
+
+def fork(study: str, root: Path, name: str, *words: str, step: int = 8) -> int:
+    code = STUDIES[study][0](["--fork", f"{root}/trunk@{step}", "--name", name, *words])
+    RunDir(root / name).unlock()
+    return code
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("step", [4, 12])
+def test_with_nothing_changed_it_has_the_bits_of_the_run_that_went_on(study, step, tmp_path):
+    whole = trunk(study, tmp_path)
+    assert fork(study, tmp_path, "fork", step=step) == 0
+    (state, rows), (wanted, all_rows) = outcome(RunDir(tmp_path / "fork")), outcome(whole)
+    assert differences(state, wanted) == []
+    assert rows == [row for row in all_rows if row["update"] > step]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize(("call", "calls"), [("update", 1), ("update", 4), ("save", 2)])
+def test_killed_and_resumed_it_ends_the_same(study, call, calls, tmp_path):
+    trunk(study, tmp_path)
+    words = CHANGES[study].split()
+    assert fork(study, tmp_path, "whole", *words) == 0
+    if (child := os.fork()) == 0:
+        gc.freeze()
+        owner = STUDIES[study][1] if call == "update" else checkpoint
+        setattr(owner, call, mortal(getattr(owner, call), calls))
+        os._exit(fork(study, tmp_path, "broken", *words))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    shutil.rmtree(tmp_path / "trunk")
+    main = STUDIES[study][0]
+    assert main(["--resume", str(tmp_path / "broken")]) == 0
+    whole, broken = RunDir(tmp_path / "whole"), RunDir(tmp_path / "broken")
+    assert differences(outcome(broken)[0], outcome(whole)[0]) == []
+    assert outcome(broken)[1] == outcome(whole)[1]
+    facts = [json.loads(run.result.read_text())["fork"] for run in (broken, whole)]
+    assert facts[0] == facts[1]
+    assert facts[0]["schedule"]["fork"]["step"] == facts[0]["schedule"]["source"]["step"]
+
+
+def test_a_warm_start_goes_on_as_its_own_settings_say(tmp_path):
+    trunk("warm-start", tmp_path)
+    assert fork("warm-start", tmp_path, "fork", *CHANGES["warm-start"].split()) == 0
+    result = json.loads((tmp_path / "fork" / "result.json").read_text())
+    assert result["updates"] == 7 + 9
+    assert result["fork"]["methods"] == {"kept": [], "fresh": ["l2-init"], "dropped": ["redo", "nap"]}
+    assert fork("warm-start", tmp_path, "longer", "--phase-updates", "10", step=14) == 0
+    assert read_rows(RunDir(tmp_path / "longer"))[-1]["update"] == 7 + 10
+    with pytest.raises(SystemExit) as end:
+        fork("warm-start", tmp_path, "shorter", "--phase-updates", "5", step=4 + 8)
+    assert end.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("study", "words", "message"),
+    [
+        ("grokking", "--modulus 11", "--modulus 11: the run to fork has 7"),
+        ("grokking", "--projection off", "--projection off: the run to fork has frobenius"),
+        ("grokking", "--updates 8", "the fork begins at 8, and 8 is its budget in all"),
+        ("warm-start", "--network resnet18", "--network resnet18: the run to fork has cnn"),
+        ("warm-start", "--plasticity crelu", "--plasticity: a fork cannot change the network (with crelu)"),
+    ],
+)
+def test_bad_input_is_one_line(study, words, message, tmp_path, capsys):
+    trunk(study, tmp_path)
+    with pytest.raises(SystemExit) as end:
+        fork(study, tmp_path, "fork", *words.split())
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "fork").exists()
+
+
+def test_another_study_is_refused(tmp_path):
+    from studies.warm_start.__main__ import settings
+
+    trunk("grokking", tmp_path)
+    with pytest.raises(ConfigError, match=r"is no run of python -m studies.warm_start that it can go on with"):
+        settings(["--fork", f"{tmp_path}/trunk"])
