@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from experiment.config import exit_on_bad_input, parse_cli
-from experiment.fork_settings import check_not_forked, fork_settings
+from experiment.fork_settings import Planned, check_not_forked, fork_settings
 from experiment.interrupt import cli_session
 from experiment.part_help import SCHEDULES, own_help
 from experiment.storage.run_dir import RunDir, check_resumed, load_settings
@@ -23,15 +23,24 @@ class Trainable(Protocol):
     def train(self) -> int: ...
 
 
-def settings(config_class: type[Config], argv: Sequence[str] | None, *, prog: str, description: str) -> Config:
+def settings(
+    config_class: type[Config],
+    argv: Sequence[str] | None,
+    planned: Planned | None = None,
+    *,
+    prog: str,
+    description: str,
+) -> Config:
     """The resolved settings of a command line; with `--resume` those of the run, if there is one to resume.
+
+    planned: as in `fork_settings`.
 
     A mistake raises ConfigError.
     """
     parse: Callable[..., Config] = partial(parse_cli, config_class, argv, prog=prog, description=description)
     config = parse()
     if config.fork is not None:
-        return fork_settings(config_class, config, lambda base: parse(base=base), config_class.resolved, prog)
+        return fork_settings(config_class, config, lambda base: parse(base=base), config_class.resolved, prog, planned)
     check_not_forked(config)
     if config.resume in (None, "auto"):  # which run that is, the run itself finds out
         return config.resolved()

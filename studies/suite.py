@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli, suggest
+from experiment.fork_settings import Planned
 from experiment.interrupt import cli_session
 from experiment.setting import setting
 from experiment.sweeps.command import Sweep, SweepSettings, carry_out
@@ -53,8 +54,8 @@ class StudyRuns(RunKind[Config]):
 
     @staticmethod
     @abstractmethod
-    def parse(argv: Sequence[str] | None) -> Any:
-        """The resolved settings of the study's command line."""
+    def parse(argv: Sequence[str] | None, planned: Planned | None = None) -> Any:
+        """The resolved settings of the study's command line; `planned` as in `fork_settings`."""
 
     @abstractmethod
     def length(self, config: Config, updates: int) -> list[str]:
@@ -63,7 +64,10 @@ class StudyRuns(RunKind[Config]):
     def settings(self, entry: Entry) -> Config:
         if entry.command[2:3] != (self.program,):
             raise ConfigError(f"run {entry.name!r} is none of {self.program}: its command is {' '.join(entry.command)}")
-        return self.parse(entry.command[3:])
+        planned = None
+        if entry.source is not None and entry.fork_step is not None:
+            planned = Planned(self.settings(entry.source), entry.fork_step)
+        return self.parse(entry.command[3:], planned)
 
     def workload(self, config: Config) -> Workload:
         return Workload(config.budget, bytes=FIXED)
@@ -92,25 +96,43 @@ class StudySweep(Sweep):
             known = ", ".join(suites)
             raise ConfigError(f"no suite is named {name!r}; it has to be one of {known}{suggest(name, suites)}")
         arms = suites[name]()
-        seeds = sorted({arm.settings["seed"] for arm in arms})
+        seeds = sorted({arm.seed for arm in arms})
         if settings.seeds is not None and settings.seeds > len(seeds):
             raise ConfigError(f"--seeds is {settings.seeds}, but suite {name} has {len(seeds)}")
-        self.arms = [arm for arm in arms if arm.settings["seed"] in seeds[: settings.seeds]]
+        self.arms = [arm for arm in arms if arm.seed in seeds[: settings.seeds]]
         self.configs: dict[str, Any] = {}
         super().__init__(settings, Path(settings.root) / name)
 
     def entries(self) -> tuple[Entry, ...]:
-        return tuple(map(self._entry, self.arms))
+        found: dict[str, Entry] = {}
+        for arm in self.arms:
+            found[arm.name] = self._entry(arm, found[arm.trunk.name] if arm.trunk else None)
+        return tuple(found.values())
 
-    def _entry(self, arm: Arm) -> Entry:
-        given = self.settings
-        common = ["--precision", given.precision, "--log-interval", str(given.log_interval), "--device", self.device]
-        common += ["--threads", "1", *(["--compile"] if given.compile else []), *self.resume_options()]
-        argv = (*arm.options(), *common, "--root", str(self.root), "--name", arm.name)
-        config = self.configs[arm.name] = self.kind.parse(argv)
+    def _entry(self, arm: Arm, source: Entry | None) -> Entry:
+        where = ["--root", str(self.root), "--name", arm.name]
+        if source is None:
+            argv, step = [*arm.options(), *self._common(), *self._saved(arm), *where], None
+            config = self.kind.parse(argv)
+        else:
+            step = arm.step
+            argv = [*arm.options(), "--fork", f"{self.root / source.name}@{step}", *self.resume_options(), *where]
+            config = self.kind.parse(argv, Planned(self.configs[source.name], step))
+        self.configs[arm.name] = config
         name, task = arm.name.removesuffix(f"-s{config.seed}"), getattr(config, self.kind.task)
         command = (sys.executable, "-m", self.kind.program, *argv)
-        return Entry(arm.name, name, task, config.seed, self.kind.config_hash(config), command)
+        return Entry(arm.name, name, task, config.seed, self.kind.config_hash(config), command, source, step)
+
+    def _common(self) -> list[str]:
+        """The settings of every run that is no fork."""
+        given = self.settings
+        common = ["--precision", given.precision, "--log-interval", str(given.log_interval), "--device", self.device]
+        return [*common, "--threads", "1", *(["--compile"] if given.compile else []), *self.resume_options()]
+
+    def _saved(self, arm: Arm) -> list[str]:
+        """The option for the checkpoints that forks of this run begin at."""
+        steps = sorted({other.step for other in self.arms if other.trunk == arm})
+        return ["--checkpoint-at", ",".join(map(str, steps))] if steps else []
 
     def wanted(self, entry: Entry) -> Any | None:
         return self.configs.get(entry.name)

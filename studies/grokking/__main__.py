@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from experiment.fork_settings import Planned
 from studies import cli
 from studies.grokking.config import GrokkingConfig
 
 
-def settings(argv: Sequence[str] | None) -> GrokkingConfig:
+def settings(argv: Sequence[str] | None, planned: Planned | None = None) -> GrokkingConfig:
     """The resolved settings of a command line; with `--resume RUN` those of the run. A mistake raises ConfigError."""
     return cli.settings(
         GrokkingConfig,

@@ -213,6 +213,34 @@ def tasks() -> list[Arm]:
     return _each(found, phase_updates=QUARTER)
 
 
+def fire() -> list[Arm]:
+    """The eleven arms of the warm-start script of FIRE's authors (arXiv 2602.08040), forks of one first phase a seed.
+
+    Theirs has 19,600 updates in a phase, ResNet-18 of width 64 with batch norm, gradients clipped at 0.5 and a warm-up
+    of its own, and pulls l2-init's weights to the initial ones, not to those at the change.
+    """
+    switch = 1_400
+    trunk: dict[str, Any] = CONSTANT | {"network": "resnet18", "width": 8, "batch_size": 256}
+    trunk |= {"at_switch": "fresh-optimizer", "phase_updates": switch}
+    methods = {
+        "shrink-perturb": "shrink-perturb:at=now,strength=0.8",
+        "dash": f"dash:alpha=0.3,shrinkage=0.05,period={switch + 10}",
+        "parseval": "parseval:strength=1e-3,scale=1",
+        "cbp": "cbp:rate=1e-4,maturity=1000",
+        "redo": "redo:period=196,tau=0.5",  # a pass through the images
+        "l2-init": "l2-init:strength=1e-3",
+        "snr": "snr:percentile=0.99,revise=16",
+        "fire": "fire:at=now",
+    }
+    forks: dict[str, dict[str, Any]] = {name: {"plasticity": spec} for name, spec in methods.items()}
+    forks |= {"muon": {"optimizer": "muon"}, "cold": {"at_switch": "cold"}}
+    found = []
+    for first in over_seeds("none", **trunk):
+        found.append(first)
+        found += [Arm(f"{name}-s{first.seed}", settings, first, switch) for name, settings in forks.items()]
+    return found
+
+
 def _each(found: dict[str, dict[str, Any]], seeds: tuple[int, ...] = (0, 1, 2), **shared: Any) -> list[Arm]:
     """Arms of the settings by name. Seeds are outermost, so that all arms can be compared early."""
     return [
@@ -231,4 +259,5 @@ SUITES: dict[str, Callable[[], list[Arm]]] = {
     "rates": rates,
     "cusum": cusum,
     "tasks": tasks,
+    "fire": fire,
 }

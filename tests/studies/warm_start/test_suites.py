@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from experiment.config import dump_yaml
+from experiment.fork_settings import Planned
 from plasticity.registry import METHODS as REGISTRY
 from plasticity.registry import make, parse
 from studies.warm_start import suite
@@ -23,15 +24,17 @@ from studies.warm_start.suites import METHODS, QUARTER, SUITES, TENTH
 def planned(name):
     """The settings of the arms with the first seed, by name."""
     arms = SUITES[name]()
-    return {
-        arm.name.rpartition("-s")[0]: settings(arm.options())
-        for arm in arms
-        if arm.settings["seed"] == arms[0].settings["seed"]
-    }
+    found = {}
+    for arm in arms:
+        if arm.seed == arms[0].seed:
+            trunk = arm.trunk and Planned(found[arm.trunk.name], arm.step)
+            fork = ["--fork", f"run/{arm.trunk.name}"] if trunk else []
+            found[arm.name] = settings([*arm.options(), *fork], trunk)
+    return {name.rpartition("-s")[0]: config for name, config in found.items()}
 
 
 def seeds(name):
-    return {arm.settings["seed"] for arm in SUITES[name]()}
+    return {arm.seed for arm in SUITES[name]()}
 
 
 def jobs_of(name, **options):
@@ -46,7 +49,7 @@ def test_every_arm_is_a_run_of_its_own(name):
     assert len(set(runs.values())) == len(runs)
     assert {arm.name for arm in arms} == {f"{run}-s{seed}" for run in runs for seed in seeds(name)}
     assert len(arms) == len(runs) * len(seeds(name))
-    assert all(arm.name.endswith(f"-s{arm.settings['seed']}") for arm in arms)
+    assert all(arm.name.endswith(f"-s{arm.seed}") for arm in arms)
 
 
 def test_the_arms_are_every_way_to_go_on():
@@ -61,6 +64,16 @@ def test_the_arms_are_every_way_to_go_on():
     }  # fmt: skip
     methods = [config for config in runs.values() if config.plasticity]
     assert all((config.schedule, config.cycles, config.at_switch) == ("cyclic", 2, "warm") for config in methods)
+
+
+def test_the_arms_of_fires_script_fork_one_first_phase():
+    runs, arms = planned("fire"), SUITES["fire"]()
+    assert len(runs) == 11
+    assert all(config.fork_step == runs["none"].phase_updates for name, config in runs.items() if name != "none")
+    assert [arm.trunk.name for arm in arms if arm.trunk] == [f"none-s{seed}" for seed in (0, 1, 2) for _ in range(10)]
+    jobs = jobs_of("fire")
+    assert jobs[0].command[jobs[0].command.index("--checkpoint-at") + 1] == "1400"
+    assert {(job.source, job.fork_step) for job in jobs[1:11]} == {("none-s0", 1_400)}
 
 
 def test_lengths():
