@@ -23,7 +23,7 @@ class CurvesConfig:
     """Draw one line for each run. Default: one line for runs that differ only in the seed, with single lines or an
     interval."""
     plasticity: bool = False
-    """Below each game's curves: ELR, dormant units and ranks of the same runs."""
+    """Below each game's curves: ELR, dormant units, ranks and fits of random targets of the same runs."""
     out: str = "curves.svg"
     """File of the figure; its ending sets the format."""
     table: str | None = None

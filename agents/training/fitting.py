@@ -56,8 +56,8 @@ class FitSummary:
 
     @classmethod
     def of(cls, curves: FitCurves) -> FitSummary:
-        ends = (_geometric(errors[:, -1]).value for errors in (curves.aged, curves.fresh))
-        return cls(*ends, _geometric(curves.ratios), _geometric(curves.slowdowns))
+        aged, fresh = (_geometric(errors[:, -1]).value for errors in (curves.aged, curves.fresh))
+        return cls(aged, fresh, _geometric(curves.ratios), _geometric(curves.slowdowns))
 
     def metrics(self) -> dict[str, float]:
         """The metrics of a row."""

@@ -128,10 +128,19 @@ class Trainer:
         """The metrics of the probes that are due or have begun in this step."""
         if self._due(self.config.steps_per_probe, before):
             self.probe.measure()
-        found, curves = self.probe.report(), None
-        if self.fit_probe is not None and self._due(self.config.fit_probe_interval, before):
-            curves = self.fit_probe.curves(self.agent.network, self.replay)
-        return found if curves is None else {**found, **FitSummary.of(curves).metrics()}
+        found = self.probe.report()
+        if self._due(self.config.fit_probe_interval, before):
+            found = {**found, **self._fits()}
+        return found
+
+    def _fits(self) -> dict[str, float]:
+        """The metrics of the fits of random targets, none while the replay holds too few states."""
+        try:
+            curves = None if self.fit_probe is None else self.fit_probe.curves(self.agent.network, self.replay)
+        except ValueError as error:  # such as outputs that are NaN, which the monitor reports
+            warnings.warn(f"agent step {self.agent_step:,}, no fits of random targets: {error}", stacklevel=2)
+            curves = None
+        return {} if curves is None else FitSummary.of(curves).metrics()
 
     def _due(self, interval: int, before: int) -> bool:
         """Whether a measurement is due after this step; never at an interval of 0."""

@@ -20,7 +20,7 @@ from experiment.plot import INK, log_axis
 from experiment.statistics import t_interval
 from experiment.tables import with_bounds
 
-BELOW = tuple(measure for measure in MEASURES if measure.name in ("elr", "dormant", "erank", "srank"))
+BELOW = tuple(measure for measure in MEASURES if measure.name in ("elr", "dormant", "erank", "srank", "fit"))
 """The measures that --plasticity draws."""
 POINTS = 200
 """Places of a curve."""

@@ -53,6 +53,7 @@ MEASURES = (
     Measure("dormant", "Share of dormant units", "dormant_sokar_0.025", _last),
     Measure("erank", "Effective rank, last hidden layer", "erank_roy/", _last),
     Measure("srank", "srank 0.01, last hidden layer", "srank_kumar_0.01/", _last),
+    Measure("fit", "Error on random targets over a fresh network's", "fit_ratio", _last, log=True),
     Measure("churn", "Policy churn between measures", "policy_churn", _last),
     Measure("churn_one", "Policy churn of one update", "policy_churn_one_update", _last),
 )

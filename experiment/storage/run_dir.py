@@ -96,6 +96,8 @@ class RunDir:
         """
         run = cls(Path(path))
         if not run.path.is_dir():
+            if run.path.exists():
+                raise ConfigError(f"{str(path)!r} is not a run: it is no directory")
             siblings = [item.name for item in run.path.parent.iterdir()] if run.path.parent.is_dir() else []
             raise ConfigError(f"no run {str(path)!r}: there is no such directory{suggest(run.path.name, siblings)}")
         if not run.config.is_file():

@@ -96,9 +96,8 @@ def fit_random_targets(
             picks = torch.cat(order)[: updates * batch_size].view(updates, batch_size).to(device)
             targets = _targets(teacher, inputs)
             for which, (name, network) in enumerate((("aged", aged), ("fresh", new))):
-                made = (2 * number + which) * updates
                 fit = _Fit(network, inputs, targets, lr, f"the {name} network")
-                curves[name].append(fit.run(picks, points, lambda done, made=made: progress(made + done)))
+                curves[name].append(fit.run(picks, points, progress, (2 * number + which) * updates))
     return FitCurves(torch.tensor(points).float(), torch.stack(curves["aged"]), torch.stack(curves["fresh"]))
 
 
@@ -139,8 +138,11 @@ class _Fit:
         if not bool(self.before.isfinite().all()):
             raise ValueError(f"fit_random_targets: an output of {whose} is NaN or infinite")
 
-    def run(self, picks: Tensor, points: list[int], progress: Callable[[int], object]) -> Tensor:
-        """The errors on all inputs after so many updates [points], read from the device at the end."""
+    def run(self, picks: Tensor, points: list[int], progress: Callable[[int], object], made: int) -> Tensor:
+        """The errors on all inputs after so many updates [points], read from the device at the end.
+
+        made: the updates of the fits before, for `progress`.
+        """
         errors = []
         for done, chosen in enumerate(picks, 1):
             self.optimizer.zero_grad()
@@ -150,7 +152,7 @@ class _Fit:
             if done in points:
                 with torch.no_grad():
                     errors.append(self._error())
-                progress(done)
+                progress(made + done)
         return torch.stack(errors).cpu()
 
     def _error(self, chosen: Tensor | None = None) -> Tensor:

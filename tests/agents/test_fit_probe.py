@@ -12,6 +12,7 @@ from agents import cli, fit_probe, metrics
 from agents.build import build_env, build_fit_probe
 from agents.config import DQNConfig
 from agents.training.fitting import FitProbe, FitSummary
+from benchmarks.report.metric_series import series
 from experiment.determinism import seeds
 from experiment.storage.run_dir import RunDir, load_settings
 from nap.metrics import FitCurves
@@ -65,6 +66,7 @@ def test_its_metrics_are_logged_at_the_interval_and_explained(runs):
         assert own["fit_ratio"] == pytest.approx(own["fit_error"] / own["fit_error_fresh"])
         assert own["fit_ratio_low"] < own["fit_ratio"] < own["fit_ratio_high"]
     assert not any("fit_ratio" in row for row in rows(runs / "plain"))
+    assert series(rows(runs / "probed"))["fit"][1].tolist() == [row["fit_ratio"] for row in found]
 
 
 def test_the_command_finds_what_was_logged_and_changes_nothing(runs, tmp_path, capsys):
@@ -96,7 +98,7 @@ def test_several_runs_and_checkpoints_are_rows(runs, tmp_path, capsys):
     assert found[0]["errors"] != found[1]["errors"]
     for row in found:
         assert row["errors"]["updates"] == [1, 2, 3]
-        assert 0 < row["aged"] < 1.5
+        assert 0 < row["aged"] < 3
         assert [len(row["errors"][which]) for which in ("aged", "fresh")] == [2, 2]
     assert printed.count("nap") == 1
 
@@ -125,6 +127,16 @@ def test_a_summary_is_of_geometric_means():
     assert "fit_ratio" not in spoiled.metrics()
 
 
+def test_a_run_whose_networks_cannot_be_fitted_goes_on(tmp_path, monkeypatch, capsys):
+    def broken(*args, **options):
+        raise ValueError("the same output for every input")
+
+    monkeypatch.setattr("agents.training.fitting.fit_random_targets", broken)
+    assert cli.main("dqn", [*WORDS, "--fit-probe-interval=300", "--root", str(tmp_path), "--name=a"]) == 0
+    assert "agent step 300, no fits of random targets: the same output for every input" in capsys.readouterr().err
+    assert not any("fit_ratio" in row for row in rows(tmp_path / "a"))
+
+
 def refused(capsys, *words):
     with pytest.raises(SystemExit) as stopped:
         fit_probe.main([*map(str, words)])
@@ -146,7 +158,7 @@ def test_what_cannot_be_fitted_ends_in_one_line(runs, tmp_path, capsys):
         "name a run directory": (),
         "did you mean 'plain'?": (runs / "plian",),
         "no checkpoint in": (begun,),
-        "foreign.pt' is not a run": (foreign,),
+        "foreign.pt' is not a run: it is no directory": (foreign,),
         "is a run of a study": (study,),
         "no checkpoint of step 7 in": (f"{runs / 'plain'}@7",),
         "its replay has 420 states, fewer than --states 1000": (runs / "plain", "--states", 1000),

@@ -1,5 +1,7 @@
 """Every method of the registry keeps the contract, and works on every network of the agents, plain and under NaP."""
 
+from itertools import product
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -100,8 +102,16 @@ def test_off_it_changes_nothing(name):
 
 
 @pytest.mark.parametrize("normalized", [False, True])
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("name", ACTIVE)
+def test_crelu_refuses_a_residual_sum_in_one_line(normalized):
+    with pytest.raises(ConfigError, match="feeds something else too") as refused:
+        learner("crelu", network="impala", nap=normalized)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize(
+    ("name", "network"), [pair for pair in product(ACTIVE, NETWORKS) if pair != ("crelu", "impala")]
+)
 def test_the_optimiser_owns_what_the_network_uses_through_9_updates(name, network, normalized):
     agent = learner(name + ACTIVE[name], network=network, nap=normalized)
     target, pixels = parameter_hash(agent.target), torch.zeros(1, 4, *FRAME, dtype=torch.uint8)
