@@ -225,7 +225,7 @@ def test_a_finished_run_gets_a_larger_budget_and_keeps_its_replay(little, tmp_pa
 
 
 def test_n_of_the_returns_starts_over_at_resets_after_the_fork_alone(little, tmp_path):  # noqa: F811
-    words = {"n_step": 6, "n_step_final": 2, "gamma": 0.9, "gamma_final": 0.99, "anneal_updates": 8}
+    words = {"n_step": 6, "n_step_final": 2, "gamma": 0.9, "gamma_final": 0.99, "anneal_updates": 15}
     trunk(tmp_path, **words)
     config = fork(tmp_path, "fork", "--plasticity", "reset:period=15", "--checkpoint-interval", "10")
     train(config, 88)
