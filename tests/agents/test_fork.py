@@ -22,8 +22,10 @@ from experiment.storage.run_dir import RunDir
 from plasticity.joining import compare
 from plasticity.method import Method
 from plasticity.registry import METHODS
+from tests.agents import toys
 from tests.agents.test_dqn import RAINBOW
 from tests.agents.test_resume import (
+    Forgetful,
     _quick_disk,  # noqa: F401 (a fixture)
     build_toy,
     config_of,
@@ -126,6 +128,18 @@ def test_killed_at_random_moments_it_ends_the_same(little, tmp_path, capfd):  # 
     assert code == 0, capfd.readouterr().err
     assert differences(learned(RunDir(tmp_path / "broken")), learned(whole.directory)) == []
     assert rows(RunDir(tmp_path / "broken")) == rows(whole)
+
+
+def test_games_that_cannot_be_brought_back_begin_again(little, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(toys, "Catch", Forgetful)
+    trunk(tmp_path, n_step=1)
+    config = fork(tmp_path, "fork", "--lr", "1e-4", "--checkpoint-interval", "10")
+    train(config, 95)
+    run = resumed(config)
+    run.trainer.replay.check()
+    assert run.trainer.agent_step == 120
+    assert run.origin is not None
+    assert run.origin["changed"] == {"lr": [1e-3, 1e-4]}
 
 
 def test_killed_before_its_first_save_it_forks_again(little, tmp_path, monkeypatch):  # noqa: F811
