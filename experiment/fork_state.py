@@ -113,7 +113,7 @@ class Source(Generic[Config]):
 
 def summary(facts: Mapping[str, Any]) -> str:
     """What a fork changes, in a few lines for the terminal."""
-    changes = [f"{flag(name)} {new} (was {old})" for name, (old, new) in facts["changed"].items()]
+    changes = [f"{flag(name)} {_shown(new)} (was {_shown(old)})" for name, (old, new) in facts["changed"].items()]
     methods = facts.get("methods", {})
     names = [f"{', '.join(names)} {word}" for word, names in methods.items() if names]
     there, here = (f"lr {at['lr']:.3g} with a budget of {at['budget']:,}" for at in facts["schedule"].values())
@@ -121,6 +121,10 @@ def summary(facts: Mapping[str, Any]) -> str:
     lines = [f"changed: {', '.join(changes) or 'nothing'}"]
     lines.append(f"the schedule at its step {step:,}: {there} in that run, {here} in the fork")
     return "\n".join([*lines, *([f"methods: {'; '.join(names)}"] if names else [])])
+
+
+def _shown(value: Any) -> str:
+    return (", ".join(value) or "none") if isinstance(value, list) else str(value)
 
 
 def check_fits(network: nn.Module, saved: Mapping[str, Tensor], reason: str) -> None:

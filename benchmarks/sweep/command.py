@@ -42,7 +42,8 @@ class Settings(SweepSettings):
     config: str | None = setting(None, "runs", metavar="PRESET|FILE")
     """Preset or YAML file of the agent, for all arms; their flags override it."""
     arm: tuple[str, ...] = setting((), "runs", metavar='NAME:"FLAGS"')
-    """name:"flags", repeated for each arm; flags of the agent's command. None: one arm, the agent as it is."""
+    """name:"flags", repeated for each arm; flags of the agent's command. None: one arm, the agent as it is. With --fork
+    ARM@STEP among its flags an arm begins at a checkpoint of an arm given before it, with the settings of that."""
 
 
 Given = TypeVar("Given", bound=Settings)

@@ -126,11 +126,16 @@ class Sweep(ABC):
 
     def _with_sources(self, left: tuple[Entry, ...]) -> tuple[Entry, ...]:
         """The runs that are left, and those that one of them forks and whose checkpoint is not there."""
-        needed = {entry.source.name for entry in left if entry.source and not entry.job(self.root).is_ready()}
-        again = needed - {entry.name for entry in left}
-        if again:
-            self.note += f"; {counted(len(again), 'run')} of them made again, for a checkpoint to fork"
-        return tuple(entry for entry in self.runs if entry in left or entry.name in again)
+        waiting = {entry.name: entry.source.name for entry in self.runs if entry.source and not self._is_ready(entry)}
+        names = {entry.name for entry in left}
+        while more := {waiting[name] for name in names & waiting.keys()} - names:
+            names |= more
+        if again := len(names) - len(left):
+            self.note += f"; {counted(again, 'run')} of them made again, for a checkpoint to fork"
+        return tuple(entry for entry in self.runs if entry.name in names)
+
+    def _is_ready(self, entry: Entry) -> bool:
+        return entry.job(self.root).is_ready()
 
     @abstractmethod
     def entries(self) -> tuple[Entry, ...]:

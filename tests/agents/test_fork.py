@@ -22,8 +22,10 @@ from experiment.storage.run_dir import RunDir
 from plasticity.joining import compare
 from plasticity.method import Method
 from plasticity.registry import METHODS
+from tests.agents import toys
 from tests.agents.test_dqn import RAINBOW
 from tests.agents.test_resume import (
+    Forgetful,
     _quick_disk,  # noqa: F401 (a fixture)
     build_toy,
     config_of,
@@ -128,6 +130,18 @@ def test_killed_at_random_moments_it_ends_the_same(little, tmp_path, capfd):  # 
     assert rows(RunDir(tmp_path / "broken")) == rows(whole)
 
 
+def test_games_that_cannot_be_brought_back_begin_again(little, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(toys, "Catch", Forgetful)
+    trunk(tmp_path, n_step=1)
+    config = fork(tmp_path, "fork", "--lr", "1e-4", "--checkpoint-interval", "10")
+    train(config, 95)
+    run = resumed(config)
+    run.trainer.replay.check()
+    assert run.trainer.agent_step == 120
+    assert run.origin is not None
+    assert run.origin["changed"] == {"lr": [1e-3, 1e-4]}
+
+
 def test_killed_before_its_first_save_it_forks_again(little, tmp_path, monkeypatch):  # noqa: F811
     trunk(tmp_path)
     whole, config = train(fork(tmp_path, "whole", "--lr", "1e-4")), fork(tmp_path, "broken", "--lr", "1e-4")
@@ -225,7 +239,7 @@ def test_a_finished_run_gets_a_larger_budget_and_keeps_its_replay(little, tmp_pa
 
 
 def test_n_of_the_returns_starts_over_at_resets_after_the_fork_alone(little, tmp_path):  # noqa: F811
-    words = {"n_step": 6, "n_step_final": 2, "gamma": 0.9, "gamma_final": 0.99, "anneal_updates": 8}
+    words = {"n_step": 6, "n_step_final": 2, "gamma": 0.9, "gamma_final": 0.99, "anneal_updates": 15}
     trunk(tmp_path, **words)
     config = fork(tmp_path, "fork", "--plasticity", "reset:period=15", "--checkpoint-interval", "10")
     train(config, 88)

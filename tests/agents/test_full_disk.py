@@ -27,10 +27,10 @@ def test_a_run_that_could_not_save_at_its_end_fails_and_goes_on_with_room(
 ):
     save, end = checkpoint.save, 60 if words is AGENT else 6
 
-    def full(directory, step, *more):
+    def full(directory, step, *more, **options):
         if step == end or not before:
             raise checkpoint.CheckpointError(errno.ENOSPC, "cannot save: No space left on device")
-        return save(directory, step, *more)
+        return save(directory, step, *more, **options)
 
     monkeypatch.setattr(checkpoint, "save", full)
     words = [*words, f"--checkpoint-interval={end * 2 // 3}", f"--root={tmp_path}"]
