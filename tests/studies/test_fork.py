@@ -46,6 +46,17 @@ def test_with_nothing_changed_it_has_the_bits_of_the_run_that_went_on(study, ste
     assert rows == [row for row in all_rows if row["update"] > step]
 
 
+def test_another_optimiser_starts_fresh(tmp_path):
+    trunk("warm-start", tmp_path)
+    assert fork("warm-start", tmp_path, "muon", "--optimizer", "muon", "--lr", "1e-3") == 0
+    assert fork("warm-start", tmp_path, "adam", "--lr", "1e-3") == 0
+    muon, adam = (json.loads(RunDir(tmp_path / name).result.read_text()) for name in ("muon", "adam"))
+    assert muon["fork"]["changed"]["optimizer"] == ["adam", "muon"]
+    assert muon["fork"]["schedule"]["fork"]["step"] == adam["fork"]["schedule"]["fork"]["step"]
+    assert muon["fork"]["parameter_hash"] == adam["fork"]["parameter_hash"]
+    assert muon["parameter_hash"] != adam["parameter_hash"]
+
+
 @pytest.mark.parametrize("study", STUDIES)
 @pytest.mark.parametrize(("call", "calls"), [("update", 1), ("update", 4), ("save", 2)])
 def test_killed_and_resumed_it_ends_the_same(study, call, calls, tmp_path):
