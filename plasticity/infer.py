@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
 from nap.graph import Flow, Kind, NormalizedActivation, ParameterSpec, hidden_units, trace
-from plasticity.features import FeatureTap
+from plasticity.features import Kept
 from plasticity.method import SEED, Batch, Features, Method, check_number, check_whole, make_generator
 
 MODULE = "infer_heads"
@@ -75,14 +75,15 @@ class InFeR(Method):
         self._read = read_features(network)
         self._network = deepcopy(network).requires_grad_(False).eval()
         self._first = _heads_of(self._network)
-        self._tap = FeatureTap(self._network, (_Watch(),))
+        self._kept = Kept()
+        self._kept.hook(self._network, in_loss=False)
 
     def batch_penalty(self, batch: Batch) -> Tensor | None:
         if self.is_off:
             return None
         self._network(batch.inputs)
-        assert self._tap.features is not None
-        goal = self.scale * self._first.predict(self._joined(self._tap.features))
+        assert self._kept.features is not None
+        goal = self.scale * self._first.predict(self._joined(self._kept.features))
         return self.strength * F.mse_loss(self._present.predict(self._joined(batch.features)), goal)
 
     def _joined(self, features: Features) -> Tensor:
@@ -94,12 +95,6 @@ class InFeR(Method):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if not self.is_off:
             self._network.load_state_dict(state["first"])
-
-
-class _Watch(Method):
-    """Wants the features of a network, and nothing else."""
-
-    wants_features = True
 
 
 def read_features(network: nn.Module) -> list[tuple[tuple[str, ...], int]]:

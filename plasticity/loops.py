@@ -95,7 +95,7 @@ class Loop:
         rng = torch.Generator().manual_seed(1_000 + self.updates)
         return torch.randn(size, *INPUTS[self.build], generator=rng)
 
-    def loss(self, inputs: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
+    def loss(self, inputs: Tensor, labels: Tensor, reference: Tensor | None = None) -> Tensor:
         """The squared error and the methods' penalties."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             out = self.network(inputs)
@@ -103,7 +103,8 @@ class Loop:
 
     def present_loss(self, size: int = 32) -> Tensor:
         """The loss of the update that comes next."""
-        loss: Tensor = self._loss(*self.batch(size), self.reference(size))
+        reference = self.reference(size) if self.tap.wants_reference else None
+        loss: Tensor = self._loss(*self.batch(size), reference)
         return loss
 
     def learn(self, size: int = 32) -> None:
