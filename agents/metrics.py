@@ -49,7 +49,7 @@ METRICS = (
     ),
     Metric(
         "dormant_grama_0.01", "share",
-        "Units where the mean |gradient| of a random sum of the outputs is at most 0.01 of their layer's mean, as above.",
+        "Units whose mean |gradient| of a random sum of the outputs is at most 0.01 of their layer's mean.",
         "arXiv 2505.24061",
     ),
     Metric("erank_roy/*", "rank", "Exponential of the entropy of the singular values.", "Roy & Vetterli 2007"),

@@ -20,7 +20,8 @@ class Batch(NamedTuple):
     inputs: Tensor
     """The network's inputs of the update's minibatch."""
     reference: Tensor | None
-    """The inputs of a second minibatch, drawn like the first, if `wants_reference`; no recent update learned from it."""
+    """The inputs of a second minibatch, drawn like the first, if `wants_reference`. No recent update learned from it.
+    """
     features: Features
     """The features of the loss's pass, with their gradients, if `wants_features`. That pass may be in bf16."""
     loss: Tensor

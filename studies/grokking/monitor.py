@@ -22,8 +22,8 @@ class Monitor:
     """Measures a learner without changing it.
 
     Accuracies and losses are exact, over all training and all test pairs. Features are those of `PROBE_PAIRS` training
-    pairs, drawn once, and so are the gradients of their loss; changes are since the previous row. Everything is computed
-    in fp32.
+    pairs, drawn once, and so are the gradients of their loss; changes are since the previous row. Everything is
+    computed in fp32.
     """
 
     def __init__(self, learner: Learner, task: Task, seed: int) -> None:

@@ -13,6 +13,7 @@ from tests.agents.test_dqn import RAINBOW, block, learner
 from tests.agents.test_plasticity import agent_with
 
 C_CHAIN, INFER = "c-chain:strength=5,ratio=0.5,after=2,window=4", "infer:strength=0.1,scale=2"
+BF16 = {"precision": "bf16"}
 BOTH = (C_CHAIN, INFER, "redo:period=2,tau=0.3,samples=4")
 
 
@@ -51,7 +52,7 @@ def test_without_such_a_method_a_block_is_as_large_as_before():
     assert "reference" not in agent.bootstrap(block())[0]
 
 
-@pytest.mark.parametrize("settings", [{}, {"precision": "bf16"}, {"nap": True}, RAINBOW, RAINBOW | {"precision": "bf16"}])
+@pytest.mark.parametrize("settings", [{}, BF16, {"nap": True}, RAINBOW, RAINBOW | BF16])
 @pytest.mark.parametrize("batches", [1, 2])
 def test_it_is_one_graph_that_learns_as_eager_code_does(settings, batches):
     torch._dynamo.reset()
