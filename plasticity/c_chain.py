@@ -34,7 +34,7 @@ class CChain(Method):
     def __init__(self, strength: float = 50.0, ratio: float = 0.01, after: int = 10_000, window: int = 50_000):
         self.strength = check_number("c-chain: strength", strength)
         self.ratio = check_number("c-chain: ratio", ratio)
-        self.after = check_whole("c-chain: after", after, low=1)
+        self.after = check_whole("c-chain: after", after, low=2)
         self.window = check_whole("c-chain: window", window, low=1)
         if window > MOST:
             raise ValueError(f"c-chain: window={window}: it has to be at most {MOST:,} updates")
@@ -47,7 +47,8 @@ class CChain(Method):
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         if self.is_off:
             return
-        self._network, self._present = network, list(network.parameters())
+        self._network = network
+        self._present: list[Tensor] = list(network.parameters())
         self._names = [name for name, _ in network.named_parameters()]
         self._before = [parameter.detach().clone() for parameter in self._present]
         device = self._present[0].device

@@ -20,8 +20,7 @@ class Batch(NamedTuple):
     inputs: Tensor
     """The network's inputs of the update's minibatch."""
     reference: Tensor | None
-    """The inputs of a second minibatch, drawn like the first, if `wants_reference`. No recent update learned from it.
-    """
+    """The inputs of a second minibatch, if `wants_reference`: drawn like the first, new to recent updates."""
     features: Features
     """The features of the loss's pass, with their gradients, if `wants_features`. That pass may be in bf16."""
     loss: Tensor

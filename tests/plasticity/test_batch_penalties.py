@@ -30,9 +30,10 @@ def losses_of(loop, network):
     return (network(inputs) - labels).square().mean(), inputs, loop.reference()
 
 
+@pytest.mark.parametrize(("after", "window"), [(4, 3), (2, 7), (2, 1)])
 @pytest.mark.parametrize("build", [mlp, cnn])
-def test_c_chain_is_the_algorithm_with_lists_and_copies_of_the_network(build):
-    strength, ratio, after, window = 3.0, 0.4, 4, 3
+def test_c_chain_is_the_algorithm_with_lists_and_copies_of_the_network(build, after, window):
+    strength, ratio = 3.0, 0.4
     loop = Loop(build, CChain(strength, ratio, after, window))
     network = copy.deepcopy(loop.network)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
@@ -61,7 +62,7 @@ def test_c_chain_is_the_algorithm_with_lists_and_copies_of_the_network(build):
 
 
 def test_chain_with_a_fixed_coefficient_keeps_it():
-    loop = Loop(mlp, CChain(strength=100, ratio=0, after=1, window=5)).run(6)
+    loop = Loop(mlp, CChain(strength=100, ratio=0, after=2, window=5)).run(6)
     assert loop.methods[0]._coefficient.item() == 100
 
 
@@ -81,7 +82,7 @@ def test_c_chain_holds_the_weights_of_the_loss_whatever_other_methods_do_after_t
 
 
 def test_a_loss_that_is_not_finite_does_not_stay_in_the_mean():
-    loop = Loop(mlp, method := CChain(3.0, 0.4, after=1, window=4))
+    loop = Loop(mlp, method := CChain(3.0, 0.4, after=2, window=4))
     loop.step()
     method._found = torch.tensor([torch.inf, torch.nan])
     method.after_update(2)
