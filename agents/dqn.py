@@ -72,6 +72,7 @@ class DQN:
         self._backward = compiled(self.backward, network) if compile else self.backward
         self._forward = compiled(self.target, network) if compile else self.target
         self._one_graph = compile and not self.noise.layers
+        self.lookahead = int(self.tap.wants_reference)
 
     @torch.no_grad()
     def act(self, obs: Tensor) -> Tensor:
@@ -95,9 +96,16 @@ class DQN:
 
         The target network does not change within a block, so all [K, B] go through it in one pass, with one noise. A
         single minibatch goes through it in the compiled graph of its update instead, if there is no noise.
+
+        A block has `lookahead` minibatches more than are returned: the second minibatch of an update, whose `obs` are
+        its `reference`, is the next one, which no update since the last sampling has learned from.
         """
         if self.augment is not None:
             self.augment(block, self.generator)
+        if self.lookahead:
+            following = block["obs"][1:]
+            block = block[:-1]
+            block["reference"] = following
         self.noise.resample()
         if self._one_graph and len(block) == 1:
             return list(block.unbind(0))
@@ -129,10 +137,8 @@ class DQN:
         q = self.values.mean(out.detach())
         error = (self.values.expected(targets) - q).abs().mean()
         metrics = {"loss": loss.detach(), "q": q.mean(), "td_error": error, "losses": losses.detach()}
-        for method in self.methods:
-            if (penalty := method.penalty()) is not None:
-                loss = loss + penalty
-        return loss, metrics
+        reference = batch["reference"] if self.lookahead else None
+        return self.tap.penalised(loss, batch["obs"], reference), metrics
 
     def backward(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
         """The loss of a minibatch, and its metrics with `target_next`; the gradients go into the online parameters."""

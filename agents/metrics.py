@@ -47,6 +47,11 @@ METRICS = (
         "Units whose mean |activation| is at most 0.025 of their layer's mean, of all layers or of one.",
         "arXiv 2302.12902",
     ),
+    Metric(
+        "dormant_grama_0.01", "share",
+        "Units whose mean |gradient| of a random sum of the outputs is at most 0.01 of their layer's mean.",
+        "arXiv 2505.24061",
+    ),
     Metric("erank_roy/*", "rank", "Exponential of the entropy of the singular values.", "Roy & Vetterli 2007"),
     Metric(
         "srank_kumar_0.01", "rank", "Singular values that hold 99% of their sum.", "arXiv 2010.14498",

@@ -37,6 +37,7 @@ ACTING = {  # settings under which a method acts many times in a short run; the 
     "snr": "snr:longest=4",
     "optimizer-reset": "optimizer-reset:period=50",
     "adam-rel": "adam-rel:period=50",
+    "regrama": "regrama:period=20",
 }
 WARM_UP = 200  # agent steps before the first update
 
@@ -99,7 +100,7 @@ def update_run(config: DQNConfig) -> Run:
     trainer = build_trainer(config)
     trainer.open()
     trainer.refill(WARM_UP)
-    block = trainer.replay.sample(config.batch_size, config.block, n_step=config.n_step)
+    block = trainer.replay.sample(config.batch_size, config.block + trainer.agent.lookahead, n_step=config.n_step)
 
     def run(blocks: int) -> None:
         for _ in range(blocks):

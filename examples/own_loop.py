@@ -24,10 +24,11 @@ def train(specs: list[str], tasks: int = 5, updates: int = 200, seed: int = 0) -
     tap = FeatureTap(network, methods)
     for task in range(tasks):
         inputs, labels = torch.randn(64, 16), torch.randint(4, (64,))
+        reference = torch.randn(64, 16) if tap.wants_reference else None  # inputs that no update learns from
         for update in range(task * updates + 1, (task + 1) * updates + 1):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(network(inputs), labels)
-            sum((p for method in methods if (p := method.penalty()) is not None), loss).backward()
+            tap.penalised(loss, inputs, reference).backward()
             optimizer.step()
             for method in methods:
                 method.after_update(update, tap.features)

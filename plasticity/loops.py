@@ -90,21 +90,27 @@ class Loop:
         rng = torch.Generator().manual_seed(self.updates)
         return torch.randn(size, *INPUTS[self.build], generator=rng), torch.randn(size, 2, generator=rng)
 
-    def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def reference(self, size: int = 32) -> Tensor:
+        """Inputs of a second minibatch, which depend on the number of the update alone."""
+        rng = torch.Generator().manual_seed(1_000 + self.updates)
+        return torch.randn(size, *INPUTS[self.build], generator=rng)
+
+    def loss(self, inputs: Tensor, labels: Tensor, reference: Tensor | None = None) -> Tensor:
         """The squared error and the methods' penalties."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             out = self.network(inputs)
-        loss = (out.float() - labels).square().mean()
-        for method in self.methods:
-            if (penalty := method.penalty()) is not None:
-                loss = loss + penalty
+        return self.tap.penalised((out.float() - labels).square().mean(), inputs, reference)
+
+    def present_loss(self, size: int = 32) -> Tensor:
+        """The loss of the update that comes next."""
+        reference = self.reference(size) if self.tap.wants_reference else None
+        loss: Tensor = self._loss(*self.batch(size), reference)
         return loss
 
     def learn(self, size: int = 32) -> None:
         """The update up to the optimiser's step."""
-        inputs, labels = self.batch(size)
         self.optimizer.zero_grad()
-        self._loss(inputs, labels).backward()
+        self.present_loss(size).backward()
         self.optimizer.step()
         self.updates += 1
 

@@ -4,27 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Features = Mapping[str, Tensor]
-"""Detached outputs of nonlinearities by module name, [B, units] or [B, channels, H, W]."""
+"""Outputs of nonlinearities by module name, [B, units] or [B, channels, H, W]."""
+
+
+class Batch(NamedTuple):
+    """The data of an update, for a penalty on what the network computes from it."""
+
+    inputs: Tensor
+    """The network's inputs of the update's minibatch."""
+    reference: Tensor | None
+    """The inputs of a second minibatch, if `wants_reference`: drawn like the first, new to recent updates."""
+    features: Features
+    """The features of the loss's pass, with their gradients, if `wants_features`. That pass may be in bf16."""
+    loss: Tensor
+    """The loss without penalties, detached."""
 
 
 class Method:
     """A method against loss of plasticity; override the hooks that it needs.
 
     The caller runs `prepare` before the optimiser exists and `attach` once after it. For each update the caller adds
-    `penalty()` to the loss and calls `after_update` after the optimiser's step. After `prepare` a method changes
-    parameters only in place: a parameter's identity never changes, so the optimiser owns what the network uses. A
-    method draws from its own generator. At strength 0 or period infinity it neither draws nor writes.
+    `penalty()` and `batch_penalty(batch)` to the loss (`FeatureTap.penalised`) and calls `after_update` after the
+    optimiser's step, while the gradients of the step are still in `.grad`. What has to happen before the step is a hook
+    of the optimiser (`register_step_pre_hook`). After `prepare` a method changes parameters only in place: a
+    parameter's identity never changes, so the optimiser owns what the network uses. A method draws from its own
+    generator. At strength 0 or period infinity it neither draws nor writes.
     """
 
     wants_features: bool = False
-    """Whether `after_update` gets the features of the update's minibatch. Read once, when the learner is built."""
+    """Whether the hooks get the features of the update's minibatch. Read once, when the learner is built."""
+
+    wants_reference: bool = False
+    """Whether `batch_penalty` gets a second minibatch. Read once, when the learner is built."""
 
     @property
     def is_off(self) -> bool:
@@ -44,10 +62,18 @@ class Method:
         """
         return None
 
+    def batch_penalty(self, batch: Batch) -> Tensor | None:
+        """A scalar of the update's data, added to the loss, or None. It is a part of the compiled graph too.
+
+        A pass of its own runs on the network given to `attach`, or on a copy, in fp32. It writes nothing that a
+        checkpoint holds: only `after_update` may count, since the loss is also computed to compile it.
+        """
+        return None
+
     def after_update(self, update: int, features: Features | None = None) -> None:
         """Act after the optimiser's step; `update` counts from 1. Nothing here may wait for the device.
 
-        `features` are those of the update's minibatch, made before the step, if `wants_features`.
+        `features` are those of the update's minibatch, made before the step and detached, if `wants_features`.
         """
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,17 +11,20 @@ from collections.abc import Sequence
 FROZEN = "injection keeps a frozen head for good, and {} would change it, or put new features before it"
 TWO_OUTPUTS = "under crelu a unit's weights make two outputs, relu(x) and relu(-x), and {} judges each alone"
 PUT_BACK = "where both are due at once, hare-tortoise would put back what {} has just replaced"
-WRITERS = ("reset", "shrink-perturb", "redo", "snr", "cbp", "fire")
+WRITERS = ("reset", "shrink-perturb", "redo", "snr", "cbp", "fire", "regrama")
 
 APART: dict[frozenset[str], str] = {
     **{frozenset({"injection", other}): FROZEN.format(other) for other in WRITERS},
     frozenset({"injection", "hare-tortoise"}): "an average across the injection mixes the old head with a fresh one",
+    frozenset({"crelu", "regrama"}): "regrama needs layers that feed one nonlinearity, and crelu makes two of it",
+    frozenset({"injection", "infer"}): "infer reads the features of one head, and injection makes three of it",
     **{frozenset({"crelu", other}): TWO_OUTPUTS.format(other) for other in ("redo", "snr", "cbp")},
 }
 """Two methods that are refused in either order."""
 
 ORDER: dict[tuple[str, str], str] = {
     ("crelu", "injection"): "injection freezes copies of the layers that crelu would have to widen",
+    ("crelu", "infer"): "crelu doubles the features that infer reads",
     **{("hare-tortoise", other): PUT_BACK.format(other) for other in (*WRITERS, "dash")},
 }
 """(first, later): two methods that are refused the other way round."""

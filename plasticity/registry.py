@@ -47,6 +47,9 @@ METHODS: dict[str, Entry] = {
     "parseval": Entry("plasticity.parseval:Parseval", "penalise weight matrices that are not orthogonal"),
     "weight-clipping": Entry("plasticity.weight_clipping:WeightClipping", "clip weights to their initial range"),
     "dash": Entry("plasticity.dash:DASH", "shrink weights by their alignment with gradients"),
+    "c-chain": Entry("plasticity.c_chain:CChain", "hold outputs on other inputs near the previous ones"),
+    "infer": Entry("plasticity.infer:InFeR", "regress random heads on features to their initial outputs"),
+    "regrama": Entry("plasticity.regrama:ReGraMa", "re-initialise units that get little gradient, periodically"),
     "weight-decay": Entry("plasticity.weight_decay:WeightDecay", "L2 penalty or decoupled decay (AdamW)"),
     "optimizer-reset": Entry(
         "plasticity.optimizer_reset:OptimizerReset", "zero the optimiser's moments and step counts"

@@ -244,13 +244,13 @@ def _resumes(subject: Subject, build: Build) -> None:
 
 
 def _is_read_without_effect(subject: Subject, build: Build) -> None:
-    """Saving, measuring and the penalty change nothing"""
+    """Saving, measuring and the penalties change nothing"""
     plain, watched = subject.run(build), subject.loop(build)
     probe = nap.Probe(watched.network, watched.batch()[0])
     for _ in range(UPDATES):
         watched.step()
         watched.state()
-        watched.methods[0].penalty()
+        watched.present_loss()
         probe.measure()
     require(_same(watched.values(), plain.values()), "weights differ")
 
@@ -262,7 +262,7 @@ def _never_waits(subject: Subject, build: Build) -> None:
         loop.learn()
         with Calls() as calls:
             loop.after()
-            loop.methods[0].penalty()
+            loop.present_loss()
         waits = ", ".join(sorted(WAITS & calls.names))
         require(not waits, f"it calls {waits}, as .item(), float(), a branch on a tensor and a boolean index do")
 

@@ -142,7 +142,8 @@ class StateProbe:
     """Measures the network on one batch of states, drawn once from the replay and kept for the whole run.
 
     It measures the fp32 network in eval mode: dormant units and ranks of features per layer (`nap.Probe`; without the
-    frozen copies of plasticity injection), and policy churn, the share of states whose greedy action changed:
+    frozen copies of plasticity injection), units dormant by gradient (of a fixed random sum of the outputs: a probe has
+    no targets), and policy churn, the share of states whose greedy action changed:
     "policy_churn" since the measurement before, "policy_churn_one_update" by the first update after that measurement
     (Schaul et al. 2022, arXiv 2206.00730, average the latter). Agent, replay and global random numbers stay as they
     are. Only `measure` waits for the device. With `on` false nothing is measured.
@@ -183,6 +184,8 @@ class StateProbe:
         if self.probe is None or self.probe.batch[0].numel() == 0:
             return
         found, actions = self.probe.measure(), self._greedy()
+        with self.agent.tap.paused():
+            found |= nap.dormant_by_gradient(self.agent.network, self.probe.batch, layers=list(self.probe.layers))
         if self.actions is not None:
             found["policy_churn"] = _share_changed(self.actions, actions)
         if self.churn is not None:

@@ -229,11 +229,11 @@ class Trainer:
             self.probe.draw(self.replay)
         while due > 0:
             count = min(due, config.block)
-            block = self.replay.sample(config.batch_size, count, **self._returns())
+            block = self.replay.sample(config.batch_size, count + self.agent.lookahead, **self._returns())
             batches = self.agent.bootstrap(block)
             for batch in batches:
                 self.update(batch)
-            self.replay.update(block["index"], torch.stack([batch["losses"] for batch in batches]))
+            self.replay.update(block["index"][:count], torch.stack([batch["losses"] for batch in batches]))
             due -= count
 
     def update(self, batch: TensorDictBase) -> None:

@@ -21,7 +21,7 @@ from nap.metrics.features import (
 )
 from nap.metrics.fitting import FitCurves, fit_random_targets
 from nap.metrics.probe import METRICS, Probe, untouched
-from nap.metrics.unit_gradients import unit_gradients
+from nap.metrics.unit_gradients import dormant_by_gradient, unit_gradients
 from nap.metrics.weight_metrics import (
     effective_lr,
     gradient_norms,
@@ -40,6 +40,7 @@ __all__ = [
     "approximate_rank_yang",
     "covariance_change",
     "dead_units",
+    "dormant_by_gradient",
     "dormant_dohare",
     "dormant_grama",
     "dormant_sokar",

@@ -1,4 +1,4 @@
-"""The gradient that reaches each hidden unit on a batch, in a pass that changes nothing of the model."""
+"""The gradient that reaches each hidden unit on a batch, in a pass that changes nothing of the model; its metric."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.func import functional_call
 from nap.graph.layers import as_units, feature_layers, is_nonlinearity
 from nap.graph.norms import NormalizedActivation
 from nap.graph.recorder import tensors_in
+from nap.metrics.features import dormant_grama
 from nap.metrics.probe import copy_batch, numbered, untouched
 
 
@@ -56,6 +57,20 @@ def unit_gradients(
         name: as_units(torch.zeros_like(x) if gradient is None else gradient, axis).detach()
         for (name, (x, axis)), gradient in zip(watched.items(), found, strict=True)
     }
+
+
+def dormant_by_gradient(
+    model: nn.Module,
+    batch: Tensor | tuple[Any, ...],
+    loss: Callable[[Any], Tensor] | None = None,
+    layers: Iterable[str] | Mapping[str, int] | None = None,
+    tau: float = 0.01,
+) -> dict[str, Tensor]:
+    """`dormant_grama` of the layers of `unit_gradients`, together and each: "dormant_grama_0.01" and ".../layer"."""
+    gradients = unit_gradients(model, batch, loss, layers)
+    key = f"dormant_grama_{tau:g}"
+    each = {f"{key}/{name}": dormant_grama(gradient, tau) for name, gradient in gradients.items()}
+    return {key: dormant_grama(list(gradients.values()), tau)} | each
 
 
 def _watch(module: nn.Module, keep: Callable[[Tensor], Tensor]) -> Any:

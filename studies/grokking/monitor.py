@@ -22,15 +22,18 @@ class Monitor:
     """Measures a learner without changing it.
 
     Accuracies and losses are exact, over all training and all test pairs. Features are those of `PROBE_PAIRS` training
-    pairs, drawn once; their changes are since the previous row. Everything is computed in fp32.
+    pairs, drawn once, and so are the gradients of their loss; changes are since the previous row. Everything is
+    computed in fp32.
     """
 
     def __init__(self, learner: Learner, task: Task, seed: int) -> None:
         self.learner, self.task = learner, task
         order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))
-        self.pairs = task.pairs[task.train[order[:PROBE_PAIRS].to(task.train.device)]]
+        chosen = task.train[order[:PROBE_PAIRS].to(task.train.device)]
+        self.pairs, self.answers = task.pairs[chosen], task.answers[chosen]
         layers = ["activation", "output"] if isinstance(learner.model, Transformer) else ["activation1", "activation2"]
         self.probe = nap.Probe(learner.model, self.pairs, METRICS, layers)
+        self.activations = [layer for layer in layers if layer != "output"]
 
     def row(self) -> dict[str, Any]:
         """All metrics by name, as numbers."""
@@ -42,12 +45,16 @@ class Monitor:
         measured |= {f"norm/{name}": value for name, value in nap.weight_norms(model).items()}
         measured["global_norm"] = global_norm(model.parameters())
         measured |= self.probe.measure()
+        measured |= nap.dormant_by_gradient(model, self.pairs, self._loss, self.activations)
         if isinstance(model, Transformer):
             with torch.no_grad():
                 measured["attention_entropy"] = model.attention_entropy(self.pairs)
         scales = {name: part for name, part in model.named_modules() if isinstance(part, nn.RMSNorm)}
         measured |= {f"scale/{name}": part.weight.detach().square().mean().sqrt() for name, part in scales.items()}
         return {name: float(value) if isinstance(value, Tensor) else value for name, value in measured.items()}
+
+    def _loss(self, logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits, self.answers)
 
     def state_dict(self) -> dict[str, Any]:
         """The values that the next row's changes are measured from."""

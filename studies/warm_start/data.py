@@ -214,6 +214,12 @@ class Sampler:
         chosen = next(self)
         return self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
 
+    def others(self) -> Tensor:
+        """The images of another batch, drawn independently; the shuffled epochs go on as they would."""
+        shape = (self.batch_size,)
+        drawn = torch.randint(len(self.indices), shape, generator=self.generator, device=self.indices.device)
+        return self.images.index_select(0, self.indices[drawn])
+
     def state_dict(self) -> dict[str, Any]:
         """The state that decides the next batches."""
         state = {"indices": self.indices, "left": self._left, "generator": self.generator.get_state()}

@@ -69,18 +69,24 @@ class Learner:
 
     def logits(self, images: Tensor) -> Tensor:
         """Images uint8 [B, C, H, W] to logits [B, classes], float32."""
-        x = prepare(images, *self.statistics).contiguous(memory_format=self.memory_format)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return self.model(x).float()
+        return self._forward(self._inputs(images))
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss: cross-entropy plus the methods' penalties; the cross-entropy alone; the number of right answers."""
-        logits = self.logits(images)
+    def _inputs(self, images: Tensor) -> Tensor:
+        return prepare(images, *self.statistics).contiguous(memory_format=self.memory_format)
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            return self.model(inputs).float()
+
+    def loss(self, images: Tensor, labels: Tensor, reference: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss: cross-entropy plus the methods' penalties; the cross-entropy alone; the number of right answers.
+
+        reference: other images, if a method wants them.
+        """
+        inputs = self._inputs(images)
+        logits = self._forward(inputs)
         error = F.cross_entropy(logits, labels)
-        total = error
-        for method in self.methods:
-            if (penalty := method.penalty()) is not None:
-                total = total + penalty
+        total = self.tap.penalised(error, inputs, None if reference is None else self._inputs(reference))
         return total, error.detach(), (logits.argmax(-1) == labels).sum()
 
     def prepare(self) -> None:
@@ -88,7 +94,8 @@ class Learner:
         size = self.config.batch_size
         chosen = torch.arange(size, device=self.data.train_images.device) % len(self.data.train_images)
         images = self.data.train_images[chosen]
-        self._loss(images, self.protocol.labels[chosen])[0].backward()
+        reference = images if self.tap.wants_reference else None
+        self._loss(images, self.protocol.labels[chosen], reference)[0].backward()
         self.optimizer.zero_grad()
         with torch.no_grad():
             self._logits(images)
@@ -100,10 +107,10 @@ class Learner:
         self.schedule.move_to(self.updates)
         self._restart()
         images, labels = self.sampler.batch()
-        if self.config.augment:
-            images = augment(images, self.generator, flip=self.config.dataset == "cifar10")
+        images = self._augmented(images)
+        reference = self._augmented(self.sampler.others()) if self.tap.wants_reference else None
         self.optimizer.zero_grad()
-        loss, error, correct = self._loss(images, labels)
+        loss, error, correct = self._loss(images, labels, reference)
         loss.backward()
         self.optimizer.step()
         self.updates += 1
@@ -112,6 +119,11 @@ class Learner:
         self._count(error, correct, len(labels))
         self._steer(error)
         self.phase_over = self._phase_is_over()
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        if not self.config.augment:
+            return images
+        return augment(images, self.generator, flip=self.config.dataset == "cifar10")
 
     def _count(self, error: Tensor, correct: Tensor, images: int) -> None:
         self.loss_sum += error * images

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import nap
@@ -20,8 +21,8 @@ class Monitor:
     """Measures a learner without changing it.
 
     Test accuracy and loss are over all test images, those of training over the batches since the previous row, without
-    penalties. Features are those of `PROBE_IMAGES` test images, drawn once, in fp32; their changes are since the
-    previous row.
+    penalties. Features are those of `PROBE_IMAGES` test images, drawn once, in fp32, and so are the gradients of their
+    loss; changes are since the previous row.
     """
 
     def __init__(self, learner: Learner, seed: int) -> None:
@@ -29,6 +30,7 @@ class Monitor:
         images = learner.data.test_images
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).to(images.device)
         batch = prepare(images[order[:PROBE_IMAGES]], *learner.statistics)
+        self.labels = learner.data.test_labels[order[:PROBE_IMAGES]]
         self.probe = nap.Probe(learner.model, batch, METRICS)
         self.before = (0.0, 0, 0)
 
@@ -51,7 +53,12 @@ class Monitor:
         measured |= {f"norm/{name}": value for name, value in norms.items()}
         measured["global_norm"] = torch.stack(list(norms.values())).norm()
         measured |= self.probe.measure()
+        with learner.tap.paused():
+            measured |= nap.dormant_by_gradient(learner.model, self.probe.batch, self._loss)
         return {name: float(value) if isinstance(value, Tensor) else value for name, value in measured.items()}
+
+    def _loss(self, logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits, self.labels)
 
     def _training(self) -> Row:
         """Accuracy and loss of the batches since the previous row; None without any."""

@@ -93,6 +93,10 @@ def test_figures_are_those_of_their_definitions(precision):
     assert metrics["erank_roy/torso.4"] == pytest.approx(nap.erank_roy(features).item(), rel=1e-4)
     assert metrics["srank_kumar_0.01/torso.4"] == nap.srank_kumar(features).item()
     assert metrics["dormant_sokar_0.025/torso.4"] == pytest.approx(nap.dormant_sokar(features).item())
+    gradients = nap.unit_gradients(network, states)
+    assert metrics["dormant_grama_0.01"] == pytest.approx(nap.dormant_grama(list(gradients.values())).item())
+    for name in ("torso.1", "torso.4"):
+        assert metrics[f"dormant_grama_0.01/{name}"] == nap.dormant_grama(gradients[name]).item()
     reported = trainer.monitor.report()
     for name, parameter in network.named_parameters():
         if name.endswith("weight"):

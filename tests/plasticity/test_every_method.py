@@ -35,6 +35,9 @@ ACTIVE = {
     "parseval": ":strength=0.1",
     "weight-clipping": ":kappa=0.5",
     "dash": ":period=3",
+    "c-chain": ":strength=5,ratio=0.5,after=3,window=4",
+    "infer": ":strength=0.1,scale=2",
+    "regrama": ":period=3,tau=0.6",
     "weight-decay": ":strength=0.1",
     "optimizer-reset": ":period=3",
     "adam-rel": ":period=3",
@@ -54,6 +57,9 @@ OFF = {
     "parseval": ":strength=0",
     "weight-clipping": ":kappa=0",
     "dash": ":period=inf",
+    "c-chain": ":strength=0",
+    "infer": ":strength=0",
+    "regrama": ":period=inf",
     "weight-decay": ":strength=0",
     "optimizer-reset": ":at=inf",
     "adam-rel": ":period=inf",
@@ -70,15 +76,16 @@ def learner(*specs, network="small", nap=False, seed=0, **settings):
 def batch_for(agent):
     """A minibatch that depends on the number of the update alone."""
     rng = torch.Generator().manual_seed(agent.updates)
-    pixels = torch.randint(0, 256, (1, 4, 5, *FRAME), dtype=torch.uint8, generator=rng)
+    shape = (1 + agent.lookahead, 4)
+    pixels = torch.randint(0, 256, (*shape, 5, *FRAME), dtype=torch.uint8, generator=rng)
     block = {"obs": pixels[:, :, :4], "next_obs": pixels[:, :, 1:]}
     block |= {
-        "action": torch.randint(0, 3, (1, 4), generator=rng),
-        "discount": torch.full((1, 4), 0.9),
-        "weight": torch.ones(1, 4),
+        "action": torch.randint(0, 3, shape, generator=rng),
+        "discount": torch.full(shape, 0.9),
+        "weight": torch.ones(shape),
     }
-    block |= {"reward": torch.randn(1, 4, generator=rng)}
-    return agent.bootstrap(TensorDict(block, batch_size=(1, 4)))[0]
+    block |= {"reward": torch.randn(shape, generator=rng)}
+    return agent.bootstrap(TensorDict(block, batch_size=shape))[0]
 
 
 def learn(agent, updates):
@@ -147,7 +154,7 @@ def test_projection_is_last_and_keeps_the_norms_of_the_first_initialisation():
             assert norm.item() == pytest.approx(first[key], rel=1e-5)
 
 
-@pytest.mark.parametrize("left_out", [{"injection"}, {*WRITERS, "hare-tortoise"}])
+@pytest.mark.parametrize("left_out", [{"injection"}, {*WRITERS, "hare-tortoise", "infer"}])
 def test_all_methods_that_go_together_stay_finite_at_once(left_out):
     names = sorted(set(ACTIVE) - {"crelu"} - left_out, key=lambda name: (name != "hare-tortoise", name))
     agent = learner(*(name + ACTIVE[name] for name in names))

@@ -158,6 +158,36 @@ class CountsInThePenalty(Noise):
         self.steps = state["steps"]
 
 
+class CountsInTheBatchPenalty(Noise):
+    """Counts the losses, and not the updates."""
+
+    def attach(self, network, target, optimizer):
+        super().attach(network, target, optimizer)
+        self.losses = torch.zeros(())
+
+    def batch_penalty(self, batch):
+        with torch.no_grad():
+            self.losses.add_(1)
+        return self.losses * self.weight.square().sum() * batch.inputs.mean()
+
+    def state_dict(self):
+        return super().state_dict() | {"losses": self.losses}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.losses.copy_(state["losses"])
+
+
+class ReadsTheBatch(Noise):
+    def batch_penalty(self, batch):
+        return self.weight.square().sum() * batch.loss.item()
+
+
+class TakesAReferenceUnasked(Noise):
+    def batch_penalty(self, batch):
+        return self.network(batch.reference).square().mean()
+
+
 class PrintsInThePenalty(Noise):
     def penalty(self):
         print("penalty")
@@ -214,10 +244,13 @@ BROKEN = {
     SharesMemory: "network and target share memory",
     SavesAnObject: "A run resumed from a checkpoint ends like an uninterrupted one (on a mlp): state_dict()['self']",
     SavesAnArray: "(on a mlp): state_dict()['seen'] is a ndarray: a checkpoint holds tensors, numbers, text, bytes",
-    CountsReads: "Saving, measuring and the penalty change nothing (on a mlp): weights differ",
+    CountsReads: "Saving, measuring and the penalties change nothing (on a mlp): weights differ",
     Reads: "After an update it never waits for the device (on a mlp): it calls _local_scalar_dense",
     Chooses: "After an update it never waits for the device (on a mlp): it calls nonzero",
     CountsInThePenalty: "The loss is one compiled graph (on a mlp): it is compiled",
+    CountsInTheBatchPenalty: "Saving, measuring and the penalties change nothing (on a mlp): weights differ",
+    ReadsTheBatch: "After an update it never waits for the device (on a mlp): it calls _local_scalar_dense",
+    TakesAReferenceUnasked: "It acts (on a mlp): TypeError",
     PrintsInThePenalty: "The loss is one compiled graph (on a mlp): Unsupported",
     NeedsFp32: "It works with passes in bfloat16 (on a mlp): RuntimeError",
     NeedsATarget: "It works without a target network (on a mlp): AttributeError",

@@ -228,7 +228,7 @@ def scripted(made, errors, rights):
     """Losses and counts of right answers as given, for parameters that get a gradient of 0."""
     given = zip(errors, rights, strict=True)
 
-    def loss(images, labels):
+    def loss(images, labels, reference):
         error, right = next(given)
         return made.model.head.bias.sum() * 0, torch.tensor(error), torch.tensor(right)
 

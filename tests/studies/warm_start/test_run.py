@@ -18,6 +18,7 @@ pytest.importorskip("sklearn")
 TASK = ["--dataset", "digits", "--batch-size", "32", "--threads", "1"]
 SMALL = [*TASK, "--width", "4", "--hidden", "8", "--strides", "2,2,1"]
 TINY = [*SMALL, "--phase-updates", "10", "--log-interval", "5", "--lr", "0.01"]
+COMPILED = ["--compile", "--precision", "bf16"]
 TIMES = ("seconds", "measuring_seconds")
 
 
@@ -44,6 +45,7 @@ def test_the_command_trains_and_says_what_came_of_it(tmp_path, capsys):
     assert 0 <= rows[-1]["train_accuracy"] <= 1
     assert rows[-1]["norm/hidden.weight"] == pytest.approx(rows[0]["norm/hidden.weight"], rel=1e-5)
     assert {"elr/conv1.weight", "global_norm", "pattern_change/relu2", "dead_units", "erank_roy/relu4"} <= {*rows[-1]}
+    assert {"dormant_grama_0.01", "dormant_grama_0.01/relu4"} <= {*rows[-1]}
 
 
 def test_equal_settings_give_equal_bits_and_another_seed_others(tmp_path):
@@ -66,9 +68,11 @@ def test_measuring_changes_nothing(tmp_path):
         (10, ["--at-switch", "cold", "--schedule", "cusum", "--rates", "even-ratio"]),
         (13, ["--plasticity", "hyperball:affine=free,scale=3"]),
         (13, ["--plasticity", "redo:period=4", "spectral", "--later-peak", "3"]),
+        (13, ["--plasticity", "c-chain:after=3,window=5", "infer", "regrama:period=4,tau=0.3", "--augment"]),
         (12, ["--protocol", "ash50", "--schedule", "constant", "--batch-size", "512"]),
         (7, ["--protocol", "lee10noisy", "--norm-over", "none"]),
-        pytest.param(15, ["--nap", "--compile", "--precision", "bf16"], marks=pytest.mark.slow),
+        pytest.param(15, ["--plasticity", "c-chain:after=3,window=5", "infer", *COMPILED], marks=pytest.mark.slow),
+        pytest.param(15, ["--nap", *COMPILED], marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_is_interrupted_and_resumed_is_the_run_in_one_go(tmp_path, monkeypatch, at, options):
