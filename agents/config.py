@@ -189,7 +189,7 @@ class DQNConfig:
     replay: 2,000 small updates each time. 0: none. Of a checkpoint: python -m agents.fit_probe."""
     checkpoint_interval: int = setting(10_000, "logging", role="observing", at_least=0)
     """Agent steps between checkpoints; 0: only at the end or when interrupted."""
-    keep_checkpoints: int | Literal["every"] = setting(2, "logging", role="observing", at_least=1, metavar="every|N")
+    keep_checkpoints: Literal["every"] | int = setting(2, "logging", role="observing", at_least=1, metavar="every|N")
     """Checkpoints that are kept, the newest; every: all."""
     checkpoint_at: tuple[str, ...] = setting((), "logging", role="observing", changeable=True, metavar="STEP,...")
     """Steps at which a checkpoint is saved in addition, and kept."""
@@ -202,7 +202,7 @@ class DQNConfig:
     fork: str | None = setting(None, "run directory", role="identity", common=True, metavar="RUN[@STEP]")
     """Begin at a checkpoint of another run, the newest or that of a step, with its settings except those that are given
     (docs/running.md)."""
-    fork_step: int | None = setting(None, "run directory")
+    fork_step: int | None = setting(None, "run directory", at_least=1)
     """The step of that checkpoint; --fork RUN@STEP sets it."""
     fork_hash: str | None = setting(None, "run directory", role="identity")
     """The hash of that checkpoint's parameters; none: any, and config.yaml says which it was."""

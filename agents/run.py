@@ -165,6 +165,7 @@ class AgentRun(Run[DQNConfig]):
         """Progress with the pace of play and of updates; episodes begin in environments that are not playing yet."""
         if not self.playing:
             self.trainer.open()
+            self.saver.rows.forget(self.trainer.replay.head - 1)  # where running episodes were ended, if there are any
             if self.trainer.env.exact_resume:
                 with as_mistake(f"{self.config.env}, what a checkpoint would hold"):
                     checkpoint.check_plain(self.trainer.env.state_dict(), "env")

@@ -45,9 +45,7 @@ class Saver:
         exact = run["env"] is not None
         trainer.replay.load_state_dict(saved.state["replay"], spare=0 if exact else 1)
         saved.load_rows(self.rows)
-        if not exact:
-            self.rows.forget(trainer.replay.head - 1)  # `Trainer.open` will end its episodes there
-        elif not trainer.done:
+        if exact and not trainer.done:
             self._play_again(run["env"])
         checkpoint.set_rng_state(run["rng"])
         return exact
