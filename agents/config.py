@@ -47,7 +47,7 @@ class DQNConfig:
     (van Hasselt 2019); impala, impala:width=0.5 ...: 15 convolutions with residual sums and 256 units (Espeholt 2018);
     minatar: 1 convolution and 128 units (Young & Tian 2019), what its games get; or an own encoder by its import path,
     module:Class[:option=value,...]."""
-    pool: Literal["none", "gap"] = setting("none", "network")
+    pool: Literal["none", "gap"] = setting("none", "network", fixed=True)
     """What follows the convolutions. gap: each channel's mean over all positions (Impoola, arXiv 2503.05546)."""
     utd: Fraction = setting(Fraction(1), "learning", above=0, at_most=1_000, common=True)
     """Updates per agent step, any positive rational: 8, 0.25, 3/7."""

@@ -42,16 +42,11 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step on the present gradients. A `closure` is called first to compute them; returns what it returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = self.adam.step(closure)
         for group in self.param_groups:
-            if group["muon"]:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self._turn(parameter, parameter.grad, group)
-        self.adam.step()
+            for parameter in group["params"] if group["muon"] else ():
+                if parameter.grad is not None:
+                    self._turn(parameter, parameter.grad, group)
         return loss
 
     def _turn(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:

@@ -33,8 +33,8 @@ class ReGraMa(Method):
     are 0 (its step count stays). Outgoing weights stay, unlike in ReDo. A channel is a unit. In a layer without any
     gradient all units are dormant; one whose gradient is not finite is left alone. The target network is not changed.
 
-    The authors' code treats the output layer too, and a norm's entries by their own gradients; here the hidden units
-    are what is re-initialised, as their paper says.
+    The authors' code treats the output layer too, and a norm's entries by their own gradients; here hidden units alone
+    are re-initialised.
     period: updates, inf for never. tau: 0 re-initialises only units without any gradient.
     Source: arXiv 2505.24061 and its authors' code, whose period and tau are the defaults, for SAC.
     """

@@ -54,6 +54,12 @@ METHODS: dict[str, str] = {
     # arXiv 2306.17833 and 2412.17113: once, at the switch, in place of a change of the target network; weights stay
     "optimizer-reset": f"optimizer-reset:at={QUARTER}",
     "adam-rel": f"adam-rel:at={QUARTER}",
+    # arXiv 2506.00592: a penalty, all along, with the values for MinAtar but the window, which is as long as a phase
+    "c-chain": f"c-chain:after=100,window={QUARTER}",
+    # arXiv 2204.09560: a penalty, all along, with the default values of a port
+    "infer": "infer",
+    # arXiv 2505.24061: all along, with the values of its code
+    "regrama": "regrama:period=1001",
     # arXiv 2404.00781: all along, with the default values of its code
     "upgd": "upgd:sigma=1e-3,beta=0.999,decay=1e-3",
 }
