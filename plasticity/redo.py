@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 
 from nap.graph import HiddenLayer, UnitView, parameter_spec
 from plasticity.layers import hidden_layers, unit_moments
-from plasticity.method import SEED, Features, Method, check_number, check_period, check_whole, is_due, make_generator
+from plasticity.method import SEED, EachMember, Features, Method, Whole, check_number, check_period, check_whole, is_due, make_generator
 
 
 class ReDo(Method):
@@ -51,6 +52,9 @@ class ReDo(Method):
         self.optimizer = optimizer
         self.generator = make_generator(network, self.seed)
         self.sizes = [torch.zeros(layer.units, device=self.generator.device) for layer in self.layers]
+
+    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+        return EachMember(members)
 
     def after_update(self, update: int, features: Features | None = None) -> None:
         if self.is_off:
