@@ -33,6 +33,8 @@ from experiment.storage.run_dir import RunDir, find_resumed, load_settings, say_
 from experiment.storage.segments import Segments
 from experiment.storage.tracking import Tracker, check_tracker
 
+FAILURES = (NonFinite, ConfigError, ChildProcessError, MemoryError, RuntimeError)
+"""What may end a run with one line: see `Run.fail`."""
 Config = TypeVar("Config", bound=Any)
 """A config dataclass with seed, threads, device, root, name, resume, track, checkpoint_interval, budget, compile and
 `resolved()`; checkpoint_interval and budget are in units of the run."""
@@ -71,16 +73,19 @@ class Run(ABC, Generic[Config]):
     network: nn.Module
     segments: Segments | None = None
 
-    def __init__(self, config: Config) -> None:
-        """Build every part, or load the run to go on with; ConfigError before anything is written."""
+    def __init__(self, config: Config, at: int | None = None, trained: str = "alone") -> None:
+        """Build every part, or load the run to go on with; ConfigError before anything is written.
+
+        at: the step of the checkpoint to load, 0 for none; None: the newest. trained: "alone", or with what.
+        """
         check_tracker(config.track)
         self.resumed = find_resumed(config)
-        self.config, saved = self._found(config)
+        self.config, saved = self._found(config, at)
         self.device = device_of(self.config.device)
         check_precision(self.config.precision, self.config.device, self.resumed is not None)
         configure(self.config.threads, self.config.seed)
         self.build(saved)
-        self.made_by = made_by(self.config.compile)
+        self.made_by = made_by(self.config.compile) | {"trained": trained}
         self.saved_at: int | None = None
         if saved is not None:
             self._restore(saved)
@@ -156,13 +161,13 @@ class Run(ABC, Generic[Config]):
 
     # --- making a run
 
-    def _found(self, config: Config) -> tuple[Config, checkpoint.Checkpoint | None]:
+    def _found(self, config: Config, at: int | None) -> tuple[Config, checkpoint.Checkpoint | None]:
         """The settings, those of the run that is resumed if there is one, and its checkpoint. Locks the run."""
         if self.resumed is None:
             if config.resume is not None:
                 print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
             return dataclasses.replace(config, resume=None), None
-        saved = checkpoint.load_for_resume(self.resumed)
+        saved = checkpoint.load_for_resume(self.resumed, at)
         stored = load_settings(type(config), self.resumed)
         if config.resume == "auto":
             say_kept(self.resumed, config, stored)
@@ -191,19 +196,23 @@ class Run(ABC, Generic[Config]):
         """Train to the end of the budget, save, evaluate; the exit code."""
         try:
             return self._train()
-        except NonFinite as error:
+        except FAILURES as error:
+            return self.fail(error)
+
+    def fail(self, error: Exception) -> int:
+        """Ends the run with one line, and its exit code; raises an error that has no line."""
+        if isinstance(error, NonFinite):
             reason = self._diverged(str(error))
-        except ConfigError as error:  # of the user's own parts, which what is built cannot tell
+        elif isinstance(error, ConfigError):  # of the user's own parts, which what is built cannot tell
             reason = f"{error}; what is saved stands: {self._resume_command()}"
-        except ChildProcessError as error:  # a worker of the environments is gone, killed for memory, say
+        elif isinstance(error, ChildProcessError):  # a worker of the environments is gone, killed for memory, say
             reason = f"{error}; go on from the last checkpoint: {self._resume_command()}"
-        except (MemoryError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                reason = self._out_of_memory()
-            elif is_toolchain_failure(error):
-                reason = f"the loss cannot be compiled at {self._where()}: {complaint(error)}; {ADVICE}"
-            else:
-                raise
+        elif is_out_of_memory(error):
+            reason = self._out_of_memory()
+        elif is_toolchain_failure(error):
+            reason = f"the loss cannot be compiled at {self._where()}: {complaint(error)}; {ADVICE}"
+        else:
+            raise error
         self.tracker.close()
         return _failed(reason)
 
@@ -213,23 +222,35 @@ class Run(ABC, Generic[Config]):
         with Interrupt() as interrupt:
             if not self.finished():
                 self._train_until(interrupt)
-                saved = self._save()
-            self.trained = parameter_hash(self.network)  # an evaluation may draw the noise of noisy layers again
-            whole = self.finished() and self.evaluate(interrupt)
+                saved = self.save()
+            whole = self.evaluated(interrupt)
+        return self.end(saved, whole)
+
+    def evaluated(self, interrupt: Interrupt) -> bool:
+        """Evaluates what is trained, if training is done; whether the run is then whole."""
+        self.trained = parameter_hash(self.network)  # an evaluation may draw the noise of noisy layers again
+        return self.finished() and self.evaluate(interrupt)
+
+    def end(self, saved: bool, whole: bool) -> int:
+        """Writes the result of a whole run, or says how another goes on; the exit code."""
         self.tracker.close()
         return self.finish(saved) if whole else self._stop(saved)
 
     def _train_until(self, interrupt: Interrupt) -> None:
-        interval = self.config.checkpoint_interval
         with self.live_view(interrupt) as progress:
             while not self.finished() and not interrupt.requested:
                 before = self.step
                 self.advance(progress)
-                if interval and self.step // interval > before // interval and not self.finished():
-                    self._save()
+                if self.saves_after(before):
+                    self.save()
                 progress.update(self.step, self.live_metrics)
 
-    def _save(self) -> bool:
+    def saves_after(self, before: int) -> bool:
+        """Whether a checkpoint is due now, `before` being the step before this one."""
+        interval = self.config.checkpoint_interval
+        return bool(interval) and self.step // interval > before // interval and not self.finished()
+
+    def save(self) -> bool:
         """Saves, or warns, unless the newest checkpoint is of this very step; returns whether all is saved."""
         self.check()
         if self.step == self.saved_at:

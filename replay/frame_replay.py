@@ -139,10 +139,14 @@ class FrameReplay(FrameRing):
         stack = self.stack
         if n_step == 1:  # last is first: one window of stack + 1 frames holds both
             pixels = self._pixels(self._entries_through(last, 1 - stack))
-            return pixels[:, :, :stack], pixels[:, :, 1:]
+            return self._frames_of(pixels, 0), self._frames_of(pixels, 1)
         before, after = self._entries(first, 1 - stack, 1), self._entries_through(last, 2 - stack)
         pixels = self._pixels(torch.cat([before, after], -1))
-        return pixels[:, :, :stack], pixels[:, :, stack:]
+        return self._frames_of(pixels, 0), self._frames_of(pixels, stack)
+
+    def _frames_of(self, pixels: torch.Tensor, first: int) -> torch.Tensor:
+        """A stack of the frames [..., frames, *frame_shape] from `first` on."""
+        return pixels.narrow(-1 - len(self.frame_shape), first, self.stack)
 
     def _entries(self, step: torch.Tensor, first: int, stop: int) -> torch.Tensor:
         """Frame-table entries of rows `first` to `stop` - 1 after each step, the zero frame before its episode."""

@@ -136,7 +136,7 @@ def _write(directory: Path, step: int, state: Mapping[str, Any], rows: dict[str,
     for name, part in state.items():
         file = HashingFile(directory / f"{name}.pt")
         try:
-            torch.save(part, file)  # type: ignore[arg-type]
+            torch.save(_alone(part), file)  # type: ignore[arg-type]
         finally:
             files[f"{name}.pt"] = file.finish()
     body = {"layout": LAYOUT, "step": step, "torch": torch.__version__, "files": files, "rows": rows}
@@ -146,6 +146,15 @@ def _write(directory: Path, step: int, state: Mapping[str, Any], rows: dict[str,
         text.flush()
         os.fsync(text.fileno())
     sync_directory(directory)
+
+
+def _alone(value: Any) -> Any:
+    """The value with copies of tensors that are views of larger ones, which `torch.save` would write as a whole."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone() if value.untyped_storage().nbytes() > value.nbytes else value
+    if isinstance(value, dict):
+        return type(value)((key, _alone(item)) for key, item in value.items())
+    return type(value)(map(_alone, value)) if isinstance(value, list | tuple) else value
 
 
 def _digest(body: Mapping[str, Any]) -> str:
@@ -217,8 +226,15 @@ def load_latest(directory: Path, only: Collection[str] | None = None, step: int 
     raise ConfigError(f"every checkpoint in {str(directory)!r} is damaged{rest}")
 
 
-def load_for_resume(run: RunDir) -> Checkpoint | None:
-    """Locks an unfinished run and loads its newest good checkpoint; None if none was ever saved.
+def whole_steps(directory: Path) -> list[int]:
+    """The steps of the checkpoints that look complete, the newest first."""
+    return [int(path.name) for path in _newest_first(directory) if _looks_whole(path)]
+
+
+def load_for_resume(run: RunDir, at: int | None = None) -> Checkpoint | None:
+    """Locks an unfinished run and loads its newest good checkpoint, or that of step `at`; None if none was saved.
+
+    With `at` 0 the run begins again: None.
 
     Raises:
         ConfigError: the run is finished or in use, or has no checkpoint that can be loaded.
@@ -228,8 +244,8 @@ def load_for_resume(run: RunDir) -> Checkpoint | None:
         raise ConfigError(f"run {str(run.path)!r} is finished: see {run.result}")
     if not run.checkpoints.is_dir():
         raise ConfigError(f"run {str(run.path)!r} cannot go on: {run.checkpoints} is not there")
-    if run.has_checkpoint():
-        return load_latest(run.checkpoints)
+    if run.has_checkpoint() and at != 0:
+        return load_latest(run.checkpoints, step=at)
     print("no checkpoint was saved yet: the run begins again")
     return None
 
