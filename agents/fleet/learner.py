@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from agents.dqn import DQN, Metrics
+from agents.fleet.optimizer import StackedAdamW
 from agents.fleet.stack import Stack
 from agents.networks.convolution import PixelConv2d
-from agents.training.adamw import Together
 from experiment.config import ConfigError
 from experiment.layout import compiled
 from plasticity.features import FeatureTap
@@ -44,7 +44,7 @@ class FleetLearner:
         self._tensors = {f"{part}.{name}": whole for part, stack in stacks.items() for name, whole in stack.tensors.items()}
         self.features: dict[str, Tensor] | None = None
         self.methods = [_stacked(list(own), self.online) for own in zip(*(a.methods for a in agents), strict=True)]
-        self.together = Together([agent.optimizer for agent in agents])
+        self.optimizer = StackedAdamW([agent.optimizer for agent in agents], self.online)
         self._backward = compiled(self.backward, first.network) if compile else self.backward
         self._forward = compiled(self.target_outputs, first.network) if compile else self.target_outputs
         self._greedy = compiled(self.greedy, first.network) if compile else self.greedy
@@ -101,7 +101,6 @@ class FleetLearner:
         batch["losses"], batch["target_next"] = metrics.pop("losses"), metrics.pop("target_next")
         if (most := self.template.max_grad_norm) is not None:
             self.online.cut_gradients(most)
-        self.online.share_gradients()
         rows = [dict(zip(metrics, values, strict=True)) for values in zip(*(m.unbind(0) for m in metrics.values()))]
         self._step(loss)
         self.after_update()
@@ -113,15 +112,13 @@ class FleetLearner:
         return vmap(member, in_dims=(0, axis), out_dims=axis)(self._tensors, given)
 
     def _step(self, loss: Tensor) -> None:
-        """The optimisers' steps, in one call where all have the same rate and none has more to do."""
+        """The optimisers' steps, in one call where all have the same rate."""
         rates = {tuple(map(float, agent.schedule.get_last_lr())) for agent in self.agents}
-        if len(rates) == 1 and self.template.skip is None and self.together.possible:
-            self.together.step()
-            return
-        for agent, own in zip(self.agents, loss, strict=True):
-            if agent.skip is not None:
-                agent.skip.look(own)
-            agent.optimizer.step()
+        if self.template.skip is not None:
+            self.online.share_gradients()
+            for agent, own in zip(self.agents, loss, strict=True):
+                agent.skip.look(own)  # type: ignore[union-attr]
+        self.optimizer.step(together=len(rates) == 1 and self.template.skip is None)
 
     def after_update(self) -> None:
         """Run the methods in their order after the optimisers' steps."""

@@ -32,11 +32,23 @@ class Stack:
             self.tensors[name] = whole.requires_grad_(first.requires_grad)
             self._first[id(first)] = name
         self.learned = [name for name, whole in self.tensors.items() if whole.requires_grad]
-        self._parameters = [[network.get_parameter(name) for network in networks] for name in self.learned]
+        self._take_gradients()
+        self._parameters = {name: [network.get_parameter(name) for network in networks] for name in self.learned}
 
     def whole(self, tensor: Tensor) -> Tensor:
         """The stacked tensor of which a parameter or buffer of the first network is the first part."""
         return self.tensors[self._first[id(tensor)]]
+
+    def _take_gradients(self) -> None:
+        """Take over the gradients of networks that have some, as after a resume."""
+        for name in self.learned:
+            parts = [network.get_parameter(name).grad for network in self.networks]
+            if all(part is not None for part in parts):
+                self.tensors[name].grad = torch.stack(parts)  # type: ignore[arg-type]
+
+    def parameters(self, name: str) -> list[nn.Parameter]:
+        """The parameter of that name of each network."""
+        return self._parameters[name]
 
     def zero_grad(self) -> None:
         """Forget the gradients of the update before."""
@@ -45,7 +57,7 @@ class Stack:
 
     def share_gradients(self) -> None:
         """Make the gradient of each network's parameters the view of the stacked ones."""
-        for name, parameters in zip(self.learned, self._parameters, strict=True):
+        for name, parameters in self._parameters.items():
             gradient = self.tensors[name].grad
             parts = [None] * len(parameters) if gradient is None else gradient.unbind(0)
             for parameter, part in zip(parameters, parts, strict=True):

@@ -56,9 +56,16 @@ class FleetTrainer:
             self.learn()
         if self.first.passes(self.config.target_period, next(iter(begun.values()))[0]):
             self.learner.sync_target()
+        if self._reports(next(iter(begun.values()))[0]):
+            self.learner.online.share_gradients()
         share = (time.perf_counter() - began) / len(begun)
         for _, trainer in self.living:
             trainer.seconds += share
+
+    def _reports(self, before: int) -> bool:
+        """Whether a row or a checkpoint, which have the gradients, is due after a step."""
+        periods = self.config.steps_per_row, self.config.checkpoint_interval
+        return self.first.done or any(period and self.first.passes(period, before) for period in periods)
 
     def rows(self, number: int) -> list[Row]:
         """The rows of metrics that are due for a member. Raises NonFinite if that member has diverged."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -44,15 +44,12 @@ class FusedAdamW(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        for tensors in self.prepared():
-            _step(tensors, scale, found_inf)
-        return loss
-
-    def prepared(self) -> list[Tensors]:
-        """The tensors of a step on the present gradients, whose parameters have some."""
         if not self._is_prepared():
             self._prepared = [tensors for group in self.param_groups for tensors in self._collected(group)]
-        return self._prepared
+        for tensors in self._prepared:
+            torch._foreach_add_(tensors.steps, 1)
+            fused_step(tensors, scale, found_inf)
+        return loss
 
     def _is_prepared(self) -> bool:
         learning = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
@@ -73,45 +70,11 @@ class FusedAdamW(torch.optim.AdamW):
         return [Tensors(group, *found) for found, _ in grouped.values()]
 
 
-class Together:
-    """The steps of optimisers of the same settings in one call, at the rate of the first.
-
-    The state stays each optimiser's own. It and the parameters with gradients must be the same tensors in every step.
-    """
-
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        self.optimizers = list(optimizers)
-        self._joined: list[Tensors] = []
-
-    @property
-    def possible(self) -> bool:
-        """Whether every optimiser is a FusedAdamW whose step has no hooks."""
-        return all(
-            isinstance(o, FusedAdamW) and not o._optimizer_step_pre_hooks and not o._optimizer_step_post_hooks
-            for o in self.optimizers
-        )
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """One step of each on the present gradients."""
-        if not self._joined:
-            groups = zip(*(o.prepared() for o in self.optimizers if isinstance(o, FusedAdamW)), strict=True)
-            self._joined = [_joined(parts) for parts in groups]
-        for tensors in self._joined:
-            _step(tensors, None, None)
-
-
-def _joined(parts: Sequence[Tensors]) -> Tensors:
-    columns = zip(*(part[1:] for part in parts), strict=True)
-    return Tensors(parts[0].group, *([tensor for own in column for tensor in own] for column in columns))
-
-
-def _step(tensors: Tensors, scale: Tensor | None, found_inf: Tensor | None) -> None:
-    """One step of torch's fused kernel."""
+def fused_step(tensors: Tensors, scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
+    """One step of torch's fused kernel; `steps` count it already."""
     group, parameters, averages, squares, steps = tensors
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     beta1, beta2 = group["betas"]
-    torch._foreach_add_(steps, 1)
     torch._fused_adamw_(
         parameters,
         gradients,
