@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from agents import metrics
 from agents.config import DQNConfig
-from agents.names import AGENTS, command_of
 from agents.fleet.seeds import parse_seeds, split
+from agents.names import AGENTS, command_of
 from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session

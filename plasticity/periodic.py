@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plasticity.layers import choose_drawn, draw_network
-from plasticity.method import EachMember, Features, Method, Whole, check_period, check_until, check_whole, is_due, make_generator
+from plasticity.method import (
+    EachMember,
+    Features,
+    Method,
+    Whole,
+    check_period,
+    check_until,
+    check_whole,
+    is_due,
+    make_generator,
+)
 
 
 class PeriodicDraw(Method):

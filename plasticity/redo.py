@@ -12,7 +12,18 @@ from torch.optim import Optimizer
 
 from nap.graph import HiddenLayer, UnitView, parameter_spec
 from plasticity.layers import hidden_layers, unit_moments
-from plasticity.method import SEED, EachMember, Features, Method, Whole, check_number, check_period, check_whole, is_due, make_generator
+from plasticity.method import (
+    SEED,
+    EachMember,
+    Features,
+    Method,
+    Whole,
+    check_number,
+    check_period,
+    check_whole,
+    is_due,
+    make_generator,
+)
 
 
 class ReDo(Method):

@@ -41,7 +41,9 @@ class FleetLearner:
         self.template = _template(first)
         self._networks = _Networks(self.template.online, self.template.target)
         stacks = {"online": self.online, "target": self.target}
-        self._tensors = {f"{part}.{name}": whole for part, stack in stacks.items() for name, whole in stack.tensors.items()}
+        self._tensors = {
+            f"{part}.{name}": whole for part, stack in stacks.items() for name, whole in stack.tensors.items()
+        }
         self.features: dict[str, Tensor] | None = None
         self.methods = [_stacked(list(own), self.online) for own in zip(*(a.methods for a in agents), strict=True)]
         self.optimizer = StackedAdamW([agent.optimizer for agent in agents], self.online)
@@ -189,6 +191,8 @@ def _stacked(members: list[Method], stack: Stack) -> Method:
 def _check(agent: DQN) -> None:
     kind = type(agent)
     if own := [name for name in OWN if getattr(kind, name) is not getattr(DQN, name)]:
-        raise ConfigError(f"--seeds: {kind.__name__} overrides {own[0]}, which a fleet does for all its members at once")
+        raise ConfigError(
+            f"--seeds: {kind.__name__} overrides {own[0]}, which a fleet does for all its members at once"
+        )
     if not agent.low_precision.is_original:
         raise ConfigError("--seeds: a fleet computes in fp32: leave out --precision bf16")

@@ -6,20 +6,19 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
 from agents.config import DQNConfig
+from agents.fleet.group import Group
 from agents.fleet.seeds import as_text
-from agents.fleet.trainer import FleetTrainer
 from agents.run import AgentRun, build_trainer
 from agents.training.pace import Pace
 from agents.training.trainer import Trainer
 from experiment.config import ConfigError
-from experiment.guard import NonFinite
 from experiment.interrupt import Interrupt
 from experiment.progress import Progress
 from experiment.run import FAILURES
@@ -27,6 +26,8 @@ from experiment.storage import checkpoint
 from experiment.storage.files import to_json, write_atomic
 from experiment.storage.run_dir import RunDir, find_resumed, load_settings
 
+CHUNK_SECONDS = 1.0
+"""How long groups step by themselves, about, before they wait for one another."""
 KEPT = 2
 """Checkpoints that a run keeps: one with fewer has its beginning to go back to."""
 
@@ -51,14 +52,18 @@ class FleetRun:
             raise ConfigError("every run of this fleet is finished")
         self.config = living[0].config
         if found is None:
+            names = to_json([member.directory.path.name for member in living]) + "\n"
             for member in living:
-                write_atomic(member.directory.path / FILE, to_json([m.directory.path.name for m in living]) + "\n")
-        trainers = [
-            self._spare(seed) if member is None else member.trainer
-            for seed, member in zip(self.seeds, self.members, strict=True)
-        ]
-        self.trainer = FleetTrainer(trainers, [member is not None for member in self.members])
-        self.codes: list[int] = []
+                write_atomic(member.directory.path / FILE, names)
+        self.groups = [self._group(places) for places in self._places()]
+
+    def _places(self) -> list[list[int]]:
+        """The places of the members that each thread trains: as even as can be, on a GPU all in one."""
+        threads = 1 if self.config.device != "cpu" else min(self.config.threads, len(self.seeds))
+        return [part.tolist() for part in np.array_split(np.arange(len(self.seeds)), threads)]
+
+    def _group(self, places: Sequence[int]) -> Group:
+        return Group([self.members[place] for place in places], lambda place: self._spare(self.seeds[places[place]]))
 
     def _member(self, config: DQNConfig, seed: int, directory: RunDir | None, at: int | None) -> AgentRun | None:
         """The run of a seed, or None if it has nothing left to do with the others."""
@@ -81,81 +86,67 @@ class FleetRun:
         return trainer
 
     @property
-    def living(self) -> list[tuple[int, AgentRun]]:
-        """The members that go on, with their places."""
-        alive = zip(self.members, self.trainer.alive, strict=True)
-        return [(place, member) for place, (member, lives) in enumerate(alive) if lives and member is not None]
+    def living(self) -> list[AgentRun]:
+        """The members that go on."""
+        return [run for group in self.groups for _, run in group.living]
 
     def train(self) -> int:
         """Train all members to the end of the budget, then evaluate each; the largest of their exit codes."""
-        _, first = self.living[0]
-        print(f"{first.headline()}\na fleet of the seeds {as_text(self.seeds)}, in the directories")
-        print("\n".join(f"  {member.directory.path}" for _, member in self.living), flush=True)
+        print(f"{self.living[0].headline()}\na fleet of the seeds {as_text(self.seeds)}, in the directories")
+        print("\n".join(f"  {run.directory.path}" for run in self.living), flush=True)
         ends: list[Callable[[], int]] = []
         with Interrupt() as interrupt:
-            if not first.finished():
-                try:
-                    self._train_until(interrupt)
-                except FAILURES as error:  # of all members
-                    return max([member.fail(error) for _, member in self.living])
-            for place, member in self.living:
-                self._guarded(place, lambda member=member: ends.append(self._last(member, interrupt)))  # type: ignore[misc]
-        self.codes += [end() for end in ends]
-        return max(self.codes)
-
-    @staticmethod
-    def _last(member: AgentRun, interrupt: Interrupt) -> Callable[[], int]:
-        """Save and evaluate a member; what ends its run."""
-        saved = member.save()
-        whole = member.evaluated(interrupt)
-        return lambda: member.end(saved, whole)
+            try:
+                self._train_until(interrupt)
+            except FAILURES as error:  # of all members
+                for group in self.groups:
+                    group.fail(error)
+            for group in self.groups:
+                ends += group.conclude(interrupt)
+        return max([end() for end in ends] + [code for group in self.groups for code in group.codes])
 
     def _train_until(self, interrupt: Interrupt) -> None:
-        first = self.trainer.first
-        for _, member in self.living:
-            member.open()
+        """Let each group step on a thread of its own: one computes while another plays."""
+        first = self.groups[0].trainer.first
+        if first.done:
+            return
+        for group in self.groups:
+            group.open()
         self.pace, pace = Pace(first), lambda: str(self.pace)
-        with Progress(self.config.budget, "agent steps", start=first.agent_step, pace=pace) as progress:
-            first.before_updates = lambda: None
-            while self.living and not self.trainer.first.done and not interrupt.requested:
-                before = self.trainer.first.agent_step
-                self.trainer.step()
-                for place, member in self.living:
-                    self._guarded(place, lambda place=place, member=member: self._report(place, member, before))  # type: ignore[misc]
+        progress = Progress(self.config.budget, "agent steps", start=first.agent_step, pace=pace)
+        with progress, ThreadPoolExecutor(len(self.groups), initializer=on_one_thread) as pool:
+            for group in self.groups:  # they compile one after another: the second finds what the first has made
+                pool.submit(group.run_until, lambda trainer: not trainer.updates and not interrupt.requested).result()
+            chunk = 1
+            while self.living and not self.living[0].finished() and not interrupt.requested:
+                stop, began = self.living[0].step + chunk, time.monotonic()
+                steps = [pool.submit(group.run_until, lambda t: t.agent_step < stop) for group in self.groups]  # noqa: B023
+                for step in steps:
+                    step.result()
+                chunk = max(1, round(chunk * min(2.0, CHUNK_SECONDS / max(time.monotonic() - began, 1e-6))))
+                self.pace.note()
                 if self.living:
-                    self.pace.note()
-                    progress.update(self.trainer.first.agent_step, self.live_metrics)
-
-    def _report(self, place: int, member: AgentRun, before: int) -> None:
-        for row in self.trainer.rows(place):
-            member.tracker.log(row)
-        if member.saves_after(before):
-            member.save()
-
-    def _guarded(self, place: int, work: Callable[[], object]) -> None:
-        """Do something of one member, whose failure ends that member alone."""
-        member = self.members[place]
-        assert member is not None
-        try:
-            work()
-        except FAILURES as error:
-            print(f"seed {self.seeds[place]}: ", end="", flush=True)
-            self.codes.append(member.fail(error))
-            self.trainer.alive[place] = False
+                    progress.update(self.living[0].step, self.live_metrics)
 
     def live_metrics(self) -> dict[str, str]:
         """The metrics of the live view: the means over the members."""
-        trainers = [member.trainer for _, member in self.living]
+        trainers = [run.trainer for run in self.living]
         first, returns = trainers[0], [np.mean(trainer.returns) for trainer in trainers if trainer.returns]
         spread = f"{np.mean(returns):.1f} ({min(returns):.1f} to {max(returns):.1f})" if returns else "-"
         return {
             "seeds": f"{len(trainers)}",
-            "updates": f"{first.updates:,} each",
+            "updates": f"{first.agent.updates:,} each",
             "updates/s": f"{self.pace.updates_per_second * len(trainers):.1f} in all",
             "return": spread,
             "epsilon": f"{first.epsilon:.3f}",
             "lr": f"{float(first.agent.optimizer.param_groups[0]['lr']):.2e}",
         }
+
+
+def on_one_thread() -> None:
+    """Let torch compute on one thread here, as `configure` lets it otherwise."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
 
 
 FILE = "fleet.json"
@@ -183,7 +174,9 @@ def find_fleet(config: DQNConfig, seeds: Sequence[int]) -> list[RunDir] | None:
     runs = [RunDir.open(start.path.parent / name) for name in names_there]
     there = [load_settings(DQNConfig, run).seed for run in runs]
     if there != list(seeds):
-        raise ConfigError(f"the fleet of {str(start.path)!r} has the seeds {as_text(there)}: give --seeds {as_text(there)}")
+        raise ConfigError(
+            f"the fleet of {str(start.path)!r} has the seeds {as_text(there)}: give --seeds {as_text(there)}"
+        )
     return runs
 
 

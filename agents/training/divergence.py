@@ -11,7 +11,6 @@ from torch import Tensor
 
 from agents.config import DQNConfig
 
-
 Batch = Mapping[str, Tensor] | TensorDictBase
 
 
