@@ -12,10 +12,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from agents import run as single
 from agents.config import DQNConfig
 from agents.fleet.group import Group
 from agents.fleet.seeds import as_text
-from agents.run import AgentRun, build_trainer
+from agents.run import AgentRun
 from agents.training.pace import Pace
 from agents.training.trainer import Trainer
 from experiment.config import ConfigError
@@ -81,7 +82,7 @@ class FleetRun:
 
     def _spare(self, seed: int) -> Trainer:
         """What stands in the place of a member that does not go on."""
-        trainer = build_trainer(replace(self.config, seed=seed))
+        trainer = single.build_trainer(replace(self.config, seed=seed))
         trainer.open()
         return trainer
 
