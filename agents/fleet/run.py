@@ -107,7 +107,10 @@ class FleetRun:
         return max([end() for end in ends] + [code for group in self.groups for code in group.codes])
 
     def _train_until(self, interrupt: Interrupt) -> None:
-        """Let each group step on a thread of its own: one computes while another plays."""
+        """Let each group step on a thread of its own: one computes while another plays.
+
+        Groups wait for one another now and then, so that they stop, and have their checkpoints, at the same steps.
+        """
         first = self.groups[0].trainer.first
         if first.done:
             return
@@ -116,18 +119,25 @@ class FleetRun:
         self.pace, pace = Pace(first), lambda: str(self.pace)
         progress = Progress(self.config.budget, "agent steps", start=first.agent_step, pace=pace)
         with progress, ThreadPoolExecutor(len(self.groups), initializer=on_one_thread) as pool:
-            for group in self.groups:  # they compile one after another: the second finds what the first has made
-                pool.submit(group.run_until, lambda trainer: not trainer.updates and not interrupt.requested).result()
-            chunk = 1
+            chunk, before = 1, first.updates
             while self.living and not self.living[0].finished() and not interrupt.requested:
-                stop, began = self.living[0].step + chunk, time.monotonic()
-                steps = [pool.submit(group.run_until, lambda t: t.agent_step < stop) for group in self.groups]  # noqa: B023
+                stop, began = self._stop_after(chunk), time.monotonic()
+                steps = []
+                for group in self.groups:
+                    steps.append(pool.submit(group.run_until, lambda trainer: trainer.agent_step < stop))  # noqa: B023
+                    if first.updates == before:  # the second group finds compiled what the first has compiled
+                        steps[-1].result()
                 for step in steps:
                     step.result()
                 chunk = max(1, round(chunk * min(2.0, CHUNK_SECONDS / max(time.monotonic() - began, 1e-6))))
                 self.pace.note()
                 if self.living:
                     progress.update(self.living[0].step, self.live_metrics)
+
+    def _stop_after(self, chunk: int) -> int:
+        """So many steps from here, but no further than the next checkpoint: no group gets two of them ahead."""
+        step, interval = self.living[0].step, self.config.checkpoint_interval
+        return min(step + chunk, (step // interval + 1) * interval) if interval else step + chunk
 
     def live_metrics(self) -> dict[str, str]:
         """The metrics of the live view: the means over the members."""
@@ -145,9 +155,10 @@ class FleetRun:
 
 
 def on_one_thread() -> None:
-    """Let torch compute on one thread here, as `configure` lets it otherwise."""
+    """Let torch compute on one thread here, as `configure` and `compiled` let it otherwise: threads have settings."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    torch._dynamo.config.trace_autograd_ops = True
 
 
 FILE = "fleet.json"
