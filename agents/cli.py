@@ -54,7 +54,8 @@ OWN: Bases = {
 """The options that take a class of the user's, and what it is a subclass of."""
 DESCRIPTION = """Train {name} on an Atari game, with Normalize-and-Project at any update-to-data ratio.
 
---seeds 0-9, in place of --seed, trains these seeds at once as a fleet, each into a run directory of its own.
+A fleet of several seeds in one process, each with a run directory of its own, in place of --seed:
+  --seeds 0-9, or 0,3,5-7
 
 Methods for --plasticity (--list-methods shows options and papers; --list-metrics explains metrics.jsonl;
 module:Class:help a part of your own):

@@ -3,7 +3,7 @@
     python -m benchmarks.fleet --seeds 0-9 -- --config minatar --nap --utd 8
 
 One process of one thread on each core stands for any number of them, one core after another. Both are measured in
-turn, several times in one run, so that a busy machine slows both. Arguments after -- are those of `agents.dqn`.
+turn, several times in one run, so that a busy machine slows both. Arguments after -- are those of the agent's command.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ def main(argv: Sequence[str]) -> int:
     own, rest = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet", description=__doc__)
     parser.add_argument("--seeds", default="0-9", help="seeds of the fleet")
+    parser.add_argument("--agent", default="dqn", help="dqn, rainbow or der")
     parser.add_argument("--seconds", type=float, default=20, help="length of a measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each")
     parser.add_argument("--part", choices=("alone", "fleet"), help=argparse.SUPPRESS)
     options = parser.parse_args(own)
     with exit_on_bad_input():
         seeds = parse_seeds(options.seeds)
-        settings("dqn", rest)
+        settings(options.agent, rest)
     if options.part is not None:
-        return part(seeds if options.part == "fleet" else seeds[:1], rest, options.seconds)
+        return part(options.agent, seeds if options.part == "fleet" else seeds[:1], rest, options.seconds)
     cores = available_cores()
     started = {"alone": [start("alone", own, rest) for _ in range(cores)], "fleet": [start("fleet", own, rest)]}
     rates: dict[str, list[float]] = {name: [] for name in started}
@@ -74,7 +75,7 @@ def measure(processes: Sequence[subprocess.Popen[str]]) -> float:
     return sum(float(process.stdout.readline()) for process in processes if process.stdout is not None)
 
 
-def part(seeds: Sequence[int], argv: Sequence[str], seconds: float) -> int:
+def part(agent: str, seeds: Sequence[int], argv: Sequence[str], seconds: float) -> int:
     """One process: trains, and measures as long as lines come in."""
     import numpy as np
 
@@ -84,7 +85,7 @@ def part(seeds: Sequence[int], argv: Sequence[str], seconds: float) -> int:
     from agents.training.trainer import Trainer
 
     threads = min(available_cores(), len(seeds))
-    config = replace(settings("dqn", [*EARLY, *argv]), compile="true", threads=threads)
+    config = replace(settings(agent, [*EARLY, *argv]), compile="true", threads=threads)
     on_one_thread()
     works: list[tuple[FleetTrainer | Trainer, int]] = []
     for places in np.array_split(np.array(seeds), threads):

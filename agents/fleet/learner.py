@@ -67,10 +67,10 @@ class FleetLearner:
     def bootstrap(self, block: TensorDictBase) -> list[TensorDictBase]:
         """Minibatches [K, N, B] as a list of K, as `DQN.bootstrap` gives them."""
         if self.template.augment is not None:
-            parts = block.unbind(1)
+            parts = list(block.unbind(1))
             for agent, part in zip(self.agents, parts, strict=True):
                 self.template.augment(part, agent.generator)
-            block = torch.stack(list(parts), 1)
+            block = torch.stack(parts, 1)  # type: ignore[assignment]  # a stack of TensorDicts is one
         for agent in self.agents:
             agent.noise.resample()
         if not self._one_graph or len(block) > 1:
@@ -99,11 +99,12 @@ class FleetLearner:
         for agent in self.agents:
             agent.noise.resample()
         self.online.zero_grad()
-        loss, metrics, self.features = self._backward(dict(batch.items()))
+        loss, metrics, self.features = self._backward(dict(batch.items()))  # type: ignore[arg-type]  # no nested ones
         batch["losses"], batch["target_next"] = metrics.pop("losses"), metrics.pop("target_next")
         if (most := self.template.max_grad_norm) is not None:
             self.online.cut_gradients(most)
-        rows = [dict(zip(metrics, values, strict=True)) for values in zip(*(m.unbind(0) for m in metrics.values()))]
+        columns = zip(*(values.unbind(0) for values in metrics.values()), strict=True)
+        rows = [dict(zip(metrics, values, strict=True)) for values in columns]
         self._step(loss)
         self.after_update()
         return rows
@@ -134,7 +135,7 @@ class FleetLearner:
         self.target.copy_from(self.online)
 
     def _loss(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Metrics, dict[str, Tensor]]:
-        """The loss of one member, as `DQN.backward` computes it; its metrics, and its features if a method wants some."""
+        """The loss of one member, as `DQN.backward` computes it, its metrics, and features if a method wants some."""
         agent = self.template
         batch = TensorDict(tensors, batch_size=tensors["action"].shape)
         if "target_next" not in tensors:

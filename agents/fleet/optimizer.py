@@ -26,7 +26,7 @@ class StackedAdamW:
         self._joined: list[tuple[list[Tensor], Tensors]] | None = None
 
     def step(self, together: bool) -> None:
-        """One step of each optimiser on the present gradients of the stack; `together`: as far as the rates allow it."""
+        """One step of each optimiser on the stack's gradients; `together`: nothing speaks against one call."""
         if not together or any(o._optimizer_step_pre_hooks or o._optimizer_step_post_hooks for o in self.optimizers):
             self._joined = None
         elif self._joined is None:

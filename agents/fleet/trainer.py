@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -119,7 +119,7 @@ class OwnPart(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self.batch[name][self.number]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[str]:
         return iter(self.batch.keys())
 
     def __len__(self) -> int:

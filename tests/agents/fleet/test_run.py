@@ -57,7 +57,9 @@ def test_members_have_what_runs_have(tmp_path, capsys):
     assert [[row.get(name) for name in played] for row in rows(own)] == [
         [row.get(name) for name in played] for row in rows(alone)
     ]
-    assert {item.name for item in own.path.iterdir()} - {"fleet.json"} == {i.name for i in alone.directory.path.iterdir()}
+    assert {item.name for item in own.path.iterdir()} - {"fleet.json"} == {
+        i.name for i in alone.directory.path.iterdir()
+    }
     assert "a fleet of the seeds 0-1,5" in capsys.readouterr().out
 
 
@@ -194,4 +196,3 @@ def test_the_step_to_go_on_from_is_the_newest_of_most(steps, common, tmp_path):
         for step in reversed(own):
             checkpoint.save(runs[-1].checkpoints, step, {"run": {}})
     assert common_step(runs) == common
-

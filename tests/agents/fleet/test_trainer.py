@@ -84,7 +84,7 @@ def episodes(rows: list[dict]) -> list[dict]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_member_equals_its_seed_alone_with_every_method_that_is_stacked(method):
-    # Clipped to one bound, a weight and a bias cancel on Catch's black and white: whether ReLU sees 0 or 1e-18 is chance.
+    # Clipped to one bound, a weight and a bias cancel on black and white frames: ReLU then sees 0 or 1e-18, by chance.
     with_nap = method == "nap" or method.startswith("weight-clipping")
     check_members(plasticity=(method,) if method != "nap" else (), nap=with_nap)
 
