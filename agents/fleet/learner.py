@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -47,9 +48,10 @@ class FleetLearner:
         self.features: dict[str, Tensor] | None = None
         self.methods = [_stacked(list(own), self.online) for own in zip(*(a.methods for a in agents), strict=True)]
         self.optimizer = StackedAdamW([agent.optimizer for agent in agents], self.online)
-        self._backward = compiled(self.backward, first.network) if compile else self.backward
-        self._forward = compiled(self.target_outputs, first.network) if compile else self.target_outputs
-        self._greedy = compiled(self.greedy, first.network) if compile else self.greedy
+        computed = self.backward, self.target_outputs, self.greedy
+        if compile:
+            computed = tuple(compiled(own_code(one), first.network, fullgraph=False) for one in computed)  # type: ignore[assignment]
+        self._backward, self._forward, self._greedy = computed
         self._one_graph = compile and not first.noise.layers
 
     @torch.no_grad()
@@ -70,7 +72,7 @@ class FleetLearner:
             parts = list(block.unbind(1))
             for agent, part in zip(self.agents, parts, strict=True):
                 self.template.augment(part, agent.generator)
-            block = torch.stack(parts, 1)  # type: ignore[assignment]  # a stack of TensorDicts is one
+            block = torch.stack(parts, 1)  # type: ignore[assignment,arg-type]  # a stack of TensorDicts is one
         for agent in self.agents:
             agent.noise.resample()
         if not self._one_graph or len(block) > 1:
@@ -149,6 +151,15 @@ class FleetLearner:
 
     def _actions(self, obs: Tensor) -> Tensor:
         return self.template.greedy(self.template.online, obs)
+
+
+def own_code(method: MethodType) -> MethodType:
+    """The method with a code object of its own: torch keeps what it compiles by code, and little for each."""
+    function = method.__func__
+    own = FunctionType(
+        function.__code__.replace(), function.__globals__, function.__name__, closure=function.__closure__
+    )
+    return MethodType(own, method.__self__)
 
 
 class _Networks(nn.Module):

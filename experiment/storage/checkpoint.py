@@ -29,6 +29,7 @@ from experiment.setting import names_of
 from experiment.storage.files import HashingFile, sync_directory
 from experiment.storage.run_dir import RunDir
 from experiment.storage.segments import Segment, Segments
+from experiment.storage.views import without_views
 from experiment.values import ConfigError
 
 LAYOUT = 2
@@ -136,7 +137,7 @@ def _write(directory: Path, step: int, state: Mapping[str, Any], rows: dict[str,
     for name, part in state.items():
         file = HashingFile(directory / f"{name}.pt")
         try:
-            torch.save(_alone(part), file)  # type: ignore[arg-type]
+            torch.save(without_views(part), file)  # type: ignore[arg-type]
         finally:
             files[f"{name}.pt"] = file.finish()
     body = {"layout": LAYOUT, "step": step, "torch": torch.__version__, "files": files, "rows": rows}
@@ -146,15 +147,6 @@ def _write(directory: Path, step: int, state: Mapping[str, Any], rows: dict[str,
         text.flush()
         os.fsync(text.fileno())
     sync_directory(directory)
-
-
-def _alone(value: Any) -> Any:
-    """The value with copies of tensors that are views of larger ones, which `torch.save` would write as a whole."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone() if value.untyped_storage().nbytes() > value.nbytes else value
-    if isinstance(value, dict):
-        return type(value)((key, _alone(item)) for key, item in value.items())
-    return type(value)(map(_alone, value)) if isinstance(value, list | tuple) else value
 
 
 def _digest(body: Mapping[str, Any]) -> str:
