@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agents import metrics
 from agents.config import DQNConfig
+from agents.fleet.seeds import parse_seeds, split
 from agents.names import AGENTS, NETWORKS, command_of, is_own
 from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
@@ -19,6 +21,9 @@ from experiment.part_help import SCHEDULES, Bases, own_help
 from experiment.storage.run_dir import RunDir, check_resumed, load_settings
 from plasticity.listing import answer
 from plasticity.registry import listing
+
+if TYPE_CHECKING:
+    from agents.fleet.run import FleetRun
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DEFAULTS = {"dqn": "dqn-atari100k", "rainbow": "rainbow", "der": "der"}
@@ -49,6 +54,9 @@ OWN: Bases = {
 }
 """The options that take a class of the user's, and what it is a subclass of."""
 DESCRIPTION = """Train {name} on an Atari game, with Normalize-and-Project at any update-to-data ratio.
+
+A fleet of several seeds in one process, each with a run directory of its own, in place of --seed:
+  --seeds 0-9, or 0,3,5-7
 
 Methods for --plasticity (--list-methods shows options and papers; --list-metrics explains metrics.jsonl;
 module:Class:help a part of your own):
@@ -158,8 +166,15 @@ def main(agent: str, argv: Sequence[str] | None = None) -> int:
         if text is not None:
             print(text)
             return 0
+        seeds, argv = split(argv)
         config = settings(agent, argv)
-        from agents.run import AgentRun
+        if seeds is None:
+            from agents.run import AgentRun
 
-        run = AgentRun(config)
+            run: AgentRun | FleetRun = AgentRun(config)
+        else:
+            members = parse_seeds(seeds)
+            from agents.fleet.run import FleetRun
+
+            run = FleetRun(config, members)
     return run.train()

@@ -20,7 +20,7 @@ def project(probabilities: Tensor, reward: Tensor, discount: Tensor, support: Te
     one there). This form, in which atom i takes the fraction max(0, 1 - |b_j - i|), does not, and scatters nothing: it
     is deterministic on every device.
     """
-    probabilities, reward, discount = _wide(probabilities), _wide(reward), _wide(discount)
+    probabilities, reward, discount = wide(probabilities), wide(reward), wide(discount)
     first, last = support[0], support[-1]
     moved = reward.unsqueeze(-1) + discount.unsqueeze(-1) * support
     steps = support.shape[0] - 1
@@ -35,12 +35,12 @@ def categorical_loss(logits: Tensor, target: Tensor) -> Tensor:
 
     It is the Kullback-Leibler divergence plus the target's entropy, which has no gradient.
     """
-    return -(_wide(target) * _wide(logits).log_softmax(-1)).sum(-1)
+    return -(wide(target) * wide(logits).log_softmax(-1)).sum(-1)
 
 
 def categorical_mean(logits: Tensor, support: Tensor) -> Tensor:
     """Expected values of categorical distributions: logits [..., N], support [N] -> [...]."""
-    return (_wide(logits).softmax(-1) * support).sum(-1)
+    return (wide(logits).softmax(-1) * support).sum(-1)
 
 
 def quantile_loss(quantiles: Tensor, targets: Tensor, kappa: float = 1.0) -> Tensor:
@@ -50,7 +50,7 @@ def quantile_loss(quantiles: Tensor, targets: Tensor, kappa: float = 1.0) -> Ten
     where the Huber loss becomes linear, 0 the plain quantile regression loss.
     Source: eq. 9 and 10 and algorithm 1 of arXiv 1710.10044, which do not divide by kappa, as IQN does.
     """
-    quantiles, targets = _wide(quantiles), _wide(targets)
+    quantiles, targets = wide(quantiles), wide(targets)
     count = quantiles.shape[-1]
     levels = (torch.arange(count, device=quantiles.device, dtype=quantiles.dtype) + 0.5) / count
     errors = targets.unsqueeze(-1) - quantiles.unsqueeze(-2)  # [B, M, N]
@@ -61,8 +61,9 @@ def quantile_loss(quantiles: Tensor, targets: Tensor, kappa: float = 1.0) -> Ten
 
 def quantile_mean(quantiles: Tensor) -> Tensor:
     """Expected values of distributions given by quantiles at evenly spaced levels: [..., N] -> [...]."""
-    return _wide(quantiles).mean(-1)
+    return wide(quantiles).mean(-1)
 
 
-def _wide(values: Tensor) -> Tensor:
+def wide(values: Tensor) -> Tensor:
+    """The values in float32, or float64 if they are in it."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 import nap
+from agents.distributional import wide
 from agents.networks.layers import Noise
 from agents.networks.low_precision import LowPrecisionCopy
 from agents.values import Scalar, Values, chosen
@@ -131,7 +132,7 @@ class DQN:
         """
         with torch.no_grad():
             targets = self.targets(batch)
-        out = chosen(self.online(batch["obs"]), batch["action"]).float()
+        out = wide(chosen(self.online(batch["obs"]), batch["action"]))
         losses = self.values.loss(out, targets)
         loss = (losses * batch["weight"]).mean()
         q = self.values.mean(out.detach())
@@ -177,7 +178,7 @@ class DQN:
         """Mean absolute TD error of transitions [B], a scalar on the device; nothing changes, nothing is drawn."""
         with untouched(self.online), untouched(self.target):
             targets = self.targets(batch.replace({"target_next": self.target(batch["next_obs"])}))
-            q = self.values.mean(chosen(self.online(batch["obs"]), batch["action"]).float())
+            q = self.values.mean(wide(chosen(self.online(batch["obs"]), batch["action"])))
         return (self.values.expected(targets) - q).abs().mean()
 
     def sync_target(self) -> None:

@@ -163,17 +163,21 @@ class AgentRun(Run[DQNConfig]):
     @contextmanager
     def live_view(self, interrupt: Interrupt) -> Iterator[Progress]:
         """Progress with the pace of play and of updates; episodes begin in environments that are not playing yet."""
+        self.open()
+        self.pace, self.began, self.estimated = Pace(self.trainer), time.monotonic(), False
+        pace, start = (lambda: str(self.pace)), self.step
+        with Progress(self.config.budget, "agent steps", start=start, pace=pace) as progress, ExitStack() as self.first:
+            self.trainer.before_updates = lambda: self._before_updates(progress, interrupt)
+            yield progress
+
+    def open(self) -> None:
+        """Begin episodes in environments that are not playing yet."""
         if not self.playing:
             self.trainer.open()
             self.saver.rows.forget(self.trainer.replay.head - 1)  # where running episodes were ended, if there are any
             if self.trainer.env.exact_resume:
                 with as_mistake(f"{self.config.env}, what a checkpoint would hold"):
                     checkpoint.check_plain(self.trainer.env.state_dict(), "env")
-        self.pace, self.began, self.estimated = Pace(self.trainer), time.monotonic(), False
-        pace, start = (lambda: str(self.pace)), self.step
-        with Progress(self.config.budget, "agent steps", start=start, pace=pace) as progress, ExitStack() as self.first:
-            self.trainer.before_updates = lambda: self._before_updates(progress, interrupt)
-            yield progress
 
     def _before_updates(self, progress: Progress, interrupt: Interrupt) -> None:
         """The first update compiles: say so before it, and keep Ctrl-C away from the compiler until it is made."""

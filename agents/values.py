@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agents.distributional import categorical_loss, categorical_mean, project, quantile_loss, quantile_mean
+from agents.distributional import categorical_loss, categorical_mean, project, quantile_loss, quantile_mean, wide
 
 
 class Values(Protocol):
@@ -43,7 +43,7 @@ class Scalar:
         return out
 
     def target(self, out: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
-        return reward + discount * out.float()
+        return reward + discount * wide(out)
 
     def expected(self, target: Tensor) -> Tensor:
         return target
@@ -62,7 +62,7 @@ class Categorical:
         return categorical_mean(out, self.support)
 
     def target(self, out: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
-        return project(out.float().softmax(-1), reward, discount, self.support)
+        return project(wide(out).softmax(-1), reward, discount, self.support)
 
     def expected(self, target: Tensor) -> Tensor:
         return (target * self.support).sum(-1)
@@ -81,7 +81,7 @@ class Quantiles:
         return quantile_mean(out)
 
     def target(self, out: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
-        return reward.unsqueeze(-1) + discount.unsqueeze(-1) * out.float()
+        return reward.unsqueeze(-1) + discount.unsqueeze(-1) * wide(out)
 
     def expected(self, target: Tensor) -> Tensor:
         return target.mean(-1)

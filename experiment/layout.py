@@ -36,7 +36,10 @@ def _on_cpu(network: nn.Module) -> bool:
 
 
 def compiled(
-    function: Callable[..., Any], network: nn.Module, backend: str | Callable[..., Any] = "inductor"
+    function: Callable[..., Any],
+    network: nn.Module,
+    backend: str | Callable[..., Any] = "inductor",
+    fullgraph: bool = True,
 ) -> Callable[..., Any]:
     """A function that calls the network, compiled as one graph that keeps the network's memory format.
 
@@ -46,6 +49,8 @@ def compiled(
     On a CPU the C++ compiler reads torch's headers, which takes it longer than the code. By default it does so for each
     kernel, for a precompiled header, and for tests of the vector registers; here, once for each graph.
     The kernels and their bits are the same.
+    fullgraph: whether what cannot be one graph is an error. The count by which torch 2.13 and 2.14 know belongs to the
+    whole process, so that calls from several threads at once fail by chance: they set it to False.
     """
     torch._dynamo.config.trace_autograd_ops = True
     options: dict[str, str | int | bool | Callable[..., Any]] = {}
@@ -60,7 +65,7 @@ def compiled(
     if memory_format(network) == torch.contiguous_format:
         options["layout_optimization"] = False  # on a CPU inductor else makes every convolution channels_last
     given = options if backend == "inductor" and options else None
-    return torch.compile(function, fullgraph=True, dynamic=False, backend=backend, options=given)
+    return torch.compile(function, fullgraph=fullgraph, dynamic=False, backend=backend, options=given)
 
 
 def _widest_vectors() -> bool:

@@ -13,10 +13,15 @@ _aten = torch.ops.aten
 
 
 class OneDNNProducts(CustomGraphPass):
-    """Gives the large float32 products of a graph to oneDNN, which reads transposed matrices as they lie."""
+    """Gives the large float32 products of a graph to oneDNN, which reads transposed matrices as they lie.
+
+    A batched product, as stacked networks have, becomes as many products.
+    """
 
     def __call__(self, graph: fx.Graph) -> None:
         product = _product()
+        for node in graph.find_nodes(op="call_function", target=_aten.bmm.default):
+            _unbatch(graph, node, product)
         for target in (_aten.mm.default, _aten.addmm.default):
             for node in graph.find_nodes(op="call_function", target=target):
                 if node.kwargs:  # a scaled product
@@ -33,6 +38,27 @@ class OneDNNProducts(CustomGraphPass):
 
     def uuid(self) -> Any:
         return get_hash_for_files((__file__,))
+
+
+def _unbatch(graph: fx.Graph, node: fx.Node, product: Any) -> None:
+    left, right = node.args
+    if node.kwargs or not _takes(left.meta["val"][0], right.meta["val"][0]):  # type: ignore[union-attr]
+        return
+    parts = []
+    with graph.inserting_before(node):
+        for i in range(len(node.meta["val"])):
+            one, other = (_called(graph, _aten.select.int, matrix, 0, i) for matrix in (left, right))
+            turned = _called(graph, _aten.permute.default, other, [1, 0])
+            parts.append(_called(graph, _aten.unsqueeze.default, _called(graph, product, one, turned, None), 0))
+        whole = _called(graph, _aten.cat.default, parts)
+    node.replace_all_uses_with(whole)
+    graph.erase_node(node)
+
+
+def _called(graph: fx.Graph, target: Any, *args: Any) -> fx.Node:
+    node = graph.call_function(target, args)
+    node.meta["val"] = target(*fx.map_arg(args, lambda argument: argument.meta["val"]))
+    return node
 
 
 def _takes(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> bool:

@@ -20,12 +20,12 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from torch import nn
 
 from experiment.command_line import shell
-from experiment.compiler import ADVICE, complaint, is_toolchain_failure
 from experiment.config import ConfigError, as_plain
 from experiment.determinism import configure, device_of, environment, made_by, parameter_hash
+from experiment.failure import FAILURES, reason_for
 from experiment.fork_settings import asked_steps
 from experiment.fork_state import Source, summary
-from experiment.guard import NonFinite, check_finite, is_out_of_memory
+from experiment.guard import check_finite
 from experiment.interrupt import INTERRUPTED, Interrupt
 from experiment.part import as_mistake
 from experiment.processor import check_precision
@@ -75,19 +75,22 @@ class Run(ABC, Generic[Config]):
     network: nn.Module
     segments: Segments | None = None
 
-    def __init__(self, config: Config) -> None:
-        """Build every part, or load the run to go on with; ConfigError before anything is written."""
+    def __init__(self, config: Config, at: int | None = None, trained: str = "alone") -> None:
+        """Build every part, or load the run to go on with; ConfigError before anything is written.
+
+        at: the step of the checkpoint to load, 0 for none; None: the newest. trained: "alone", or with what.
+        """
         check_tracker(config.track)
         self.kept_steps = asked_steps(config)
         self.resumed = find_resumed(config)
         self.source: Source[Config] | None = None
         self.origin: dict[str, Any] | None = None
-        self.config, saved = self._found(config)
+        self.config, saved = self._found(config, at)
         self.device = device_of(self.config.device)
         check_precision(self.config.precision, self.config.device, self.resumed is not None)
         configure(self.config.threads, self.config.seed)
         self.build(saved)
-        self.made_by = made_by(self.config.compile)
+        self.made_by = made_by(self.config.compile) | {"trained": trained}
         self.saved_at: int | None = None
         if self.source is not None:
             self._begin_at(self.source)
@@ -100,7 +103,7 @@ class Run(ABC, Generic[Config]):
         self.tracker = Tracker(self.directory.metrics, self.config.track, config=as_plain(self.config))
         self.tracker.cut_to(0 if saved is None or self.source else saved.state["run"][self.rows_end])
         if self.source is not None:
-            self._save()  # from now on the fork needs its source no more
+            self.save()  # from now on the fork needs its source no more
 
     # --- what a subclass defines
 
@@ -174,13 +177,13 @@ class Run(ABC, Generic[Config]):
 
     # --- making a run
 
-    def _found(self, config: Config) -> tuple[Config, checkpoint.Checkpoint | None]:
+    def _found(self, config: Config, at: int | None) -> tuple[Config, checkpoint.Checkpoint | None]:
         """The settings, those of the run that is resumed if there is one, and its checkpoint. Locks the run."""
         if self.resumed is None:
             if config.resume is not None:
                 print(f"no unfinished run of these settings in {config.root!r}: a new one begins")
             return self._forked(dataclasses.replace(config, resume=None))
-        saved = checkpoint.load_for_resume(self.resumed)
+        saved = checkpoint.load_for_resume(self.resumed, at)
         stored = load_settings(type(config), self.resumed)
         if config.resume == "auto":
             say_kept(self.resumed, config, stored)
@@ -227,19 +230,14 @@ class Run(ABC, Generic[Config]):
         """Train to the end of the budget, save, evaluate; the exit code."""
         try:
             return self._train()
-        except NonFinite as error:
-            reason = self._diverged(str(error))
-        except ConfigError as error:  # of the user's own parts, which what is built cannot tell
-            reason = f"{error}; what is saved stands: {self._resume_command()}"
-        except ChildProcessError as error:  # a worker of the environments is gone, killed for memory, say
-            reason = f"{error}; go on from the last checkpoint: {self._resume_command()}"
-        except (MemoryError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                reason = self._out_of_memory()
-            elif is_toolchain_failure(error):
-                reason = f"the loss cannot be compiled at {self._where()}: {complaint(error)}; {ADVICE}"
-            else:
-                raise
+        except FAILURES as error:
+            return self.fail(error)
+
+    def fail(self, error: Exception) -> int:
+        """Ends the run with one line, and its exit code; raises an error that has no line."""
+        reason = reason_for(self, error)
+        if reason is None:
+            raise error
         self.tracker.close()
         return _failed(reason)
 
@@ -249,25 +247,37 @@ class Run(ABC, Generic[Config]):
         with Interrupt() as interrupt:
             if not self.finished():
                 self._train_until(interrupt)
-                saved = self._save()
-            self.trained = parameter_hash(self.network)  # an evaluation may draw the noise of noisy layers again
-            whole = self.finished() and self.evaluate(interrupt)
+                saved = self.save()
+            whole = self.evaluated(interrupt)
+        return self.end(saved, whole)
+
+    def evaluated(self, interrupt: Interrupt) -> bool:
+        """Evaluates what is trained, if training is done; whether the run is then whole."""
+        self.trained = parameter_hash(self.network)  # an evaluation may draw the noise of noisy layers again
+        return self.finished() and self.evaluate(interrupt)
+
+    def end(self, saved: bool, whole: bool) -> int:
+        """Writes the result of a whole run, or says how another goes on; the exit code."""
         self.tracker.close()
         return self.finish(saved) if whole else self._stop(saved)
 
     def _train_until(self, interrupt: Interrupt) -> None:
-        interval = self.config.checkpoint_interval
         with self.live_view(interrupt) as progress:
             while not self.finished() and not interrupt.requested:
                 before = self.step
                 self.advance(progress)
-                due = interval and self.step // interval > before // interval
-                asked = any(before < step <= self.step for step in self.kept_steps)
-                if (due or asked) and not self.finished():
-                    self._save()
+                if self.saves_after(before):
+                    self.save()
                 progress.update(self.step, self.live_metrics)
 
-    def _save(self) -> bool:
+    def saves_after(self, before: int) -> bool:
+        """Whether a checkpoint is due now, `before` being the step before this one."""
+        interval = self.config.checkpoint_interval
+        due = interval and self.step // interval > before // interval
+        asked = any(before < step <= self.step for step in self.kept_steps)
+        return bool(due or asked) and not self.finished()
+
+    def save(self) -> bool:
         """Saves, or warns, unless the newest checkpoint is of this very step; returns whether all is saved."""
         self.check()
         if self.step == self.saved_at:
@@ -315,29 +325,19 @@ class Run(ABC, Generic[Config]):
         }
 
     def _stop(self, saved: bool) -> int:
-        done = f"{self._where()}, all is saved; go on with: {self._resume_command()}"
+        done = f"{self.where()}, all is saved; go on with: {self.resume_command()}"
         print(f"stopped at {done}" if saved else f"stopped: {self._unsaved()}")
         return INTERRUPTED
 
     def _unsaved(self) -> str:
-        return self.directory.unsaved(self._where(), self._resume_command())
+        return self.directory.unsaved(self.where(), self.resume_command())
 
-    def _diverged(self, found: str) -> str:
-        kept, resume = "There is no checkpoint from before.", self._resume_command()
-        if last := self.directory.newest_checkpoint():
-            skip = f" without the updates that spoil: {resume} {self.skipping}" if self.skipping else f": {resume}"
-            kept = f"The last good checkpoint stands: {last}. To go on from it{skip}"
-        return f"stopped at {self._where()}: {found}. What may help a new run: {self.remedies}. {kept}"
-
-    def _out_of_memory(self) -> str:
-        go_on = f"go on, where there is more, with: {self._resume_command()}"
-        saved = self.directory.newest_checkpoint() is not None
-        return f"out of memory at {self._where()}: {go_on if saved else f'a smaller {self.memory_options} helps'}"
-
-    def _where(self) -> str:
+    def where(self) -> str:
+        """The step that training is at, with its unit."""
         return f"{self.unit} {self.step:,}"
 
-    def _resume_command(self) -> str:
+    def resume_command(self) -> str:
+        """The command that goes on with this run."""
         return f"{self.command} {shell('--resume', self.directory.path)}"
 
 

@@ -76,6 +76,7 @@ from nap.schedules import (
     load_optimizer_state,
     make_schedule,
 )
+from nap.stacked import StackedProjection
 
 __all__ = [
     "RATES",
@@ -103,6 +104,7 @@ __all__ = [
     "Rewarm",
     "ScanReport",
     "Schedule",
+    "StackedProjection",
     "StoppingCycle",
     "activation_pattern",
     "analyze",

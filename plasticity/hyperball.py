@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import nn
 from torch.optim import Optimizer
 
 import nap
-from plasticity.method import check_number, check_whole
+from plasticity.method import EachMember, Method, Whole, check_number, check_whole
 from plasticity.nap import NaP
 
 
@@ -39,3 +40,6 @@ class Hyperball(NaP):
             network, every=self.every, affine=self.affine, update="fixed", update_scale=self.scale
         )
         self.projection.fix_updates(optimizer)
+
+    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+        return EachMember(members)  # what gives the steps their length are hooks of each optimiser

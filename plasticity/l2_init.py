@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nap.graph import norm_layers
-from plasticity.method import Method, check_number
+from plasticity.method import Method, Whole, check_number
 from plasticity.trainable import trainable_parameters
 
 
@@ -41,6 +43,12 @@ class L2Init(Method):
             return None
         distances = [(parameter - initial).square().sum() for parameter, initial in self._pairs]
         return 0.5 * self.strength * torch.stack(distances).sum()
+
+    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+        both = copy(self)
+        initials = zip(*([initial for _, initial in member._pairs] for member in members), strict=True)  # type: ignore[attr-defined]
+        both._pairs = [(whole(p), torch.stack(own)) for (p, _), own in zip(self._pairs, initials, strict=True)]  # type: ignore[misc]
+        return both
 
     def state_dict(self) -> dict[str, Any]:
         return {"initial": [initial for _, initial in self._pairs]}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+Whole = Callable[[Tensor], Tensor]
 Features = Mapping[str, Tensor]
 """Outputs of nonlinearities by module name, [B, units] or [B, channels, H, W]."""
 
@@ -76,12 +77,34 @@ class Method:
         `features` are those of the update's minibatch, made before the step and detached, if `wants_features`.
         """
 
+    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+        """One method for N networks on stacked tensors [N, ...], given each network's own: `self` is the first.
+
+        `whole` gives the stacked tensor of a parameter of the first network. Of the method only `penalty`, the sum of
+        the members', and `after_update` are called, on features [N, ...]; the state stays in the members, which act on
+        views of the stacked tensors. `EachMember` is right where `after_update` does everything.
+        Raises ValueError, which names the method, if it cannot work on a fleet.
+        """
+        raise ValueError(f"{type(self).__name__} cannot be stacked: train these seeds one by one")
+
     def state_dict(self) -> dict[str, Any]:
         """The state that a checkpoint must hold."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
+
+
+class EachMember(Method):
+    """Runs the `after_update` of each of N methods, on that member's features."""
+
+    def __init__(self, members: Sequence[Method]) -> None:
+        self.members = list(members)
+
+    def after_update(self, update: int, features: Features | None = None) -> None:
+        for number, member in enumerate(self.members):
+            own = features and {name: values[number] for name, values in features.items()}
+            member.after_update(update, own or None)
 
 
 SEED = 1_000_003

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from typing import Any, Literal
 
 from torch import nn
@@ -9,7 +11,7 @@ from torch.optim import Optimizer
 
 import nap
 from plasticity.layer_norm import LayerNorm
-from plasticity.method import Features, check_whole
+from plasticity.method import Features, Method, Whole, check_whole
 
 
 class NaP(LayerNorm):
@@ -38,6 +40,12 @@ class NaP(LayerNorm):
 
     def after_update(self, update: int, features: Features | None = None) -> None:
         self._attached.step()
+
+    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+        """The projection of each network to its own norms, in a few calls for all."""
+        both = copy(self)
+        both.projection = nap.StackedProjection([member._attached for member in members], whole)  # type: ignore[attr-defined,assignment]
+        return both
 
     def state_dict(self) -> dict[str, Any]:
         return self._attached.state_dict()

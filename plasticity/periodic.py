@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plasticity.layers import choose_drawn, draw_network
-from plasticity.method import Features, Method, check_whole, make_generator
+from plasticity.method import EachMember, Features, Method, Whole, check_whole, make_generator
 from plasticity.timing import At, Timing
 
 
@@ -37,6 +38,9 @@ class PeriodicDraw(Method):
         self.optimizer = optimizer
         self.generator = make_generator(network, self.seed)
         self.chosen = choose_drawn(network, self.layers, self.name)
+
+    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+        return EachMember(members)
 
     @torch.no_grad()
     def after_update(self, update: int, features: Features | None = None) -> None:

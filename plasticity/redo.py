@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.method import SEED, Features, check_number, check_period, check_whole, is_due
+from plasticity.method import SEED, EachMember, Features, Method, Whole, check_number, check_period, check_whole, is_due
 from plasticity.recycling import Recycling
 
 
@@ -50,6 +51,9 @@ class ReDo(Recycling):
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         super().attach(network, target, optimizer)
         self.sizes = [torch.zeros(layer.units, device=self.generator.device) for layer in self.layers]
+
+    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+        return EachMember(members)
 
     def after_update(self, update: int, features: Features | None = None) -> None:
         if self.is_off:

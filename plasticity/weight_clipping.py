@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nap.graph import hidden_units
-from plasticity.method import Features, Method, check_number
+from plasticity.method import EachMember, Features, Method, Whole, check_number
 from plasticity.trainable import trainable_layers
 
 
@@ -42,6 +43,9 @@ class WeightClipping(Method):
                 owned = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
                 self._values += owned
                 self._bounds += [self.kappa / math.sqrt(layer.weight[0].numel())] * len(owned)
+
+    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+        return EachMember(members)
 
     @torch.no_grad()
     def after_update(self, update: int, features: Features | None = None) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.method import Features, Method, check_number
+from plasticity.method import EachMember, Features, Method, Whole, check_number
 from plasticity.trainable import trainable_parameters
 
 
@@ -45,6 +47,13 @@ class WeightDecay(Method):
             return None
         squares = [parameter.square().sum() for parameter in self._parameters]
         return 0.5 * self.strength * torch.stack(squares).sum()
+
+    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+        if self.kind == "decoupled":
+            return EachMember(members)
+        both = copy(self)
+        both._parameters = [whole(parameter) for parameter in self._parameters]  # type: ignore[misc]
+        return both
 
     @torch.no_grad()
     def after_update(self, update: int, features: Features | None = None) -> None:

@@ -102,7 +102,7 @@ class FrameReplay(FrameRing):
             raise ValueError(f"gamma must be in [0, 1], got {gamma}")
         if clip_reward is not None and clip_reward <= 0:
             raise ValueError(f"clip_reward must be positive, or None for raw rewards, got {clip_reward}")
-        at = index % self._ring_size
+        at = self._place(index)
         window = at.unsqueeze(-1) if n_step == 1 else self._window(index, n_step)
         reward = self.reward.take(window)
         if clip_reward is not None:
@@ -121,7 +121,11 @@ class FrameReplay(FrameRing):
         return TensorDict(batch, batch_size=index.shape)
 
     def _window(self, index: torch.Tensor, n_step: int) -> torch.Tensor:
-        return (index.unsqueeze(-1) + self._offsets(0, n_step)) % self._ring_size
+        return self._place(index.unsqueeze(-1) + self._offsets(0, n_step))
+
+    def _place(self, step: torch.Tensor) -> torch.Tensor:
+        """Where steps lie in the flat tensors."""
+        return step % self._ring_size
 
     def _offsets(self, first: int, stop: int) -> torch.Tensor:
         """Offsets from a step to the same environment's steps `first` to `stop` - 1 rows later."""
@@ -135,22 +139,26 @@ class FrameReplay(FrameRing):
         stack = self.stack
         if n_step == 1:  # last is first: one window of stack + 1 frames holds both
             pixels = self._pixels(self._entries_through(last, 1 - stack))
-            return pixels[:, :, :stack], pixels[:, :, 1:]
+            return self._frames_of(pixels, 0), self._frames_of(pixels, 1)
         before, after = self._entries(first, 1 - stack, 1), self._entries_through(last, 2 - stack)
         pixels = self._pixels(torch.cat([before, after], -1))
-        return pixels[:, :, :stack], pixels[:, :, stack:]
+        return self._frames_of(pixels, 0), self._frames_of(pixels, stack)
+
+    def _frames_of(self, pixels: torch.Tensor, first: int) -> torch.Tensor:
+        """A stack of the frames [..., frames, *frame_shape] from `first` on."""
+        return pixels.narrow(-1 - len(self.frame_shape), first, self.stack)
 
     def _entries(self, step: torch.Tensor, first: int, stop: int) -> torch.Tensor:
         """Frame-table entries of rows `first` to `stop` - 1 after each step, the zero frame before its episode."""
         step = step.unsqueeze(-1)
-        start = self.start_step.take(step % self._ring_size)
+        start = self.start_step.take(self._place(step))
         frame = step + self._offsets(first, stop)
         return torch.where(frame < start, self._zero_frame, frame % self._ring_size)
 
     def _entries_through(self, step: torch.Tensor, first: int) -> torch.Tensor:
         """Frame-table entries from `first` rows after each step to the frame that its action led to."""
         entries = self._entries(step, first, 2)
-        ending = self.ending.take(step % self._ring_size)
+        ending = self.ending.take(self._place(step))
         entries[..., -1] = torch.where(ending == 0, entries[..., -1], ending)
         return entries
 

@@ -16,6 +16,7 @@ from torch import nn
 import experiment.run
 from experiment.compiler import check_compiler
 from experiment.config import ConfigError
+from experiment.determinism import rng_state, set_rng_state
 from experiment.fork_state import Source
 from experiment.guard import check_finite
 from experiment.interrupt import Interrupt
@@ -102,7 +103,7 @@ class StudyRun(Run[Config]):
         return {
             "learner": self.learner.state_dict(),
             "probe": self.monitor.state_dict(),
-            "rng": checkpoint.rng_state(),
+            "rng": rng_state(),
             "run": {"seconds": self.seconds, "last": self.last, "rows": self.rows},
         }
 
@@ -120,7 +121,7 @@ class StudyRun(Run[Config]):
         state, run = saved.state, saved.state["run"]
         self.learner.load_state_dict(state["learner"])
         self.monitor.load_state_dict(state["probe"])
-        checkpoint.set_rng_state(state["rng"])
+        set_rng_state(state["rng"])
         self.seconds, self.last, self.rows = run["seconds"], run["last"], run["rows"]
         return "where it was saved"
 

@@ -31,12 +31,14 @@ class PixelConv2d(Conv2d):
 
     1/255 is applied to the weight where it is used. The stored weight keeps its scale, on which the effective
     learning rate, ‖W₀‖ and Adam's step depend, and no scaled copy of the pixels is made. The pixels take the weight's
-    memory format.
+    memory format. Where networks are `stacked`, inside `vmap`, the compiler chooses that format.
     """
+
+    stacked = False
 
     def _conv_forward(self, pixels: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         weight = weight / 255
-        if weight.is_contiguous(memory_format=torch.channels_last):
+        if not self.stacked and weight.is_contiguous(memory_format=torch.channels_last):
             pixels = channels_last(pixels, weight.dtype)
         return super()._conv_forward(pixels.to(weight.dtype), weight, bias)
 

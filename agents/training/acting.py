@@ -48,11 +48,15 @@ class EpsilonGreedy:
 
     def __call__(self, obs: Tensor, epsilon: float) -> np.ndarray:
         """Actions int64 [N] for stacks [N, stack, H, W]."""
-        explore = self.rng.random(len(obs)) < epsilon
-        actions = self.rng.integers(self.num_actions, size=len(obs))
+        explore, actions = self.draw(len(obs), epsilon)
         if explore.all():
             return actions
         return np.where(explore, actions, self.policy(obs).cpu().numpy())
+
+    def draw(self, count: int, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
+        """Which of `count` environments explore, bool [count], and a random action for each, int64 [count]."""
+        explore = self.rng.random(count) < epsilon
+        return explore, self.rng.integers(self.num_actions, size=count)
 
     def state_dict(self) -> dict:
         return {"rng": self.rng.bit_generator.state}

@@ -43,32 +43,12 @@ class FusedAdamW(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if not self._is_prepared():
             self._prepared = [tensors for group in self.param_groups for tensors in self._collected(group)]
-        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        for group, parameters, averages, squares, steps in self._prepared:
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            beta1, beta2 = group["betas"]
-            torch._foreach_add_(steps, 1)
-            torch._fused_adamw_(
-                parameters,
-                gradients,
-                averages,
-                squares,
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=beta1,
-                beta2=beta2,
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-                grad_scale=scale,
-                found_inf=found_inf,
-            )
-            if found_inf is not None:
-                torch._foreach_sub_(steps, [found_inf] * len(steps))
+        for tensors in self._prepared:
+            torch._foreach_add_(tensors.steps, 1)
+            fused_step(tensors, scale, found_inf)
         return loss
 
     def _is_prepared(self) -> bool:
@@ -88,3 +68,29 @@ class FusedAdamW(torch.optim.AdamW):
         columns: list[Any] = [parameters, averages, squares, steps]
         grouped: dict[Any, Any] = self._group_tensors_by_device_and_dtype(columns)
         return [Tensors(group, *found) for found, _ in grouped.values()]
+
+
+def fused_step(tensors: Tensors, scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
+    """One step of torch's fused kernel; `steps` count it already."""
+    group, parameters, averages, squares, steps = tensors
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    beta1, beta2 = group["betas"]
+    torch._fused_adamw_(
+        parameters,
+        gradients,
+        averages,
+        squares,
+        [],
+        steps,
+        lr=group["lr"],
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=False,
+        grad_scale=scale,
+        found_inf=found_inf,
+    )
+    if found_inf is not None:
+        torch._foreach_sub_(steps, [found_inf] * len(steps))

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from agents.config import DQNConfig
 
+Batch = Mapping[str, Tensor] | TensorDictBase
 
-def statistics(batch: TensorDictBase, metrics: Mapping[str, Tensor], row: Mapping[str, float]) -> str:
+
+def statistics(batch: Batch, metrics: Mapping[str, Tensor], row: Mapping[str, float]) -> str:
     """The last minibatch and update in words; `row` has lr and gradient norms. Waits for the device."""
     parts = [f"{name} {float(value):.3g}" for name, value in metrics.items()]
     names = {"reward": "rewards", "discount": "discounts", "obs": "observations", "target_next": "target values"}

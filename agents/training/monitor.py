@@ -6,12 +6,11 @@ import math
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 import nap
 from agents.dqn import DQN, Metrics
-from agents.training.divergence import largest_gradient, statistics
+from agents.training.divergence import Batch, largest_gradient, statistics
 from experiment.guard import LossWatch, NonFinite, bad_names, check_finite, magnitudes
 from nap.metrics import untouched
 from replay import FrameReplay
@@ -44,7 +43,7 @@ class Monitor:
         self.rotation: dict[str, Tensor] = {}
         self.watch = LossWatch()
         self.watched_from = self.agent.updates
-        self.last: tuple[TensorDictBase, Metrics] | None = None
+        self.last: tuple[Batch, Metrics] | None = None
         if self.agent.skip is not None:
             self.agent.skip.count.zero_()
 
@@ -52,7 +51,7 @@ class Monitor:
         """Copy the weights if the next update's rotation will be measured."""
         self.before = None if self.count else nap.snapshot(self.agent.network)
 
-    def after_update(self, batch: TensorDictBase, metrics: Metrics) -> None:
+    def after_update(self, batch: Batch, metrics: Metrics) -> None:
         """Add up what the agent's update gave."""
         self.watch.note(metrics["loss"])
         self.last = batch, metrics

@@ -9,6 +9,7 @@ import numpy as np
 from agents.config import DQNConfig
 from agents.training.trainer import Trainer
 from envs.vector_env import nothing_returned
+from experiment.determinism import rng_state, set_rng_state
 from experiment.progress import Progress
 from experiment.storage import checkpoint
 from experiment.storage.segments import Segments
@@ -33,7 +34,7 @@ class Saver:
         run = {
             "protocol": self.config.rules.summary(),
             "env": trainer.env.state_dict() if trainer.env.exact_resume else None,
-            "rng": checkpoint.rng_state(),
+            "rng": rng_state(),
         }
         return {"run": run, "trainer": trainer.state_dict(), "replay": trainer.replay.state_dict()}
 
@@ -47,7 +48,7 @@ class Saver:
         saved.load_rows(self.rows)
         if exact and not trainer.done:
             self._play_again(run["env"])
-        checkpoint.set_rng_state(run["rng"])
+        set_rng_state(run["rng"])
         return exact
 
     def _check_rules(self, run: dict[str, Any]) -> None:

@@ -13,9 +13,10 @@ import torch
 from tensordict import TensorDictBase
 
 from agents.config import DQNConfig
-from agents.dqn import DQN
+from agents.dqn import DQN, Metrics
 from agents.training.acting import EpsilonGreedy, FrameStack, linear_epsilon
 from agents.training.annealing import NStepAnneal
+from agents.training.divergence import Batch
 from agents.training.fitting import FitProbe, FitSummary
 from agents.training.monitor import Monitor, StateProbe
 from agents.training.update_scheduler import UpdateScheduler
@@ -105,9 +106,7 @@ class Trainer:
     def step(self) -> list[Row]:
         """One action in each environment, and the updates that are then due. Returns the due rows of metrics."""
         began = time.perf_counter()
-        before, epsilon = self.agent_step, self.epsilon
-        self.agent_step += self.env.num_envs
-        self.agent.schedule.move_to(max(self.agent_step - self.config.update_start, 0))
+        before, epsilon = self.begin_step()
         if self.config.overlap:
             step = self.play(epsilon, meanwhile=self.learn)
         else:
@@ -116,6 +115,17 @@ class Trainer:
         if self.passes(self.config.target_period, before):
             self.agent.sync_target()
         self.seconds += time.perf_counter() - began
+        return self.rows(step, before)
+
+    def begin_step(self) -> tuple[int, float]:
+        """Count the step and set its learning rate; the agent step before it, and its exploration rate."""
+        before, epsilon = self.agent_step, self.epsilon
+        self.agent_step += self.env.num_envs
+        self.agent.schedule.move_to(max(self.agent_step - self.config.update_start, 0))
+        return before, epsilon
+
+    def rows(self, step: Step, before: int) -> list[Row]:
+        """The rows of metrics that are due after a step that began at agent step `before`."""
         rows = self._finished_episodes(step)
         measured = self._measured(before)
         if self.passes(self.config.steps_per_row, before) or self.done:
@@ -167,7 +177,7 @@ class Trainer:
         At UTD 8 with 5,000 steps in the replay, each was sampled once or twice; with many more steps, hardly ever. None
         before the first update, or if there are too few transitions.
         """
-        replay, returns = self.replay, self._returns()
+        replay, returns = self.replay, self.returns_now()
         count = min(FRESH, max(self.config.steps_per_row, replay.num_envs))
         if self.agent.updates == 0 or replay.num_legal(returns["n_step"]) < count:
             return None
@@ -175,7 +185,7 @@ class Trainer:
         batch = replay.gather(torch.arange(end - count, end, device=replay.device).unsqueeze(0), **returns)
         return float(self.agent.td_error(batch.squeeze(0)))
 
-    def _returns(self) -> dict[str, Any]:
+    def returns_now(self) -> dict[str, Any]:
         """n and γ of the returns, at the present update."""
         n_step, gamma = self.n_step_anneal.at(self.agent.updates)
         config = self.config
@@ -196,6 +206,10 @@ class Trainer:
         self.env.send(actions)
         if meanwhile is not None:
             meanwhile()
+        return self.receive(actions)
+
+    def receive(self, actions: np.ndarray) -> Step:
+        """Store the step that the actions sent to the environments led to."""
         step = self.env.recv()
         self.replay.add(
             actions, step.reward, step.terminated, step.truncated, step.life_lost, step.frame, step.first_frame
@@ -229,7 +243,7 @@ class Trainer:
             self.probe.draw(self.replay)
         while due > 0:
             count = min(due, config.block)
-            block = self.replay.sample(config.batch_size, count + self.agent.lookahead, **self._returns())
+            block = self.replay.sample(config.batch_size, count + self.agent.lookahead, **self.returns_now())
             batches = self.agent.bootstrap(block)
             for batch in batches:
                 self.update(batch)
@@ -239,7 +253,10 @@ class Trainer:
     def update(self, batch: TensorDictBase) -> None:
         """Let the agent make one update, which the monitor and the probe observe."""
         self.monitor.before_update()
-        metrics = self.agent.update(batch)
+        self.observe(batch, self.agent.update(batch))
+
+    def observe(self, batch: Batch, metrics: Metrics) -> None:
+        """Show the monitor and the probe an update."""
         self.monitor.after_update(batch, metrics)
         self.probe.after_update()
 

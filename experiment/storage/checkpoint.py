@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import os
-import random
 import shutil
 import warnings
 from collections import OrderedDict
@@ -21,7 +20,6 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from experiment.config import as_plain, from_mapping
@@ -29,6 +27,7 @@ from experiment.setting import names_of
 from experiment.storage.files import HashingFile, sync_directory
 from experiment.storage.run_dir import RunDir
 from experiment.storage.segments import Segment, Segments
+from experiment.storage.views import without_views
 from experiment.values import ConfigError
 
 LAYOUT = 2
@@ -142,7 +141,7 @@ def _write(directory: Path, step: int, state: Mapping[str, Any], rows: dict[str,
     for name, part in state.items():
         file = HashingFile(directory / f"{name}.pt")
         try:
-            torch.save(part, file)  # type: ignore[arg-type]
+            torch.save(without_views(part), file)  # type: ignore[arg-type]
         finally:
             files[f"{name}.pt"] = file.finish()
     body = {"layout": LAYOUT, "step": step, "torch": torch.__version__, "files": files, "rows": rows}
@@ -226,8 +225,15 @@ def load_latest(directory: Path, only: Collection[str] | None = None, step: int 
     raise ConfigError(f"{which} is damaged{rest}")
 
 
-def load_for_resume(run: RunDir) -> Checkpoint | None:
-    """Locks an unfinished run and loads its newest good checkpoint; None if none was ever saved.
+def whole_steps(directory: Path) -> list[int]:
+    """The steps of the checkpoints that look complete, the newest first."""
+    return [int(path.name) for path in _newest_first(directory) if _looks_whole(path)]
+
+
+def load_for_resume(run: RunDir, at: int | None = None) -> Checkpoint | None:
+    """Locks an unfinished run and loads its newest good checkpoint, or that of step `at`; None if none was saved.
+
+    With `at` 0 the run begins again: None.
 
     Raises:
         ConfigError: the run is finished or in use, or has no checkpoint that can be loaded.
@@ -237,8 +243,8 @@ def load_for_resume(run: RunDir) -> Checkpoint | None:
         raise ConfigError(f"run {str(run.path)!r} is finished: see {run.result}")
     if not run.checkpoints.is_dir():
         raise ConfigError(f"run {str(run.path)!r} cannot go on: {run.checkpoints} is not there")
-    if run.has_checkpoint():
-        return load_latest(run.checkpoints)
+    if run.has_checkpoint() and at != 0:
+        return load_latest(run.checkpoints, step=at)
     print("no checkpoint was saved yet: the run begins again")
     return None
 
@@ -322,26 +328,3 @@ def _check_sum(path: Path, sha256: str) -> None:
         raise _Damaged(f"{path.name} cannot be read: {error.strerror}") from None
     if found != sha256:
         raise _Damaged(f"{path.name} has changed since it was written")
-
-
-def rng_state() -> dict[str, Any]:
-    """Returns the state of the global generators of Python, NumPy and torch (CPU and CUDA), fit for `save`."""
-    version, words, gauss = random.getstate()
-    numpy: Any = np.random.get_state(legacy=False)
-    numpy["state"]["key"] = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
-    return {
-        "python": (version, words, gauss),
-        "numpy": numpy,
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-    }
-
-
-def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Restores the global generators from `rng_state`; CUDA's only if the number of devices is the same."""
-    random.setstate(state["python"])
-    key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
-    np.random.set_state(state["numpy"] | {"state": state["numpy"]["state"] | {"key": key}})
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])

@@ -17,16 +17,15 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from experiment.determinism import rng_state, set_rng_state
 from experiment.storage import checkpoint, files
 from experiment.storage.checkpoint import (
     CheckpointError,
     checked_restore,
     load_for_resume,
     load_latest,
-    rng_state,
     save,
     save_or_warn,
-    set_rng_state,
 )
 from experiment.storage.run_dir import RunDir
 from experiment.values import ConfigError

@@ -10,6 +10,7 @@ import torch
 from torch._inductor.exc import InvalidCxxCompiler
 
 from experiment.config import ConfigError
+from experiment.determinism import rng_state, set_rng_state
 from experiment.interrupt import INTERRUPTED
 from experiment.results import RESULT, read_result, read_rows
 from experiment.run import Run
@@ -85,14 +86,14 @@ class Toy(Run):
         self.tracker.log({"update": self.step, "weight": float(self.network.weight.detach())})
 
     def state_dict(self):
-        return {"learner": self.learner.state_dict(), "run": {"rng": checkpoint.rng_state()}}
+        return {"learner": self.learner.state_dict(), "run": {"rng": rng_state()}}
 
     def adapted(self, source):
         return source.saved.state, {}
 
     def restore(self, saved):
         self.learner.load_state_dict(saved.state["learner"])
-        checkpoint.set_rng_state(saved.state["run"]["rng"])
+        set_rng_state(saved.state["run"]["rng"])
         return "in its place"
 
     def headline(self):

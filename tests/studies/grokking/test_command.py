@@ -61,7 +61,7 @@ def test_a_run_that_is_stopped_and_resumed_is_the_run_in_one_go(tmp_path, varian
     run._measure()
     for _ in range(13):
         run.advance(None)
-    run._save()
+    run.save()
     run.due = lambda _: True
     run.advance(None)  # is lost
     run.tracker.close()

@@ -1,0 +1,1 @@
+"""A fleet: several seeds of one run, learning in step in one process on stacked networks."""

@@ -1,0 +1,202 @@
+"""A fleet's run from settings to results: its members are ordinary runs, with directories of their own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from agents import run as single
+from agents.config import DQNConfig
+from agents.fleet.group import Group
+from agents.fleet.seeds import as_text
+from agents.run import AgentRun
+from agents.training.pace import Pace
+from agents.training.trainer import Trainer
+from experiment.config import ConfigError
+from experiment.failure import FAILURES
+from experiment.interrupt import Interrupt
+from experiment.progress import Progress
+from experiment.storage import checkpoint
+from experiment.storage.files import to_json, write_atomic
+from experiment.storage.run_dir import RunDir, find_resumed, load_settings
+
+CHUNK_SECONDS = 1.0
+"""How long groups step by themselves, about, before they wait for one another."""
+KEPT = 2
+"""Checkpoints that a run keeps: one with fewer has its beginning to go back to."""
+
+
+class FleetRun:
+    """Runs of the same settings with the given seeds, ready to train together.
+
+    Every member is an `AgentRun`: built, saved, evaluated and concluded as if it were alone. A fleet is resumed from
+    the newest step of which most of its members have a checkpoint. A member that is finished, or that stopped before
+    that step because it diverged, keeps its place in the stack, but not its work.
+    """
+
+    def __init__(self, config: DQNConfig, seeds: Sequence[int]) -> None:
+        self.seeds = list(seeds)
+        found = None if config.resume is None else find_fleet(config, self.seeds)
+        if config.resume is not None and found is None:
+            print(f"no unfinished fleet of these settings in {config.root!r}: a new one begins")
+        directories: list[RunDir | None] = [None] * len(seeds) if found is None else list(found)
+        at = common_step([directory for directory in directories if directory is not None])
+        self.members = [self._member(config, *pair, at) for pair in zip(self.seeds, directories, strict=True)]
+        if not (living := [member for member in self.members if member is not None]):
+            raise ConfigError("every run of this fleet is finished")
+        self.config = living[0].config
+        if found is None:
+            names = to_json([member.directory.path.name for member in living]) + "\n"
+            for member in living:
+                write_atomic(member.directory.path / FILE, names)
+        self.groups = [self._group(places) for places in self._places()]
+
+    def _places(self) -> list[list[int]]:
+        """The places of the members that each thread trains: as even as can be, on a GPU all in one."""
+        threads = 1 if self.config.device != "cpu" else min(self.config.threads, len(self.seeds))
+        return [part.tolist() for part in np.array_split(np.arange(len(self.seeds)), threads)]
+
+    def _group(self, places: Sequence[int]) -> Group:
+        return Group([self.members[place] for place in places], lambda place: self._spare(self.seeds[places[place]]))
+
+    def _member(self, config: DQNConfig, seed: int, directory: RunDir | None, at: int | None) -> AgentRun | None:
+        """The run of a seed, or None if it has nothing left to do with the others."""
+        trained = f"in a fleet of {len(self.seeds)}"
+        if directory is None:
+            name = None if config.name is None else f"{config.name}-s{seed}"
+            return AgentRun(replace(config, seed=seed, name=name, resume=None), trained=trained)
+        if directory.finished:
+            print(f"seed {seed} is finished: {directory.result}")
+            return None
+        if at and at not in checkpoint.whole_steps(directory.checkpoints):
+            print(f"seed {seed} stopped before agent step {at:,}, where the others are: {directory.path} is left alone")
+            return None
+        return AgentRun(replace(config, seed=seed, resume=str(directory.path)), at, trained)
+
+    def _spare(self, seed: int) -> Trainer:
+        """What stands in the place of a member that does not go on."""
+        trainer = single.build_trainer(replace(self.config, seed=seed))
+        trainer.open()
+        return trainer
+
+    @property
+    def living(self) -> list[AgentRun]:
+        """The members that go on."""
+        return [run for group in self.groups for _, run in group.living]
+
+    def train(self) -> int:
+        """Train all members to the end of the budget, then evaluate each; the largest of their exit codes."""
+        print(f"{self.living[0].headline()}\na fleet of the seeds {as_text(self.seeds)}, in the directories")
+        print("\n".join(f"  {run.directory.path}" for run in self.living), flush=True)
+        ends: list[Callable[[], int]] = []
+        with Interrupt() as interrupt:
+            try:
+                self._train_until(interrupt)
+            except FAILURES as error:  # of all members
+                for group in self.groups:
+                    group.fail(error)
+            for group in self.groups:
+                ends += group.conclude(interrupt)
+        return max([end() for end in ends] + [code for group in self.groups for code in group.codes])
+
+    def _train_until(self, interrupt: Interrupt) -> None:
+        """Let each group step on a thread of its own: one computes while another plays.
+
+        Groups wait for one another now and then, so that they stop, and have their checkpoints, at the same steps.
+        """
+        first = self.groups[0].trainer.first
+        if first.done:
+            return
+        for group in self.groups:
+            group.open()
+        self.pace, pace = Pace(first), lambda: str(self.pace)
+        progress = Progress(self.config.budget, "agent steps", start=first.agent_step, pace=pace)
+        with progress, ThreadPoolExecutor(len(self.groups), initializer=on_one_thread) as pool:
+            chunk, before = 1, first.updates
+            while self.living and not self.living[0].finished() and not interrupt.requested:
+                stop, began = self._stop_after(chunk), time.monotonic()
+                steps = []
+                for group in self.groups:
+                    steps.append(pool.submit(group.run_until, lambda trainer: trainer.agent_step < stop))  # noqa: B023
+                    if first.updates == before:  # the second group finds compiled what the first has compiled
+                        steps[-1].result()
+                for step in steps:
+                    step.result()
+                chunk = max(1, round(chunk * min(2.0, CHUNK_SECONDS / max(time.monotonic() - began, 1e-6))))
+                self.pace.note()
+                if self.living:
+                    progress.update(self.living[0].step, self.live_metrics)
+
+    def _stop_after(self, chunk: int) -> int:
+        """So many steps from here, but no further than the next checkpoint: no group gets two of them ahead."""
+        step, interval = self.living[0].step, self.config.checkpoint_interval
+        return min(step + chunk, (step // interval + 1) * interval) if interval else step + chunk
+
+    def live_metrics(self) -> dict[str, str]:
+        """The metrics of the live view: the means over the members."""
+        trainers = [run.trainer for run in self.living]
+        first, returns = trainers[0], [np.mean(trainer.returns) for trainer in trainers if trainer.returns]
+        spread = f"{np.mean(returns):.1f} ({min(returns):.1f} to {max(returns):.1f})" if returns else "-"
+        return {
+            "seeds": f"{len(trainers)}",
+            "updates": f"{first.agent.updates:,} each",
+            "updates/s": f"{self.pace.updates_per_second * len(trainers):.1f} in all",
+            "return": spread,
+            "epsilon": f"{first.epsilon:.3f}",
+            "lr": f"{float(first.agent.optimizer.param_groups[0]['lr']):.2e}",
+        }
+
+
+def on_one_thread() -> None:
+    """Let torch compute on one thread here, as `configure` and `compiled` let it otherwise: threads have settings."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    torch._dynamo.config.trace_autograd_ops = True
+
+
+FILE = "fleet.json"
+"""The names of all directories of a fleet, in each of them."""
+
+
+def find_fleet(config: DQNConfig, seeds: Sequence[int]) -> list[RunDir] | None:
+    """The directories of the fleet that `config.resume` means; None if "auto" finds none.
+
+    Raises ConfigError for a run that was not trained in a fleet, or in one of other seeds.
+    """
+    if config.resume != "auto":
+        start: RunDir | None = RunDir.open(str(config.resume))
+    else:
+        names = [None if config.name is None else f"{config.name}-s{seed}" for seed in seeds]
+        asked = (replace(config, seed=seed, name=name) for seed, name in zip(seeds, names, strict=True))
+        found = (find_resumed(one) for one in asked)
+        start = next((run for run in found if run is not None and (run.path / FILE).is_file()), None)
+    if start is None:
+        return None
+    try:
+        names_there = json.loads((start.path / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ConfigError(f"{str(start.path)!r} is no run of a fleet: resume it without --seeds") from None
+    runs = [RunDir.open(start.path.parent / name) for name in names_there]
+    there = [load_settings(DQNConfig, run).seed for run in runs]
+    if there != list(seeds):
+        raise ConfigError(
+            f"the fleet of {str(start.path)!r} has the seeds {as_text(there)}: give --seeds {as_text(there)}"
+        )
+    return runs
+
+
+def common_step(directories: Sequence[RunDir]) -> int | None:
+    """The newest step of which most of the unfinished runs have a checkpoint; 0: they begin again; None: none goes on.
+
+    Members are saved one after another, so a crash may leave some of them a checkpoint ahead.
+    """
+    steps = [checkpoint.whole_steps(run.checkpoints) for run in directories if not run.finished]
+    votes = Counter(step for own in steps for step in (own if len(own) >= KEPT else [*own, 0]))
+    return max(votes, key=lambda step: (votes[step], step)) if votes else None

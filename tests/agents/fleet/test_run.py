@@ -1,0 +1,198 @@
+"""A fleet's runs: N directories as N runs have them, whole after any kill, each able to go on alone."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import agents.run
+from agents.fleet.run import FleetRun, common_step
+from agents.fleet.trainer import FleetTrainer
+from agents.run import AgentRun
+from agents.training.monitor import Monitor
+from experiment.config import ConfigError
+from experiment.storage import checkpoint
+from experiment.storage.run_dir import RunDir
+from tests.agents.test_resume import QUICK, assert_equal, build_toy, config_of, die, die_amid_a_save, rows, train
+
+SEEDS = (0, 1, 5)
+
+
+@pytest.fixture(autouse=True)
+def little(monkeypatch):
+    """Runs are of little networks on little frames."""
+    monkeypatch.setattr(agents.run, "build_trainer", build_toy)
+
+
+def fleet(root: Path, name: str, resume: str | None = None, **options: Any) -> FleetRun:
+    """A fleet, and no locks of earlier ones of this process."""
+    for directory in list(RunDir._locks):
+        RunDir(directory).unlock()
+    return FleetRun(config_of(root, name, resume=resume, **options), SEEDS)
+
+
+def directories(root: Path, name: str) -> list[RunDir]:
+    return [RunDir(root / f"{name}-s{seed}") for seed in SEEDS]
+
+
+def test_members_have_what_runs_have(tmp_path, capsys):
+    assert fleet(tmp_path, "all").train() == 0
+    alone = train(config_of(tmp_path, "alone", seed=5))
+    own = RunDir(tmp_path / "all-s5")
+    result, expected = (json.loads(run.result.read_text()) for run in (own, alone.directory))
+    assert result.keys() == expected.keys()
+    assert result["seed"] == 5
+    assert result["updates"] == expected["updates"]
+    assert [sorted(row) for row in rows(own)] == [sorted(row) for row in rows(alone)]
+    played = ("episode", "episode_return", "agent_step")
+    assert [[row.get(name) for name in played] for row in rows(own)] == [
+        [row.get(name) for name in played] for row in rows(alone)
+    ]
+    assert {item.name for item in own.path.iterdir()} - {"fleet.json"} == {
+        i.name for i in alone.directory.path.iterdir()
+    }
+    assert "a fleet of the seeds 0-1,5" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_a_member_is_no_larger_than_that_of_a_run(tmp_path):
+    fleet(tmp_path, "all").train()
+    alone = train(config_of(tmp_path, "alone", seed=5))
+    sizes = [run.newest_checkpoint() / "trainer.pt" for run in (RunDir(tmp_path / "all-s5"), alone.directory)]
+    assert sizes[0].stat().st_size < 1.05 * sizes[1].stat().st_size
+
+
+def die_in_step(steps: int) -> None:
+    """Has this process kill itself in a step of a group."""
+    left, step = iter(range(steps, 0, -1)), FleetTrainer.step
+
+    def dying(trainer: FleetTrainer) -> None:
+        step(trainer)
+        if next(left, 0) == 1:
+            die()
+
+    FleetTrainer.step = dying  # type: ignore[method-assign]
+
+
+def in_child(work: Callable[[], int]) -> int:
+    """The exit code of a forked process; this one never starts torch's threads, which a fork does not survive."""
+    if (child := os.fork()) == 0:
+        gc.freeze()
+        os._exit(work())
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("options", [{"plasticity": ("redo:period=3",), "nap": True, "threads": 2}], ids=str)
+def test_nothing_is_lost_however_often_a_fleet_is_killed(options, tmp_path, capfd):
+    deaths, draws = 6, random.Random(1)
+    options = options | {"steps": 160, "checkpoint_interval": 10}
+    assert in_child(lambda: fleet(tmp_path, "whole", **options).train()) == 0
+
+    def broken(death: int) -> int:
+        saves, flushes, steps = draws.random() < 0.6, draws.randint(3, 30), draws.randint(10, 60)
+        run = fleet(tmp_path, "broken", resume="auto" if death else None, **options)
+        if death < deaths:
+            die_amid_a_save(flushes) if saves else die_in_step(steps)
+        return run.train()
+
+    for death in range(deaths + 1):
+        draws.seed(death)
+        code = in_child(lambda death=death: broken(death))  # type: ignore[misc]
+        assert code == (-signal.SIGKILL if death < deaths else 0), capfd.readouterr().err
+    assert "Traceback" not in capfd.readouterr().err
+    for one, whole in zip(directories(tmp_path, "broken"), directories(tmp_path, "whole"), strict=True):
+        assert_equal(one, whole)
+
+
+def test_a_member_goes_on_alone_and_says_that_its_bits_may_differ(tmp_path, monkeypatch, capsys):
+    killed(tmp_path, monkeypatch)
+    run = AgentRun(config_of(tmp_path, "all-s1", seed=1, resume=str(tmp_path / "all-s1")))
+    said = capsys.readouterr().out
+    assert "trained alone, was in a fleet of 3): the run goes on, but its bits may differ" in said
+    assert run.train() == 0
+    assert run.step == QUICK.budget
+
+
+def test_a_finished_or_stopped_member_keeps_its_place(tmp_path, monkeypatch, capsys):
+    killed(tmp_path, monkeypatch)
+    done = AgentRun(config_of(tmp_path, "all-s1", seed=1, resume=str(tmp_path / "all-s1")))
+    assert done.train() == 0
+    assert fleet(tmp_path, "all", resume=str(tmp_path / "all-s0")).train() == 0
+    assert "seed 1 is finished" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="finished"):
+        fleet(tmp_path, "all", resume=str(tmp_path / "all-s0"))
+
+
+def test_a_run_that_is_of_no_fleet_or_of_another_is_refused(tmp_path, monkeypatch):
+    killed(tmp_path, monkeypatch)
+    config = config_of(tmp_path, "all", resume=str(tmp_path / "all-s0"))
+    with pytest.raises(ConfigError, match="has the seeds 0-1,5: give --seeds 0-1,5"):
+        FleetRun(config, (0, 1))
+    train(config_of(tmp_path, "alone"))
+    with pytest.raises(ConfigError, match="is no run of a fleet"):
+        fleet(tmp_path, "all", resume=str(tmp_path / "alone"))
+
+
+def killed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fleet that ended at step 100, with checkpoints of step 40 and 80."""
+    with monkeypatch.context() as patch:
+        step = FleetTrainer.step
+
+        def ending(trainer: FleetTrainer) -> None:
+            if trainer.first.agent_step == 100:
+                raise KeyboardInterrupt
+            step(trainer)
+
+        patch.setattr(FleetTrainer, "step", ending)
+        with pytest.raises(KeyboardInterrupt):
+            fleet(root, "all").train()
+    for directory in directories(root, "all"):
+        directory.unlock()
+
+
+def test_a_member_that_diverges_stops_alone(tmp_path, monkeypatch, capsys):
+    assert fleet(tmp_path, "whole").train() == 0
+    run, report = fleet(tmp_path, "all"), Monitor.report
+    sick = run.members[1].trainer.monitor
+
+    def diverging(monitor: Monitor) -> dict[str, float]:
+        if monitor is sick and monitor.agent.updates > 20:
+            with torch.no_grad():
+                next(monitor.agent.network.parameters()).fill_(torch.nan)
+        return report(monitor)
+
+    monkeypatch.setattr(Monitor, "report", diverging)
+    assert run.train() == 1
+    error = capsys.readouterr().err
+    assert "not finite" in error
+    assert "all-s1" in error
+    one, stopped, other = directories(tmp_path, "all")
+    assert not stopped.finished
+    for own, whole in ((one, "whole-s0"), (other, "whole-s5")):
+        assert_equal(own, RunDir(tmp_path / whole))
+
+
+@pytest.mark.parametrize(
+    ("steps", "common"),
+    [
+        ([[40, 20], [40, 20], [20]], 20),  # killed amid the second save
+        ([[20], [], []], 0),  # amid the first
+        ([[40, 20], [200, 180], [200, 180]], 200),  # the first diverged
+        ([[], [], []], 0),
+    ],
+)
+def test_the_step_to_go_on_from_is_the_newest_of_most(steps, common, tmp_path):
+    runs = []
+    for number, own in enumerate(steps):
+        runs.append(RunDir(tmp_path / str(number)))
+        for step in reversed(own):
+            checkpoint.save(runs[-1].checkpoints, step, {"run": {}})
+    assert common_step(runs) == common

@@ -1,0 +1,149 @@
+"""A member of a fleet learns what it learns alone."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents.fleet.trainer import FleetTrainer
+from agents.training.trainer import Trainer
+from experiment.config import ConfigError
+from tests.agents.test_dqn import RAINBOW
+from tests.agents.toys import catch_trainer
+
+SEEDS = (0, 3, 4)
+DER = RAINBOW | {"n_step": 20, "max_grad_norm": 10.0}
+METHODS = (
+    "nap",
+    "hyperball",
+    "reset:period=7",
+    "shrink-perturb:period=7",
+    "redo:period=7,tau=0.5,samples=8",
+    "l2-init:strength=0.1",
+    "weight-clipping:kappa=0.5",
+    "weight-decay:strength=0.1",
+    "weight-decay:strength=0.1,kind=l2",
+)
+
+
+def trainers(double: bool = True, **settings: Any) -> list[Trainer]:
+    options = {"update_start": 60, "target_period": 20, "epsilon_steps": 100, "batch_size": 8, "steps": 2_000}
+    made = [catch_trainer(seed, **options | settings) for seed in SEEDS]
+    for trainer in made:
+        if double:
+            trainer.agent.network.double()
+            trainer.agent.target.double()
+        trainer.open()
+    return made
+
+
+def parameters(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.agent.network.parameters()])
+
+
+def difference(one: Trainer, other: Trainer) -> float:
+    return float((parameters(one) - parameters(other)).norm() / parameters(one).norm())
+
+
+def check_members(double: bool = True, at: tuple[int, ...] = (1, 10, 200), **settings: Any) -> FleetTrainer:
+    """Trains each seed alone and all as a fleet; compares parameters at these updates, and all that was played."""
+    alone, members = trainers(double, **settings), trainers(double, **settings)
+    fleet = FleetTrainer(members, [True] * len(SEEDS))
+    for updates in at:
+        expected = [steps_to(trainer, updates) for trainer in alone]
+        rows: list[list[dict]] = [[] for _ in SEEDS]
+        while fleet.first.updates < updates:
+            fleet.step()
+            for number in range(len(SEEDS)):
+                rows[number] += fleet.rows(number)
+        found = [difference(one, member) for one, member in zip(alone, members, strict=True)]
+        assert max(found) < (1e-8 if double else 1e-4), found
+        assert [episodes(own) for own in rows] == [episodes(own) for own in expected]
+    assert difference(alone[0], members[1]) > 0.1
+    for one, member in zip(alone, members, strict=True):
+        stored = [trainer.replay.read_rows(*trainer.replay.stored_rows) for trainer in (one, member)]
+        assert np.array_equal(*stored)
+        member.replay.check()
+    return fleet
+
+
+def steps_to(trainer: Trainer, updates: int) -> list[dict]:
+    rows = []
+    while trainer.updates < updates:
+        rows += trainer.step()
+    return rows
+
+
+def episodes(rows: list[dict]) -> list[dict]:
+    return [row for row in rows if "episode" in row]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_member_equals_its_seed_alone_with_every_method_that_is_stacked(method):
+    # Clipped to one bound, a weight and a bias cancel on black and white frames: ReLU then sees 0 or 1e-18, by chance.
+    with_nap = method == "nap" or method.startswith("weight-clipping")
+    check_members(plasticity=(method,) if method != "nap" else (), nap=with_nap)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"utd": Fraction(8), "nap": True},
+        {"utd": Fraction(3, 7), "num_envs": 2},
+        {"num_envs": 3, "overlap": True, "nap": True},
+        RAINBOW | {"nap": True, "n_step": 3},
+        DER,
+        {"distribution": "quantile", "augment": "drq", "prioritised": True, "utd": Fraction(3)},
+        {"on_nonfinite": "skip", "schedule": "cosine"},
+        {"schedule": "cusum", "lr_floor": 1e-4, "rewarm_threshold": 0.1, "cycles": 4, "log_interval": 20, "nap": True},
+        {"n_step_final": 1, "gamma_final": 0.997, "anneal_updates": 50, "plasticity": ("reset:period=40",)},
+    ],
+    ids=str,
+)
+def test_a_member_equals_its_seed_alone_with_every_part_of_an_agent(settings):
+    check_members(**settings)
+
+
+def test_in_float32_a_member_is_near_its_seed_alone():
+    check_members(double=False, at=(1, 10), nap=True)
+
+
+def test_members_whose_rates_differ_step_by_themselves():
+    fleet = check_members(at=(1, 10))
+    before = [parameters(trainer).clone() for trainer in fleet.trainers]
+    fleet.trainers[1].agent.schedule.set_peaks([0.0])
+    fleet.step()
+    assert torch.equal(parameters(fleet.trainers[1]), before[1])
+    assert not torch.equal(parameters(fleet.trainers[2]), before[2])
+
+
+@pytest.mark.parametrize("method", ["spectral:strength=0.1", "cbp:rate=0.02", "injection:at=3"])
+def test_a_method_that_cannot_be_stacked_is_refused_by_name(method):
+    with pytest.raises(ConfigError, match=r"--seeds: \w+ cannot be stacked"):
+        FleetTrainer(trainers(plasticity=(method,)), [True] * len(SEEDS))
+
+
+def test_low_precision_is_refused():
+    with pytest.raises(ConfigError, match="leave out --precision bf16"):
+        FleetTrainer(trainers(double=False, precision="bf16"), [True] * len(SEEDS))
+
+
+def test_a_member_that_has_stopped_changes_nothing_for_the_others():
+    alone, members = trainers(), trainers()
+    fleet = FleetTrainer(members, [True] * len(SEEDS))
+    while fleet.first.updates < 20:
+        fleet.step()
+    with torch.no_grad():
+        next(members[0].agent.network.parameters()).fill_(torch.nan)
+    fleet.alive[0] = False
+    while fleet.first.updates < 60:
+        fleet.step()
+    for one, member in zip(alone[1:], members[1:], strict=True):
+        steps_to(one, 60)
+        assert difference(one, member) < 1e-8
+    assert members[0].updates < 61
+    assert members[0].agent_step < members[1].agent_step
