@@ -147,3 +147,7 @@ def test_a_member_that_has_stopped_changes_nothing_for_the_others():
         assert difference(one, member) < 1e-8
     assert members[0].updates < 61
     assert members[0].agent_step < members[1].agent_step
+
+
+def test_compiled_a_member_is_near_its_seed_alone():
+    check_members(double=False, at=(1, 10), nap=True, compile="true", utd=Fraction(2))
