@@ -31,7 +31,14 @@ METHODS = (
 
 
 def trainers(double: bool = True, **settings: Any) -> list[Trainer]:
-    options = {"update_start": 60, "target_period": 20, "epsilon_steps": 100, "batch_size": 8, "steps": 2_000, "units": 16}
+    options = {
+        "update_start": 60,
+        "target_period": 20,
+        "epsilon_steps": 100,
+        "batch_size": 8,
+        "steps": 2_000,
+        "units": 16,
+    }
     made = [catch_trainer(seed, **options | settings) for seed in SEEDS]
     for trainer in made:
         if double:
