@@ -8,7 +8,6 @@ turn, several times in one run, so that a busy machine slows both. Arguments aft
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -16,35 +15,41 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from agents.cli import settings
 from agents.fleet.seeds import parse_seeds
-from experiment.config import exit_on_bad_input
+from experiment.config import exit_on_bad_input, parse_cli
+from experiment.interrupt import cli_session
 from experiment.processor import available_cores
 
 EARLY = ["--update-start", "500", "--epsilon-steps", "500", "--replay-capacity", "20000"]
 """Updates begin at once: what comes before them is not measured."""
 
 
-def main(argv: Sequence[str]) -> int:
-    own, rest = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet", description=__doc__)
-    parser.add_argument("--seeds", default="0-9", help="seeds of the fleet")
-    parser.add_argument("--agent", default="dqn", help="dqn, rainbow or der")
-    parser.add_argument("--seconds", type=float, default=20, help="length of a measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each")
-    parser.add_argument("--part", choices=("alone", "fleet"), help=argparse.SUPPRESS)
-    options = parser.parse_args(own)
-    with exit_on_bad_input():
-        seeds = parse_seeds(options.seeds)
-        settings(options.agent, rest)
-    if options.part is not None:
-        return part(options.agent, seeds if options.part == "fleet" else seeds[:1], rest, options.seconds)
-    cores = available_cores()
-    started = {"alone": [start("alone", own, rest) for _ in range(cores)], "fleet": [start("fleet", own, rest)]}
+@dataclass(frozen=True)
+class FleetConfig:
+    """What to measure; arguments of the agent follow after --."""
+
+    agent: str = "dqn"
+    """dqn, rainbow or der."""
+    seeds: str = "0-9"
+    """Seeds of the fleet."""
+    seconds: float = 20.0
+    """Length of a measurement."""
+    rounds: int = 3
+    """Measurements of each."""
+
+
+def run(config: FleetConfig, rest: Sequence[str]) -> None:
+    """Measures processes of one thread and a fleet in turn, and prints both."""
+    cores, seeds = available_cores(), parse_seeds(config.seeds)
+    started = {
+        "alone": [start(config, seeds[:1], rest) for _ in range(cores)],
+        "fleet": [start(config, seeds, rest)],
+    }
     rates: dict[str, list[float]] = {name: [] for name in started}
-    for _ in range(options.rounds):
+    for _ in range(config.rounds):
         for name, processes in started.items():
             rates[name].append(measure(processes))
     for process in (process for processes in started.values() for process in processes):
@@ -53,13 +58,25 @@ def main(argv: Sequence[str]) -> int:
     for name, text in (("alone", f"{cores} processes of one thread"), ("fleet", f"a fleet of {len(seeds)}")):
         print(f"{text}: {', '.join(f'{rate:,.0f}' for rate in rates[name])} updates/s")
     print(f"the fleet makes {fleet / alone:.2f} times as many updates (medians: {fleet:,.0f} and {alone:,.0f})")
+
+
+@cli_session()
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    own, rest = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    with exit_on_bad_input():
+        config = parse_cli(FleetConfig, own, prog="python -m benchmarks.fleet", description=__doc__ or "")
+        settings(config.agent, rest)
+        run(config, rest)
     return 0
 
 
-def start(name: str, own: Sequence[str], rest: Sequence[str]) -> subprocess.Popen[str]:
+def start(config: FleetConfig, seeds: Sequence[int], rest: Sequence[str]) -> subprocess.Popen[str]:
     """A process that has made its first updates and waits."""
-    command = [sys.executable, "-m", "benchmarks.fleet", *own, "--part", name, "--", *rest]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    code = f"from benchmarks.fleet import part; part({config.agent!r}, {list(seeds)}, {list(rest)}, {config.seconds})"
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     while (line := process.stdout.readline()) and line != "ready\n":
         print(line, end="")
@@ -75,7 +92,7 @@ def measure(processes: Sequence[subprocess.Popen[str]]) -> float:
     return sum(float(process.stdout.readline()) for process in processes if process.stdout is not None)
 
 
-def part(agent: str, seeds: Sequence[int], argv: Sequence[str], seconds: float) -> int:
+def part(agent: str, seeds: Sequence[int], argv: Sequence[str], seconds: float) -> None:
     """One process: trains, and measures as long as lines come in."""
     import numpy as np
 
@@ -118,9 +135,7 @@ def part(agent: str, seeds: Sequence[int], argv: Sequence[str], seconds: float) 
             end = time.monotonic() + seconds
             made = [(pool.submit(train, work, end), count) for work, count in works]
             print(sum(updates.result() * count for updates, count in made) / seconds, flush=True)
-    return 0
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(main())

@@ -44,15 +44,20 @@ def _unbatch(graph: fx.Graph, node: fx.Node, product: Any) -> None:
     left, right = node.args
     if node.kwargs or not _takes(left.meta["val"][0], right.meta["val"][0]):  # type: ignore[union-attr]
         return
-    parts = []
+    parts, transposes = [], [user for user in node.users if user.target == _aten.permute.default]
+    used_transposed = len(transposes) == len(node.users) and all(user.args[1] == [0, 2, 1] for user in transposes)
     with graph.inserting_before(node):
         for i in range(len(node.meta["val"])):
             one, other = (_called(graph, _aten.select.int, matrix, 0, i) for matrix in (left, right))
             turned = _called(graph, _aten.permute.default, other, [1, 0])
-            parts.append(_called(graph, _aten.unsqueeze.default, _called(graph, product, one, turned, None), 0))
+            pair = (turned, one) if used_transposed else (one, turned)  # computed as it is used, it is not copied
+            parts.append(_called(graph, _aten.unsqueeze.default, _called(graph, product, *pair, None), 0))
         whole = _called(graph, _aten.cat.default, parts)
-    node.replace_all_uses_with(whole)
-    graph.erase_node(node)
+    for user in transposes if used_transposed else [node]:
+        user.replace_all_uses_with(whole)
+        graph.erase_node(user)
+    if used_transposed:
+        graph.erase_node(node)
 
 
 def _called(graph: fx.Graph, target: Any, *args: Any) -> fx.Node:

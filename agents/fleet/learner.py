@@ -50,7 +50,7 @@ class FleetLearner:
         self.optimizer = StackedAdamW([agent.optimizer for agent in agents], self.online)
         computed = self.backward, self.target_outputs, self.greedy
         if compile:
-            computed = tuple(compiled(own_code(one), first.network, fullgraph=False) for one in computed)  # type: ignore[assignment]
+            computed = tuple(compiled(own_code(one), first.network, fullgraph=False) for one in computed)  # type: ignore[assignment,arg-type]
         self._backward, self._forward, self._greedy = computed
         self._one_graph = compile and not first.noise.layers
 

@@ -119,3 +119,19 @@ def test_other_numbers_devices_and_biases_are_left_alone(dtype, device, bias):
     before = str(graph)
     OneDNNProducts()(graph)
     assert str(graph) == before
+
+
+def test_batched_products_are_onednns_as_they_are_used(monkeypatch, tmp_path):
+    monkeypatch.setattr(layout, "by_onednn", lambda: True)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.compiler.reset()
+    left, right = torch.randn(3, BATCH, WIDE), torch.randn(3, WIDE, WIDE)
+
+    def products(left, right):
+        return torch.bmm(left, right).relu(), torch.bmm(left.mT, left.relu()).mT + 1, torch.bmm(left[:, :2], right)
+
+    found = compiled(products, Network())(left, right)
+    code = "".join(path.read_text() for path in tmp_path.rglob("*.main.cpp"))
+    assert code.count("linear_pointwise(") == 6  # the third has few rows
+    for one, other in zip(found, products(left, right), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-3)

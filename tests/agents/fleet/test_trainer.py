@@ -31,7 +31,14 @@ METHODS = (
 
 
 def trainers(double: bool = True, **settings: Any) -> list[Trainer]:
-    options = {"update_start": 60, "target_period": 20, "epsilon_steps": 100, "batch_size": 8, "steps": 2_000}
+    options = {
+        "update_start": 60,
+        "target_period": 20,
+        "epsilon_steps": 100,
+        "batch_size": 8,
+        "steps": 2_000,
+        "units": 16,
+    }
     made = [catch_trainer(seed, **options | settings) for seed in SEEDS]
     for trainer in made:
         if double:
@@ -147,3 +154,8 @@ def test_a_member_that_has_stopped_changes_nothing_for_the_others():
         assert difference(one, member) < 1e-8
     assert members[0].updates < 61
     assert members[0].agent_step < members[1].agent_step
+
+
+@pytest.mark.slow
+def test_compiled_a_member_is_near_its_seed_alone():
+    check_members(double=False, at=(1, 10), nap=True, compile="true", utd=Fraction(2))
