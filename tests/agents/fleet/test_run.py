@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import agents.run
+from agents.cli import main
 from agents.fleet.run import FleetRun, common_step
 from agents.fleet.trainer import FleetTrainer
 from agents.run import AgentRun
@@ -196,3 +197,12 @@ def test_the_step_to_go_on_from_is_the_newest_of_most(steps, common, tmp_path):
         for step in reversed(own):
             checkpoint.save(runs[-1].checkpoints, step, {"run": {}})
     assert common_step(runs) == common
+
+
+def test_a_fleet_of_forks_is_refused_in_one_line(tmp_path, capsys):
+    run = train(config_of(tmp_path, "alone"))
+    with pytest.raises(SystemExit, match="2"):
+        main("dqn", ["--fork", f"{run.directory.path}@80", "--seeds", "0-1", "--steps", "400"])
+    assert capsys.readouterr().err == (
+        "error: --seeds and --fork: a fork has the seed of the run that it forks; fork each by itself\n"
+    )
