@@ -175,9 +175,7 @@ def main(agent: str, argv: Sequence[str] | None = None) -> int:
         else:
             members = parse_seeds(seeds)
             if config.fork is not None:
-                raise ConfigError(
-                    "--seeds and --fork: a fork has the seed of the run that it forks; fork each by itself"
-                )
+                raise ConfigError("--seeds and --fork: a fork has the seed of its run; fork each by itself")
             from agents.fleet.run import FleetRun
 
             run = FleetRun(config, members)

@@ -204,5 +204,5 @@ def test_a_fleet_of_forks_is_refused_in_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main("dqn", ["--fork", f"{run.directory.path}@80", "--seeds", "0-1", "--steps", "400"])
     assert capsys.readouterr().err == (
-        "error: --seeds and --fork: a fork has the seed of the run that it forks; fork each by itself\n"
+        "error: --seeds and --fork: a fork has the seed of its run; fork each by itself\n"
     )
