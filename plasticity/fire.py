@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 
 from nap.graph import UnitLayer
 from plasticity.layers import choose_layers
-from plasticity.method import Features, Method, check_whole
+from plasticity.method import EachMember, Features, Method, Whole, check_whole
 from plasticity.timing import At, Timing
 from plasticity.trainable import trainable_layers
 
@@ -62,6 +63,9 @@ class FIRE(Method):
         names = {module: name for name, module in network.named_modules()}
         copied = target if self.target_mode == "copy" else None
         self.copies = [] if copied is None else [copied.get_submodule(names[layer]) for layer in self.layers]
+
+    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+        return EachMember(members)
 
     @torch.no_grad()
     def after_update(self, update: int, features: Features | None = None) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import nn
 
 import nap
 from nap.graph import norm_layers
-from plasticity.method import Method
+from plasticity.method import EachMember, Method, Whole
 
 
 class LayerNorm(Method):
@@ -43,3 +44,6 @@ class LayerNorm(Method):
         self.report = nap.normalize(network, norm=self.norm, conv_axes=self.axes, biases="drop")
         if self.report.not_handled:
             raise ValueError(f"{type(self).__name__} cannot normalise this network: {self.report.not_handled}")
+
+    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+        return EachMember(members)

@@ -20,6 +20,8 @@ DER = RAINBOW | {"n_step": 20, "max_grad_norm": 10.0}
 METHODS = (
     "nap",
     "hyperball",
+    "layer-norm",
+    "fire:period=7",
     "reset:period=7",
     "shrink-perturb:period=7",
     "redo:period=7,tau=0.5,samples=8",
