@@ -176,7 +176,7 @@ STRUCTURE = ("nap", "hyperball", "crelu", "injection", "layer-norm")
 """Methods that change the network."""
 OTHERS = [name for name in METHODS if name not in STRUCTURE]
 PAIRS = [(one, OTHERS[(place + apart) % len(OTHERS)]) for place, one in enumerate(OTHERS) for apart in (1, 4)]
-PAIRS += [("nap", "hyperball"), ("hyperball", "nap")]
+PAIRS += [("nap", "hyperball"), ("hyperball", "layer-norm"), ("layer-norm", "nap")]
 assert len(PAIRS) >= 20
 
 
