@@ -63,7 +63,7 @@ def load_like(trunk, plain):
     """A fork's settings but for those that it has of its own: all are those of the trunk."""
     from dataclasses import replace
 
-    own = ("fork", "fork_step", "fork_hash", "name", "root", "checkpoint_at", "replay_capacity")
+    own = ("fork", "fork_step", "fork_hash", "fork_changed", "name", "root", "checkpoint_at", "replay_capacity")
     return replace(trunk, **{name: getattr(plain, name) for name in own})
 
 
