@@ -206,6 +206,8 @@ class DQNConfig:
     """The step of that checkpoint; --fork RUN@STEP sets it."""
     fork_hash: str | None = setting(None, "run directory", role="identity")
     """The hash of that checkpoint's parameters; none: any, and config.yaml says which it was."""
+    fork_changed: str | None = setting(None, "run directory", role="identity")
+    """The settings of that run that the fork changed, which config.yaml says: no option to give."""
     track: Literal["none", "wandb", "tensorboard"] = setting("none", "logging", role="observing", changeable=True)
     """Tracker in addition to metrics.jsonl. tensorboard: event files in the run directory."""
     name: str | None = setting(None, "run directory", role="identity", common=True)

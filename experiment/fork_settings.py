@@ -1,7 +1,7 @@
 """The settings of a fork: a new run that begins at a checkpoint of another one. Imports no torch.
 
 A fork has the settings of that run, except those that are given. Its config.yaml holds all of them, and in `fork`,
-`fork_step` and `fork_hash` where it comes from.
+`fork_step`, `fork_hash` and `fork_changed` where it comes from.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from experiment.storage.run_dir import RunDir, load_settings
 from experiment.values import ConfigError
 
 Config = TypeVar("Config", bound=Any)
-"""A config dataclass with fork, fork_step, fork_hash, name, root, resume, device, budget and `resolved()`."""
+"""A config dataclass with fork, FACTS, name, root, resume, device, checkpoint_at, budget and `resolved()`."""
+
+
+FACTS = ("fork_step", "fork_hash", "fork_changed")
+"""The settings that a fork gets from its source."""
 
 
 class Planned(NamedTuple):
@@ -55,16 +59,19 @@ def fork_settings(
     if asked.resume is not None:
         raise ConfigError("--fork begins a new run, and --resume goes on with one: give one of them")
     name, step = split_source(asked.fork)
+    if Path(name).name in ("", ".."):  # such as ".", whose parent would be the run itself
+        name = str(Path(name).resolve())
     if planned is None:
         run = RunDir.open(name)
         stored, step = _load(config_class, run, program), choose_step(run, step)
     else:
         stored, step = planned
     stored = taken(stored)
-    base = dataclasses.replace(
-        stored, name=None, root=str(Path(name).parent), fork_step=step, fork_hash=None, checkpoint_at=()
-    )
-    given = dataclasses.replace(parse(base), fork=f"{name}@{step}")
+    base = dataclasses.replace(unforked(stored), name=None, root=str(Path(name).parent), fork_step=step)
+    given = parse(dataclasses.replace(base, checkpoint_at=()))
+    if given.fork_step is None:  # by the --config of a run that is no fork
+        given = dataclasses.replace(given, fork_step=step)
+    given = dataclasses.replace(given, fork=f"{name}@{step}", fork_changed=None)
     try:
         config = complete(given)
     except ConfigError:
@@ -73,13 +80,24 @@ def fork_settings(
     if config.fork_step != step:
         raise ConfigError(f"--fork-step is what --fork RUN@STEP sets: leave it out, or give --fork {name}@STEP")
     check_fork(config, stored)
-    return config
+    return dataclasses.replace(config, fork_changed=_earlier(config, stored))
 
 
 def check_not_forked(config: Any) -> None:
     """Raises ConfigError for settings of a fork without its source."""
-    if config.fork_step is not None or config.fork_hash is not None:
-        raise ConfigError("--fork-step and --fork-hash are for a fork: give --fork RUN@STEP")
+    for name in FACTS:
+        if getattr(config, name) is not None:
+            raise ConfigError(f"{flag(name)} is for a fork: give --fork RUN@STEP")
+
+
+def unforked(config: Config) -> Config:
+    """The settings of a fork for a run from scratch."""
+    return dataclasses.replace(config, fork=None, **dict.fromkeys(FACTS))
+
+
+def source_run(config: Any) -> RunDir:
+    """The run that a fork begins at. Its own directory may have the name RUN@STEP."""
+    return RunDir.open(config.fork.removesuffix(f"@{config.fork_step}"))
 
 
 def _load(config_class: type[Config], run: RunDir, program: str) -> Config:
@@ -124,6 +142,15 @@ def changed(config: Any, source: Any) -> dict[str, list[Any]]:
     names = names_of(type(config), "learning", "machine") - fixed - {"fork_step"}
     old, new = as_plain(source), as_plain(config)
     return {name: [old[name], new[name]] for name in old if name in names and old[name] != new[name]}
+
+
+def _earlier(config: Any, source: Any) -> str:
+    """The learning settings before the fork where they differ, as text: forks that were trained otherwise are apart."""
+    there, learned = as_plain(source), names_of(type(config), "learning")
+    found = {name: old for name, (old, _) in changed(config, source).items() if name in learned}
+    if source.fork_step is not None:
+        found |= {name: there[name] for name in ("fork_step", "fork_changed")}
+    return " ".join(f"{name}={value}" for name, value in found.items()) or "nothing"
 
 
 def asked_steps(config: Any) -> tuple[int, ...]:

@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 
 from experiment.command_line import flag
 from experiment.determinism import parameter_hash
-from experiment.fork_settings import changed, split_source
+from experiment.fork_settings import changed, source_run
 from experiment.guard import NonFinite, check_finite
 from experiment.storage import checkpoint
-from experiment.storage.run_dir import RunDir, load_settings
+from experiment.storage.run_dir import load_settings
 from experiment.values import ConfigError
 
 Config = TypeVar("Config", bound=Any)
@@ -36,7 +36,7 @@ class Source(Generic[Config]):
 
     def __init__(self, config: Config) -> None:
         """Loads the checkpoint that the settings of a fork name. Raises ConfigError if that cannot be done."""
-        self.run = RunDir.open(split_source(config.fork)[0])
+        self.run = source_run(config)
         self.settings: Config = load_settings(type(config), self.run)
         self.saved = checkpoint.load_latest(self.run.checkpoints, step=config.fork_step)
         checkpoint.check_settings(self.saved, self.settings, self.run.config)

@@ -38,7 +38,7 @@ from experiment.storage.tracking import Tracker, check_tracker
 
 Config = TypeVar("Config", bound=Any)
 """A config dataclass with seed, threads, device, root, name, resume, track, checkpoint_interval, keep_checkpoints,
-checkpoint_at, fork, fork_step, fork_hash, budget, compile and `resolved()`; steps are in units of the run."""
+checkpoint_at, fork and what belongs to it, budget, compile and `resolved()`; steps are in units of the run."""
 
 
 class Learner(Protocol):
@@ -214,6 +214,8 @@ class Run(ABC, Generic[Config]):
         with checkpoint.checked_restore(saved):
             how = self.restore(saved)
         self.saved_at, self.origin = saved.step, saved.state["run"].get("fork")
+        asked = saved.state["run"]["settings"].get("checkpoint_at", ())  # earlier checkpoints do not know it
+        self.kept_steps = tuple({*self.kept_steps, *map(int, asked)})
         print(f"resuming at {self.unit} {saved.step:,}, {how}")
         if differs := checkpoint.changes(saved.state["run"].get("made_by", {}), self.made_by):
             print(f"saved elsewhere ({differs}): the run goes on, but its bits may differ from there")

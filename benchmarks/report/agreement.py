@@ -14,7 +14,8 @@ from experiment.setting import names_of
 if TYPE_CHECKING:
     from benchmarks.report.scores import Score
 
-NOT_COMPARED = names_of(DQNConfig, "machine", "observing", "identity") | {"env", "seed", "protocol", "steps", "frames"}
+NOT_COMPARED = names_of(DQNConfig, "machine", "observing", "identity") - {"fork_changed"}
+NOT_COMPARED |= {"env", "seed", "protocol", "steps", "frames"}
 """Settings that the arms are not compared by: they do not change what is learned, or are compared elsewhere."""
 OF_THE_SETTINGS = frozenset({"evaluation_epsilon", "evaluation_episodes", "clip_rewards"})
 """Settings that are rules of a score. The runs of an arm share them; each agent has its published ones."""

@@ -48,7 +48,7 @@ class Arm:
             steps = f"{self.trunk.name} ends at {end}" + f", and makes {config.num_envs} at once" * (
                 config.num_envs > 1
             )
-            raise ConfigError(f"arm {self.name!r}: --fork {self.trunk.name}@{step}: {steps}")
+            raise ConfigError(f"--fork {self.trunk.name}@{step}: {steps}")
         return step
 
     def config(self, game: str, device: str = "cpu") -> DQNConfig:

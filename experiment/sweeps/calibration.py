@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import math
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiment.config import as_plain, dump_yaml
+from experiment.fork_settings import unforked
 from experiment.processor import processor
 from experiment.setting import names_of
 from experiment.storage.files import to_json, write_atomic
@@ -52,7 +52,7 @@ def calibrate(kind: RunKind, entry: Entry, config: Any, slot: Mapping[str, str])
         command = entry.command
         if entry.source is not None:  # a run from scratch with its settings costs the same
             settings = Path(folder) / "settings.yaml"
-            settings.write_text(dump_yaml(dataclasses.replace(config, fork=None, fork_step=None, fork_hash=None)))
+            settings.write_text(dump_yaml(unforked(config)))
             command = (*command[:5], "--config", str(settings))
         done = subprocess.run(
             [*command, *kind.short(config, UPDATES), "--root", folder, "--name", "calibration"],

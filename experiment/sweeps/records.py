@@ -81,7 +81,12 @@ def without_recorded(
         record = records.get((entry.arm, entry.task, str(entry.seed)))
         if record is None:
             left.append(entry)
-        elif found := kind.difference(defaults | record.settings, as_plain(wanted(entry))):
+            continue
+        there, here = defaults | record.settings, as_plain(wanted(entry))
+        found = kind.difference(there, here)
+        if not found and (past := there.get("fork_changed")) != here.get("fork_changed"):
+            found = f"before the fork, {past} there and {here['fork_changed']} here"
+        if found:
             where = f"{record.where}: run {entry.name} has other settings"
             raise ConfigError(f"{where}, {found}: give the arm another name")
     return tuple(left)
@@ -134,6 +139,6 @@ def _cells(kind: RunKind, entry: Entry, run: RunDir) -> dict[str, str] | None:
 def _own_settings(kind: RunKind, run: RunDir) -> dict[str, Any]:
     """The settings of a run that are not the default, without those of its machine and identity."""
     config = load_yaml(kind.config_class, run.config)
-    left_out = names_of(kind.config_class, "machine", "identity") | kind.axes
+    left_out = names_of(kind.config_class, "machine", "identity") - {"fork_changed"} | kind.axes
     default = as_plain(kind.config_class())
     return {name: value for name, value in as_plain(config).items() if name not in left_out and value != default[name]}

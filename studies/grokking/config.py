@@ -144,6 +144,8 @@ class GrokkingConfig:
     """The step of that checkpoint; --fork RUN@STEP sets it."""
     fork_hash: str | None = setting(None, "run directory", role="identity")
     """The hash of that checkpoint's parameters; none: any, and config.yaml says which it was."""
+    fork_changed: str | None = setting(None, "run directory", role="identity")
+    """The settings of that run that the fork changed, which config.yaml says: no option to give."""
 
     @property
     def budget(self) -> int:

@@ -122,7 +122,7 @@ class Column:
 def columns(arms: Arms) -> list[Column]:
     """The columns of the table; with more than two phases also the mean over their ends."""
     phases = max(run.config.phases for members in arms.values() for run in members)
-    between = [Column("mean over phases", ".3f", _per_run(lambda result: fmean(result["phase_accuracy"])))]
+    between = [Column("mean over phases", ".3f", _per_run(_mean_over_phases))]
     return [
         Column("after phase 1", ".3f", _per_run(lambda result: result["phase_accuracy"][0])),
         *(between if phases > 2 else []),
@@ -132,9 +132,16 @@ def columns(arms: Arms) -> list[Column]:
     ]
 
 
-def _per_run(value: Callable[[Row], float]) -> Callable[[str, Arms], list[float]]:
+def _mean_over_phases(result: Row) -> float | None:
+    ends = result["phase_accuracy"]
+    return None if None in ends else fmean(ends)
+
+
+def _per_run(value: Callable[[Row], float | None]) -> Callable[[str, Arms], list[float]]:
+    """The values of an arm's runs; a fork has none for what came before it."""
+
     def values(arm: str, arms: Arms) -> list[float]:
-        return [value(_result(run)) for run in arms[arm]]
+        return [found for run in arms[arm] if (found := value(_result(run))) is not None]
 
     return values
 
@@ -192,7 +199,8 @@ def runs_csv(arms: Arms) -> str:
 def _run_cells(run: Run) -> list[Any]:
     result = _result(run)
     phases, switches, alarms = (
-        " ".join(map(str, result.get(name) or [])) for name in ("phase_accuracy", "switches", "alarms")
+        " ".join("-" if value is None else str(value) for value in result.get(name) or [])
+        for name in ("phase_accuracy", "switches", "alarms")
     )
     return [run.config.seed, phases, final(run), switches, alarms, f"{result['seconds']['training']:.0f}"]
 

@@ -15,8 +15,10 @@ import torch
 import agents.run
 from agents import cli
 from agents.run import AgentRun
-from experiment.config import ConfigError, load_yaml
+from benchmarks.report.agreement import name_arms
+from experiment.config import ConfigError, as_plain, load_yaml
 from experiment.determinism import parameter_hash
+from experiment.setting import learning
 from experiment.storage import checkpoint
 from experiment.storage.run_dir import RunDir
 from plasticity.joining import compare
@@ -170,11 +172,11 @@ def test_a_method_that_joins_sees_the_loaded_weights_and_acts_once_at_the_first_
     assert saved["acted_at"] == at_fork["updates"] + 1
 
 
-STRUCTURE = ("nap", "hyperball", "crelu", "injection")
+STRUCTURE = ("nap", "hyperball", "crelu", "injection", "layer-norm")
 """Methods that change the network."""
 OTHERS = [name for name in METHODS if name not in STRUCTURE]
 PAIRS = [(one, OTHERS[(place + apart) % len(OTHERS)]) for place, one in enumerate(OTHERS) for apart in (1, 4)]
-PAIRS += [("nap", "hyperball"), ("hyperball", "nap")]
+PAIRS += [("nap", "hyperball"), ("hyperball", "layer-norm"), ("layer-norm", "nap")]
 assert len(PAIRS) >= 20
 
 
@@ -327,3 +329,42 @@ def test_checkpoints_are_kept_as_asked(options, steps, little, tmp_path):  # noq
 
 def test_the_toy_is_what_runs_are_built_of(little):  # noqa: F811
     assert agents.run.build_trainer is build_toy
+
+
+def test_its_own_directory_may_have_the_name_of_the_checkpoint(little, tmp_path, monkeypatch):  # noqa: F811
+    trunk(tmp_path)
+    whole, config = train(fork(tmp_path, "whole", "--lr", "1e-4")), fork(tmp_path, f"trunk@{AT}", "--lr", "1e-4")
+    with monkeypatch.context() as patch:
+        patch.setattr(AgentRun, "_save", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            AgentRun(config)
+    assert differences(learned(resumed(config).directory), learned(whole.directory)) == []
+
+
+def test_steps_that_one_resume_asked_for_are_kept_by_the_next(little, tmp_path):  # noqa: F811
+    config = config_of(tmp_path, "a", keep_checkpoints=1)
+    train(config, 45)
+    run = train(dataclasses.replace(config, checkpoint_at=("50",), resume=f"{tmp_path}/a"), 55)
+    assert run.directory.steps() == [50]
+    assert resumed(config).directory.steps() == [50, 120]
+
+
+def test_a_fork_of_the_working_directory_lies_next_to_it(little, tmp_path, monkeypatch):  # noqa: F811
+    trunk(tmp_path)
+    monkeypatch.chdir(tmp_path / "trunk")
+    config = cli.settings("dqn", ["--fork", f".@{AT}"])
+    assert (config.root, config.fork) == (str(tmp_path), f"{tmp_path}/trunk@{AT}")
+
+
+def test_forks_of_one_setting_and_two_pasts_are_two_arms(little, tmp_path):  # noqa: F811
+    trunk(tmp_path)
+    slow = config_of(tmp_path, "slow", lr=1e-4)
+    train(slow)
+    forks = [fork(tmp_path, "a", "--lr", "1e-4"), cli.settings("dqn", ["--fork", f"{tmp_path}/slow@{AT}"])]
+    assert learning(forks[0]) == learning(forks[1])
+    assert [each.fork_changed for each in forks] == ["lr=0.001", "nothing"]
+    assert len(set(name_arms([as_plain(each) for each in forks]))) == 2
+    train(forks[0])
+    again = cli.settings("dqn", ["--fork", f"{tmp_path}/a@80", "--lr", "1e-3"])
+    assert again.fork_changed == f"lr=0.0001 fork_step={AT} fork_changed=lr=0.001"
+    assert cli.settings("dqn", ["--fork", f"{tmp_path}/a@80", "--config", f"{tmp_path}/slow/config.yaml"]).lr == 1e-4

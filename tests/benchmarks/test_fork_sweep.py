@@ -63,7 +63,7 @@ def load_like(trunk, plain):
     """A fork's settings but for those that it has of its own: all are those of the trunk."""
     from dataclasses import replace
 
-    own = ("fork", "fork_step", "fork_hash", "name", "root", "checkpoint_at", "replay_capacity")
+    own = ("fork", "fork_step", "fork_hash", "fork_changed", "name", "root", "checkpoint_at", "replay_capacity")
     return replace(trunk, **{name: getattr(plain, name) for name in own})
 
 
@@ -133,3 +133,9 @@ def test_a_sweep_that_is_killed_again_and_again_ends_the_same(tmp_path, capsys):
     assert "1 run of them made again, for a checkpoint to fork" in ready.note
     shutil.copytree(root / "trunk-Catch-s0", again / "trunk-Catch-s0")
     assert [entry.name for entry in planned(again, *have, arms=arms).runs] == ["other-Catch-s0"]
+    lr = KIND.settings(ready.runs[0]).lr
+    elsewhere = [*ARMS[:2], "--arm", "low:--n-step 3 --lr 1e-5", "--arm", f"plain:--fork low@90 --lr {lr}"]
+    with pytest.raises(
+        ConfigError, match=r"plain-Catch-s0 has other settings, before the fork, nothing there and lr=1e-05 here"
+    ):
+        planned(again, *have, arms=elsewhere)

@@ -88,6 +88,8 @@ def test_a_warm_start_goes_on_as_its_own_settings_say(tmp_path):
     assert result["fork"]["methods"] == {"kept": [], "fresh": ["l2-init"], "dropped": ["redo", "nap"]}
     assert fork("warm-start", tmp_path, "longer", "--phase-updates", "10", step=14) == 0
     assert read_rows(RunDir(tmp_path / "longer"))[-1]["update"] == 7 + 10
+    later = json.loads((tmp_path / "longer" / "result.json").read_text())
+    assert (later["phase_accuracy"], later["switches"]) == ([None, later["final_test_accuracy"]], [])
     with pytest.raises(SystemExit) as end:
         fork("warm-start", tmp_path, "shorter", "--phase-updates", "5", step=4 + 8)
     assert end.value.code == 2

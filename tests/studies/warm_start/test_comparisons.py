@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from studies.records import FinishedRun
 from studies.warm_start.comparisons import (
+    columns,
     contrasts,
     described,
     gaps,
@@ -21,6 +22,7 @@ from studies.warm_start.comparisons import (
     shown,
 )
 from studies.warm_start.config import WarmStartConfig
+from studies.warm_start.outcome import outcome, sentence
 
 
 def arm(finals, *, first=0.4, alarms=None, name="arm", **settings):
@@ -193,3 +195,15 @@ def test_the_table_says_what_its_numbers_stand_on():
     assert dict(zip(table[0], table[4], strict=True))["gap to"] == "full (schedule)"
     assert "one seed, so no interval: cusum" in "\n".join(lines)
     assert "seed 0: false one at 300, 120, 2,000" in lines[-1]
+
+
+def test_forks_have_no_value_of_a_phase_that_ended_before_them():
+    rows = [{"phase": 1, "update": update, "test_accuracy": 0.1 * update, "train_accuracy": 0.5} for update in (7, 8)]
+    found = outcome(rows)
+    assert (found["phase_accuracy"], found["switches"]) == ([None, 0.8], [])
+    assert sentence(found, 0.1) == "test accuracy 0.800 at the end with all of them"
+    arms = {"fork": arm([0.8], first=None), "whole": arm([0.7])}
+    values = {column.title: (column.values("fork", arms), column.values("whole", arms)) for column in columns(arms)}
+    assert values["after phase 1"] == ([], [0.4])
+    assert values["final"] == ([0.8], [0.7])
+    assert "- 0.8" in runs_csv(arms)
