@@ -92,7 +92,8 @@ def as_text() -> str:
 
 def as_markdown() -> str:
     """The same as docs/metrics.md."""
-    rows = [f"| `{m.key}` | {m.unit} | {m.meaning} | {m.source} |" for m in METRICS]
+    cells = ((f"`{m.key}`", m.unit, m.meaning, m.source) for m in METRICS)
+    rows = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in cells]
     text = re.sub(r"(--[a-z-]+)", r"`\1`", textwrap.fill(INTRODUCTION, 150))
     head = f"# Metrics of an agent's run\n\n{text}\n\n| key | unit | meaning | source |\n|---|---|---|---|\n"
     return head + "".join(f"{row}\n" for row in rows)

@@ -35,6 +35,10 @@ class Muon(torch.optim.Optimizer):
         self.adam.param_groups = [group for group in self.param_groups if not group["muon"]]
         self.adam.state = self.state
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy: torch's own has the groups and the state alone."""
+        return super().__getstate__() | {"adam": self.adam}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._share()

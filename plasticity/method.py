@@ -117,7 +117,7 @@ LARGEST = torch.finfo(torch.float32).max
 def check_period(where: str, period: float) -> float:
     """The period in updates, if it is a whole number from 1, or infinity (never); else ValueError."""
     if not period >= 1 or (period != math.inf and period != int(period)):
-        raise ValueError(f"{where}={period}: a period is a whole number of updates, at least 1, or inf for never")
+        raise ValueError(f"{where}={period}: it has to be a whole number of updates, at least 1, or inf for never")
     return period
 
 

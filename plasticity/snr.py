@@ -21,8 +21,9 @@ class SNR(Recycling):
     `redo`, and its age is 0 again. The limits change every `revise` updates: among a unit's ages above 0 at which it
     fired or was recycled since the last change, the limit is the smallest that a share `percentile` does not exceed. If
     that is below the old limit it is the new one, else the old one grows by `growth`. Limits stay within 1 to `longest`
-    and begin at half of it. A unit that fired in every update gets the limit 1: one silent minibatch is then enough.
-    The output layers and the target network are not changed.
+    and begin at half of it. A unit without such an age, since it fired in every update or in none, gets the limit 1:
+    one silent minibatch is then enough. A unit that is dead from the start is therefore recycled after `revise` + 1
+    updates, whatever `longest` is. The output layers and the target network are not changed.
 
     period: updates between looks at the ages, inf for never; each draws all weights of the hidden layers. percentile: 1
     minus the paper's rejection threshold. init: as in `redo`.
@@ -116,6 +117,7 @@ class _Record:
         counts = self.ends.cumsum(1)
         shares = counts / counts[:, -1:]  # not a number without any, and then the age found is 0
         found = (shares >= percentile).int().argmax(1)
-        grown = (self.limit * growth).long()
-        self.limit.copy_(torch.where(found < self.limit, found, grown).clamp(1, self.ends.shape[1] - 1))
+        longest = self.ends.shape[1] - 1
+        grown = (self.limit * growth).clamp_max(longest).long()  # before it is whole: 64 bits may not hold it
+        self.limit.copy_(torch.where(found < self.limit, found, grown).clamp(1, longest))
         self.ends.zero_()

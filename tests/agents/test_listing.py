@@ -95,6 +95,9 @@ def test_a_key_that_nobody_explained_is_not_known():
 
 
 def test_the_page_is_the_list(capsys):
-    assert (DOCS / "metrics.md").read_text().partition("\n## ")[0] == metrics.as_markdown()
+    page = metrics.as_markdown()
+    assert (DOCS / "metrics.md").read_text().partition("\n## ")[0] == page
+    table = [line for line in page.splitlines() if line.startswith("|")]
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in table} == {6}  # four cells, also where one has a bar
     said = lines(capsys, "--list-metrics")
     assert all(metric.key in said for metric in metrics.METRICS)

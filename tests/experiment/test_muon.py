@@ -126,3 +126,14 @@ def test_a_cleared_state_is_a_fresh_one():
     for network, optimizer in zip((used, fresh), optimizers, strict=True):
         learn(network, optimizer, 2)
     assert all(map(torch.equal, used.parameters(), fresh.parameters()))
+
+
+def test_a_copy_of_network_and_optimiser_goes_on_with_the_same_bits():
+    network = make()
+    optimizer = optimizer_of(network)
+    learn(network, optimizer, 2)
+    twin, other = deepcopy((network, optimizer))
+    for model, own in ((network, optimizer), (twin, other)):
+        learn(model, own, 3, seed=7)
+    assert all(map(torch.equal, network.parameters(), twin.parameters()))
+    assert other.adam.state is other.state

@@ -13,7 +13,7 @@ from plasticity.c_chain import CChain
 from plasticity.features import FeatureTap
 from plasticity.infer import InFeR, read_features
 from plasticity.loops import Loop, cnn, mlp
-from plasticity.method import Method
+from plasticity.method import Batch, Method
 from plasticity.redo import ReDo
 from plasticity.regrama import ReGraMa
 from studies.warm_start.networks import ResNet18
@@ -114,6 +114,15 @@ def test_infer_is_the_definition_head_by_head_with_learning_heads(build):
         ours = nn.Sequential(*[part for name, part in loop.network.named_children() if name.isdigit()])
         assert_equal_weights(ours, network)
         torch.testing.assert_close(heads.weight, torch.cat([head.weight for head in own]), rtol=1e-4, atol=1e-6)
+
+
+def test_the_network_at_the_start_has_no_dropout():
+    network = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.5), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 2))
+    (method := InFeR(1.0)).prepare(network)
+    method.attach(network, None, torch.optim.Adam(network.parameters()))
+    inputs, features = torch.ones(4, 6), {"3": torch.zeros(4, 12)}
+    one, two = (method.batch_penalty(Batch(inputs, None, features, torch.zeros(()))) for _ in range(2))
+    assert one == two
 
 
 @pytest.mark.parametrize(

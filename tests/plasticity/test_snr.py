@@ -108,6 +108,27 @@ def test_silent_units_alone_are_recycled_at_their_limit(build):
     assert before.shape == now.shape
 
 
+def test_a_unit_that_never_fires_has_the_limit_1_after_the_first_change_of_limits():
+    loop = Loop(mlp, method := SNR(revise=4))
+    dead, limits, ages = 2, [], []
+    with torch.no_grad():
+        loop.network[0].bias[dead] = -1e4
+    for _ in range(5):
+        loop.step()
+        limits.append(int(method.records[0].limit[dead]))
+        ages.append(int(method.records[0].age[dead]))
+    assert limits == [312, 312, 312, 1, 1]
+    assert ages == [1, 2, 3, 4, 0]
+
+
+@pytest.mark.parametrize("growth", [3.0, 1e38, 3e38])
+def test_a_limit_that_grows_stops_at_the_longest(growth):
+    record = _Record(1, 1_000, torch.device("cpu"))
+    record.ends[:, 1_000] = 1
+    record.revise(0.99, growth)
+    assert record.limit.tolist() == [1_000]
+
+
 def test_its_limits_are_a_part_of_the_checkpoint():
     first, second = (SNR(level=0.5, longest=4, revise=2) for _ in range(2))
     loop, other = Loop(mlp, first).run(5), Loop(mlp, second)

@@ -91,3 +91,9 @@ def test_an_update_that_is_none_is_refused(name, value, said):
     with pytest.raises(ValueError, match=rf"^{name}: at={value}: .*{said}") as error:
         make([f"{name}:at={value}"])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("at", [0, 0.5, -1, math.nan])
+def test_an_update_that_cannot_be_is_refused_by_its_own_name(at):
+    with pytest.raises(ValueError, match=r"^fire: at=\S+: it has to be a whole number of updates, at least 1, or inf"):
+        Timing("fire", 3, at)
