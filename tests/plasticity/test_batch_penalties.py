@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import nap
 from agents.networks.encoders import make_network
 from plasticity.c_chain import CChain
 from plasticity.features import FeatureTap
@@ -173,6 +174,25 @@ def test_regrama_is_the_definition_unit_by_unit(build):
                 assert torch.equal(layer.weight[unit], was.weight[unit])
                 assert torch.equal(states[i]["exp_avg"][unit], moments[2 * i]["exp_avg"][unit])
     assert 2 < replaced < sum(len(layer.weight) for layer in layers[:-1])
+
+
+def test_regrama_gives_a_dormant_unit_fresh_noise_and_a_fresh_norm():
+    network = make_network("small", 4, (44, 44), 3, dueling=True, noisy=True, size=5)
+    nap.normalize(network, biases="drop")
+    method = ReGraMa(period=1, tau=0)
+    method.attach(network, None, torch.optim.Adam(network.parameters()))
+    noisy, norm = network.head.value.hidden, network.head.value.activation.norm
+    network(torch.zeros(2, 4, 44, 44)).square().sum().backward()
+    with torch.no_grad():
+        for parameter in (*noisy.parameters(), *norm.parameters()):
+            parameter.fill_(7)
+        noisy.weight.grad.fill_(1)[3] = 0
+    method.after_update(1)
+    for name, parameter in noisy.named_parameters():
+        assert (parameter[3] != 7).all(), name
+        assert (torch.cat([parameter[:3], parameter[4:]]) == 7).all(), name
+    assert [norm.weight[3], norm.bias[3]] == [1, 0]
+    assert norm.weight.eq(7).sum() == norm.bias.eq(7).sum() == len(norm.weight) - 1
 
 
 def test_regrama_leaves_a_layer_alone_whose_gradient_is_not_finite():
