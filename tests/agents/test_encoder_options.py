@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from torch import nn
 
 from agents import cli
@@ -39,6 +40,7 @@ def learned(**settings):
 )
 def test_they_learn_with_every_part_of_an_agent(settings, pool, monkeypatch):
     monkeypatch.setattr("agents.checks.LEAST_SIDE", 1)  # the frames here are tiny
+    torch._dynamo.reset()
     one, other = (learned(network=NETWORK, pool=pool, **settings) for _ in range(2))
     assert parameter_hash(one.network) == parameter_hash(other.network)
     assert sum(isinstance(part, Residual) for part in one.network.modules()) == 6

@@ -148,7 +148,7 @@ def test_killed_before_its_first_save_it_forks_again(little, tmp_path, monkeypat
     trunk(tmp_path)
     whole, config = train(fork(tmp_path, "whole", "--lr", "1e-4")), fork(tmp_path, "broken", "--lr", "1e-4")
     with monkeypatch.context() as patch:
-        patch.setattr(AgentRun, "_save", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(AgentRun, "save", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             AgentRun(config)
     assert RunDir(tmp_path / "broken").steps() == []
@@ -172,7 +172,7 @@ def test_a_method_that_joins_sees_the_loaded_weights_and_acts_once_at_the_first_
     assert saved["acted_at"] == at_fork["updates"] + 1
 
 
-STRUCTURE = ("nap", "hyperball", "crelu", "injection", "layer-norm")
+STRUCTURE = ("nap", "hyperball", "crelu", "injection", "layer-norm", "infer")
 """Methods that change the network."""
 OTHERS = [name for name in METHODS if name not in STRUCTURE]
 PAIRS = [(one, OTHERS[(place + apart) % len(OTHERS)]) for place, one in enumerate(OTHERS) for apart in (1, 4)]
@@ -335,7 +335,7 @@ def test_its_own_directory_may_have_the_name_of_the_checkpoint(little, tmp_path,
     trunk(tmp_path)
     whole, config = train(fork(tmp_path, "whole", "--lr", "1e-4")), fork(tmp_path, f"trunk@{AT}", "--lr", "1e-4")
     with monkeypatch.context() as patch:
-        patch.setattr(AgentRun, "_save", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(AgentRun, "save", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             AgentRun(config)
     assert differences(learned(resumed(config).directory), learned(whole.directory)) == []

@@ -213,7 +213,7 @@ def unprivileged() -> Iterator[None]:
         (["--config", "locked.yaml"], "Permission denied"),
         (["--config", "binary.yaml"], "UTF-8"),
         (["--resume", "missing"], "no such directory"),
-        (["--resume", "file"], "no such directory"),
+        (["--resume", "file"], "is not a run: it is no directory"),
         (["--resume", "folder"], "no config.yaml"),
         (["--resume", ""], "not a run"),
         (["--resume", "other"], "line 1"),

@@ -471,8 +471,10 @@ def test_the_command_of_a_run_gives_its_settings(played, seeds, flags):
 
 def test_the_hash_tells_apart_what_is_learned_and_nothing_else():
     config = DQNConfig()
-    names = {"env", "seed", "name", "root", "resume", "fork", "fork_hash", "keep_checkpoints", "checkpoint_at"}
+    names = {"env", "seed", "name", "root", "resume", "fork", "fork_hash", "fork_changed"}
+    names |= {"keep_checkpoints", "checkpoint_at"}
     machine = {"device", "threads", "compile", "track", "on_nonfinite", "checkpoint_interval", "probe_interval"}
+    machine |= {"fit_probe_interval"}
     for field in fields(DQNConfig):
         other = replace(config, **{field.name: "another"})
         assert (KIND.config_hash(other) == KIND.config_hash(config)) == (field.name in names | machine), field.name

@@ -165,7 +165,7 @@ def test_the_agent_learns_from_the_rewards_of_the_game(clip, learned, monkeypatc
     monkeypatch.setattr(trainer.env, "recv", lambda: receive()._replace(reward=np.array([7], np.float32)))
     for _ in range(20):
         trainer.play(1.0)
-    batch = trainer.replay.gather(torch.arange(4).unsqueeze(0), **trainer._returns())
+    batch = trainer.replay.gather(torch.arange(4).unsqueeze(0), **trainer.returns_now())
     assert batch["reward"].tolist() == [[learned] * 4]
 
 

@@ -39,6 +39,7 @@ class Config:
     fork: str | None = setting(None, role="identity")
     fork_step: int | None = None
     fork_hash: str | None = setting(None, role="identity")
+    fork_changed: str | None = setting(None, role="identity")
 
     def resolved(self):
         return self

@@ -104,7 +104,7 @@ def test_resume_takes_no_other_settings(tmp_path, capsys):
         assert says in capsys.readouterr().err
 
 
-OTHER = {"norm_positions": ("query",), "delay": 7, "project_head": False}
+OTHER = {"norm_positions": ("query",), "delay": 7, "project_head": False, "coupled_decay": True}
 
 
 @pytest.mark.parametrize(
