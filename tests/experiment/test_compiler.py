@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import torch._inductor.config as inductor
+from torch._inductor import cpu_vec_isa
 
 from experiment import compiler
 from experiment.compiler import check_compiler, compiler_fault, complaint, is_toolchain_failure
@@ -110,6 +111,7 @@ def test_what_torch_compile_itself_raises_then_is_one_line(folder, tmp_path):
             torch.compile(lambda x: x.sin() + x.numel())(torch.zeros(7))
         assert is_toolchain_failure(caught.value)
         assert complaint(caught.value) == "the C++ compiler fails: c++: error: broken"
+    cpu_vec_isa.valid_vec_isa_list.cache_clear()  # this compiler built for no vector registers, as torch remembers
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("x"), NotImplementedError()])
