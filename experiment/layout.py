@@ -1,6 +1,10 @@
 """The memory format of every network with convolutions, and how networks are compiled."""
 
+import hashlib
+import os
+import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +14,8 @@ from experiment.processor import instruction_sets, vendor
 
 NARROW = 16
 """Channels that fill the widest vector register of a processor."""
+MOST = 4096
+"""Graphs of one function in a process: each learner compiles the same functions anew, and torch stops after 8."""
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:
@@ -52,9 +58,10 @@ def compiled(
     fullgraph: whether what cannot be one graph is an error. The count by which torch 2.13 and 2.14 know belongs to the
     whole process, so that calls from several threads at once fail by chance: they set it to False.
     """
-    torch._dynamo.config.trace_autograd_ops = True
+    configure_compiler()
     options: dict[str, str | int | bool | Callable[..., Any]] = {}
     if _on_cpu(network):
+        keep_code_apart()
         options |= {"cpp_wrapper": True, "cpp_cache_precompile_headers": False}
         if _widest_vectors():
             options["cpp.vec_isa_ok"] = True
@@ -66,6 +73,32 @@ def compiled(
         options["layout_optimization"] = False  # on a CPU inductor else makes every convolution channels_last
     given = options if backend == "inductor" and options else None
     return torch.compile(function, fullgraph=fullgraph, dynamic=False, backend=backend, options=given)
+
+
+def configure_compiler() -> None:
+    """Lets this thread compile gradients within a graph, and as many networks as there are."""
+    torch._dynamo.config.trace_autograd_ops = True
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MOST
+
+
+def keep_code_apart() -> None:
+    """Lets torch keep its compiled code in a folder of its own for each kind of processor, in the folder that it has.
+
+    inductor of torch 2.13 and 2.14 finds a graph there again by what it computes, not by the vector registers that its
+    C++ was written for. A processor with others builds it for its own, and half of the numbers are then whatever the
+    memory held, or the process aborts. Such folders are shared by the machines of a cluster, and by processes with
+    different ATEN_CPU_CAPABILITY.
+    """
+    from torch._inductor import config
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    with config.patch({"cpp.vec_isa_ok": True} if _widest_vectors() else {}):
+        kind = f"{platform.machine()} {pick_vec_isa()} {sorted(instruction_sets())}"
+    folder, name = Path(cache_dir()), f"processor-{hashlib.sha256(kind.encode()).hexdigest()[:12]}"
+    if folder.name.startswith("processor-"):  # of this machine, or of the one that started this process
+        folder = folder.parent
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / name)
 
 
 def _widest_vectors() -> bool:

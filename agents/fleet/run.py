@@ -22,6 +22,7 @@ from agents.training.trainer import Trainer
 from experiment.config import ConfigError
 from experiment.failure import FAILURES
 from experiment.interrupt import Interrupt
+from experiment.layout import configure_compiler
 from experiment.progress import Progress
 from experiment.storage import checkpoint
 from experiment.storage.files import to_json, write_atomic
@@ -158,7 +159,7 @@ def on_one_thread() -> None:
     """Let torch compute on one thread here, as `configure` and `compiled` let it otherwise: threads have settings."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    torch._dynamo.config.trace_autograd_ops = True
+    configure_compiler()
 
 
 FILE = "fleet.json"

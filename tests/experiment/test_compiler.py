@@ -6,11 +6,9 @@ import sys
 
 import pytest
 import torch
-import torch._inductor.config as inductor
-from torch._inductor import cpu_vec_isa
 
 from experiment import compiler
-from experiment.compiler import check_compiler, compiler_fault, complaint, is_toolchain_failure
+from experiment.compiler import check_compiler, compiler_fault, is_toolchain_failure
 from experiment.config import ConfigError
 from tests.broken_compiler import broken_compiler
 
@@ -103,15 +101,27 @@ def test_the_folder_is_no_folder_when_torch_first_asks_for_it(tmp_path):
     assert done.stdout == f"Not a directory: {str(tmp_path / 'file' / 'code')!r}\n"
 
 
+RAISES = """
+import sys
+from pathlib import Path
+import torch
+from experiment.compiler import complaint, is_toolchain_failure
+from tests.broken_compiler import broken_compiler
+torch._inductor.config.compile_threads = 1
+with broken_compiler(Path(sys.argv[1]), sys.argv[2]):
+    try:
+        torch.compile(lambda x: x.sin() + x.numel())(torch.zeros(7))
+    except Exception as error:
+        print(is_toolchain_failure(error), complaint(error), sep="; ")
+"""
+
+
 def test_what_torch_compile_itself_raises_then_is_one_line(folder, tmp_path):
+    """In a process of its own: torch remembers for which vector registers a compiler has built."""
     folder("code")
-    torch._dynamo.reset()
-    with broken_compiler(tmp_path, f'{ASKED}echo "c++: error: broken"; exit 1'):
-        with inductor.patch(compile_threads=1), pytest.raises(Exception) as caught:  # noqa: PT011 (its type is checked)
-            torch.compile(lambda x: x.sin() + x.numel())(torch.zeros(7))
-        assert is_toolchain_failure(caught.value)
-        assert complaint(caught.value) == "the C++ compiler fails: c++: error: broken"
-    cpu_vec_isa.valid_vec_isa_list.cache_clear()  # this compiler built for no vector registers, as torch remembers
+    words = [sys.executable, "-c", RAISES, str(tmp_path), f'{ASKED}echo "c++: error: broken"; exit 1']
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == "True; the C++ compiler fails: c++: error: broken\n"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("x"), NotImplementedError()])

@@ -1,6 +1,10 @@
-"""Which memory format a network gets. Nothing here runs a backward pass."""
+"""Which memory format a network gets, and where its code is kept. No convolution runs backwards here."""
 
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,6 +80,52 @@ def test_vector_registers_are_taken_on_trust_only_if_torch_itself_uses_them(monk
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
         compiled(torch.sin, nn.Linear(2, 2))
         assert ("cpp.vec_isa_ok" in given["options"]) == trusted
+
+
+DOUBLED = """
+import torch
+from experiment.layout import compiled
+linear = torch.nn.Linear(2, 2)
+x = torch.linspace(-1, 1, 4096)
+with torch.no_grad():
+    assert torch.equal(compiled(lambda x: (2 * x).relu(), linear)(x), (2 * x).relu())
+"""
+
+
+def test_processors_that_share_a_folder_of_compiled_code_compute_the_same(tmp_path):
+    """The second would else find the graph of the first, and build it for its own vector registers."""
+    for kind in ("", "avx2"):  # as torch finds it, and with AVX2 alone
+        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "ATEN_CPU_CAPABILITY": kind}
+        subprocess.run([sys.executable, "-c", DOUBLED], env=environment, check=True)
+    folders = list(tmp_path.glob("processor-*"))
+    assert len(folders) == (2 if "avx512f" in layout.instruction_sets() else 1)
+    assert all(list(folder.rglob("*.main.cpp")) for folder in folders)
+
+
+def test_the_folder_of_a_process_that_another_started_is_not_within_that_ones(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    layout.keep_code_apart()
+    own = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert own.parent == tmp_path
+    layout.keep_code_apart()
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == own
+    monkeypatch.setattr(layout, "instruction_sets", lambda: frozenset({"another"}))
+    layout.keep_code_apart()
+    other = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert other.parent == tmp_path
+    assert other != own
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_a_process_compiles_as_many_networks_as_it_likes():
+    torch.compiler.reset()
+    networks, x = [Doubled(3, 2) for _ in range(12)], torch.randn(4, 3)
+    for network in networks:
+        assert torch.equal(compiled(network, network, backend=lambda graph, _: graph)(x), network(x))
 
 
 @pytest.mark.parametrize("width", [2, NARROW])
