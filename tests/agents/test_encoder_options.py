@@ -34,7 +34,7 @@ def learned(**settings):
         RAINBOW | {"precision": "bf16"},
         {"distribution": "quantile", "dueling": True, "streams": "shared", "precision": "bf16", "nap": True},
         {"plasticity": ("reset:period=1", "redo:period=2,tau=0.5,samples=4", "cbp:rate=0.5,maturity=1")},
-        {"compile": "true", "nap": True},
+        pytest.param({"compile": "true", "nap": True}, marks=pytest.mark.slow),
     ],
     ids=["nap", "rainbow-nap-drq", "rainbow-bf16", "quantile-bf16-nap", "methods", "compiled"],
 )

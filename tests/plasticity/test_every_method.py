@@ -117,7 +117,12 @@ def test_crelu_refuses_a_residual_sum_in_one_line(normalized):
 
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize(
-    ("name", "network"), [pair for pair in product(ACTIVE, NETWORKS) if pair != ("crelu", "impala")]
+    ("name", "network"),
+    [
+        pytest.param(*pair, marks=pytest.mark.slow if pair[1] == "impala" else ())
+        for pair in product(ACTIVE, NETWORKS)
+        if pair != ("crelu", "impala")
+    ],
 )
 def test_the_optimiser_owns_what_the_network_uses_through_9_updates(name, network, normalized):
     agent = learner(name + ACTIVE[name], network=network, nap=normalized)
