@@ -11,6 +11,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.utils import _pytree as pytree
 
 from agents.dqn import DQN, Metrics
 from agents.fleet.optimizer import StackedAdamW
@@ -30,16 +31,20 @@ class FleetLearner:
 
     Each agent goes on owning its network, target, optimiser, schedule, methods and generators: they are views of the
     stacked tensors, or act in place on them. Where a DQN takes [B] or [K, B], this takes [N, B] or [K, N, B].
+    batched: whether one kernel computes a layer of all members, as a GPU does best; the default on a CPU is a kernel
+        for each member, since its libraries are slow at many small convolutions in one call.
     Raises ConfigError, in one line, for settings, an agent or a method that cannot be stacked.
     """
 
-    def __init__(self, agents: Sequence[DQN], compile: bool = False) -> None:
+    def __init__(self, agents: Sequence[DQN], compile: bool = False, batched: bool | None = None) -> None:
         first = agents[0]
         _check(first)
         self.agents = list(agents)
+        on_cpu = next(first.network.parameters()).device.type == "cpu"
+        self.batched = not on_cpu if batched is None else batched
         self.online = Stack([agent.online for agent in agents])
         self.target = Stack([agent.target for agent in agents])
-        self.template = _template(first)
+        self.template = _template(first, self.batched)
         self._networks = _Networks(self.template.online, self.template.target)
         stacks = {"online": self.online, "target": self.target}
         self._tensors = {
@@ -114,7 +119,10 @@ class FleetLearner:
     def _of_each(self, compute: Callable[[Any], Any], given: Any, axis: int = 0) -> Any:
         """What a function of the template's networks gives for each member's tensors and its part of `given`."""
         member = lambda tensors, part: functional_call(self._networks, tensors, (compute, part))  # noqa: E731
-        return vmap(member, in_dims=(0, axis), out_dims=axis)(self._tensors, given)
+        if self.batched:
+            return vmap(member, in_dims=(0, axis), out_dims=axis)(self._tensors, given)
+        pairs = zip(_unbound(self._tensors, 0), _unbound(given, axis), strict=True)
+        return pytree.tree_map(lambda *values: torch.stack(values, axis), *(member(*pair) for pair in pairs))
 
     def _step(self, loss: Tensor) -> None:
         """The optimisers' steps, in one call where all have the same rate."""
@@ -153,6 +161,13 @@ class FleetLearner:
         return self.template.greedy(self.template.online, obs)
 
 
+def _unbound(tensors: Any, axis: int) -> list[Any]:
+    """The parts of stacked tensors, or of a dict of such, for one member after another."""
+    leaves, structure = pytree.tree_flatten(tensors)
+    parts = zip(*(leaf.unbind(axis) for leaf in leaves), strict=True)
+    return [pytree.tree_unflatten(part, structure) for part in parts]
+
+
 def own_code(method: MethodType) -> MethodType:
     """The method with a code object of its own: torch keeps what it compiles by code, and little for each."""
     function = method.__func__
@@ -173,23 +188,23 @@ class _Networks(nn.Module):
         return compute(given)
 
 
-def _template(agent: DQN) -> DQN:
+def _template(agent: DQN, batched: bool) -> DQN:
     """An agent that computes as this one does, on networks without values of their own, and without methods."""
     template = copy(agent)
-    template.online, template.target = _bare(agent.online), _bare(agent.target)
+    template.online, template.target = _bare(agent.online, batched), _bare(agent.target, batched)
     template.network = template.online
     template.tap = FeatureTap(template.online, agent.methods)
     template.methods = template.tap.methods = ()  # their penalties are added for all members at once
     return template
 
 
-def _bare(network: nn.Module) -> nn.Module:
+def _bare(network: nn.Module, batched: bool) -> nn.Module:
     """A copy without values and hooks, for passes of stacked networks."""
     bare = deepcopy(network).to("meta")
     for module in bare.modules():
         module._forward_hooks.clear()
         if isinstance(module, PixelConv2d):
-            module.stacked = True
+            module.stacked = batched
     return bare
 
 

@@ -20,13 +20,14 @@ class FleetTrainer:
     """N trainers of the same settings that step together; each keeps what it has when it runs alone.
 
     Make one after each trainer has what it goes on from: networks and replays are stacked as they are. A member that is
-    not `alive` is played, updated and measured no more; its part of the stack is computed and ignored.
+    not `alive` is played, updated and measured no more; its part of the stack is computed and ignored. batched: that of
+    `FleetLearner`.
     """
 
-    def __init__(self, trainers: Sequence[Trainer], alive: Sequence[bool]) -> None:
+    def __init__(self, trainers: Sequence[Trainer], alive: Sequence[bool], batched: bool | None = None) -> None:
         self.trainers, self.alive = list(trainers), list(alive)
         self.config = trainers[0].config
-        self.learner = FleetLearner([trainer.agent for trainer in trainers], self.config.compile == "true")
+        self.learner = FleetLearner([trainer.agent for trainer in trainers], self.config.compile == "true", batched)
         self.replay = StackedReplay([trainer.replay for trainer in trainers])
         self.replay.alive = self.alive
         self._played: list[tuple[Step, int] | None] = [None] * len(self.trainers)

@@ -58,10 +58,12 @@ def difference(one: Trainer, other: Trainer) -> float:
     return float((parameters(one) - parameters(other)).norm() / parameters(one).norm())
 
 
-def check_members(double: bool = True, at: tuple[int, ...] = (1, 10, 200), **settings: Any) -> FleetTrainer:
+def check_members(
+    double: bool = True, at: tuple[int, ...] = (1, 10, 200), batched: bool | None = None, **settings: Any
+) -> FleetTrainer:
     """Trains each seed alone and all as a fleet; compares parameters at these updates, and all that was played."""
     alone, members = trainers(double, **settings), trainers(double, **settings)
-    fleet = FleetTrainer(members, [True] * len(SEEDS))
+    fleet = FleetTrainer(members, [True] * len(SEEDS), batched)
     for updates in at:
         expected = [steps_to(trainer, updates) for trainer in alone]
         rows: list[list[dict]] = [[] for _ in SEEDS]
@@ -117,6 +119,19 @@ def test_a_member_equals_its_seed_alone_with_every_part_of_an_agent(settings):
     check_members(**settings)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"utd": Fraction(8), "nap": True},
+        RAINBOW | {"plasticity": ("redo:period=7,tau=0.5,samples=8",), "n_step": 3},
+        {"distribution": "quantile", "augment": "drq"},
+    ],
+    ids=["nap", "rainbow-redo", "quantile-drq"],
+)
+def test_batched_as_on_a_gpu_a_member_equals_its_seed_alone(settings):
+    check_members(at=(1, 10, 60), batched=True, **settings)
+
+
 def test_in_float32_a_member_is_near_its_seed_alone():
     check_members(double=False, at=(1, 10), nap=True)
 
@@ -159,5 +174,6 @@ def test_a_member_that_has_stopped_changes_nothing_for_the_others():
 
 
 @pytest.mark.slow
-def test_compiled_a_member_is_near_its_seed_alone():
-    check_members(double=False, at=(1, 10), nap=True, compile="true", utd=Fraction(2))
+@pytest.mark.parametrize("batched", [True, False])
+def test_compiled_a_member_is_near_its_seed_alone(batched):
+    check_members(double=False, at=(1, 10), batched=batched, nap=True, compile="true", utd=Fraction(2))
