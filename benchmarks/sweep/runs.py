@@ -60,6 +60,7 @@ class AgentRuns(RunKind[DQNConfig]):
         options = {
             "steps": 4 * part, "frames": "none", "update-start": 2 * part, "log-interval": part,
             "schedule": "constant", "probe-interval": 0, "checkpoint-interval": 0, "eval-episodes": 0,
+            "epsilon-steps": 0,  # the network acts as in most of a run, and what computes that is compiled at once
         }  # fmt: skip
         return [arg for name, value in options.items() for arg in (f"--{name}", str(value))]
 

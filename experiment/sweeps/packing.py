@@ -68,7 +68,8 @@ class Packing:
             workload = self.kind.workload(config)
             times = single.seconds(workload) / max(fleet.seconds(workload), 1e-9)
             pays, why = times > 1, f"{times:.1f} times as fast with {fleet.members} seeds, {fleet.source}"
-        if pays and (refusal := self.refusal(entry, config)):
+        known = entry.source is not None or entry.config_hash in self._refusals
+        if (pays or known) and (refusal := self.refusal(entry, config)):
             return Choice(False, refusal)
         return Choice(pays, why, fleet if pays else None)
 
@@ -81,14 +82,18 @@ class Packing:
         return _parts(seeds, processes or 1, len(set(tasks)))[0]
 
     def lines(self, entries: Iterable[Entry], fleets_only: bool = False) -> Iterator[str]:
-        """A line for each arm that has several seeds: how they train, and why."""
+        """How the arms that have several seeds train, and why: a line for all that have it in common."""
         arms: dict[str, list[Entry]] = {}
         for entry in entries:
             arms.setdefault(entry.config_hash, []).append(entry)
+        common: dict[Choice, list[str]] = {}
         for same in arms.values():
-            several = len({entry.seed for entry in same}) > 1
-            if several and self.mode != "off" and ((choice := self.choice(same[0])).fleets or not fleets_only):
-                yield f"arm {same[0].arm}: {choice}"
+            if self.mode != "off" and len({entry.seed for entry in same}) > 1:
+                common.setdefault(self.choice(same[0]), []).append(same[0].arm)
+        for choice, names in common.items():
+            names = list(dict.fromkeys(names))
+            if choice.fleets or not fleets_only:
+                yield f"arm{'s' * (len(names) > 1)} {', '.join(names)}: {choice}"
 
     def jobs(self, entries: Sequence[Entry], processes: int | None, options: tuple[str, ...] = ()) -> list[Job]:
         """What a sweep starts. `options` are those of every run that may change when it is resumed."""
