@@ -15,7 +15,7 @@ class Group:
     """Members that step together, in order; None stands for one that does not go on, whose place `spare` keeps.
 
     Attributes:
-        failures: of the members that have failed, seed and reason.
+        failures: of the members that have failed, the seed and what happened.
     """
 
     def __init__(self, members: Sequence[AgentRun | None], spare: Callable[[int], Trainer]) -> None:
@@ -72,7 +72,7 @@ class Group:
         assert run is not None
         print(f"seed {run.config.seed}:", flush=True)
         run.fail(error)
-        self.failures.append(f"seed {run.config.seed}: {reason_for(run, error)}")
+        self.failures.append(f"seed {run.config.seed}: {str(reason_for(run, error)).partition('. ')[0]}")
         self.trainer.alive[place] = False
 
     def fail(self, error: Exception) -> None:

@@ -108,7 +108,7 @@ class FleetRun:
                 ends += group.conclude(interrupt)
         failures = [failure for group in self.groups for failure in group.failures]
         code = max([end() for end in ends] + [1 for _ in failures])
-        if ends and failures:  # once more, after all that the others said
+        if len(ends) + len(failures) > 1 and failures:  # once more in short, after all that the others said
             print(f"error: {'; '.join(failures)}", file=sys.stderr)
         return code
 

@@ -41,7 +41,7 @@ class SweepSettings:
     have: str | None = setting(None, "runs")
     """CSV file of finished runs, as --record writes it: what it has is not run again."""
     processes: int | None = setting(None, "machine", at_least=1)
-    """Runs side by side, one thread each; none: one a core."""
+    """Processes side by side, one thread each; none: one a core."""
     device: str = setting("cpu", "machine")
     """cpu, cuda (every GPU that is visible), cuda:1 ..."""
     per_gpu: int | None = setting(None, "machine", at_least=1)
