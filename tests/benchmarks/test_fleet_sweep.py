@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -191,6 +193,20 @@ def test_a_calibration_measures_the_fleet_of_the_arms_that_can_have_one(tmp_path
         assert [pace.members for pace in found if pace is not None] == members
     assert any(" times as fast with 4 seeds, by 200 updates on MinAtar/Breakout" in line for line in lines)
     assert "arm b: single runs: CChain cannot be stacked: train these seeds one by one" in lines
+
+
+def test_a_fleet_counts_as_one_process(tmp_path):
+    runs = begin(tmp_path, (0, 1, 4))
+    ready = planned(tmp_path, seeds=5)
+    (tmp_path / "logs").mkdir()
+    status = SweepStatus(KIND, tmp_path, ready.runs)
+    with contextlib.ExitStack() as stack:
+        for name in (*(run.path.name for run in runs), "dqn-MinAtar_Breakout-s3"):
+            log = stack.enter_context((tmp_path / "logs" / f"{name}.log").open("w"))
+            fcntl.flock(log, fcntl.LOCK_EX)
+        status.look()
+    assert len(status.named("running")) == 4
+    assert status.side_by_side() == 2
 
 
 def test_fleets_are_on_a_cpu(tmp_path):
