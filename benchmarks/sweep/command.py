@@ -45,8 +45,8 @@ class Settings(SweepSettings):
     """name:"flags", repeated for each arm; flags of the agent's command. None: one arm, the agent as it is. With --fork
     ARM@STEP among its flags an arm begins at a checkpoint of an arm given before it, with the settings of that."""
     fleet: Literal["auto", "on", "off"] = setting("auto", "machine")
-    """auto, on, off: whether the seeds of an arm and game train together in fleets, one process each (docs/fleet.md).
-    auto: where that was measured to be faster (--calibrate), else with MinAtar's network on a CPU."""
+    """Train the seeds of an arm and game together in fleets, a process each (docs/fleet.md). auto: where --calibrate
+    measured that to be faster, else with MinAtar's network on a CPU; on: wherever possible; off: nowhere."""
 
     def checked(self) -> Self:
         """Checks these settings, as every sweep does, and that fleets are on a CPU."""

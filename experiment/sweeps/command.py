@@ -201,6 +201,9 @@ class Sweep(ABC):
                         f"{began}, where it began: finish with --device {began}, or move it away"
                     )
 
+    def _open_runs(self) -> list[Entry]:
+        return [entry for entry, job in zip(self.runs, self.jobs, strict=True) if job.state() != "done"]
+
     def dry_run(self) -> None:
         """Print the number of runs, the cost of the unfinished ones, and the state of each."""
         self.manifest()
@@ -209,8 +212,7 @@ class Sweep(ABC):
         print(first)
         if self.note:
             print(self.note)
-        open_runs = [entry for entry, job in zip(self.runs, self.jobs, strict=True) if job.state() != "done"]
-        if open_runs:
+        if open_runs := self._open_runs():
             unknown = self.settings.launcher == "ray" and not self.settings.processes
             processes = None if unknown else self.processes
             slot = self.slots[0] if self.slots else {}
@@ -241,7 +243,7 @@ class Sweep(ABC):
         runs = counted(len(self.runs), "run")
         status = shell("python", "-m", self.kind.command, "--status", self.root)
         print(f"{runs} in {self.root}, {processes} at a time; from any terminal: {status}")
-        for line in filter(None, (self.note, *self.packing.lines(self.runs, fleets_only=True))):
+        for line in filter(None, (self.note, *self.packing.lines(self._open_runs(), fleets_only=True))):
             print(line)
         outcome = sweep(
             self.packing.jobs(self.runs, processes, self.resume_options()),

@@ -97,39 +97,43 @@ class Packing:
 
     def jobs(self, entries: Sequence[Entry], processes: int | None, options: tuple[str, ...] = ()) -> list[Job]:
         """What a sweep starts. `options` are those of every run that may change when it is resumed."""
-        begun, packed = self._begun(entries), self._packed(entries)
-        parties: dict[tuple[str, ...], list[Entry]] = {}
-        for entry in entries:
-            if entry.name in begun:
-                key = ("begun", *begun[entry.name])
-            elif entry.config_hash in packed and entry.source is None and self._begins(entry):
-                key = ("new", entry.arm, entry.task)
-            else:
-                key = ("alone", entry.name)
-            parties.setdefault(key, []).append(entry)
+        parties = self._parties(entries)
         made: dict[tuple[str, ...], list[Job]] = {}
         for (kind, *names), party in parties.items():
             if kind != "new":
                 seeds = [int(name.rpartition("-s")[2]) for name in names] if kind == "begun" else [party[0].seed]
                 made[kind, *names] = [self._job(party, seeds, options)]
-        new = [key for key in parties if key not in made]
+        unmade = [key for key in parties if key not in made]
         idle = (processes or 1) - sum(job.is_ready() and bool(job.left()) for (job,) in made.values())
-        for key in new:
-            parts = _parts(parties[key], idle, len(new))
+        for key in unmade:
+            parts = _parts(parties[key], idle, len(unmade))
             made[key] = [self._job(part, [entry.seed for entry in part], options) for part in parts]
         return [job for key in parties for job in made[key]]
 
-    def _packed(self, entries: Iterable[Entry]) -> set[str]:
-        """The arms, by the hash of their settings, whose runs train together from now on."""
-        first: dict[str, Entry] = {}
+    def _parties(self, entries: Sequence[Entry]) -> dict[tuple[str, ...], list[Entry]]:
+        """The runs, grouped: each ("alone", its name), or those ("begun", the names) or ("new", the arm, the task)."""
+        begun = self._begun(entries)
+        new = [entry for entry in entries if entry.name not in begun and self._may_join(entry)]
+        first = {entry.config_hash: entry for entry in reversed(new)}
+        packed = {key for key, entry in first.items() if self.choice(entry).fleets}
+        joining = {entry.name for entry in new if entry.config_hash in packed}
+        parties: dict[tuple[str, ...], list[Entry]] = {}
         for entry in entries:
-            if self.mode != "off" and entry.source is None:
-                first.setdefault(entry.config_hash, entry)
-        return {key for key, entry in first.items() if self.choice(entry).fleets}
+            if entry.name in begun:
+                key = ("begun", *begun[entry.name])
+            elif entry.name in joining:
+                key = ("new", entry.arm, entry.task)
+            else:
+                key = ("alone", entry.name)
+            parties.setdefault(key, []).append(entry)
+        return parties
 
-    def _begins(self, entry: Entry) -> bool:
-        """Whether a run begins, or begins again."""
-        return entry.job(self.root).state() in ("new", "leftover")
+    def _may_join(self, entry: Entry) -> bool:
+        """Whether a run begins, or begins again, with nothing that keeps it from a fleet but its settings."""
+        if self.mode == "off" or entry.source is not None:
+            return False
+        job = entry.job(self.root)
+        return job.state() in ("new", "leftover") and not job.is_running()
 
     def _begun(self, entries: Sequence[Entry]) -> dict[str, list[str]]:
         """By the names of runs without a result that began together and can go on so: the names of the fleet's runs."""

@@ -161,9 +161,9 @@ class Signals(Interrupt):
         self.count += 1
 
 
-def _names(jobs: Iterable[Job]) -> set[str]:
-    """The names of all their runs."""
-    return {run.name for job in jobs for run in job.runs}
+def _names(jobs: Iterable[Job]) -> list[str]:
+    """The names of all their runs, in order."""
+    return [run.name for job in jobs for run in job.runs]
 
 
 class _Sweep:
@@ -245,7 +245,7 @@ class _Sweep:
     def _is_left(self, job: Job) -> bool:
         """Whether one of its runs has no result; those that have one are finished."""
         left = [run.name for run in job.left()]
-        self.finished.update(_names([job]) - set(left))
+        self.finished.update(set(_names([job])).difference(left))
         return bool(left)
 
     def _start(self, job: Job) -> None:
@@ -268,7 +268,7 @@ class _Sweep:
         self.attempts[job.name] += end.how == "failed"
         self.lost[job.name] += end.how == "lost"
         if end.how == "done" or not self._is_left(job):
-            self.finished |= _names([job])
+            self.finished.update(_names([job]))
         elif end.how == "elsewhere":
             self.elsewhere.append(job)
         elif self.stopping or (self.attempts[job.name] <= self.retries and self.lost[job.name] < LOST):
@@ -287,12 +287,11 @@ class _Sweep:
 
     def _show(self, view: View | None) -> None:
         if view is not None:
-            running = tuple(_names(attempt.job for attempt in self.running) - self.finished)
-            elsewhere = tuple(_names(self.elsewhere) - self.finished)
-            view.show(SweepState(len(self.waiting), running, self.finished, self.failed, elsewhere))
+            running, elsewhere = _names(attempt.job for attempt in self.running), _names(self.elsewhere)
+            view.show(SweepState(len(self.waiting), tuple(running), self.finished, self.failed, tuple(elsewhere)))
 
     def _outcome(self) -> Outcome:
-        names = [run.name for job in self.jobs for run in job.runs]
+        names = _names(self.jobs)
         left = tuple(name for name in names if name not in self.finished and name not in self.failed)
         for name, reason in self.failed.items():
             self._say(f"failed: {name}: {reason}")

@@ -205,8 +205,10 @@ def test_a_fleet_counts_as_one_process(tmp_path):
             log = stack.enter_context((tmp_path / "logs" / f"{name}.log").open("w"))
             fcntl.flock(log, fcntl.LOCK_EX)
         status.look()
+        assert seeds(jobs(ready)) == [[0, 1, 4], [2], [3]]  # who is at work on 3 may have begun it
     assert len(status.named("running")) == 4
     assert status.side_by_side() == 2
+    assert seeds(jobs(ready)) == [[0, 1, 4], [2, 3]]
 
 
 def test_fleets_are_on_a_cpu(tmp_path):
