@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from agents.fleet.trainer import FleetTrainer
 from agents.run import AgentRun
 from agents.training.trainer import Trainer
-from experiment.failure import FAILURES
+from experiment.failure import FAILURES, reason_for
 from experiment.interrupt import Interrupt
 
 
@@ -15,14 +15,14 @@ class Group:
     """Members that step together, in order; None stands for one that does not go on, whose place `spare` keeps.
 
     Attributes:
-        codes: the exit codes of the members that have ended.
+        failures: of the members that have failed, the seed and what happened.
     """
 
     def __init__(self, members: Sequence[AgentRun | None], spare: Callable[[int], Trainer]) -> None:
         self.members = list(members)
         trainers = [spare(place) if run is None else run.trainer for place, run in enumerate(self.members)]
         self.trainer = FleetTrainer(trainers, [run is not None for run in self.members])
-        self.codes: list[int] = []
+        self.failures: list[str] = []
 
     @property
     def living(self) -> list[tuple[int, AgentRun]]:
@@ -48,6 +48,7 @@ class Group:
             for row in self.trainer.rows(place):
                 run.tracker.log(row)
             if run.saves_after(before):
+                self.trainer.learner.online.share_gradients()
                 run.save()
         except FAILURES as error:
             self._fail(place, error)
@@ -70,7 +71,8 @@ class Group:
         run = self.members[place]
         assert run is not None
         print(f"seed {run.config.seed}:", flush=True)
-        self.codes.append(run.fail(error))
+        run.fail(error)
+        self.failures.append(f"seed {run.config.seed}: {str(reason_for(run, error)).partition('. ')[0]}")
         self.trainer.alive[place] = False
 
     def fail(self, error: Exception) -> None:

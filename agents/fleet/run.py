@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ import torch
 from agents import run as single
 from agents.config import DQNConfig
 from agents.fleet.group import Group
+from agents.fleet.learner import FleetLearner
 from agents.fleet.seeds import as_text
 from agents.run import AgentRun
 from agents.training.pace import Pace
@@ -56,7 +57,7 @@ class FleetRun:
         if found is None:
             names = to_json([member.directory.path.name for member in living]) + "\n"
             for member in living:
-                write_atomic(member.directory.path / FILE, names)
+                write_atomic(member.directory.fleet, names)
         self.groups = [self._group(places) for places in self._places()]
 
     def _places(self) -> list[list[int]]:
@@ -105,7 +106,11 @@ class FleetRun:
                     group.fail(error)
             for group in self.groups:
                 ends += group.conclude(interrupt)
-        return max([end() for end in ends] + [code for group in self.groups for code in group.codes])
+        failures = [failure for group in self.groups for failure in group.failures]
+        code = max([end() for end in ends] + [1 for _ in failures])
+        if len(ends) + len(failures) > 1 and failures:  # once more in short, after all that the others said
+            print(f"error: {'; '.join(failures)}", file=sys.stderr)
+        return code
 
     def _train_until(self, interrupt: Interrupt) -> None:
         """Let each group step on a thread of its own: one computes while another plays.
@@ -155,15 +160,20 @@ class FleetRun:
         }
 
 
+def refusal(config: DQNConfig) -> str:
+    """Why a fleet refuses settings, in one line, or "": two agents are stacked."""
+    try:
+        FleetLearner([single.bare_agent(replace(config, device="cpu")) for _ in range(2)])
+    except ConfigError as error:
+        return str(error).removeprefix("--seeds: ")
+    return ""
+
+
 def on_one_thread() -> None:
     """Let torch compute on one thread here, as `configure` and `compiled` let it otherwise: threads have settings."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     configure_compiler()
-
-
-FILE = "fleet.json"
-"""The names of all directories of a fleet, in each of them."""
 
 
 def find_fleet(config: DQNConfig, seeds: Sequence[int]) -> list[RunDir] | None:
@@ -177,14 +187,11 @@ def find_fleet(config: DQNConfig, seeds: Sequence[int]) -> list[RunDir] | None:
         names = [None if config.name is None else f"{config.name}-s{seed}" for seed in seeds]
         asked = (replace(config, seed=seed, name=name) for seed, name in zip(seeds, names, strict=True))
         found = (find_resumed(one) for one in asked)
-        start = next((run for run in found if run is not None and (run.path / FILE).is_file()), None)
+        start = next((run for run in found if run is not None and run.fleet.is_file()), None)
     if start is None:
         return None
-    try:
-        names_there = json.loads((start.path / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ConfigError(f"{str(start.path)!r} is no run of a fleet: resume it without --seeds") from None
-    runs = [RunDir.open(start.path.parent / name) for name in names_there]
+    if not (runs := [RunDir.open(run.path) for run in start.fellows()]):
+        raise ConfigError(f"{str(start.path)!r} is no run of a fleet: resume it without --seeds")
     there = [load_settings(DQNConfig, run).seed for run in runs]
     if there != list(seeds):
         raise ConfigError(

@@ -64,9 +64,8 @@ class FleetTrainer:
             trainer.seconds += share
 
     def _reports(self, before: int) -> bool:
-        """Whether a row or a checkpoint, which have the gradients, is due after a step."""
-        periods = self.config.steps_per_row, self.config.checkpoint_interval
-        return self.first.done or any(period and self.first.passes(period, before) for period in periods)
+        """Whether a row, which has the gradients, is due after a step."""
+        return self.first.done or self.first.passes(self.config.steps_per_row, before)
 
     def rows(self, number: int) -> list[Row]:
         """The rows of metrics that are due for a member. Raises NonFinite if that member has diverged."""

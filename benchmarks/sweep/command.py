@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, Self, TypeVar
 
 from agents.config import DQNConfig
 from benchmarks.sweep.runs import KIND
@@ -44,6 +44,15 @@ class Settings(SweepSettings):
     arm: tuple[str, ...] = setting((), "runs", metavar='NAME:"FLAGS"')
     """name:"flags", repeated for each arm; flags of the agent's command. None: one arm, the agent as it is. With --fork
     ARM@STEP among its flags an arm begins at a checkpoint of an arm given before it, with the settings of that."""
+    fleet: Literal["auto", "on", "off"] = setting("auto", "machine")
+    """Train the seeds of an arm and game together in fleets, a process each (docs/fleet.md). auto: where --calibrate
+    measured that to be faster, else with MinAtar's network on a CPU; on: wherever possible; off: nowhere."""
+
+    def checked(self) -> Self:
+        """Checks these settings, as every sweep does, and that fleets are on a CPU."""
+        if self.fleet == "on" and self.device != "cpu":
+            raise ConfigError(f"--fleet on is for --device cpu: with --device {self.device} every run is a process")
+        return super().checked()
 
 
 Given = TypeVar("Given", bound=Settings)
@@ -74,7 +83,7 @@ class AgentSweep(Sweep):
     def __init__(self, settings: Settings, common: Sequence[str]) -> None:
         suite = settings.suite
         self.arms = {arm.name: arm for arm in arms(settings.agent, settings.config, settings.arm, common)}
-        self.games, self.seeds = games(suite), settings.seeds
+        self.games, self.seeds, self.fleet = games(suite), settings.seeds, settings.fleet
         name = suite if suite in SUITES else "-".join(map(file_name, self.games))[:100]
         super().__init__(settings, settings.root or Path("run") / name)
 

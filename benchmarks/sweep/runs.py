@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agents.cli import settings
 from agents.config import DQNConfig
+from agents.fleet.seeds import as_text
 from agents.names import STACK
 from envs.games import human_normalized, reference_scores
 from experiment.command_line import shell
@@ -59,8 +60,27 @@ class AgentRuns(RunKind[DQNConfig]):
         options = {
             "steps": 4 * part, "frames": "none", "update-start": 2 * part, "log-interval": part,
             "schedule": "constant", "probe-interval": 0, "checkpoint-interval": 0, "eval-episodes": 0,
+            "epsilon-steps": 0,  # the network acts as in most of a run, and what computes that is compiled at once
         }  # fmt: skip
         return [arg for name, value in options.items() for arg in (f"--{name}", str(value))]
+
+    def fleet_refusal(self, config: DQNConfig) -> str:
+        from agents.fleet.run import refusal  # torch is imported for arms that may train in fleets alone
+
+        return refusal(config)
+
+    def fleet_rule(self, config: DQNConfig) -> tuple[bool, str]:
+        if config.network.partition(":")[0] == "minatar":
+            return True, "MinAtar's network is faster so on a CPU"
+        return False, "of the networks only MinAtar's is known to be faster in fleets"
+
+    def fleet_command(self, entry: Entry, seeds: Sequence[int]) -> tuple[str, ...]:
+        words = list(entry.command)
+        place = words.index("--seed")
+        words[place : place + 2] = "--seeds", as_text(seeds)
+        name = words.index("--name") + 1
+        words[name] = words[name].removesuffix(f"-s{entry.seed}")
+        return tuple(words)
 
     def rank(self, entry: Entry, score: float) -> float | None:
         return human_normalized(entry.task, score) if entry.task in reference_scores() else None

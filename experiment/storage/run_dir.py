@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import fcntl
+import json
 import os
 import shutil
 import uuid
@@ -27,6 +28,7 @@ class RunDir:
     Attributes:
         path, config, metrics, result: the directory and its files.
         checkpoints: the directory that `experiment.storage.checkpoint` fills.
+        fleet: of a run that trains with others in one process, the file with the names of all their directories.
     """
 
     _locks: ClassVar[dict[Path, IO[str]]] = {}  # open for the life of the process, also after the objects are deleted
@@ -37,6 +39,7 @@ class RunDir:
         self.metrics = path / "metrics.jsonl"
         self.result = path / "result.json"
         self.checkpoints = path / "checkpoints"
+        self.fleet = path / "fleet.json"
 
     @classmethod
     def create(cls, root: Path | str, name: str, config: Any, explicit: bool = False, room: int = 0) -> "RunDir":
@@ -143,6 +146,14 @@ class RunDir:
     def finished(self) -> bool:
         """Whether it has its result; an empty file is none."""
         return self.result.is_file() and self.result.stat().st_size > 0
+
+    def fellows(self) -> list["RunDir"]:
+        """The runs that train with it in one process, itself among them, in order; none if it is of no fleet."""
+        try:
+            names = json.loads(self.fleet.read_text(encoding="utf-8"))
+            return [RunDir(self.path.parent / name) for name in names]
+        except (OSError, ValueError, TypeError):
+            return []
 
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint was ever written."""

@@ -11,9 +11,9 @@ import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiment.config import as_plain, dump_yaml
 from experiment.fork_settings import unforked
@@ -25,17 +25,24 @@ from experiment.sweeps.processes import ENVIRONMENT, child_setup, exit_on_signal
 from experiment.sweeps.workload import RunKind, Workload
 from experiment.values import counted, one_line
 
+if TYPE_CHECKING:
+    from experiment.sweeps.packing import Packing
+
 UPDATES = 200
 """Updates of a calibration; the second half of them is timed."""
 HOW = f" (--calibrate measures it now: {UPDATES} updates of each arm)"
 
 
 class Pace(NamedTuple):
-    """Seconds of a cheap step and of a costly one (see `Workload`), and the source of the measurement."""
+    """Seconds of a cheap step and of a costly one (see `Workload`), and the source of the measurement.
+
+    Of a run in a fleet they are its share; `members` is the number of runs in that fleet.
+    """
 
     cheap: float
     costly: float
     source: str
+    members: int = 1
 
     def seconds(self, workload: Workload) -> float:
         """What a whole run trains."""
@@ -43,13 +50,13 @@ class Pace(NamedTuple):
         return self.cheap * (begins - min(workload.first, begins)) + self.costly * (workload.budget - begins)
 
 
-def calibrate(kind: RunKind, entry: Entry, config: Any, slot: Mapping[str, str]) -> Pace:
-    """Trains a short run like this one in a temporary folder.
+def calibrate(kind: RunKind, entry: Entry, config: Any, slot: Mapping[str, str], seeds: Sequence[int] = ()) -> Pace:
+    """Trains a short run like this one in a temporary folder, or with `seeds` a fleet of them.
 
     `slot`: environment variables of the process, such as its GPU. RuntimeError says why nothing could be measured.
     """
     with exit_on_signals(), tempfile.TemporaryDirectory() as folder:
-        command = entry.command
+        command = kind.fleet_command(entry, seeds) if seeds else entry.command
         if entry.source is not None:  # a run from scratch with its settings costs the same
             settings = Path(folder) / "settings.yaml"
             settings.write_text(dump_yaml(unforked(config)))
@@ -64,9 +71,10 @@ def calibrate(kind: RunKind, entry: Entry, config: Any, slot: Mapping[str, str])
         )
         if done.returncode:
             raise RuntimeError((done.stderr.strip() or "it printed nothing").splitlines()[-1])
-        rows = map(json.loads, (Path(folder) / "calibration" / "metrics.jsonl").read_text().splitlines())
+        name = f"calibration-s{seeds[0]}" if seeds else "calibration"
+        rows = map(json.loads, (Path(folder) / name / "metrics.jsonl").read_text().splitlines())
         times = {row[kind.step]: row["seconds"] for row in rows if "seconds" in row}
-        return Pace(*paces(times), f"by {UPDATES} updates on {entry.task}")
+        return Pace(*paces(times), f"by {UPDATES} updates on {entry.task}", max(len(seeds), 1))
 
 
 def paces(seconds: Mapping[int, float]) -> tuple[float, float]:
@@ -84,14 +92,15 @@ class Memory:
 
     def __init__(self, kind: RunKind, device: str) -> None:
         self.kind = kind
+        self._kept: dict[str, Pace] = {}
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         self.path = Path(home) / "rewarm" / "calibration.json"
         self.machine = processor() if device == "cpu" else f"{device} of {platform.node()}, {processor()}"
 
-    def _key(self, config: Any) -> str:
+    def _key(self, config: Any, fleet: bool = False) -> str:
         no_matter = names_of(type(config), "identity", "observing") | self.kind.axes | self.kind.lengths
         plain = {name: value for name, value in as_plain(config).items() if name not in no_matter}
-        text = json.dumps([self.machine, plain], sort_keys=True)
+        text = json.dumps([self.machine, plain, *["fleet"] * fleet], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _read(self) -> dict[str, Any]:
@@ -101,17 +110,23 @@ class Memory:
             return {}
         return known if isinstance(known, dict) else {}
 
-    def recall(self, config: Any) -> Pace | None:
-        """The last measurement with such settings, if there is one."""
+    def recall(self, config: Any, fleet: bool = False) -> Pace | None:
+        """The last measurement with such settings, of a single run or in a fleet, if there is one."""
+        key = self._key(config, fleet)
+        if key in self._kept:
+            return self._kept[key]
         try:
-            cheap, costly, day = self._read()[self._key(config)]
-            return Pace(float(cheap), float(costly), f"as measured on {day}")
+            cheap, costly, day, *members = self._read()[key]
+            return Pace(float(cheap), float(costly), f"as measured on {day}", *map(int, members))
         except (LookupError, TypeError, ValueError):
             return None
 
     def keep(self, config: Any, pace: Pace) -> None:
-        """Writes a measurement to the file, if it is writable."""
-        known = self._read() | {self._key(config): [pace.cheap, pace.costly, time.strftime("%Y-%m-%d")]}
+        """Remembers a measurement, and writes it to the file, if that is writable."""
+        members = [pace.members] if pace.members > 1 else []
+        key = self._key(config, bool(members))
+        self._kept[key] = pace
+        known = self._read() | {key: [pace.cheap, pace.costly, time.strftime("%Y-%m-%d"), *members]}
         with contextlib.suppress(OSError):
             if self.path.is_absolute():  # it is not where the user has no home
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,34 +134,37 @@ class Memory:
 
 
 def cost(
-    kind: RunKind, runs: Iterable[Entry], processes: int | None, slot: Mapping[str, str], device: str, calibrating: bool
+    packing: Packing, runs: Iterable[Entry], processes: int | None, slot: Mapping[str, str], calibrating: bool
 ) -> Iterator[str]:
     """Lines with the time of a run of each arm, and the time of all runs.
 
-    With `calibrating` each arm is measured once; otherwise its last measurement is used. `processes`: runs side by
-    side, None if unknown. `slot`: see `calibrate`.
+    With `calibrating` each arm is measured once, and a fleet of its seeds where one is possible; otherwise the last
+    measurements are used. `processes`: jobs side by side, None if unknown. `slot`: see `calibrate`.
     """
     arms: dict[str, list[Entry]] = {}
     for run in runs:
         arms.setdefault(run.config_hash, []).append(run)
-    memory, longest = Memory(kind, device), 0.0
+    kind, longest = packing.kind, 0.0
     seconds: list[float] = []
     for same in arms.values():
         config = kind.settings(same[0])
-        try:
-            pace = calibrate(kind, same[0], config, slot) if calibrating else memory.recall(config)
-        except (LookupError, OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
-            yield f"arm {same[0].arm}: could not be calibrated: {one_line(error)}"
-            continue
+        if calibrating:
+            try:
+                packing.memory.keep(config, calibrate(kind, same[0], config, slot))
+                if seeds := packing.seeds(same, processes):
+                    packing.memory.keep(config, calibrate(kind, same[0], config, slot, seeds))
+            except (LookupError, OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+                yield f"arm {same[0].arm}: could not be calibrated: {one_line(error)}"
+                continue
+        pace = packing.choice(same[0]).pace or packing.memory.recall(config)
         if pace is None:
             yield f"arm {same[0].arm}: cost unknown, {counted(len(same), 'run')} to do"
             continue
-        if calibrating:
-            memory.keep(config, pace)
         each = pace.seconds(kind.workload(config))
         seconds.append(each * len(same))
-        longest = max(longest, each)
-        yield f"arm {same[0].arm}: {each:,.0f} s a run, {pace.source}; {len(same)} to do"
+        longest = max(longest, each * pace.members)
+        where = f" in a fleet of {pace.members}" if pace.members > 1 else ""
+        yield f"arm {same[0].arm}: {each:,.0f} s a run{where}, {pace.source}; {len(same)} to do"
     yield _total(seconds, longest, len(arms), processes) + ("" if calibrating or len(seconds) == len(arms) else HOW)
 
 

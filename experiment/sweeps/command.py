@@ -18,6 +18,7 @@ from experiment.storage.run_dir import RunDir
 from experiment.sweeps.calibration import cost
 from experiment.sweeps.gpus import gpu_slots
 from experiment.sweeps.manifest import NAME, Entry, Manifest
+from experiment.sweeps.packing import Mode, Packing
 from experiment.sweeps.ray import RayTasks, check_installed
 from experiment.sweeps.records import without_recorded, write_records
 from experiment.sweeps.status import SweepStatus
@@ -40,7 +41,7 @@ class SweepSettings:
     have: str | None = setting(None, "runs")
     """CSV file of finished runs, as --record writes it: what it has is not run again."""
     processes: int | None = setting(None, "machine", at_least=1)
-    """Runs side by side, one thread each; none: one a core."""
+    """Processes side by side, one thread each; none: one a core."""
     device: str = setting("cpu", "machine")
     """cpu, cuda (every GPU that is visible), cuda:1 ..."""
     per_gpu: int | None = setting(None, "machine", at_least=1)
@@ -99,9 +100,14 @@ class SweepSettings:
 
 
 class Sweep(ABC):
-    """A sweep that is ready to start: the runs that were asked for. ConfigError for any mistake."""
+    """A sweep that is ready to start: the runs that were asked for. ConfigError for any mistake.
+
+    Attributes:
+        runs, jobs: the runs, and each by itself as a job; `packing` makes the jobs that are started.
+    """
 
     kind: RunKind
+    fleet: Mode = "off"
 
     def __init__(self, settings: SweepSettings, root: Path | str) -> None:
         self.settings, self.root = settings, Path(os.path.abspath(root))
@@ -116,6 +122,7 @@ class Sweep(ABC):
             self.note = f"{every - len(left)} of {counted(every, 'run')} are in {settings.have}"
             self.runs = self._with_sources(left)
         self.jobs = [entry.job(self.root, self.resume_options()) for entry in self.runs]
+        self.packing = Packing(self.kind, self.root, self.fleet, self.device)
         self.slots: list[dict[str, str]] | None = None
         if on_gpus and self.runs:
             workload = SweepStatus(self.kind, self.root, self.runs).workload
@@ -194,6 +201,9 @@ class Sweep(ABC):
                         f"{began}, where it began: finish with --device {began}, or move it away"
                     )
 
+    def _open_runs(self) -> list[Entry]:
+        return [entry for entry, job in zip(self.runs, self.jobs, strict=True) if job.state() != "done"]
+
     def dry_run(self) -> None:
         """Print the number of runs, the cost of the unfinished ones, and the state of each."""
         self.manifest()
@@ -202,13 +212,16 @@ class Sweep(ABC):
         print(first)
         if self.note:
             print(self.note)
-        open_runs = [entry for entry, job in zip(self.runs, self.jobs, strict=True) if job.state() != "done"]
-        if open_runs:
+        if open_runs := self._open_runs():
             unknown = self.settings.launcher == "ray" and not self.settings.processes
             processes = None if unknown else self.processes
             slot = self.slots[0] if self.slots else {}
-            for line in cost(self.kind, open_runs, processes, slot, self.device, self.settings.calibrate):
+            for line in cost(self.packing, open_runs, processes, slot, self.settings.calibrate):
                 print(line, flush=True)
+            for line in self.packing.lines(open_runs):
+                print(line)
+            jobs = self.packing.jobs(self.runs, processes, self.resume_options())
+            _, *lines = plan(jobs, self.settings.all_commands).splitlines()
         for line in lines:
             print(line)
 
@@ -230,10 +243,10 @@ class Sweep(ABC):
         runs = counted(len(self.runs), "run")
         status = shell("python", "-m", self.kind.command, "--status", self.root)
         print(f"{runs} in {self.root}, {processes} at a time; from any terminal: {status}")
-        if self.note:
-            print(self.note)
+        for line in filter(None, (self.note, *self.packing.lines(self._open_runs(), fleets_only=True))):
+            print(line)
         outcome = sweep(
-            self.jobs,
+            self.packing.jobs(self.runs, processes, self.resume_options()),
             self.settings.processes,
             retries=self.settings.retries,
             console=console,

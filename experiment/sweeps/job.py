@@ -1,4 +1,4 @@
-"""A run of a sweep: its command, its state on disk, and the interface of executors."""
+"""A run of a sweep, or a fleet of them: its command, its state on disk, and the interface of executors."""
 
 import fcntl
 import os
@@ -33,6 +33,15 @@ class Job:
     resume: tuple[str, ...] = ()
     source: str = ""
     fork_step: int = 0
+
+    @property
+    def runs(self) -> tuple["Job", ...]:
+        """The runs that its process makes."""
+        return (self,)
+
+    def left(self) -> list["Job"]:
+        """Those of its runs that have no result."""
+        return [run for run in self.runs if run.state() != "done"]
 
     @property
     def log(self) -> Path:
@@ -76,6 +85,34 @@ class Job:
         """Why the last sweep gave it up, or ""."""
         line = last_line(self.log) if self.log.is_file() else ""
         return line.removeprefix(FAILED) if line.startswith(FAILED) else ""
+
+
+@dataclass(frozen=True)
+class FleetJob(Job):
+    """Runs of the same settings that one process trains together; each has its own directory, log, state and end.
+
+    Attributes:
+        members: the runs. What the process prints is in the log of the first.
+    """
+
+    members: tuple[Job, ...] = ()
+
+    @property
+    def runs(self) -> tuple[Job, ...]:
+        return self.members
+
+    @property
+    def log(self) -> Path:
+        return self.members[0].log
+
+    def state(self) -> State:
+        """The state of the whole: it is resumed as soon as one member has a checkpoint."""
+        states = {run.state() for run in self.members}
+        if states == {"done"}:
+            return "done"
+        if states & {"done", "interrupted"}:
+            return "interrupted"
+        return "leftover" if "leftover" in states else "new"
 
 
 class End(NamedTuple):

@@ -31,14 +31,16 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass
 class _Child:
-    """A process that works on a run; its log is locked as long as it, or what it has started, keeps the log open."""
+    """A process that works on a job; the logs of its runs are locked as long as it, or what it has started, has them
+    open."""
 
     job: Job
     slot: int
     process: subprocess.Popen[bytes]
-    log: IO[bytes]
+    logs: contextlib.ExitStack
+    """Closes them."""
     offset: int
-    """Where in the log its own lines begin."""
+    """Where in the first log its own lines begin."""
     free: list[int]
     """Gets the slot back."""
     notes: tuple[str, ...]
@@ -48,7 +50,7 @@ class _Child:
             return None
         self.kill()  # what it has started and left behind
         self.free.append(self.slot)
-        with self.log:
+        with self.logs:
             if self.job.state() == "done":
                 return End("done", notes=self.notes)
             return End("failed", self._reason(), self.notes)
@@ -65,7 +67,7 @@ class _Child:
         if code < 0:
             how = f"ended by signal {-code}, {signal.strsignal(-code)}"
         else:
-            how = f"exit code {code}" if code else f"exit code 0, but no {RunDir(self.job.directory).result}"
+            how = f"exit code {code}" if code else f"exit code 0, but no {RunDir(self.job.left()[0].directory).result}"
         return f"{last_line(self.job.log, self.offset)[-300:] or 'it printed nothing'} ({how})"
 
 
@@ -87,23 +89,25 @@ class Processes:
         return bool(self._free)
 
     def start(self, job: Job, number: int) -> _Child | End:
-        log = _claim(job)
-        if log is None:
-            return End("elsewhere")
-        with contextlib.ExitStack() as on_error:
-            on_error.enter_context(log)
-            if job.state() == "done":  # another sweep was faster
+        with contextlib.ExitStack() as files:
+            logs = _claim(job, files)
+            if not logs:
+                return End("elsewhere")
+            state = job.state()
+            if state == "done":  # another sweep was faster
                 return End("done")
-            note = _clear(job)
-            child = self._launch(job, number, log, (note,) if note else ())
-            on_error.pop_all()
-        return child
+            cleared = [_clear(run) for run in job.runs] if state == "leftover" else []
+            return self._launch(job, number, logs, tuple(filter(None, cleared)), files)
 
-    def _launch(self, job: Job, number: int, log: IO[bytes], notes: tuple[str, ...]) -> _Child:
+    def _launch(
+        self, job: Job, number: int, logs: Sequence[IO[bytes]], notes: tuple[str, ...], files: contextlib.ExitStack
+    ) -> _Child:
         argv, slot = job.argv(), self._free[0]
+        log, *others = logs
         when = time.strftime("%Y-%m-%d %H:%M:%S")
-        lines = (*notes, f"{when}, attempt {number}: {shell(*argv)}")
-        log.write("".join(f"--- {line}\n" for line in lines).encode(errors="backslashreplace"))
+        for each in others:
+            _write(each, f"{when}, attempt {number}: in a fleet, which writes into {job.log}")
+        _write(log, *notes, f"{when}, attempt {number}: {shell(*argv)}")
         offset = log.tell()  # the child's first lines move it
         process = subprocess.Popen(
             argv,
@@ -111,11 +115,12 @@ class Processes:
             stdout=log,
             stderr=log,
             env=os.environ | ENVIRONMENT | (dict(self._slots[slot]) if self._slots else {}),
+            pass_fds=[each.fileno() for each in others],  # so that it keeps them locked
             start_new_session=True,  # a Ctrl-C reaches it through this process alone
             preexec_fn=child_setup(self._share(slot)),
         )
         del self._free[0]
-        return _Child(job, slot, process, log, offset, self._free, notes)
+        return _Child(job, slot, process, files.pop_all(), offset, self._free, notes)
 
     def _share(self, slot: int) -> list[int]:
         if not self._cores:
@@ -123,23 +128,25 @@ class Processes:
         return self._cores[slot :: self._processes] or [self._cores[slot % len(self._cores)]]
 
 
-def _claim(job: Job) -> IO[bytes] | None:
-    """Opens and locks the run's log; None if another sweep or process works on the run."""
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    log = open(job.log, "ab", buffering=0)  # noqa: SIM115 (closed with the run's process)
-    try:
-        _lock(log)
-        if job.directory.is_dir():
-            run = RunDir(job.directory)
-            run.lock()
-            run.unlock()
-    except (BlockingIOError, ConfigError):
-        log.close()
-        return None
-    except BaseException:
-        log.close()
-        raise
-    return log
+def _write(log: IO[bytes], *lines: str) -> None:
+    log.write("".join(f"--- {line}\n" for line in lines).encode(errors="backslashreplace"))
+
+
+def _claim(job: Job, files: contextlib.ExitStack) -> list[IO[bytes]]:
+    """Opens and locks the logs of a job's runs; none if another sweep or process works on one. `files` closes them."""
+    logs: list[IO[bytes]] = []
+    for each in job.runs:
+        each.log.parent.mkdir(parents=True, exist_ok=True)
+        logs.append(files.enter_context(each.log.open("ab", buffering=0)))
+        try:
+            _lock(logs[-1])
+            if each.directory.is_dir():
+                run = RunDir(each.directory)
+                run.lock()
+                run.unlock()
+        except (BlockingIOError, ConfigError):
+            return []
+    return logs
 
 
 def _lock(log: IO[bytes]) -> None:
@@ -177,7 +184,7 @@ def _clear(job: Job) -> str:
 def _is_content(run: Path, file: Path) -> bool:
     """Whether a file of a run holds measurements: not empty, no setting, no incomplete checkpoint."""
     parts = file.relative_to(run).parts
-    setting = parts in ((".lock",), ("config.yaml",), (".config.yaml.tmp",))
+    setting = parts in ((".lock",), ("config.yaml",), (".config.yaml.tmp",), ("fleet.json",))
     half = parts[0] == "checkpoints" and len(parts) > 1 and parts[1].startswith(".tmp-")
     return not (setting or half or file.is_dir() or file.stat().st_size == 0)
 

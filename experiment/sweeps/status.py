@@ -139,6 +139,11 @@ class SweepStatus:
         """The runs that are in one of these states, in order."""
         return [entry for entry in self.entries if self.statuses[entry.name].state in states]
 
+    def side_by_side(self) -> int:
+        """The number of processes that work on running runs: a fleet is one."""
+        running = (RunDir(self.root / entry.name) for entry in self.named("running"))
+        return len({tuple(each.path.name for each in run.fellows()) or run.path.name for run in running})
+
     def unreadable(self) -> list[Entry]:
         """Finished runs whose result cannot be read."""
         return [entry for entry in self.named("done") if self.statuses[entry.name].reason]

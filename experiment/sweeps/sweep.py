@@ -74,18 +74,22 @@ def plan(jobs: Iterable[Job], all_commands: bool = False) -> str:
     """
     jobs = _checked(jobs)
     states = {job.name: job.state() for job in jobs}
-    count = Counter(states.values())
+    left = {job.name: len(job.left()) for job in jobs}
+    runs = sum(len(job.runs) for job in jobs)
+    count: Counter[str] = Counter({"done": runs - sum(left.values())})
+    for name, state in states.items():
+        count[state] += left[name]
     begin = count["new"] + count["leftover"]
-    lines = [
-        f"{counted(len(jobs), 'run')}: {count['done']:,} done, {count['interrupted']:,} to resume, {begin:,} to start"
-    ]
+    lines = [f"{counted(runs, 'run')}: {count['done']:,} done, {count['interrupted']:,} to resume, {begin:,} to start"]
+    first = 0
     verbs = {"done": "done", "interrupted": "resume", "leftover": "restart", "new": "start"}
     for job in jobs:
         waits = "" if job.is_ready() else f" (once {job.source} has its checkpoint of step {job.fork_step})"
         command = "" if states[job.name] == "done" else f"{waits}: {shell(*job.argv(states[job.name]))}"
         if all_commands or (command and len(lines) == 1):
             lines.append(f"{verbs[states[job.name]]:<8}{job.name}{command}")
-    more = 0 if all_commands else len(jobs) - count["done"] - 1
+            first = left[job.name]
+    more = 0 if all_commands else sum(left.values()) - first
     return "\n".join(lines if more < 1 else [*lines, f"and {counted(more, 'more run')}: --all-commands prints each"])
 
 
@@ -124,13 +128,14 @@ def sweep(
 
 def _checked(jobs: Iterable[Job]) -> list[Job]:
     jobs = list(jobs)
-    for name, count in Counter(job.name for job in jobs).items():
+    runs = [run for job in jobs for run in job.runs]
+    for name, count in Counter(run.name for run in runs).items():
         if not name or Path(name).name != name or name.startswith("."):
             raise ConfigError(f"the name of a run is one file name, not {name!r}")
         if count > 1:
             raise ConfigError(f"{count} runs are named {name!r}: give each a name of its own")
     owner: dict[Path, str] = {}
-    for job in jobs:
+    for job in runs:
         path = job.directory.resolve()
         if path.name in ("logs", "aside"):
             raise ConfigError(f"run {job.name!r}: {path.name!r} is the sweep's own directory, no name for a run's")
@@ -156,13 +161,18 @@ class Signals(Interrupt):
         self.count += 1
 
 
+def _names(jobs: Iterable[Job]) -> list[str]:
+    """The names of all their runs, in order."""
+    return [run.name for job in jobs for run in job.runs]
+
+
 class _Sweep:
-    """The state of a sweep while it runs."""
+    """The state of a sweep while it runs. `finished` and `failed` have runs; a job is a run or a fleet of them."""
 
     def __init__(self, jobs: Sequence[Job], executor: Executor, retries: int, console: "Console") -> None:
         self.jobs, self.executor, self.retries, self.console = jobs, executor, retries, console
-        self.finished = {job.name for job in jobs if job.state() == "done"}
-        self.waiting = deque(job for job in jobs if job.name not in self.finished)
+        self.finished: set[str] = set()
+        self.waiting = deque(job for job in jobs if self._is_left(job))
         self.elsewhere: list[Job] = []
         self.running: list[Attempt] = []
         self.attempts: Counter[str] = Counter()
@@ -232,6 +242,12 @@ class _Sweep:
                 self._give_up(job, f"{job.source}, which it forks, {why}")
         return None
 
+    def _is_left(self, job: Job) -> bool:
+        """Whether one of its runs has no result; those that have one are finished."""
+        left = [run.name for run in job.left()]
+        self.finished.update(set(_names([job])).difference(left))
+        return bool(left)
+
     def _start(self, job: Job) -> None:
         started = self.executor.start(job, self.attempts[job.name] + 1)
         if isinstance(started, End):
@@ -251,8 +267,8 @@ class _Sweep:
             self._say(note)
         self.attempts[job.name] += end.how == "failed"
         self.lost[job.name] += end.how == "lost"
-        if end.how == "done":
-            self.finished.add(job.name)
+        if end.how == "done" or not self._is_left(job):
+            self.finished.update(_names([job]))
         elif end.how == "elsewhere":
             self.elsewhere.append(job)
         elif self.stopping or (self.attempts[job.name] <= self.retries and self.lost[job.name] < LOST):
@@ -264,17 +280,18 @@ class _Sweep:
             self._give_up(job, reason, f", log: {job.log}")
 
     def _give_up(self, job: Job, reason: str, more: str = "") -> None:
-        self.failed[job.name] = reason + more
-        with contextlib.suppress(OSError), open(job.log, "ab") as log:  # a full disk: it is named at the end anyway
-            log.write(f"{FAILED}{reason}\n".encode(errors="backslashreplace"))
+        for run in job.left():
+            self.failed[run.name] = reason + more
+            with contextlib.suppress(OSError), open(run.log, "ab") as log:  # a full disk: it is named at the end anyway
+                log.write(f"{FAILED}{reason}\n".encode(errors="backslashreplace"))
 
     def _show(self, view: View | None) -> None:
         if view is not None:
-            running, elsewhere = (attempt.job.name for attempt in self.running), (job.name for job in self.elsewhere)
+            running, elsewhere = _names(attempt.job for attempt in self.running), _names(self.elsewhere)
             view.show(SweepState(len(self.waiting), tuple(running), self.finished, self.failed, tuple(elsewhere)))
 
     def _outcome(self) -> Outcome:
-        names = [job.name for job in self.jobs]
+        names = _names(self.jobs)
         left = tuple(name for name in names if name not in self.finished and name not in self.failed)
         for name, reason in self.failed.items():
             self._say(f"failed: {name}: {reason}")

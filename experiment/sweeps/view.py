@@ -116,9 +116,9 @@ class SweepView(Progress):
 
 
 def print_status(sweep: SweepStatus, console: Console) -> None:
-    """The live view's content, from any terminal. The number of running runs is taken as the number of processes."""
+    """The live view's content, from any terminal. What is running now is taken as the number of processes."""
     sweep.look()
-    processes = max(len(sweep.named("running")), 1)
+    processes = max(sweep.side_by_side(), 1)
     if console.is_terminal:
         console.print(as_panel(sweep, processes, console.height))
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from experiment.config import as_plain
@@ -84,6 +84,18 @@ class RunKind(ABC, Generic[Config]):
     @abstractmethod
     def rank(self, entry: Entry, score: float) -> float | None:
         """The score on a scale that all tasks share; None if there is none."""
+
+    def fleet_refusal(self, config: Config) -> str:
+        """Why one process cannot train several seeds of these settings together, or "" if it can."""
+        return "such runs train one by one"
+
+    def fleet_rule(self, config: Config) -> tuple[bool, str]:
+        """Whether such a fleet counts as faster than single runs as long as it was not measured, and why."""
+        return False, ""
+
+    def fleet_command(self, entry: Entry, seeds: Sequence[int]) -> tuple[str, ...]:
+        """The command of a run, for these seeds in one process: --seeds SEEDS, and --name without the seed."""
+        raise NotImplementedError(f"{type(self).__name__} has no fleets")
 
     def shared(self, config: Config) -> dict[str, Any]:
         """The settings that the runs of an arm share, as plain values."""

@@ -204,15 +204,20 @@ def test_the_dry_run_measures_the_cost_when_told_to_remembers_it_and_writes_noth
         "arm plain: 12 s a run, by 200 updates on Breakout; 4 to do",
         "cost: 0.01 hours with 2 at a time; compiling and evaluations come on top",
     ]
-    assert lines[4].startswith("start   slow-Breakout-s0: ")
-    assert lines[5:] == ["and 7 more runs: --all-commands prints each"]
+    assert lines[4] == "arms slow, plain: single runs: --agent: fake has no agents.dqn.DQN 'Agent'; known: none"
+    assert lines[5].startswith("start   slow-Breakout-s0: ")
+    assert lines[6:] == ["and 7 more runs: --all-commands prints each"]
     again = dry_run(capfd, words(tmp_path, *both, "--arm", "new:--utd 3", "--all-commands", *STEPS))
     assert re.fullmatch(r"arm slow: 12 s a run, as measured on \d{4}-\d\d-\d\d; 4 to do", again[1])
     assert again[3] == "arm new: cost unknown, 4 runs to do"
     assert again[4].startswith(
         "cost: 0.01 hours with 2 at a time, without 1 arm; compiling and evaluations come on top (--"
     )
-    assert [line.split()[1] for line in again[5:]] == [
+    assert again[5] == (
+        "arms slow, plain, new: single runs: of the networks only MinAtar's is known to be faster in fleets; "
+        "--dry-run --calibrate measures it"
+    )
+    assert [line.split()[1] for line in again[6:]] == [
         f"{arm}-{game}-s{seed}:"
         for seed in (0, 1)
         for game in ("Breakout", "AirRaid")
@@ -257,8 +262,9 @@ def test_a_dry_run_that_is_ended_leaves_no_process_and_no_folder(tmp_path, numbe
 def test_a_sweep_takes_no_less_than_its_longest_run(tmp_path, monkeypatch):
     ready = AgentSweep(*parsed(words(tmp_path, "--arm", "a:", "--arm", "b:--utd 2", seeds=1)))
     pace = {"a": 7200.0 / DQNConfig().budget, "b": 0.0}
+    costs = [calibration.cost(ready.packing, ready.runs, count, {}, True) for count in (1, 8, None)]
     monkeypatch.setattr(calibration, "calibrate", lambda _, entry, *__: calibration.Pace(*2 * [pace[entry.arm]], "now"))
-    assert [list(calibration.cost(KIND, ready.runs, count, {}, "cpu", True))[-1][:16] for count in (1, 8, None)] == [
+    assert [list(lines)[-1][:16] for lines in costs] == [
         "cost: 4.00 hours",
         "cost: 2.00 hours",
         "cost: 4.00 hours",
@@ -273,7 +279,7 @@ def test_a_calibration_runs_where_the_sweep_will(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(words, 1, "", "no such GPU")
 
     monkeypatch.setattr(calibration.subprocess, "run", run)
-    lines = list(calibration.cost(KIND, ready.runs, 1, {"CUDA_VISIBLE_DEVICES": "7"}, "cuda", True))
+    lines = list(calibration.cost(ready.packing, ready.runs, 1, {"CUDA_VISIBLE_DEVICES": "7"}, True))
     assert "could not be calibrated: no such GPU" in lines[0]
     assert {env["CUDA_VISIBLE_DEVICES"] for env in seen} == {"7"}
 

@@ -1,5 +1,6 @@
 """Sweeps of small real processes, with kills of the runs and of the launcher."""
 
+import contextlib
 import errno
 import fcntl
 import io
@@ -349,9 +350,8 @@ def test_who_looks_whether_a_run_is_running_does_not_keep_it_from_being_claimed(
     with open(job.log, "wb") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
         monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
-        log = _claim(job)
-    assert log is not None
-    log.close()
+        with contextlib.ExitStack() as files:
+            assert _claim(job, files)
 
 
 def test_the_first_words_of_a_run_that_fails_at_once_are_its_reason(tmp_path):

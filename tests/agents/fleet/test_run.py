@@ -175,6 +175,7 @@ def test_a_member_that_diverges_stops_alone(tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "not finite" in error
     assert "all-s1" in error
+    assert error.splitlines()[-1].startswith("error: seed 1: stopped at agent step ")
     one, stopped, other = directories(tmp_path, "all")
     assert not stopped.finished
     for own, whole in ((one, "whole-s0"), (other, "whole-s5")):
