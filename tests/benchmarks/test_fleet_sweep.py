@@ -227,9 +227,9 @@ def hashes(root: Path) -> dict[str, str]:
     return {path.parent.name: json.loads(path.read_text())["parameter_hash"] for path in root.glob("*/result.json")}
 
 
-def test_fleets_make_the_runs_that_single_runs_make_and_go_on_after_kills(tmp_path, capsys):
+def test_fleets_make_the_runs_that_single_runs_make(tmp_path):
     arm, other = ["--arm", "a:--nap --steps 300"], ["--arm", "b:--plasticity c-chain"]
-    together, killed, alone = tmp_path / "together", tmp_path / "killed", tmp_path / "alone"
+    together, alone = tmp_path / "together", tmp_path / "alone"
     assert main(words(together, *arm, *other, "--fleet", "on", seeds=2)) == 0
     assert main(words(alone, *arm, "--fleet", "off", seeds=2)) == 0
     assert facts(alone) == {name: found for name, found in facts(together).items() if name.startswith("a-")}
@@ -238,6 +238,12 @@ def test_fleets_make_the_runs_that_single_runs_make_and_go_on_after_kills(tmp_pa
     assert fleets == set(facts(alone)) == {"a-MinAtar_Breakout-s0", "a-MinAtar_Breakout-s1"}
     assert len(facts(together)) == len(list((together / "logs").iterdir())) == 4
 
+
+@pytest.mark.slow
+def test_a_sweep_of_fleets_that_is_killed_ends_as_one_that_was_not(tmp_path, capsys):
+    arm = ["--arm", "a:--nap --steps 1500"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(words(whole, *arm, seeds=2)) == 0
     for number in (signal.SIGKILL, signal.SIGINT):
         sweep = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.atari", *words(killed, *arm, seeds=2)], start_new_session=True
@@ -251,7 +257,7 @@ def test_fleets_make_the_runs_that_single_runs_make_and_go_on_after_kills(tmp_pa
     assert main(words(killed, *arm, "--dry-run", seeds=2)) == 0
     assert "2 runs: 0 done, 2 to resume, 0 to start" in capsys.readouterr().out
     assert main(words(killed, *arm, "--processes", "2", seeds=2)) == 0
-    assert hashes(killed) == {name: hashes(together)[name] for name in fleets}
+    assert hashes(killed) == hashes(whole)
     status = SweepStatus(KIND, killed, Manifest.load(killed).runs)
     status.look()
     assert [status.statuses[entry.name].state for entry in status.entries] == ["done"] * 2
