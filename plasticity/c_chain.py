@@ -35,9 +35,7 @@ class CChain(Method):
         self.strength = check_number("c-chain: strength", strength)
         self.ratio = check_number("c-chain: ratio", ratio)
         self.after = check_whole("c-chain: after", after, low=2)
-        self.window = check_whole("c-chain: window", window, low=1)
-        if window > MOST:
-            raise ValueError(f"c-chain: window={window}: it has to be at most {MOST:,} updates")
+        self.window = check_whole("c-chain: window", window, low=1, high=MOST)
         self.wants_reference = not self.is_off
 
     @property

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 import typing
 
 import pytest
@@ -64,6 +65,19 @@ def test_a_number_works_or_is_refused_in_one_line(name, option, value):
         network = run(Loop(cnn, method), 3).network
         assert all(parameter.isfinite().all() for parameter in network.parameters())
         assert not method.is_off or same([p for p in network.parameters() if p.requires_grad], plain())
+
+
+@pytest.mark.parametrize(("name", "option"), [pair for pair in OPTIONS if numeric_options(pair[0])[pair[1]] is int])
+def test_a_large_whole_number_takes_no_memory_and_no_time_or_is_refused_in_one_line(name, option):
+    size = lambda network: sum(parameter.numel() for parameter in network.parameters())  # noqa: E731
+    try:
+        (method,) = make([spec(name, option, str(10**12))])
+    except ValueError as error:
+        check_refusal(name, option, error)
+        assert re.search(r"a whole number from \d to [\d,]+$", str(error))
+    else:
+        loop = run(Loop(cnn, method), 3)
+        assert size(loop.network) < 2 * size(run(Loop(cnn, *make([name])), 3).network)
 
 
 @pytest.mark.parametrize("value", [-1, 10**400, math.nan, -math.inf], ids=lambda value: str(value)[:4])
