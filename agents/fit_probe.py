@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from agents.checks import check_kind
 from agents.config import DQNConfig
 from experiment.config import ConfigError
-from experiment.fit_probe import FitConfig, FitCommand
+from experiment.fit_probe import FitCommand, FitConfig
 from experiment.storage.run_dir import RunDir, load_settings
 
 if TYPE_CHECKING:

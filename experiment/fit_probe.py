@@ -199,4 +199,3 @@ def report(options: FitConfig, rows: Sequence[Fitted], inputs: str) -> str:
         "Above 1 the run's network has lost plasticity. [95% interval over the draws].",
     )
     return "\n".join([how, "", aligned_table(header, [row.cells() for row in rows]), *notes])
-

@@ -1,4 +1,4 @@
-"""Whether trained networks of the study still learn as fresh ones do: `python -m studies.warm_start.fit_probe RUNS...`."""
+"""Whether trained networks still learn as fresh ones do: `python -m studies.warm_start.fit_probe RUNS...`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from experiment.config import ConfigError
-from experiment.fit_probe import FitConfig, FitCommand
+from experiment.fit_probe import FitCommand, FitConfig
 from experiment.storage.run_dir import RunDir, load_settings
 from studies.warm_start.config import WarmStartConfig
 
