@@ -100,9 +100,8 @@ class CChain(Method):
     def state_dict(self) -> dict[str, Any]:
         if self.is_off:
             return {}
-        tensors = {"before": self._before, "after": self._after}
-        tensors |= {"recent": self._recent, "coefficient": self._coefficient}
-        return tensors | {"count": self._count}
+        weights = {"before": self._before, "after": self._after}
+        return weights | {"recent": self._recent, "coefficient": self._coefficient, "count": self._count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.is_off:

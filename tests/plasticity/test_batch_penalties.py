@@ -16,8 +16,8 @@ from plasticity.infer import InFeR, read_features
 from plasticity.loops import Loop, cnn, mlp
 from plasticity.method import Batch, Method
 from plasticity.redo import ReDo
-from plasticity.regrama import ReGraMa
 from plasticity.registry import make
+from plasticity.regrama import ReGraMa
 from plasticity.reset import Reset
 from studies.warm_start.networks import ResNet18
 
