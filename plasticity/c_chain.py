@@ -25,10 +25,6 @@ class CChain(Method):
     `ratio` times the mean |loss| over the mean squared difference, both over the last `window` updates. With ratio 0 it
     stays: CHAIN with a fixed λ is `strength=100,ratio=0`.
 
-    What another method replaced after the last update (reset, fire, redo ...) counts as it is now, or the penalty would
-    pull the outputs back to those before: a tensor that moved further than twice the optimiser's step. Projection,
-    decay and clipping move less and stay a part of the update. The authors combine the method with no other.
-
     Both passes are those of the fp32 network, with the same noise in noisy layers: in bf16 rounding would be larger
     than the change of one update. The target network is left alone.
     Source: arXiv 2506.00592 (CHAIN: arXiv 2409.04792) and its authors' double DQN on MinAtar, whose values are the
@@ -53,33 +49,24 @@ class CChain(Method):
         self._present: list[Tensor] = list(network.parameters())
         self._names = [name for name, _ in network.named_parameters()]
         self._before = [parameter.detach().clone() for parameter in self._present]
-        self._after = [parameter.detach().clone() for parameter in self._present]
         device = self._present[0].device
         self._coefficient = torch.tensor(float(self.strength), device=device)
         self._recent = torch.zeros(2, self.window, device=device)  # losses, and squared differences
         self._found = torch.zeros(2, device=device)
         self._count = 0
-        optimizer.register_step_pre_hook(lambda *_: self._remember(self._before))  # that the loss was computed with
-        optimizer.register_step_post_hook(lambda *_: self._remember(self._after))
+        optimizer.register_step_pre_hook(self._remember)
 
     @torch.no_grad()
-    def _remember(self, kept: list[Tensor]) -> None:
-        torch._foreach_copy_(kept, self._present)
-
-    def _reference(self) -> list[Tensor]:
-        """The weights of one update ago; of replaced tensors those of now."""
-        triples = zip(self._before, self._after, self._present, strict=True)
-        return [
-            torch.where((now - after).norm() > 2 * (after - before).norm(), now, before)
-            for before, after, now in triples
-        ]
+    def _remember(self, *_: Any) -> None:
+        """Keep the weights that the loss was computed with."""
+        torch._foreach_copy_(self._before, self._present)
 
     def batch_penalty(self, batch: Batch) -> Tensor | None:
         if self.is_off:
             return None
         assert batch.reference is not None, "C-CHAIN needs a second minibatch"
         with torch.no_grad():
-            weights = dict(zip(self._names, self._reference(), strict=True))
+            weights = dict(zip(self._names, self._before, strict=True))
             before = functional_call(self._network, weights, (batch.reference,))
         churn = F.mse_loss(self._network(batch.reference), before)
         self._found = torch.stack([batch.loss.abs(), churn.detach()])
@@ -100,16 +87,19 @@ class CChain(Method):
     def state_dict(self) -> dict[str, Any]:
         if self.is_off:
             return {}
+<<<<<<< HEAD
         weights = {"before": self._before, "after": self._after}
         return weights | {"recent": self._recent, "coefficient": self._coefficient, "count": self._count}
+=======
+        tensors = {"before": self._before, "recent": self._recent, "coefficient": self._coefficient}
+        return tensors | {"count": self._count}
+>>>>>>> parent of 1220b99 (C-CHAIN: weights that another method has replaced count as they are now)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.is_off:
             return
-        self._remember(self._after)  # earlier checkpoints have it not
-        for name, kept in (("before", self._before), ("after", self._after)):
-            for own, saved in zip(kept, state.get(name, ()), strict=False):
-                own.copy_(saved)
+        for own, saved in zip(self._before, state["before"], strict=True):
+            own.copy_(saved)
         self._recent.copy_(state["recent"])
         self._coefficient.copy_(state["coefficient"])
         self._count = state["count"]
