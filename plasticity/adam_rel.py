@@ -24,7 +24,8 @@ class AdamRel(OptimizerRestart):
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         if "betas" not in optimizer.defaults:
-            raise ValueError(f"adam-rel: {type(optimizer).__name__} corrects no moments by a step count, as Adam does")
+            other = f"{type(optimizer).__name__} corrects its moments by no step count, as Adam does"
+            raise ValueError(f"adam-rel: {other}: train with Adam, or take optimizer-reset:period=N")
         super().attach(network, target, optimizer)
 
     @torch.no_grad()

@@ -35,9 +35,7 @@ class CChain(Method):
         self.strength = check_number("c-chain: strength", strength)
         self.ratio = check_number("c-chain: ratio", ratio)
         self.after = check_whole("c-chain: after", after, low=2)
-        self.window = check_whole("c-chain: window", window, low=1)
-        if window > MOST:
-            raise ValueError(f"c-chain: window={window}: it has to be at most {MOST:,} updates")
+        self.window = check_whole("c-chain: window", window, low=1, high=MOST)
         self.wants_reference = not self.is_off
 
     @property
@@ -89,8 +87,13 @@ class CChain(Method):
     def state_dict(self) -> dict[str, Any]:
         if self.is_off:
             return {}
+<<<<<<< HEAD
+        weights = {"before": self._before, "after": self._after}
+        return weights | {"recent": self._recent, "coefficient": self._coefficient, "count": self._count}
+=======
         tensors = {"before": self._before, "recent": self._recent, "coefficient": self._coefficient}
         return tensors | {"count": self._count}
+>>>>>>> parent of 1220b99 (C-CHAIN: weights that another method has replaced count as they are now)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.is_off:

@@ -46,7 +46,7 @@ class FIRE(Method):
     ):
         self.timing = Timing("fire", period, at)
         self.wanted, self.target_mode = layers, target
-        self.iterations = check_whole("fire: iterations", iterations, low=1)
+        self.iterations = check_whole("fire: iterations", iterations, low=1, high=1_000)
 
     @property
     def is_off(self) -> bool:

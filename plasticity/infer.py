@@ -54,7 +54,7 @@ class InFeR(Method):
     def __init__(self, strength: float = 0.05, scale: float = 175.0, heads: int = 10, seed: int = SEED):
         self.strength = check_number("infer: strength", strength)
         self.scale = check_number("infer: scale", scale)
-        self.heads = check_whole("infer: heads", heads, low=1)
+        self.heads = check_whole("infer: heads", heads, low=1, high=10_000)
         self.seed = check_whole("infer: seed", seed)
         self.wants_features = not self.is_off
 

@@ -129,10 +129,11 @@ def check_number(where: str, value: float, low: float = 0.0, high: float = LARGE
     return value
 
 
-def check_whole(where: str, value: int, low: int = 0) -> int:
-    """The whole number, if it is at least `low` and 64 bits hold it; else ValueError."""
-    if not low <= value < 2**63 or value != int(value):
-        raise ValueError(f"{where}={value}: it has to be a whole number from {low} to 2^63 - 1")
+def check_whole(where: str, value: int, low: int = 0, high: int = 2**63 - 1) -> int:
+    """The whole number, if it is from `low` to `high`; else ValueError. What sizes memory or a loop needs a `high`."""
+    if not low <= value <= high or value != int(value):
+        most = "2^63 - 1" if high == 2**63 - 1 else f"{high:,}"
+        raise ValueError(f"{where}={value}: it has to be a whole number from {low} to {most}")
     return int(value)
 
 

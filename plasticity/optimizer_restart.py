@@ -37,9 +37,8 @@ class OptimizerRestart(Method):
         self.watched: list[Tensor] = []
         if self.follows_target:
             if target is None:
-                raise ValueError(
-                    f"{self.name}: period=target: there is no target network here; give a number of updates"
-                )
+                fault = f"{self.name}: period=target: there is no target network here"
+                raise ValueError(f"{fault}; give a number of updates, {self.name}:period=N")
             self.watched = list(target.parameters())
             optimizer.register_step_pre_hook(self._before_step)
         self._seen, self._pending = self._writes(), False

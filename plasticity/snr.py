@@ -49,7 +49,7 @@ class SNR(Recycling):
         self.percentile = check_number("snr: percentile", percentile, high=1.0)
         self.revise = check_whole("snr: revise", revise, low=1)
         self.growth = check_number("snr: growth", growth, low=1.0)
-        self.longest = int(check_number("snr: longest", check_whole("snr: longest", longest, low=1), high=1e5))
+        self.longest = check_whole("snr: longest", longest, low=1, high=100_000)
         self.level = check_number("snr: level", level)
         super().__init__(init, seed)
         self.wants_features = not self.is_off

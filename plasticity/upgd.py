@@ -19,8 +19,9 @@ class UPGD(Method):
     the weight were 0. Each step of the optimiser becomes w ← (1 − lr·decay)·w + 2·(1 − u)·(step − lr·sigma·ξ). There u
     is the sigmoid of the utility, corrected for its start at 0, over the largest uncorrected utility of all weights,
     and ξ is standard normal noise. A weight of utility 0 (u = 1/2) takes the usual step, the most useful one about half
-    of it, and harmful ones more. In the first 1/(1 − beta) updates the correction makes u nearly 0 or 1, as in the
-    authors' code.
+    of it, and harmful ones more. If all utilities are negative, so is the largest, and the order turns round: steps are
+    at most about half of the usual, and the most harmful weight takes the shortest. In the first 1/(1 − beta) updates
+    the correction makes u nearly 0 or 1. Both are as in the authors' code.
 
     The optimiser makes its own step; two hooks of it change the result before any other method sees it. With Adam this
     is the authors' AdaptiveUPGD, with SGD their UPGD. A decay inside the optimiser's step is scaled as the step is.

@@ -69,6 +69,13 @@ class StudyRuns(RunKind[Config]):
             planned = Planned(self.settings(entry.source), entry.fork_step)
         return self.parse(entry.command[3:], planned)
 
+    def check_start(self, entry: Entry, here: bool) -> None:
+        super().check_start(entry, here)
+        if here and (config := self.settings(entry)).compile:
+            from experiment.compiler import check_compiler  # with torch
+
+            check_compiler(config.device)
+
     def workload(self, config: Config) -> Workload:
         return Workload(config.budget, bytes=FIXED)
 

@@ -17,10 +17,11 @@ from agents.dqn import DQN, Metrics
 from agents.training.acting import EpsilonGreedy, FrameStack, linear_epsilon
 from agents.training.annealing import NStepAnneal
 from agents.training.divergence import Batch
-from agents.training.fitting import FitProbe, FitSummary
+from agents.training.fitting import FitProbe
 from agents.training.monitor import Monitor, StateProbe
 from agents.training.update_scheduler import UpdateScheduler
 from envs.vector_env import Step, VectorEnv
+from experiment.fits import FitSummary
 from experiment.part import check_signal
 from replay import FrameReplay
 

@@ -41,6 +41,12 @@ class AgentRuns(RunKind[DQNConfig]):
             return settings(argv[1], argv)
         return settings(argv[1], argv, Planned(self.settings(entry.source), entry.fork_step))
 
+    def check_start(self, entry: Entry, here: bool) -> None:
+        super().check_start(entry, here)
+        from agents.start import check_start  # with torch
+
+        check_start(self.settings(entry), None if entry.source is None else self.settings(entry.source), here)
+
     def workload(self, config: DQNConfig) -> Workload:
         replay = config.replay_steps * FRAME * 1.05
         need = FIXED + replay + config.block * config.batch_size * PER_TRANSITION

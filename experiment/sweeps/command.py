@@ -152,6 +152,18 @@ class Sweep(ABC):
     def wanted(self, entry: Entry) -> Any | None:
         """The settings that this sweep would give to a run in the folder; None if the sweep does not have its arm."""
 
+    def check_starts(self) -> None:
+        """Raises ConfigError for what a run would refuse at its start. Of each arm the first run to do is tried."""
+        arms: dict[str, Entry] = {}
+        for entry, job in zip(self.runs, self.jobs, strict=True):
+            if job.state() != "done":
+                arms.setdefault(entry.arm, entry)
+        for arm, entry in arms.items():
+            try:
+                self.kind.check_start(entry, here=self.settings.launcher == "local")
+            except ConfigError as error:
+                raise ConfigError(f"arm {arm!r}: {error}") from None
+
     def resume_options(self) -> tuple[str, ...]:
         """Options of every run that may change when it is resumed."""
         return ()
@@ -299,6 +311,7 @@ def carry_out(settings: SweepSettings, kind: RunKind, make: Callable[[], Sweep])
         if not ready.runs:
             print(f"nothing to do: {ready.note}")
             return 0
+        ready.check_starts()
         if settings.dry_run:
             ready.dry_run()
             return 0

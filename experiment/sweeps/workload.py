@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from experiment.config import as_plain
+from experiment.fork_settings import asked_steps
+from experiment.processor import check_precision
 from experiment.setting import names_of
+from experiment.storage.tracking import check_tracker
 from experiment.sweeps.manifest import Entry
 
 Config = TypeVar("Config", bound=Any)
@@ -62,6 +65,17 @@ class RunKind(ABC, Generic[Config]):
     @abstractmethod
     def settings(self, entry: Entry) -> Config:
         """The resolved settings of a run's command. Raises ConfigError if this version does not understand it."""
+
+    def check_start(self, entry: Entry, here: bool) -> None:
+        """Raises ConfigError for settings that the run would refuse at its start; `here`: on this machine.
+
+        A kind adds what its runs build. Writes nothing.
+        """
+        config = self.settings(entry)
+        check_tracker(config.track)
+        asked_steps(config)
+        if here:
+            check_precision(config.precision, config.device)
 
     @abstractmethod
     def workload(self, config: Config) -> Workload:

@@ -300,8 +300,8 @@ def _alarm_notes(arms: Arms) -> list[str]:
 
 def _alarms(result: Row) -> str:
     """Each alarm as the updates since the last switch before it, or as one before any switch."""
-    texts = []
+    texts, before = [], result.get("fork", {}).get("switched", 0)
     for alarm in result["alarms"]:
-        earlier = [switch for switch in result["switches"] if switch < alarm]
+        earlier = [switch for switch in (before, *result["switches"]) if 0 < switch < alarm]
         texts.append(f"{alarm - earlier[-1]:,}" if earlier else f"false one at {alarm:,}")
     return ", ".join(texts) or "none"

@@ -14,7 +14,7 @@ import nap
 from experiment.config import ConfigError
 from experiment.layout import compiled, memory_format
 from experiment.muon import Muon, with_muon
-from experiment.part import build_part
+from experiment.part import as_mistake, build_part
 from plasticity.features import FeatureTap
 from plasticity.method import Method, zero_moments
 from studies.signal import LossSignal
@@ -51,10 +51,11 @@ class Learner:
         self.statistics = channel_statistics(data.train_images)
         self.optimizer = make_optimizer(config, model, device)
         self.schedule = make_schedule(config, self.optimizer)
-        for method in self.methods:
-            method.attach(model, None, self.optimizer)
+        with as_mistake("--plasticity"):
+            for method in self.methods:
+                method.attach(model, None, self.optimizer)
+            self.tap = FeatureTap(model, self.methods)
         self.initial = {name: value.clone() for name, value in model.state_dict().items()}
-        self.tap = FeatureTap(model, self.methods)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.updates = self.phase = self.phase_began = self.restarts = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)

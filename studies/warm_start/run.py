@@ -59,7 +59,7 @@ class Run(StudyRun[WarmStartConfig]):
             for method in methods:
                 method.prepare(network)
         network.to(self.device)
-        with as_mistake("--schedule or --plasticity"):  # a learner attaches its methods
+        with as_mistake("--schedule"):
             self.learner = Learner(config, data, protocol, network, methods, seed["batches"])
         self.monitor = Monitor(self.learner, seed["probe"])
 
@@ -68,7 +68,9 @@ class Run(StudyRun[WarmStartConfig]):
         saved, facts = super().adapted_learner(source)
         check_fits(self.learner.model, saved["model"], self.methods.reason())
         counts = self.learner.forked_counts(saved["counts"], source.settings.phase_updates)
-        return saved | self.methods.states(saved) | {"counts": counts}, facts | self.methods.facts()
+        updates, _, began, *_, over = counts
+        facts |= self.methods.facts() | {"switched": updates if over else began}
+        return saved | self.methods.states(saved) | {"counts": counts}, facts
 
     def finished(self) -> bool:
         """Whether the last phase has come to its end."""
@@ -108,9 +110,9 @@ class Run(StudyRun[WarmStartConfig]):
         }
 
     def outcome(self, rows: list[Row]) -> dict[str, Any]:
-        """The outcome of the rows, the data and the alarms."""
-        schedule = self.learner.schedule
-        alarms = list(schedule.alarms) if isinstance(schedule, nap.Rewarm) else None
+        """The outcome of the rows, the data and the alarms, of a fork those since it began."""
+        schedule, began = self.learner.schedule, self.config.fork_step or 0
+        alarms = [step for step in schedule.alarms if step > began] if isinstance(schedule, nap.Rewarm) else None
         data = self.learner.data
         return outcome(rows) | {"data": data.name, "data_sha256": data.fingerprint, "alarms": alarms}
 

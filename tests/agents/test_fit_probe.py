@@ -11,9 +11,10 @@ import agents.build
 from agents import cli, fit_probe, metrics
 from agents.build import build_env, build_fit_probe
 from agents.config import DQNConfig
-from agents.training.fitting import FitProbe, FitSummary
+from agents.training.fitting import FitProbe
 from benchmarks.report.metric_series import series
 from experiment.determinism import seeds
+from experiment.fits import FitSummary
 from experiment.storage.run_dir import RunDir, load_settings
 from nap.metrics import FitCurves
 

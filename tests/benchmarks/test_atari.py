@@ -23,7 +23,7 @@ from agents.config import DQNConfig
 from benchmarks import atari
 from benchmarks.sweep import suites
 from benchmarks.sweep.command import AgentSweep, Settings, parse
-from benchmarks.sweep.runs import KIND, UPDATE, part_length
+from benchmarks.sweep.runs import KIND, UPDATE, AgentRuns, part_length
 from benchmarks.sweep.suites import SUITES, Arm, arms, check_agent, entries, games
 from envs.games import ATARI_57
 from experiment.storage.run_dir import RunDir
@@ -32,6 +32,7 @@ from experiment.sweeps.manifest import Entry, Manifest
 from experiment.sweeps.status import RunStatus, SweepStatus
 from experiment.sweeps.sweep import SweepState
 from experiment.sweeps.view import as_panel, print_status
+from experiment.sweeps.workload import RunKind
 from experiment.values import ConfigError
 
 FAKE = """
@@ -96,6 +97,14 @@ def play_the_fake(replace_attribute) -> None:
     replace_attribute(suites, "check_agent", lambda agent: None if agent == "fake:Agent" else check(agent))
     fake = (sys.executable, "-m", "fake")
     replace_attribute(suites, "_program", lambda agent: fake if agent == "fake:Agent" else program(agent))
+    check_start = AgentRuns.check_start
+    replace_attribute(
+        AgentRuns,
+        "check_start",
+        lambda kind, entry, here: (RunKind.check_start if "fake:Agent" in entry.command else check_start)(
+            kind, entry, here
+        ),
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -66,6 +66,23 @@ def test_a_number_works_or_is_refused_in_one_line(name, option, value):
         assert not method.is_off or same([p for p in network.parameters() if p.requires_grad], plain())
 
 
+@pytest.mark.parametrize(("name", "option"), [pair for pair in OPTIONS if numeric_options(pair[0])[pair[1]] is int])
+def test_a_large_whole_number_takes_no_memory_and_no_time_or_is_refused_in_one_line(name, option):
+    size = lambda network: sum(parameter.numel() for parameter in network.parameters())  # noqa: E731
+    try:
+        (method,) = make([spec(name, option, str(10**12))])
+    except ValueError as error:
+        check_refusal(name, option, error)
+        return
+    network = run(Loop(cnn, method), 3).network
+    assert size(network) < 2 * size(run(Loop(cnn, *make([name])), 3).network)
+
+
+def test_a_refused_size_names_its_bound():
+    with pytest.raises(ValueError, match=r"^infer: heads=1000000000000: it has to be a whole number from 1 to 10,000$"):
+        make(["infer:heads=1000000000000"])
+
+
 @pytest.mark.parametrize("value", [-1, 10**400, math.nan, -math.inf], ids=lambda value: str(value)[:4])
 @pytest.mark.parametrize(("name", "option"), OPTIONS)
 def test_a_number_given_in_code_is_refused_likewise(name, option, value):

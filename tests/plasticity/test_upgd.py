@@ -89,6 +89,27 @@ def test_a_skipped_update_leaves_every_weight_as_it_is_and_no_trace():
         assert all(np.isfinite(value).all() for value in values(loop.network))
 
 
+def test_with_only_negative_utilities_the_largest_is_negative_and_the_most_harmful_weight_steps_least():
+    network, method = mlp(), UPGD(sigma=0.0, beta=BETA, decay=DECAY)
+    optimizer = torch.optim.SGD(network.parameters(), torch.tensor(LR))
+    method.attach(network, None, optimizer)
+    state = {"step": 0, "utility": [np.zeros_like(value) for value in values(network)]}
+    for _ in range(3):
+        before = values(network)
+        optimizer.zero_grad()
+        sum(parameter.square().sum() / 2 for parameter in network.parameters()).backward()  # each gradient is a weight
+        optimizer.step()
+        expected = reference(before, before, [0 * value for value in before], state, adam=False)
+        assert all((utility < 0).all() for utility in state["utility"])
+        for now, right in zip(values(network), expected, strict=True):
+            np.testing.assert_allclose(now, right, rtol=1e-6, atol=1e-8)
+    weights, moved = (np.concatenate([value.ravel() for value in each]) for each in (before, values(network)))
+    shares = (1 - LR * DECAY - moved / weights) / LR  # of the usual step
+    assert np.abs(shares[np.abs(weights).argmax()]) < 1e-4
+    assert 0.01 < shares.max() < 0.54
+    assert shares[np.abs(weights).argmin()] == pytest.approx(shares.max())
+
+
 def test_without_any_gradient_the_step_is_the_usual_one():
     network, method = mlp(), UPGD(sigma=0.0, decay=0.0)
     optimizer = torch.optim.SGD(network.parameters(), 0.1)

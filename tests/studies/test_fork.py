@@ -15,6 +15,8 @@ from experiment.config import ConfigError
 from experiment.results import read_rows
 from experiment.storage import checkpoint
 from experiment.storage.run_dir import RunDir
+from studies.warm_start import comparisons
+from studies.warm_start.learner import Learner as WarmStartLearner
 from tests.agents.test_resume import differences
 from tests.studies.test_resume import STUDIES, mortal, outcome, train
 
@@ -93,6 +95,31 @@ def test_a_warm_start_goes_on_as_its_own_settings_say(tmp_path):
     with pytest.raises(SystemExit) as end:
         fork("warm-start", tmp_path, "shorter", "--phase-updates", "5", step=4 + 8)
     assert end.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("step", "alarms", "shown"),
+    [(4, [5, 9, 12], "false one at 5, 2, 5"), (7, [9, 12], "2, 5"), (8, [9, 12], "2, 5")],
+)
+def test_the_alarms_of_a_warm_start_are_those_since_the_fork_after_the_switch_of_its_past(
+    step, alarms, shown, tmp_path, monkeypatch
+):
+    update = WarmStartLearner.update
+
+    def alarming(learner):
+        update(learner)
+        if learner.updates in (3, 5, 9, 12):
+            learner.schedule.alarms.append(learner.updates)
+
+    monkeypatch.setattr(WarmStartLearner, "update", alarming)
+    words = ["--schedule", "cusum", "--cycles", "2", "--checkpoint-at", "7", "--keep-checkpoints", "every"]
+    assert train("warm-start", tmp_path, "trunk", *words) == 0
+    RunDir(tmp_path / "trunk").unlock()
+    assert fork("warm-start", tmp_path, "fork", step=step) == 0
+    whole, forked = (json.loads(RunDir(tmp_path / name).result.read_text()) for name in ("trunk", "fork"))
+    assert (whole["alarms"], forked["alarms"]) == ([3, 5, 9, 12], alarms)
+    assert comparisons._alarms(whole) == "false one at 3, false one at 5, 2, 5"
+    assert comparisons._alarms(forked) == shown
 
 
 @pytest.mark.parametrize(

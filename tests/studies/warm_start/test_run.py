@@ -156,6 +156,14 @@ RESNET = ["--network", "resnet18", "--width", "2", "--hidden", "256"]
         (["--plasticity", "crelu", *RESNET], "crelu: stem.2 of ResNet18 cannot be replaced: it feeds add"),
         (["--plasticity", "injection", *RESNET], "name its head="),
         (["--plasticity", "crelu", "redo"], "do not go together"),
+        (
+            ["--plasticity", "adam-rel", "--optimizer", "muon"],
+            "error: --plasticity: adam-rel: Muon corrects its moments by no step count, as Adam does: train with Adam",
+        ),
+        (
+            ["--plasticity", "optimizer-reset", "--optimizer", "muon"],
+            "there is no target network here; give a number of updates, optimizer-reset:period=N",
+        ),
         (["--device", "tpu"], "--device tpu"),
         (["--resume", "nowhere"], "there is no such directory"),
     ],
