@@ -87,13 +87,8 @@ class CChain(Method):
     def state_dict(self) -> dict[str, Any]:
         if self.is_off:
             return {}
-<<<<<<< HEAD
-        weights = {"before": self._before, "after": self._after}
-        return weights | {"recent": self._recent, "coefficient": self._coefficient, "count": self._count}
-=======
         tensors = {"before": self._before, "recent": self._recent, "coefficient": self._coefficient}
         return tensors | {"count": self._count}
->>>>>>> parent of 1220b99 (C-CHAIN: weights that another method has replaced count as they are now)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.is_off:

@@ -16,13 +16,7 @@ from plasticity.infer import InFeR, read_features
 from plasticity.loops import Loop, cnn, mlp
 from plasticity.method import Batch, Method
 from plasticity.redo import ReDo
-<<<<<<< HEAD
-from plasticity.registry import make
 from plasticity.regrama import ReGraMa
-from plasticity.reset import Reset
-=======
-from plasticity.regrama import ReGraMa
->>>>>>> parent of 1220b99 (C-CHAIN: weights that another method has replaced count as they are now)
 from studies.warm_start.networks import ResNet18
 
 
