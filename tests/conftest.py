@@ -1,5 +1,5 @@
 """One thread for each worker of the tests, which already use every core (read when torch is imported); and floats that
-underflow gradually, as Python's do, whatever a test before has set."""
+underflow gradually, as Python's do, and the directory of the start, whatever a test before has set."""
 
 import os
 import sys
@@ -16,3 +16,11 @@ def gradual_underflow():
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def same_directory():
+    """A node of Ray changes into the sweep's directory; the next test starts where this one did."""
+    before = os.getcwd()
+    yield
+    os.chdir(before)

@@ -5,7 +5,9 @@ from experiment.determinism import parameter_hash
 from tests.agents.toys import catch_trainer, run
 
 
-@pytest.mark.parametrize("settings", [{"schedule": "linear"}, {"nap": True}], ids=["plain", "nap"])
+@pytest.mark.parametrize(
+    "settings", [pytest.param({"schedule": "linear"}, marks=pytest.mark.slow), {"nap": True}], ids=["plain", "nap"]
+)
 def test_catch_is_solved(settings):
     rows = run(catch_trainer(steps=12_000, **settings))
     scores = [row["episode_return"] for row in rows if "episode_return" in row]

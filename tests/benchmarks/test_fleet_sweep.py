@@ -182,6 +182,7 @@ def test_a_measurement_decides_before_the_rule(seconds, text, tmp_path):
     assert len(jobs(planned(tmp_path, "--fleet", "on"))) == 1
 
 
+@pytest.mark.slow
 def test_a_calibration_measures_the_fleet_of_the_arms_that_can_have_one(tmp_path, capsys):
     arms = ["--arm", "a:", "--arm", "b:--plasticity c-chain"]
     assert main(words(tmp_path / "root", "--dry-run", "--calibrate", *arms, seeds=4)) == 0

@@ -101,6 +101,7 @@ def hashes(root: Path) -> dict[str, str]:
     return {path.parent.name: json.loads(path.read_text())["parameter_hash"] for path in root.glob("*/result.json")}
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_again_and_again_ends_the_same(tmp_path, capsys):
     root, code = tmp_path / "root", []
     for seconds in (9, 6, None):  # the trunk, then some forks, are under way

@@ -223,6 +223,7 @@ def test_another_checkout_is_measured_in_alternation(capsys):
     assert re.fullmatch(r"minatar-nap +[\d.]+ and +[\d.]+ updates/s, ratio [\d.]+; peak memory [\d.]+, [\d.]+ GB", line)
 
 
+@pytest.mark.slow
 def test_a_loop_that_a_checkout_cannot_run_is_skipped_and_the_others_go_on(monkeypatch, capsys):
     here = str(Path(__file__).parents[2])
     loops = {"odd": "dqn --config dreamt-up", "plain": "dqn --env MinAtar/Breakout --compile false"}

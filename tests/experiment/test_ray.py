@@ -21,13 +21,6 @@ from experiment.sweeps.job import End, Job
 from experiment.sweeps.ray import TOKEN, attempt, node_sees_root
 from experiment.sweeps.sweep import LOST, sweep
 
-
-@pytest.fixture(autouse=True)
-def working_directory(monkeypatch):
-    """A node changes into the sweep's directory; the tests that follow need that of before."""
-    monkeypatch.chdir(Path.cwd())
-
-
 RUN = """
 import sys, time
 from dataclasses import dataclass
