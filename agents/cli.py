@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from agents import metrics
 from agents.config import DQNConfig
-from agents.fleet.seeds import parse_seeds, split
 from agents.names import AGENTS, NETWORKS, command_of, is_own
 from experiment.command_line import gather
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.fork_settings import Planned, check_not_forked, fork_settings
 from experiment.interrupt import cli_session
 from experiment.part_help import SCHEDULES, Bases, own_help
+from experiment.seeds import parse_seeds, split
 from experiment.storage.run_dir import RunDir, check_resumed, load_settings
 from plasticity.listing import answer
 from plasticity.registry import listing

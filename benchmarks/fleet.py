@@ -18,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from agents.cli import settings
-from agents.fleet.seeds import parse_seeds
 from experiment.config import exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
 from experiment.processor import available_cores
+from experiment.seeds import parse_seeds
 
 EARLY = ["--update-start", "500", "--epsilon-steps", "500", "--replay-capacity", "20000"]
 """Updates begin at once: what comes before them is not measured."""

@@ -15,7 +15,7 @@ from experiment.processor import instruction_sets, vendor
 NARROW = 16
 """Channels that fill the widest vector register of a processor."""
 MOST = 4096
-"""Graphs of one function in a process: each learner compiles the same functions anew, and torch stops after 8."""
+"""Graphs of one function in a process: each learner has its own of the same functions, and torch stops after 8."""
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:

@@ -16,7 +16,6 @@ from agents import run as single
 from agents.config import DQNConfig
 from agents.fleet.group import Group
 from agents.fleet.learner import FleetLearner
-from agents.fleet.seeds import as_text
 from agents.run import AgentRun
 from agents.training.pace import Pace
 from agents.training.trainer import Trainer
@@ -25,6 +24,7 @@ from experiment.failure import FAILURES
 from experiment.interrupt import Interrupt
 from experiment.layout import configure_compiler
 from experiment.progress import Progress
+from experiment.seeds import as_text
 from experiment.storage import checkpoint
 from experiment.storage.files import to_json, write_atomic
 from experiment.storage.run_dir import RunDir, find_resumed, load_settings

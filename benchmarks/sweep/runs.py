@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from agents.cli import settings
 from agents.config import DQNConfig
-from agents.fleet.seeds import as_text
 from agents.names import STACK
 from envs.games import human_normalized, reference_scores
 from experiment.command_line import shell
@@ -79,14 +78,6 @@ class AgentRuns(RunKind[DQNConfig]):
         if config.network.partition(":")[0] == "minatar":
             return True, "MinAtar's network is faster so on a CPU"
         return False, "of the networks only MinAtar's is known to be faster in fleets"
-
-    def fleet_command(self, entry: Entry, seeds: Sequence[int]) -> tuple[str, ...]:
-        words = list(entry.command)
-        place = words.index("--seed")
-        words[place : place + 2] = "--seeds", as_text(seeds)
-        name = words.index("--name") + 1
-        words[name] = words[name].removesuffix(f"-s{entry.seed}")
-        return tuple(words)
 
     def rank(self, entry: Entry, score: float) -> float | None:
         return human_normalized(entry.task, score) if entry.task in reference_scores() else None

@@ -56,7 +56,7 @@ def calibrate(kind: RunKind, entry: Entry, config: Any, slot: Mapping[str, str],
     `slot`: environment variables of the process, such as its GPU. RuntimeError says why nothing could be measured.
     """
     with exit_on_signals(), tempfile.TemporaryDirectory() as folder:
-        command = kind.fleet_command(entry, seeds) if seeds else entry.command
+        command = entry.fleet_command(seeds) if seeds else entry.command
         if entry.source is not None:  # a run from scratch with its settings costs the same
             settings = Path(folder) / "settings.yaml"
             settings.write_text(dump_yaml(unforked(config)))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from experiment.seeds import as_text
 from experiment.storage.files import write_atomic
 from experiment.sweeps.job import Job
 from experiment.values import ConfigError
@@ -32,6 +34,15 @@ class Entry:
     command: tuple[str, ...]
     source: Entry | None = None
     fork_step: int | None = None
+
+    def fleet_command(self, seeds: Sequence[int]) -> tuple[str, ...]:
+        """The command of this run for several seeds in one process: --seeds SEEDS, and --name without the seed."""
+        words = list(self.command)
+        place = words.index("--seed")
+        words[place : place + 2] = "--seeds", as_text(seeds)
+        name = words.index("--name") + 1
+        words[name] = words[name].removesuffix(f"-s{self.seed}")
+        return tuple(words)
 
     def job(self, root: Path, resume_options: tuple[str, ...] = ()) -> Job:
         """The run in the sweep's folder; it is resumed by the same program, with these options alone."""

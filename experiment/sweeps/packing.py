@@ -156,7 +156,7 @@ class Packing:
         members = tuple(entry.job(self.root, options) for entry in party)
         if len(seeds) < 2:
             return members[0]
-        command = self.kind.fleet_command(party[0], seeds)
+        command = party[0].fleet_command(seeds)
         text, name = (command[command.index(option) + 1] for option in ("--seeds", "--name"))
         resume = (*members[0].resume, "--seeds", text)
         return FleetJob(f"{name}-s{text}", command, members[0].directory, resume, members=members)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from experiment.config import as_plain
@@ -106,10 +106,6 @@ class RunKind(ABC, Generic[Config]):
     def fleet_rule(self, config: Config) -> tuple[bool, str]:
         """Whether such a fleet counts as faster than single runs as long as it was not measured, and why."""
         return False, ""
-
-    def fleet_command(self, entry: Entry, seeds: Sequence[int]) -> tuple[str, ...]:
-        """The command of a run, for these seeds in one process: --seeds SEEDS, and --name without the seed."""
-        raise NotImplementedError(f"{type(self).__name__} has no fleets")
 
     def shared(self, config: Config) -> dict[str, Any]:
         """The settings that the runs of an arm share, as plain values."""

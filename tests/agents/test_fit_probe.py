@@ -17,6 +17,7 @@ from experiment.determinism import seeds
 from experiment.fits import FitSummary
 from experiment.storage.run_dir import RunDir, load_settings
 from nap.metrics import FitCurves
+from tests.agents.toys import spoil_checkpoints
 
 WORDS = [
     "--env=Catch", "--network=small", "--threads=1", "--compile=false", "--eval-episodes=0", "--batch-size=8",
@@ -182,14 +183,5 @@ def test_a_checkpoint_without_a_replay_is_refused(runs, monkeypatch, capsys):
 
 
 def test_a_network_that_diverged_is_refused(runs, monkeypatch, capsys):
-    import experiment.storage.checkpoint as storage
-
-    load = storage.load_latest
-
-    def spoiled(*args, **options):
-        saved = load(*args, **options)
-        saved.state["trainer"]["agent"]["network"]["head.weight"][0, 0] = torch.nan
-        return saved
-
-    monkeypatch.setattr(storage, "load_latest", spoiled)
+    spoil_checkpoints(monkeypatch)
     assert "an output of the aged network is NaN or infinite" in refused(capsys, runs / "plain", *FIT)

@@ -13,6 +13,7 @@ from agents.run import bare_agent
 from experiment.determinism import seeds
 from experiment.storage.checkpoint import load_latest
 from experiment.storage.run_dir import RunDir, load_settings
+from tests.agents.toys import spoil_checkpoints
 
 WORDS = [
     "--env=Catch", "--network=small", "--threads=1", "--compile=false", "--eval-episodes=0", "--batch-size=8",
@@ -102,14 +103,5 @@ def test_what_cannot_be_scanned_ends_in_one_line_and_writes_nothing(runs, tmp_pa
 
 
 def test_a_network_that_is_not_finite_is_refused(runs, monkeypatch, capsys):
-    import experiment.storage.checkpoint as storage
-
-    load = storage.load_latest
-
-    def spoiled(*args, **options):
-        saved = load(*args, **options)
-        saved.state["trainer"]["agent"]["network"]["head.weight"][0, 0] = torch.nan
-        return saved
-
-    monkeypatch.setattr(storage, "load_latest", spoiled)
+    spoil_checkpoints(monkeypatch)
     assert "head.weight holds NaN or infinity: training diverged" in refused(capsys, runs / "dqn")

@@ -8,9 +8,11 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+import experiment.storage.checkpoint as storage
 from agents.build import build_learner, build_probe, build_replay, head_options
 from agents.config import DQNConfig
 from agents.names import STACK
@@ -78,3 +80,15 @@ def run(trainer: Trainer) -> list[dict]:
     while not trainer.done:
         rows += trainer.step()
     return rows
+
+
+def spoil_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints that are loaded from here on hold a NaN in the network's head."""
+    load = storage.load_latest
+
+    def spoiled(*args: Any, **options: Any) -> storage.Checkpoint:
+        saved = load(*args, **options)
+        saved.state["trainer"]["agent"]["network"]["head.weight"][0, 0] = torch.nan
+        return saved
+
+    monkeypatch.setattr(storage, "load_latest", spoiled)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from agents.fleet.seeds import as_text, parse_seeds, split
 from experiment.config import ConfigError
+from experiment.seeds import as_text, parse_seeds, split
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Seeds of a fleet on the command line, as 0-9 or 0,3,5-7. Imports no torch."""
+"""Seeds of several runs on the command line, as 0-9 or 0,3,5-7. Imports no torch."""
 
 from __future__ import annotations
 
