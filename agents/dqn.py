@@ -96,23 +96,30 @@ class DQN:
         """K minibatches as a list, each with `target_next`, the target network's output for its next observations.
 
         The target network does not change within a block, so all [K, B] go through it in one pass, with one noise. A
-        single minibatch goes through it in the compiled graph of its update instead, if there is no noise.
-
-        A block has `lookahead` minibatches more than are returned: the second minibatch of an update, whose `obs` are
-        its `reference`, is the next one, which no update since the last sampling has learned from.
+        single minibatch goes through it in the compiled graph of its update instead, if there is no noise. A block has
+        `lookahead` minibatches more than are returned.
         """
         if self.augment is not None:
             self.augment(block, self.generator)
-        if self.lookahead:
-            following = block["obs"][1:]
-            block = block[:-1]
-            block["reference"] = following
+        block = self.with_references(block)
         self.noise.resample()
         if self._one_graph and len(block) == 1:
             return list(block.unbind(0))
         next_obs = block["next_obs"].flatten(0, 1)
         block["target_next"] = self._forward(next_obs).unflatten(0, block.batch_size)
         return list(block.unbind(0))
+
+    def with_references(self, block: TensorDictBase) -> TensorDictBase:
+        """A block of minibatches [K, ...] whose `reference` is a second one's `obs`, if a method wants some.
+
+        It is the next one, which no update since the last sampling has learned from; the last one is for that alone.
+        """
+        if not self.lookahead:
+            return block
+        following = block["obs"][1:]
+        block = block[:-1]
+        block["reference"] = following
+        return block
 
     def targets(self, batch: TensorDictBase) -> Tensor:
         """What Q(s, a) is to be [B] or [B, size]: R + discount · Z_target(s', argmax_a Q(s', a)).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from plasticity.method import Batch, Features, Method, check_number, check_whole
+from experiment.storage.views import stacked
+from plasticity.method import Batch, EachMember, Features, Method, StackedNetworks, check_number, check_whole
 
 MOST = 10_000_000
 """Longest window: its losses are a part of every checkpoint."""
@@ -84,6 +86,9 @@ class CChain(Method):
             loss, churn = self._recent[0].sum() / seen[0], self._recent[1].sum() / seen[1]
             self._coefficient.copy_(self.ratio * loss / (churn + 1e-8))
 
+    def stacked(self, members: Sequence[Method], networks: StackedNetworks) -> Method:
+        return EachMember(members) if self.is_off else StackedCChain(members, networks)  # type: ignore[arg-type]
+
     def state_dict(self) -> dict[str, Any]:
         if self.is_off:
             return {}
@@ -98,3 +103,30 @@ class CChain(Method):
         self._recent.copy_(state["recent"])
         self._coefficient.copy_(state["coefficient"])
         self._count = state["count"]
+
+
+class StackedCChain(Method):
+    """C-CHAIN on N networks: the passes of all are one call, and each has its own coefficient."""
+
+    def __init__(self, members: Sequence[CChain], networks: StackedNetworks) -> None:
+        self.members, self.networks = list(members), networks
+        columns = [stacked(own) for own in zip(*(member._before for member in members), strict=True)]
+        self.before = dict(zip(members[0]._names, columns, strict=True))
+        self.coefficients = torch.stack([member._coefficient for member in members])
+        self.found = torch.stack([member._found for member in members])
+        for number, member in enumerate(members):
+            member._before = [column[number] for column in columns]
+            member._coefficient = self.coefficients[number]
+
+    def batch_penalty(self, batch: Batch) -> Tensor:
+        assert batch.reference is not None, "C-CHAIN needs a second minibatch"
+        with torch.no_grad():
+            before = self.networks.outputs(batch.reference, self.before)
+        churn = (self.networks.outputs(batch.reference) - before).square().flatten(1).mean(1)
+        self.found = torch.stack([batch.loss.abs(), churn.detach()], 1)
+        return (self.coefficients * churn).sum()
+
+    def after_update(self, update: int, features: Features | None = None) -> None:
+        for member, found in zip(self.members, self.found, strict=True):
+            member._found = found
+            member.after_update(update)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from nap.graph import UnitLayer
 from plasticity.layers import choose_layers
-from plasticity.method import EachMember, Features, Method, Whole, check_whole
+from plasticity.method import EachMember, Features, Method, StackedNetworks, check_whole
 from plasticity.timing import At, Timing
 from plasticity.trainable import trainable_layers
 
@@ -64,7 +64,7 @@ class FIRE(Method):
         copied = target if self.target_mode == "copy" else None
         self.copies = [] if copied is None else [copied.get_submodule(names[layer]) for layer in self.layers]
 
-    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+    def stacked(self, members: Sequence[Method], networks: StackedNetworks) -> Method:
         return EachMember(members)
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import nap
-from plasticity.method import EachMember, Method, Whole, check_number, check_whole
+from plasticity.method import EachMember, Method, StackedNetworks, check_number, check_whole
 from plasticity.nap import NaP
 
 
@@ -41,5 +41,5 @@ class Hyperball(NaP):
         )
         self.projection.fix_updates(optimizer)
 
-    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+    def stacked(self, members: Sequence[Method], networks: StackedNetworks) -> Method:
         return EachMember(members)  # what gives the steps their length are hooks of each optimiser

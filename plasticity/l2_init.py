@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nap.graph import norm_layers
-from plasticity.method import Method, Whole, check_number
+from plasticity.method import Method, StackedNetworks, check_number
 from plasticity.trainable import trainable_parameters
 
 
@@ -44,10 +44,10 @@ class L2Init(Method):
         distances = [(parameter - initial).square().sum() for parameter, initial in self._pairs]
         return 0.5 * self.strength * torch.stack(distances).sum()
 
-    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+    def stacked(self, members: Sequence[Method], networks: StackedNetworks) -> Method:
         both = copy(self)
         initials = zip(*([initial for _, initial in member._pairs] for member in members), strict=True)  # type: ignore[attr-defined]
-        both._pairs = [(whole(p), torch.stack(own)) for (p, _), own in zip(self._pairs, initials, strict=True)]  # type: ignore[misc]
+        both._pairs = [(networks.whole(p), torch.stack(own)) for (p, _), own in zip(self._pairs, initials, strict=True)]  # type: ignore[misc]
         return both
 
     def state_dict(self) -> dict[str, Any]:

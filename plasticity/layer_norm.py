@@ -9,7 +9,7 @@ from torch import nn
 
 import nap
 from nap.graph import norm_layers
-from plasticity.method import EachMember, Method, Whole
+from plasticity.method import EachMember, Method, StackedNetworks
 
 
 class LayerNorm(Method):
@@ -45,5 +45,5 @@ class LayerNorm(Method):
         if self.report.not_handled:
             raise ValueError(f"{type(self).__name__} cannot normalise this network: {self.report.not_handled}")
 
-    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+    def stacked(self, members: Sequence[Method], networks: StackedNetworks) -> Method:
         return EachMember(members)

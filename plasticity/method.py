@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-Whole = Callable[[Tensor], Tensor]
 Features = Mapping[str, Tensor]
 """Outputs of nonlinearities by module name, [B, units] or [B, channels, H, W]."""
 
@@ -26,6 +25,16 @@ class Batch(NamedTuple):
     """The features of the loss's pass, with their gradients, if `wants_features`. That pass may be in bf16."""
     loss: Tensor
     """The loss without penalties, detached."""
+
+
+class StackedNetworks(Protocol):
+    """N networks of one structure, whose parameters are views of stacked tensors [N, ...]."""
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """The stacked tensor of a parameter of the first network."""
+
+    def outputs(self, inputs: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """What the networks give for inputs [N, B, ...]; `weights` are stacked ones in place of theirs, by name."""
 
 
 class Method:
@@ -77,12 +86,12 @@ class Method:
         `features` are those of the update's minibatch, made before the step and detached, if `wants_features`.
         """
 
-    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
-        """One method for N networks on stacked tensors [N, ...], given each network's own: `self` is the first.
+    def stacked(self, members: Sequence[Method], networks: StackedNetworks) -> Method:
+        """One method for N networks in stacked tensors, given each network's own: `self` is the first.
 
-        `whole` gives the stacked tensor of a parameter of the first network. Of the method only `penalty`, the sum of
-        the members', and `after_update` are called, on features [N, ...]; the state stays in the members, which act on
-        views of the stacked tensors. `EachMember` is right where `after_update` does everything.
+        Of the method only `penalty` and `batch_penalty`, each the sum of the members', and `after_update` are called:
+        on inputs, losses and features [N, ...], of which a penalty gets no features. The state stays in the members,
+        which act on views of the stacked tensors. `EachMember` is right where `after_update` does everything.
         Raises ValueError, which names the method, if it cannot work on a fleet.
         """
         raise ValueError(f"{type(self).__name__} cannot be stacked: train these seeds one by one")

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 import nap
 from plasticity.layer_norm import LayerNorm
-from plasticity.method import Features, Method, Whole, check_whole
+from plasticity.method import Features, Method, StackedNetworks, check_whole
 
 
 class NaP(LayerNorm):
@@ -41,10 +41,10 @@ class NaP(LayerNorm):
     def after_update(self, update: int, features: Features | None = None) -> None:
         self._attached.step()
 
-    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+    def stacked(self, members: Sequence[Method], networks: StackedNetworks) -> Method:
         """The projection of each network to its own norms, in a few calls for all."""
         both = copy(self)
-        both.projection = nap.StackedProjection([member._attached for member in members], whole)  # type: ignore[attr-defined,assignment]
+        both.projection = nap.StackedProjection([member._attached for member in members], networks.whole)  # type: ignore[attr-defined,assignment]
         return both
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plasticity.layers import choose_drawn, draw_network
-from plasticity.method import EachMember, Features, Method, Whole, check_whole, make_generator
+from plasticity.method import EachMember, Features, Method, StackedNetworks, check_whole, make_generator
 from plasticity.timing import At, Timing
 
 
@@ -39,7 +39,7 @@ class PeriodicDraw(Method):
         self.generator = make_generator(network, self.seed)
         self.chosen = choose_drawn(network, self.layers, self.name)
 
-    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+    def stacked(self, members: Sequence[Method], networks: StackedNetworks) -> Method:
         return EachMember(members)
 
     @torch.no_grad()

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.method import SEED, EachMember, Features, Method, Whole, check_number, check_period, check_whole, is_due
+from plasticity.method import (
+    SEED,
+    EachMember,
+    Features,
+    Method,
+    StackedNetworks,
+    check_number,
+    check_period,
+    check_whole,
+    is_due,
+)
 from plasticity.recycling import Recycling
 
 
@@ -52,7 +62,7 @@ class ReDo(Recycling):
         super().attach(network, target, optimizer)
         self.sizes = [torch.zeros(layer.units, device=self.generator.device) for layer in self.layers]
 
-    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+    def stacked(self, members: Sequence[Method], networks: StackedNetworks) -> Method:
         return EachMember(members)
 
     def after_update(self, update: int, features: Features | None = None) -> None:

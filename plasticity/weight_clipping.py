@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nap.graph import hidden_units
-from plasticity.method import EachMember, Features, Method, Whole, check_number
+from plasticity.method import EachMember, Features, Method, StackedNetworks, check_number
 from plasticity.trainable import trainable_layers
 
 
@@ -44,7 +44,7 @@ class WeightClipping(Method):
                 self._values += owned
                 self._bounds += [self.kappa / math.sqrt(layer.weight[0].numel())] * len(owned)
 
-    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+    def stacked(self, members: Sequence[Method], networks: StackedNetworks) -> Method:
         return EachMember(members)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.method import EachMember, Features, Method, Whole, check_number
+from plasticity.method import EachMember, Features, Method, StackedNetworks, check_number
 from plasticity.trainable import trainable_parameters
 
 
@@ -48,11 +48,11 @@ class WeightDecay(Method):
         squares = [parameter.square().sum() for parameter in self._parameters]
         return 0.5 * self.strength * torch.stack(squares).sum()
 
-    def stacked(self, members: Sequence[Method], whole: Whole) -> Method:
+    def stacked(self, members: Sequence[Method], networks: StackedNetworks) -> Method:
         if self.kind == "decoupled":
             return EachMember(members)
         both = copy(self)
-        both._parameters = [whole(parameter) for parameter in self._parameters]  # type: ignore[misc]
+        both._parameters = [networks.whole(parameter) for parameter in self._parameters]  # type: ignore[misc]
         return both
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy, deepcopy
 from types import FunctionType, MethodType
 from typing import Any
@@ -20,7 +20,7 @@ from agents.networks.convolution import PixelConv2d
 from experiment.config import ConfigError
 from experiment.layout import compiled
 from plasticity.features import FeatureTap
-from plasticity.method import Method
+from plasticity.method import Batch, Method
 
 OWN = ("act", "bootstrap", "backward", "update", "after_update", "sync_target")
 """Methods of `DQN` whose work `FleetLearner` does: an agent that overrides one of them would be ignored."""
@@ -51,7 +51,7 @@ class FleetLearner:
             f"{part}.{name}": whole for part, stack in stacks.items() for name, whole in stack.tensors.items()
         }
         self.features: dict[str, Tensor] | None = None
-        self.methods = [_stacked(list(own), self.online) for own in zip(*(a.methods for a in agents), strict=True)]
+        self.methods = [self._stacked(own) for own in zip(*(a.methods for a in agents), strict=True)]
         self.optimizer = StackedAdamW([agent.optimizer for agent in agents], self.online)
         computed = self.backward, self.target_outputs, self.greedy
         if compile:
@@ -72,12 +72,13 @@ class FleetLearner:
 
     @torch.no_grad()
     def bootstrap(self, block: TensorDictBase) -> list[TensorDictBase]:
-        """Minibatches [K, N, B] as a list of K, as `DQN.bootstrap` gives them."""
+        """Minibatches [K, N, B] as a list, as `DQN.bootstrap` gives them: of K, or one less with a `lookahead`."""
         if self.template.augment is not None:
             parts = list(block.unbind(1))
             for agent, part in zip(self.agents, parts, strict=True):
                 self.template.augment(part, agent.generator)
             block = torch.stack(parts, 1)  # type: ignore[assignment,arg-type]  # a stack of TensorDicts is one
+        block = self.template.with_references(block)
         for agent in self.agents:
             agent.noise.resample()
         if not self._one_graph or len(block) > 1:
@@ -95,9 +96,11 @@ class FleetLearner:
         """
         loss, metrics, features = self._of_each(self._loss, tensors)
         total = loss.sum()
+        batch = Batch(tensors["obs"], tensors.get("reference"), {}, loss.detach())
         for method in self.methods:
-            if (penalty := method.penalty()) is not None:
-                total = total + penalty
+            for penalty in (method.penalty(), method.batch_penalty(batch)):
+                if penalty is not None:
+                    total = total + penalty
         total.backward()
         return loss.detach(), metrics, features
 
@@ -116,13 +119,35 @@ class FleetLearner:
         self.after_update()
         return rows
 
-    def _of_each(self, compute: Callable[[Any], Any], given: Any, axis: int = 0) -> Any:
-        """What a function of the template's networks gives for each member's tensors and its part of `given`."""
+    def whole(self, tensor: Tensor) -> Tensor:
+        """The stacked tensor of a parameter of the first member's online network."""
+        return self.online.whole(tensor)
+
+    def outputs(self, inputs: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """What the online networks give for [N, B, ...]; `weights` are stacked ones in place of theirs, by name."""
+        others = {f"online.{name}": whole for name, whole in (weights or {}).items()}
+        with self.template.tap.paused():
+            return self._of_each(self.template.online, inputs, others=others)
+
+    def _of_each(
+        self, compute: Callable[[Any], Any], given: Any, axis: int = 0, others: Mapping[str, Tensor] | None = None
+    ) -> Any:
+        """What a function of the template's networks gives for each member's tensors and its part of `given`.
+
+        others: stacked tensors in place of the members', by name.
+        """
+        tensors = self._tensors | dict(others or {})
         member = lambda tensors, part: functional_call(self._networks, tensors, (compute, part))  # noqa: E731
         if self.batched:
-            return vmap(member, in_dims=(0, axis), out_dims=axis)(self._tensors, given)
-        pairs = zip(_unbound(self._tensors, 0), _unbound(given, axis), strict=True)
+            return vmap(member, in_dims=(0, axis), out_dims=axis)(tensors, given)
+        pairs = zip(_unbound(tensors, 0), _unbound(given, axis), strict=True)
         return pytree.tree_map(lambda *values: torch.stack(values, axis), *(member(*pair) for pair in pairs))
+
+    def _stacked(self, members: Sequence[Method]) -> Method:
+        try:
+            return members[0].stacked(members, self)
+        except ValueError as error:
+            raise ConfigError(f"--seeds: {error}") from None
 
     def _step(self, loss: Tensor) -> None:
         """The optimisers' steps, in one call where all have the same rate."""
@@ -206,13 +231,6 @@ def _bare(network: nn.Module, batched: bool) -> nn.Module:
         if isinstance(module, PixelConv2d):
             module.stacked = batched
     return bare
-
-
-def _stacked(members: list[Method], stack: Stack) -> Method:
-    try:
-        return members[0].stacked(members, stack.whole)
-    except ValueError as error:
-        raise ConfigError(f"--seeds: {error}") from None
 
 
 def _check(agent: DQN) -> None:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from agents.fleet.stack import Stack
 from agents.training.adamw import FusedAdamW, Tensors, fused_step
+from experiment.storage.views import stacked
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -56,19 +57,10 @@ class StackedAdamW:
             for name in names:
                 own = [state[p] for state, p in zip(states, self.stack.parameters(name), strict=True)]
                 for key in MOMENTS:
-                    columns[key].append(_stacked([state[key] for state in own]))
+                    columns[key].append(stacked([state[key] for state in own]))
                     for state, view in zip(own, columns[key][-1], strict=True):
                         state[key] = view
             parameters = [self.stack.tensors[name] for name in names]
             averages, squares, counts = (columns[key] for key in MOMENTS)
             joined.append((counts, Tensors(group, parameters, averages, squares, [count[0] for count in counts])))
         return joined
-
-
-def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors of one layout as one [N, ...] whose parts have that layout."""
-    first = tensors[0]
-    whole = first.new_empty_strided((len(tensors), *first.shape), (first.numel(), *first.stride()))
-    for part, tensor in zip(whole, tensors, strict=True):
-        part.copy_(tensor)
-    return whole

@@ -94,11 +94,11 @@ class FleetTrainer:
                 trainer.probe.draw(trainer.replay)
         while due > 0:
             count = min(due, config.block)
-            block = self.replay.sample(config.batch_size, count, **first.returns_now())
+            block = self.replay.sample(config.batch_size, count + first.agent.lookahead, **first.returns_now())
             batches = self.learner.bootstrap(block)
             for batch in batches:
                 self.update(batch)
-            self.replay.update(block["index"], torch.stack([batch["losses"] for batch in batches]))
+            self.replay.update(block["index"][:count], torch.stack([batch["losses"] for batch in batches]))
             due -= count
 
     def update(self, batch: TensorDictBase) -> None:

@@ -1,8 +1,18 @@
 """States whose tensors are views of larger ones, as those of stacked networks are."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+
+def stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Copies of tensors of one layout in one [N, ...], whose parts have that layout."""
+    first = tensors[0]
+    whole = first.new_empty_strided((len(tensors), *first.shape), (first.numel(), *first.stride()))
+    for part, tensor in zip(whole, tensors, strict=True):
+        part.copy_(tensor)
+    return whole
 
 
 def without_views(value: Any) -> Any:

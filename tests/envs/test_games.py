@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 from ale_py import Action, ALEInterface, LoggerMode, roms
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import envs
@@ -25,7 +25,7 @@ from envs.games import (
     rom_id,
 )
 from envs.protocol import PROTOCOLS, resolve_protocol
-from envs.registry import resolve_game
+from envs.registry import REGISTRATIONS, resolve_game
 
 PLAYABLE = sorted(set(roms.get_all_rom_ids()) - set(MULTIPLAYER_ONLY))
 
@@ -106,6 +106,9 @@ def test_a_game_on_the_memory_is_said_to_be_that():
 
 
 @given(st.text(max_size=20))
+@example("MINATARFREEWAY")
+@example("catch ")
+@example("envs.catch:Catch")
 def test_a_name_is_a_game_or_one_clear_line(name):
     try:
         game = resolve_game(name)
@@ -113,7 +116,8 @@ def test_a_name_is_a_game_or_one_clear_line(name):
         message = str(error)
         assert repr(name) in message  # repr: a line break in the name breaks no line
         return
-    assert ":" in game or rom_id(game) in PLAYABLE
+    games = [game for registration in REGISTRATIONS for game in registration.games()]
+    assert game in games or (":" in name and game == name.strip())
 
 
 @pytest.mark.parametrize(("typo", "meant"), [("Brekout", "Breakout"), ("mspackman", "MsPacman"), ("UpDown", "UpNDown")])

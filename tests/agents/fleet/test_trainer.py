@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -10,12 +12,17 @@ import pytest
 import torch
 
 from agents.fleet.trainer import FleetTrainer
+from agents.run import build_trainer
 from agents.training.trainer import Trainer
 from experiment.config import ConfigError
+from experiment.determinism import configure
+from plasticity.c_chain import CChain
+from plasticity.method import Method
 from tests.agents.test_dqn import RAINBOW
-from tests.agents.toys import catch_trainer
+from tests.agents.toys import CATCH, catch_trainer
 
 SEEDS = (0, 3, 4)
+AGENTS = ("dqn", "rainbow", "der")
 DER = RAINBOW | {"n_step": 20, "max_grad_norm": 10.0}
 METHODS = (
     "nap",
@@ -29,10 +36,17 @@ METHODS = (
     "weight-clipping:kappa=0.5",
     "weight-decay:strength=0.1",
     "weight-decay:strength=0.1,kind=l2",
+    "c-chain:after=100,window=1000",
 )
 
 
-def trainers(double: bool = True, **settings: Any) -> list[Trainer]:
+def minatar_trainer(seed: int, units: int, **settings: Any) -> Trainer:
+    config = replace(CATCH, env="MinAtar/Breakout", seed=seed, **settings).resolved()
+    configure(1, seed)
+    return build_trainer(config)
+
+
+def trainers(double: bool = True, make: Callable[..., Trainer] = catch_trainer, **settings: Any) -> list[Trainer]:
     options = {
         "update_start": 60,
         "target_period": 20,
@@ -41,13 +55,23 @@ def trainers(double: bool = True, **settings: Any) -> list[Trainer]:
         "steps": 2_000,
         "units": 16,
     }
-    made = [catch_trainer(seed, **options | settings) for seed in SEEDS]
+    made = [make(seed, **options | settings) for seed in SEEDS]
     for trainer in made:
         if double:
             trainer.agent.network.double()
             trainer.agent.target.double()
+            for method in trainer.agent.methods:
+                to_double(method)
         trainer.open()
     return made
+
+
+def to_double(method: Method) -> None:
+    """C-CHAIN computes with weights that it keeps; other methods add what they keep to the network's."""
+    if isinstance(method, CChain):
+        method._before = [weight.double() for weight in method._before]
+        method._coefficient, method._recent = method._coefficient.double(), method._recent.double()
+        method._found = method._found.double()
 
 
 def parameters(trainer: Trainer) -> torch.Tensor:
@@ -100,6 +124,13 @@ def test_a_member_equals_its_seed_alone_with_every_method_that_is_stacked(method
     check_members(plasticity=(method,) if method != "nap" else (), nap=with_nap)
 
 
+@pytest.mark.parametrize("updates", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("settings", [{"nap": True}, RAINBOW | {"n_step": 3}, DER | {"nap": True}], ids=AGENTS)
+def test_a_member_equals_its_seed_alone_on_minatar(settings, updates):
+    check_members(at=(1, 10, updates), make=minatar_trainer, **settings)
+
+
+@pytest.mark.parametrize("updates", [60, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -115,8 +146,8 @@ def test_a_member_equals_its_seed_alone_with_every_method_that_is_stacked(method
     ],
     ids=str,
 )
-def test_a_member_equals_its_seed_alone_with_every_part_of_an_agent(settings):
-    check_members(**settings)
+def test_a_member_equals_its_seed_alone_with_every_part_of_an_agent(settings, updates):
+    check_members(at=(1, 10, updates), **settings)
 
 
 @pytest.mark.parametrize(
@@ -125,8 +156,9 @@ def test_a_member_equals_its_seed_alone_with_every_part_of_an_agent(settings):
         {"utd": Fraction(8), "nap": True},
         RAINBOW | {"plasticity": ("redo:period=7,tau=0.5,samples=8",), "n_step": 3},
         {"distribution": "quantile", "augment": "drq"},
+        {"plasticity": ("c-chain:after=20,window=50",), "utd": Fraction(3)},
     ],
-    ids=["nap", "rainbow-redo", "quantile-drq"],
+    ids=["nap", "rainbow-redo", "quantile-drq", "c-chain"],
 )
 def test_batched_as_on_a_gpu_a_member_equals_its_seed_alone(settings):
     check_members(at=(1, 10, 60), batched=True, **settings)
