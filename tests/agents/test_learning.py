@@ -9,7 +9,7 @@ from tests.agents.toys import catch_trainer, run
     "settings", [pytest.param({"schedule": "linear"}, marks=pytest.mark.slow), {"nap": True}], ids=["plain", "nap"]
 )
 def test_catch_is_solved(settings):
-    rows = run(catch_trainer(steps=12_000, **settings))
+    rows = run(catch_trainer(steps=9_000, **settings))
     scores = [row["episode_return"] for row in rows if "episode_return" in row]
     assert np.mean(scores[:50]) < -0.5
     assert np.mean(scores[-100:]) > 0.8

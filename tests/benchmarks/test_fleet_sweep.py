@@ -147,9 +147,9 @@ OTHER = "of the networks only MinAtar's is known to be faster in fleets; --dry-r
         (["--arm", "a:", "--fleet", "off"], GAME, []),
         (["--arm", "a:", "--arm", "b:--fork a@100"], GAME, FORK),
         (
-            ["--arm", "a:--plasticity c-chain"],
+            ["--arm", "a:--plasticity parseval"],
             GAME,
-            ["arm a: single runs: CChain cannot be stacked: train these seeds one by one"],
+            ["arm a: single runs: Parseval cannot be stacked: train these seeds one by one"],
         ),
         (
             ["--arm", "a:--precision bf16"],
@@ -184,7 +184,7 @@ def test_a_measurement_decides_before_the_rule(seconds, text, tmp_path):
 
 @pytest.mark.slow
 def test_a_calibration_measures_the_fleet_of_the_arms_that_can_have_one(tmp_path, capsys):
-    arms = ["--arm", "a:", "--arm", "b:--plasticity c-chain"]
+    arms = ["--arm", "a:", "--arm", "b:--plasticity parseval"]
     assert main(words(tmp_path / "root", "--dry-run", "--calibrate", *arms, seeds=4)) == 0
     lines = capsys.readouterr().out.splitlines()
     memory = Memory(KIND, "cpu")
@@ -193,7 +193,7 @@ def test_a_calibration_measures_the_fleet_of_the_arms_that_can_have_one(tmp_path
         found = [memory.recall(config), memory.recall(config, fleet=True)]
         assert [pace.members for pace in found if pace is not None] == members
     assert any(" times as fast with 4 seeds, by 200 updates on MinAtar/Breakout" in line for line in lines)
-    assert "arm b: single runs: CChain cannot be stacked: train these seeds one by one" in lines
+    assert "arm b: single runs: Parseval cannot be stacked: train these seeds one by one" in lines
 
 
 def test_a_fleet_counts_as_one_process(tmp_path):
@@ -229,7 +229,7 @@ def hashes(root: Path) -> dict[str, str]:
 
 
 def test_fleets_make_the_runs_that_single_runs_make(tmp_path):
-    arm, other = ["--arm", "a:--nap --steps 300"], ["--arm", "b:--plasticity c-chain"]
+    arm, other = ["--arm", "a:--nap --steps 300"], ["--arm", "b:--plasticity parseval"]
     together, alone = tmp_path / "together", tmp_path / "alone"
     assert main(words(together, *arm, *other, "--fleet", "on", seeds=2)) == 0
     assert main(words(alone, *arm, "--fleet", "off", seeds=2)) == 0

@@ -215,6 +215,7 @@ def test_a_tiny_real_run(tmp_path, capsys):
     assert GROUPS[0] in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_checkout_is_measured_in_alternation(capsys):
     words = "--rounds 1 --seconds 0.05 --threads 1 --loops minatar-nap --against"
     assert main([*words.split(), str(Path(__file__).parents[2])]) == 0
