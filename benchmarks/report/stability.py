@@ -9,11 +9,7 @@ import numpy as np
 from benchmarks.report.learning_curves import Trace
 from benchmarks.report.metric_series import WINDOW
 from benchmarks.report.scores import Scores
-from benchmarks.report.table import Table, raw
-from experiment.statistics import Interval, t_interval
-from experiment.tables import with_bounds
-
-Cells = dict[tuple[str, str], list[float]]
+from benchmarks.report.table import Cells, Table, table_of_means
 
 
 def stability_tables(scores: Scores, traces: Sequence[Trace]) -> list[Table]:
@@ -30,9 +26,9 @@ def stability_tables(scores: Scores, traces: Sequence[Trace]) -> list[Table]:
         if trace.stopped is not None:
             stops.setdefault(key, []).append(trace.stopped)
     found = [
-        _table("stability", "Largest fall of the return", FALL, falls, scores.arms),
-        _table("td-rise", "Largest rise of the TD error", RISE, rises, scores.arms),
-        _table("stops", "Agent step at which cycling stopped", STOP, stops, scores.arms),
+        table_of_means("stability", "Largest fall of the return", FALL, falls, scores.arms),
+        table_of_means("td-rise", "Largest rise of the TD error", RISE, rises, scores.arms),
+        table_of_means("stops", "Agent step at which cycling stopped", STOP, stops, scores.arms),
     ]
     return [table for table in found if table.rows]
 
@@ -65,19 +61,3 @@ def largest_rise(trace: Trace) -> float | None:
     steps, errors = trace.measures["td"]
     late = errors[(steps >= trace.length(wall=False) / 2) & (errors > 0)]
     return float((late / np.minimum.accumulate(late)).max()) if late.size else None
-
-
-def _table(name: str, title: str, note: str, cells: Cells, arms: list[str]) -> Table:
-    shown = [arm for arm in arms if any(arm == known for _, known in cells)]
-    games = sorted({game for game, _ in cells})
-    found = {key: (t_interval(values), len(values)) for key, values in cells.items()}
-    rows = [[game, *(_cell(found.get((game, arm))) for arm in shown)] for game in games]
-    records = [
-        {"game": game, "arm": arm, **interval._asdict(), "runs": runs}
-        for (game, arm), (interval, runs) in found.items()
-    ]
-    return Table(name, title, ["game", *shown], rows, note, records)
-
-
-def _cell(found: tuple[Interval, int] | None) -> str:
-    return "–" if found is None else f"{with_bounds(found[0], raw)} n={found[1]}"

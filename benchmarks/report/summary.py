@@ -14,6 +14,7 @@ from benchmarks.report.agreement import caution
 from benchmarks.report.late_progress import LateProgress
 from benchmarks.report.published import published_label, published_scores, why_not_published
 from benchmarks.report.scores import Missing, Score, Scores
+from benchmarks.report.table import MOST_COLUMNS
 from envs.games import human_normalized, reference_scores
 from experiment.statistics import (
     Interval,
@@ -207,8 +208,13 @@ def _published(references: Mapping[str, Mapping[str, float]], games: Sequence[st
 
 
 def _improvements(arms: Mapping[str, ByGame], resamples: int) -> list[Improvement]:
-    """Comparisons by raw scores. Only their order within a game counts, so games without references count too."""
-    pairs = {(arm, other): common_games([arms[arm], arms[other]]) for other, arm in combinations(arms, 2)}
+    """Comparisons by raw scores, of many arms only with the first.
+
+    Only the order of scores within a game counts, so games without references count too.
+    """
+    first, few = next(iter(arms), None), len(arms) <= MOST_COLUMNS
+    chosen = [(other, arm) for other, arm in combinations(arms, 2) if few or other == first]
+    pairs = {(arm, other): common_games([arms[arm], arms[other]]) for other, arm in chosen}
     pairs = {pair: games for pair, games in pairs.items() if games}
     intervals = improvement_intervals(arms, pairs, resamples=resamples)
     found = []

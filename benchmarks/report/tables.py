@@ -11,7 +11,7 @@ from benchmarks.report.published import STEPS, published_label
 from benchmarks.report.published_runs import published_runs_table
 from benchmarks.report.scores import Score, Scores, run_order
 from benchmarks.report.summary import AGGREGATES, Aggregate, Cell, Summary
-from benchmarks.report.table import Table, fine, raw
+from benchmarks.report.table import MOST_COLUMNS, Cells, Table, by_row, fine, raw, table_of_means
 from envs.games import reference_scores
 from experiment.tables import with_bounds
 from experiment.values import counted
@@ -27,6 +27,7 @@ def all_tables(scores: Scores, summary: Summary) -> list[Table]:
         own_aggregates(summary),
         improvements(summary),
         games(summary),
+        paired(scores),
         published_runs_table(scores, summary),
         evaluations(scores),
         arms(scores),
@@ -109,6 +110,8 @@ def improvements(summary: Summary) -> Table:
         "That a run of the first arm scores above one of the second in a random game of both; a tie counts one half. "
         f"95% intervals of {summary.resamples:,} stratified bootstrap resamples of the runs."
     ) + _few(min((each.fewest for each in found), default=ENOUGH))
+    if len(summary.arms) > MOST_COLUMNS:
+        note += f" Of more than {MOST_COLUMNS} arms each is compared with the first alone."
     note += _after(summary.caution(summary.paired))
     header = ["arms", "probability", "games", "runs of each"]
     return Table("improvement", "Probability of improvement", header, rows, note, records)
@@ -129,13 +132,15 @@ def _few(fewest: int) -> str:
 def games(summary: Summary) -> Table:
     """Every game: random play, the human tester, published means, and each arm."""
     random, human = (published_label(name, summary.arms) for name in ("random", "human"))
-    header = ["game", random, human, *summary.references, *summary.arms]
+    with_reference = any(game in reference_scores() for game in summary.games)
+    shown = [*((random, human) if with_reference else ()), *summary.references]
+    header = ["game", *shown, *summary.arms]
     rows, records = [], []
     for game in summary.games:
         references = dict(zip((random, human), reference_scores().get(game, (None, None)), strict=True))
         references |= {name: scores.get(game) for name, scores in summary.references.items()}
         cells = [summary.cells.get((arm, game)) for arm in summary.arms]
-        known = ["–" if value is None else raw(value) for value in references.values()]
+        known = ["–" if references[name] is None else raw(references[name]) for name in shown]
         rows.append([game, *known, *map(_game_cell, cells)])
         for arm, cell in zip(summary.arms, cells, strict=True):
             if cell is not None:
@@ -148,7 +153,24 @@ def games(summary: Summary) -> Table:
     if summary.references:
         note += f" {', '.join(summary.references)}: means at {STEPS:,} agent steps."
     note += _after(summary.caution(summary.arms))
-    return Table("games", "Every game", header, rows, note, records)
+    return Table("games", "Every game", *by_row(header, rows, len(summary.arms)), note, records)
+
+
+def paired(scores: Scores) -> Table:
+    """How far each arm is from the first one with the same seeds; no rows unless both have two seeds of a game."""
+    by_seed: dict[tuple[str, str], dict[str, float]] = {}
+    for run in scores.runs:
+        if run.settings is not None:  # elsewhere the number of a run need not be a seed
+            by_seed.setdefault((run.game, run.arm), {})[run.run] = run.score
+    first = scores.arms[0] if scores.arms else ""
+    cells: Cells = {}
+    for (game, arm), own in by_seed.items():
+        of_first = by_seed.get((game, first), {})
+        found = [score - of_first[seed] for seed, score in own.items() if seed in of_first]
+        if arm != first and len(found) > 1:
+            cells[game, arm] = found
+    note = f"Mean raw score less that of {first} with the same seed, 95% Student-t interval, number of seeds (n)."
+    return table_of_means("paired", f"Difference from {first}, paired by seed", note, cells, scores.arms)
 
 
 def _game_cell(cell: Cell | None) -> str:
@@ -179,7 +201,7 @@ def evaluations(scores: Scores) -> Table:
         "within each run. The effective number is n² / Σ c² for n games, each different game played c times: that many "
         "independent games are worth as much. Intervals over runs do not depend on it; each run's score does."
     )
-    return Table("evaluations", "Evaluations", ["game", *names], rows, note, records)
+    return Table("evaluations", "Evaluations", *by_row(["game", *names], rows, len(names)), note, records)
 
 
 def arms(scores: Scores) -> Table:
@@ -234,7 +256,7 @@ def differences(scores: Scores) -> Table:
     names = list(dict.fromkeys(name for each in known.values() for name in comparable(each)))
     differing = [name for name in names if len({repr(each.get(name)) for each in known.values()}) > 1]
     rows = [[name, *(_setting(each.get(name)) for each in known.values())] for name in differing]
-    return Table("settings", "Settings that differ", ["setting", *known], rows)
+    return Table("settings", "Settings that differ", *by_row(["setting", *known], rows, len(known)))
 
 
 def _setting(value: Any) -> str:
