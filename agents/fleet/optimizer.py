@@ -60,6 +60,8 @@ class StackedAdamW:
                     columns[key].append(stacked([state[key] for state in own]))
                     for state, view in zip(own, columns[key][-1], strict=True):
                         state[key] = view
+            for optimizer in self.optimizers:
+                optimizer.forget()  # type: ignore[attr-defined]  # a FusedAdamW
             parameters = [self.stack.tensors[name] for name in names]
             averages, squares, counts = (columns[key] for key in MOMENTS)
             joined.append((counts, Tensors(group, parameters, averages, squares, [count[0] for count in counts])))

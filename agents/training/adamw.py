@@ -34,7 +34,7 @@ class FusedAdamW(torch.optim.AdamW):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._prepared = []
+        self.forget()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -50,6 +50,10 @@ class FusedAdamW(torch.optim.AdamW):
             torch._foreach_add_(tensors.steps, 1)
             fused_step(tensors, scale, found_inf)
         return loss
+
+    def forget(self) -> None:
+        """Hold the tensors of the last step no longer; the next step collects its own."""
+        self._prepared = []
 
     def _is_prepared(self) -> bool:
         learning = [p for group in self.param_groups for p in group["params"] if p.grad is not None]

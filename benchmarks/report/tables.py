@@ -140,7 +140,7 @@ def games(summary: Summary) -> Table:
         references = dict(zip((random, human), reference_scores().get(game, (None, None)), strict=True))
         references |= {name: scores.get(game) for name, scores in summary.references.items()}
         cells = [summary.cells.get((arm, game)) for arm in summary.arms]
-        known = ["–" if references[name] is None else raw(references[name]) for name in shown]
+        known = ["–" if (value := references[name]) is None else raw(value) for name in shown]
         rows.append([game, *known, *map(_game_cell, cells)])
         for arm, cell in zip(summary.arms, cells, strict=True):
             if cell is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -162,6 +164,36 @@ def test_a_member_equals_its_seed_alone_with_every_part_of_an_agent(settings, up
 )
 def test_batched_as_on_a_gpu_a_member_equals_its_seed_alone(settings):
     check_members(at=(1, 10, 60), batched=True, **settings)
+
+
+def test_a_member_needs_one_replay_and_little_more_than_the_tensors_of_its_networks():
+    alone = minatar_trainer(0, 0)
+    alone.open()
+    steps_to(alone, 20)
+    one = held()
+    del alone
+    fleet = FleetTrainer(trainers(double=False, make=minatar_trainer, batch_size=32), [True] * len(SEEDS))
+    while fleet.first.updates < 20:
+        fleet.step()
+        for number in range(len(SEEDS)):
+            fleet.rows(number)
+    many = held()
+    network = sum(p.nbytes for p in fleet.first.agent.network.parameters())
+    assert one["uint8"] > network
+    assert many["uint8"] < 1.02 * len(SEEDS) * one["uint8"]
+    assert one["float32"] > 5 * network  # online, target, gradient and two moments
+    assert many["float32"] < 1.3 * len(SEEDS) * one["float32"]
+
+
+def held() -> Counter[str]:
+    """Bytes of all tensors of this process by dtype."""
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter)]
+    storages = {each.untyped_storage().data_ptr(): each for each in tensors}
+    found: Counter[str] = Counter()
+    for each in storages.values():
+        found[str(each.dtype).removeprefix("torch.")] += each.untyped_storage().nbytes()
+    return found
 
 
 def test_in_float32_a_member_is_near_its_seed_alone():
