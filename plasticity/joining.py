@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from torch import nn
+from torch.optim import Optimizer
 
 from experiment.part import as_mistake
 from plasticity.method import Method
@@ -77,20 +81,50 @@ def _active(settings: Settings) -> set[str]:
 def attach_later(names: Sequence[str], methods: Sequence[Method], joining: Collection[str]) -> None:
     """Makes the methods that join a run attach where a state would be loaded: to the network as it is by then.
 
-    The learner calls `attach` and `load_state_dict` as always, the latter with None.
+    The learner calls `attach` and `load_state_dict` as always, the latter with None. What the methods hook to the
+    optimiser runs in the order of the methods, as it does after a resume.
     """
+    follows = False
     for name, method in zip(names, methods, strict=True):
         if name in joining:
+            follows = True
             _attach_later(method)
+        elif follows:
+            _hook_later(method)
 
 
 def _attach_later(method: Method) -> None:
     parts: list[Any] = []
 
     def start(state: None) -> None:
-        for hook in ("attach", "load_state_dict"):
-            delattr(method, hook)  # from now on those of its class
+        _restore(method)
         with as_mistake("--plasticity"):
             method.attach(*parts)
 
     vars(method).update(attach=lambda *given: parts.extend(given), load_state_dict=start)
+
+
+def _hook_later(method: Method) -> None:
+    """Moves a method's hooks behind those of the methods that join before it."""
+    own: list[tuple[OrderedDict[int, Any], int]] = []
+    attach, load = method.attach, method.load_state_dict
+
+    def attach_and_note(network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
+        hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+        before = [set(each) for each in hooks]
+        attach(network, target, optimizer)
+        own.extend((each, key) for each, there in zip(hooks, before, strict=True) for key in each if key not in there)
+
+    def move_and_load(state: dict[str, Any]) -> None:
+        _restore(method)
+        for hooks, key in own:
+            hooks.move_to_end(key)
+        load(state)
+
+    vars(method).update(attach=attach_and_note, load_state_dict=move_and_load)
+
+
+def _restore(method: Method) -> None:
+    """From now on both hooks are those of its class."""
+    for hook in ("attach", "load_state_dict"):
+        delattr(method, hook)

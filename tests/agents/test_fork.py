@@ -132,6 +132,19 @@ def test_killed_at_random_moments_it_ends_the_same(little, tmp_path, capfd):  # 
     assert rows(RunDir(tmp_path / "broken")) == rows(whole)
 
 
+def test_a_method_that_joins_acts_before_the_kept_ones_after_it_as_in_a_resume(little, tmp_path):  # noqa: F811
+    """What changes the optimiser's step are hooks of it, which run in the order in which they were registered."""
+    trunk(tmp_path, plasticity=("hyperball",))
+    words = ["--plasticity", "upgd", "hyperball", "--checkpoint-interval", "10"]
+    whole, config = train(fork(tmp_path, "whole", *words)), fork(tmp_path, "broken", *words)
+    train(config, 101)
+    broken = resumed(config)
+    assert differences(learned(broken.directory), learned(whole.directory)) == []
+    for run in (whole, broken):
+        hooks = [hook.__self__ for hook in run.trainer.agent.optimizer._optimizer_step_post_hooks.values()]
+        assert [type(each).__name__ for each in hooks] == ["UPGD", "FixedUpdate"]
+
+
 def test_games_that_cannot_be_brought_back_begin_again(little, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(toys, "Catch", Forgetful)
     trunk(tmp_path, n_step=1)
