@@ -11,8 +11,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from experiment.part import as_mistake
+from experiment.values import ConfigError
 from plasticity.method import Method
 from plasticity.registry import load, make, ordered, parse
+from plasticity.timing import Timing
 
 
 class Settings(Protocol):
@@ -37,12 +39,14 @@ class Comparison:
 
     Attributes:
         kept: place of the state among the saved ones, by name. fresh, dropped: names.
+        given: the names of those that the run did not have with these options.
     """
 
     names: list[str]
     kept: dict[str, int]
     fresh: list[str]
     dropped: list[str]
+    given: frozenset[str]
 
     @property
     def places(self) -> list[int | None]:
@@ -57,6 +61,15 @@ class Comparison:
         """What became of each method, for the result."""
         return {"methods": {"kept": list(self.kept), "fresh": self.fresh, "dropped": self.dropped}}
 
+    def check_to_come(self, methods: Sequence[Method], updates: int) -> None:
+        """Raises ConfigError for a method that the fork was given and that acts at no update after so many."""
+        for name, method in zip(self.names, methods, strict=True):
+            timing = getattr(method, "timing", None)
+            if name in self.given and isinstance(timing, Timing) and timing.is_over(updates):
+                option, when = ("until", timing.until) if timing.at is None else ("at", timing.at)
+                past = f"{name}: {option}={when:.0f}: the fork begins with {updates:,} updates made"
+                raise ConfigError(f"--plasticity: {past}, and the method would never act: give a later one, or at=now")
+
     def reason(self) -> str:
         """The start of a message about a network that the fork's settings would change."""
         given = [(name, "with") for name in self.fresh] + [(name, "without") for name in self.dropped]
@@ -70,7 +83,10 @@ def compare(before: Settings, after: Settings) -> Comparison:
     names, active = method_names(after), _active(after)
     kept = {name: there[name] for name in names if name in there and name in active}
     fresh = [name for name in names if name not in kept]
-    return Comparison(names, kept, fresh, [name for name in method_names(before) if name not in names])
+    dropped = [name for name in method_names(before) if name not in names]
+    known = ordered(before.plasticity)
+    given = {spec.name for spec in ordered(after.plasticity) if spec not in known}
+    return Comparison(names, kept, fresh, dropped, frozenset(given))
 
 
 def _active(settings: Settings) -> set[str]:

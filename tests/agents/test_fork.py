@@ -289,6 +289,8 @@ def test_what_is_off_has_no_state_to_keep():
         ("@80 --plasticity rdo", "did you mean 'redo'"),
         ("@80 --checkpoint-at 9,x", "--checkpoint-at has 'x'"),
         ("@80 --fork-hash abc", "has parameters of hash"),
+        ("@80 --plasticity fire:at=20", "fire: at=20: the fork begins with 20 updates made, and the method"),
+        ("@80 --plasticity reset:period=9,until=26", "reset: until=26: the fork begins with 20 updates made"),
     ],
 )
 def test_bad_input_is_one_line(words, message, little, tmp_path, capsys):  # noqa: F811
