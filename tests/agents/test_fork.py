@@ -306,6 +306,12 @@ def test_bad_input_is_one_line(words, message, little, tmp_path, capsys):  # noq
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_every_command_that_takes_a_step_names_the_nearest_ones(little, tmp_path):  # noqa: F811
+    run = trunk(tmp_path).directory
+    with pytest.raises(ConfigError, match=r"no checkpoint of step 50 in '.*'; the nearest are 40 and 80$"):
+        checkpoint.load_latest(run.checkpoints, step=50)
+
+
 def test_a_run_of_another_kind_or_one_that_diverged_is_refused(little, tmp_path, monkeypatch):  # noqa: F811
     whole = trunk(tmp_path)
     with pytest.raises(ConfigError, match=r"these settings are for python -m agents.dqn, not python -m agents.rainbow"):
