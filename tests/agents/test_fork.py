@@ -335,6 +335,32 @@ def test_a_method_that_does_not_fit_the_network_is_refused(little, tmp_path):  #
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("c-chain:window=6", "c-chain:window=8", "c-chain: window=8: the state to load is of 6, and"),
+        ("snr:longest=9", "snr:longest=5", "snr: longest=5: the state to load is of 9, and"),
+    ],
+)
+def test_an_option_that_sizes_a_kept_state_cannot_change(before, after, message, little, tmp_path):  # noqa: F811
+    trunk(tmp_path, plasticity=(before,))
+    with pytest.raises(ConfigError, match=message):
+        AgentRun(fork(tmp_path, "fork", "--plasticity", after))
+
+
+@pytest.mark.parametrize(
+    ("options", "coefficient"),
+    [("ratio=0,strength=7", 7), ("ratio=0.5,strength=7,after=900", 7), ("ratio=0.5,strength=7,after=3", None)],
+)
+def test_a_strength_that_a_fork_gives_holds_until_a_ratio_decides(options, coefficient, little, tmp_path):  # noqa: F811
+    trunk(tmp_path, plasticity=("c-chain:after=3,window=6,ratio=0.5",))
+    run = AgentRun(fork(tmp_path, "fork", "--plasticity", f"c-chain:window=6,{options}"))
+    (method,) = run.trainer.agent.methods
+    saved = run.source.saved.state["trainer"]["agent"]["methods"][0]["coefficient"].item()
+    assert saved not in (7, 50)
+    assert method._coefficient.item() == (saved if coefficient is None else coefficient)
+
+
+@pytest.mark.parametrize(
     ("options", "steps"),
     [
         ({}, [80, 120]),
