@@ -126,7 +126,8 @@ def _hook_later(method: Method) -> None:
     attach, load = method.attach, method.load_state_dict
 
     def attach_and_note(network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
-        hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+        names = "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"
+        hooks: list[OrderedDict[int, Any]] = [getattr(optimizer, name) for name in names]
         before = [set(each) for each in hooks]
         attach(network, target, optimizer)
         own.extend((each, key) for each, there in zip(hooks, before, strict=True) for key in each if key not in there)
