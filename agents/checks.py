@@ -13,7 +13,7 @@ from experiment.part import check_part
 from experiment.processor import check_device
 from experiment.setting import check_ranges
 from experiment.values import suggest
-from plasticity.registry import parse_all
+from plasticity.registry import parse_option
 
 if TYPE_CHECKING:
     from agents.config import DQNConfig
@@ -127,11 +127,7 @@ def _check_rows_of_a_cycle(config: DQNConfig, steps: float) -> None:
 
 
 def _check_methods(config: DQNConfig) -> None:
-    try:
-        methods = parse_all(config.methods)
-    except ValueError as error:
-        raise ConfigError(f"--plasticity: {error}") from None
-    if any(method.name == "nap" and method.options for method in methods):
+    if any(method.name == "nap" and method.options for method in parse_option(config.methods)):
         raise ConfigError("--plasticity nap takes its options as --nap-norm, --nap-axes, --nap-every, --nap-affine")
 
 

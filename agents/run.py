@@ -119,6 +119,7 @@ class AgentRun(Run[DQNConfig]):
         agent, trainer = self.trainer.agent, source.saved.state["trainer"]
         saved = trainer["agent"]
         check_fits(agent.network, saved["network"], self.methods.reason())
+        self.methods.check_to_come(agent.methods, saved["updates"])
         trainer = trainer | {
             "agent": saved | source.learner_state(agent, saved, self.config) | self.methods.states(saved)
         }

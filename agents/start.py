@@ -8,6 +8,7 @@ from dataclasses import replace
 from agents.config import DQNConfig
 from agents.run import bare_agent, build_trainer
 from agents.training.compiling import settle_compile
+from agents.training.update_scheduler import UpdateScheduler
 from experiment.fork_state import check_fits
 from experiment.part import as_mistake
 from experiment.storage.checkpoint import check_plain
@@ -30,5 +31,8 @@ def check_start(config: DQNConfig, source: DQNConfig | None, here: bool) -> None
     with closing(trainer.env), as_mistake("what a checkpoint would hold"):
         check_plain(trainer.agent.state_dict(), "learner")
     if source is not None:
-        saved = bare_agent(replace(source, device="cpu")).network.state_dict()
-        check_fits(trainer.agent.network, saved, compare(source, config).reason())
+        saved, methods = bare_agent(replace(source, device="cpu")).network.state_dict(), compare(source, config)
+        check_fits(trainer.agent.network, saved, methods.reason())
+        if source.fork is None and config.fork_step is not None:  # else the updates made follow from a longer past
+            made = UpdateScheduler(source.utd, source.update_start).total(config.fork_step)
+            methods.check_to_come(trainer.agent.methods, made)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from experiment.command_line import flag
 from experiment.config import as_plain
 from experiment.setting import names_of
-from experiment.storage.run_dir import RunDir, load_settings
+from experiment.storage.run_dir import RunDir, load_settings, nearest
 from experiment.values import ConfigError
 
 Config = TypeVar("Config", bound=Any)
@@ -113,9 +113,7 @@ def choose_step(run: RunDir, step: int | None) -> int:
     if not steps:
         raise ConfigError(f"--fork: run {str(run.path)!r} has no checkpoint")
     if step is not None and step not in steps:
-        near = sorted(sorted(steps, key=lambda other: abs(other - step))[:2])
-        nearest = f"the nearest {'are' if len(near) > 1 else 'is'} {' and '.join(map(str, near))}"
-        raise ConfigError(f"--fork: run {str(run.path)!r} has no checkpoint of step {step}; {nearest}")
+        raise ConfigError(f"--fork: run {str(run.path)!r} has no checkpoint of step {step}; {nearest(step, steps)}")
     return steps[-1] if step is None else step
 
 

@@ -12,7 +12,16 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from experiment.storage.views import stacked
-from plasticity.method import Batch, EachMember, Features, Method, StackedNetworks, check_number, check_whole
+from plasticity.method import (
+    Batch,
+    EachMember,
+    Features,
+    Method,
+    StackedNetworks,
+    check_number,
+    check_same,
+    check_whole,
+)
 
 MOST = 10_000_000
 """Longest window: its losses are a part of every checkpoint."""
@@ -98,11 +107,14 @@ class CChain(Method):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.is_off:
             return
+        check_same("c-chain: window", self.window, state["recent"].shape[1])
         for own, saved in zip(self._before, state["before"], strict=True):
             own.copy_(saved)
         self._recent.copy_(state["recent"])
-        self._coefficient.copy_(state["coefficient"])
         self._count = state["count"]
+        self._coefficient.fill_(float(self.strength))  # which a fork may have changed
+        if self.ratio and self._count >= self.after:
+            self._coefficient.copy_(state["coefficient"])
 
 
 class StackedCChain(Method):

@@ -146,6 +146,12 @@ def check_whole(where: str, value: int, low: int = 0, high: int = 2**63 - 1) -> 
     return int(value)
 
 
+def check_same(where: str, value: int, saved: int) -> None:
+    """ValueError unless an option that sizes the state is that of the state to load, as it need not be in a fork."""
+    if value != saved:
+        raise ValueError(f"{where}={value}: the state to load is of {saved}, and this option cannot change")
+
+
 def check_until(where: str, until: float) -> float:
     """The last update at which a method acts, infinity allowed; ValueError for a negative number or NaN."""
     return check_number(f"{where}: until", until, high=math.inf)

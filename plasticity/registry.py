@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from experiment import part
 from experiment.part import Part
+from experiment.values import ConfigError
 from plasticity.pairs import check_pairs
 
 if TYPE_CHECKING:
@@ -83,6 +84,14 @@ def parse_all(specs: Sequence[str]) -> list[Part]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{twice[0]} is named twice: give each method once, with all its options")
     return parsed
+
+
+def parse_option(specs: Sequence[str]) -> list[Part]:
+    """`parse_all` of what --plasticity was given; a mistake is a ConfigError that names the option."""
+    try:
+        return parse_all(specs)
+    except ValueError as error:
+        raise ConfigError(f"--plasticity: {error}") from None
 
 
 def ordered(specs: Sequence[str]) -> list[Part]:

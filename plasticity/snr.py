@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.method import SEED, Features, check_number, check_period, check_whole, is_due
+from plasticity.method import SEED, Features, check_number, check_period, check_same, check_whole, is_due
 from plasticity.recycling import Recycling
 
 
@@ -81,6 +81,7 @@ class SNR(Recycling):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"].cpu())
         for record, saved in zip(self.records, state["records"], strict=True):
+            check_same("snr: longest", self.longest, saved["ends"].shape[1] - 1)
             for name, value in vars(record).items():
                 value.copy_(saved[name])
 

@@ -45,6 +45,14 @@ class Timing:
         once = self.acted if self.at == "now" else int(self.at)
         return once if once <= update else 0
 
+    def is_over(self, update: int) -> bool:
+        """Whether the method, which is not off, acts after no update that follows this one."""
+        if self.is_off or self.at == "now":
+            return False
+        if self.at is not None:
+            return self.at <= update
+        return (update // self.period + 1) * self.period > self.until
+
     def state_dict(self) -> dict[str, Any]:
         return {"acted": self.acted}
 

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from experiment.command_line import gather
 from experiment.config import exit_on_bad_input, parse_cli
 from experiment.fork_settings import Planned, check_not_forked, fork_settings
 from experiment.interrupt import cli_session
 from experiment.part_help import SCHEDULES, own_help
 from experiment.storage.run_dir import RunDir, check_resumed, load_settings
+from plasticity.listing import answer
 
 Config = TypeVar("Config", bound=Any)
 """A config dataclass with `resume`, `track`, and `resolved()`, which checks it and returns it complete."""
@@ -37,6 +39,7 @@ def settings(
 
     A mistake raises ConfigError.
     """
+    argv = gather(sys.argv[1:] if argv is None else argv, "--plasticity")
     parse: Callable[..., Config] = partial(parse_cli, config_class, argv, prog=prog, description=description)
     config = parse()
     if config.fork is not None:
@@ -61,7 +64,8 @@ def main(
     `make_run` imports what it needs when it is called: torch is not loaded for a mistake or for `--help`.
     """
     with exit_on_bad_input():
-        if (text := own_help(sys.argv[1:] if argv is None else argv, SCHEDULES)) is not None:
+        words = sys.argv[1:] if argv is None else argv
+        if (text := answer(words) or own_help(words, SCHEDULES)) is not None:
             print(text)
             return 0
         run = make_run(settings(argv))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -17,7 +17,7 @@ import experiment.run
 from experiment.compiler import check_compiler
 from experiment.config import ConfigError
 from experiment.determinism import rng_state, set_rng_state
-from experiment.fork_state import Source
+from experiment.fork_state import Source, check_fits
 from experiment.guard import check_finite
 from experiment.interrupt import Interrupt
 from experiment.progress import Progress
@@ -25,6 +25,8 @@ from experiment.results import Row, read_rows
 from experiment.run import Config, Run
 from experiment.storage import checkpoint
 from experiment.terminal import children_outlive_interrupt
+from plasticity.joining import Comparison, attach_later, compare, method_names
+from plasticity.method import Method
 
 
 class Learner(experiment.run.Learner, Protocol):
@@ -32,6 +34,9 @@ class Learner(experiment.run.Learner, Protocol):
 
     @property
     def model(self) -> nn.Module: ...
+
+    @property
+    def methods(self) -> Sequence[Method]: ...
 
     def prepare(self) -> None:
         """Compiles the loss. Does not change the state of the run. Called only with --compile."""
@@ -58,6 +63,8 @@ class StudyRun(Run[Config]):
 
     A study gives `program`, `default_name`, `make`, `headline`, `live_metrics`, `outcome`, `sentence` and `draw`; `due`
     and `finished` if it measures or ends at other times.
+
+    methods: of a fork, its methods next to those of its source, once they are prepared.
     """
 
     unit = "update"
@@ -66,10 +73,20 @@ class StudyRun(Run[Config]):
     """The module that is run, "studies.grokking"."""
     learner: Learner
     monitor: Monitor
+    methods: Comparison | None = None
 
     @abstractmethod
     def make(self) -> None:
         """Sets `learner` and `monitor` from `config`, on `device`. Raises ConfigError."""
+
+    def prepared(self, network: nn.Module, methods: list[Method]) -> list[Method]:
+        """The methods, once each has changed the structure of the network as it needs; for `make`."""
+        if self.source is not None:
+            self.methods = compare(self.source.settings, self.config)
+            attach_later(method_names(self.config), methods, self.methods.fresh)
+        for method in methods:
+            method.prepare(network)
+        return methods
 
     @abstractmethod
     def outcome(self, rows: list[Row]) -> dict[str, Any]:
@@ -114,8 +131,12 @@ class StudyRun(Run[Config]):
 
     def adapted_learner(self, source: Source[Config]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The saved learner as a fork takes it over, and facts on that for the result; as `adapted` otherwise."""
+        assert self.methods is not None
         saved = source.saved.state["learner"]
-        return saved | source.learner_state(self.learner, saved, self.config), {}
+        check_fits(self.learner.model, saved["model"], self.methods.reason())
+        self.methods.check_to_come(self.learner.methods, source.saved.step)
+        state = source.learner_state(self.learner, saved, self.config) | self.methods.states(saved)
+        return saved | state, self.methods.facts()
 
     def restore(self, saved: checkpoint.Checkpoint) -> str:
         state, run = saved.state, saved.state["run"]

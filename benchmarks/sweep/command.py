@@ -10,7 +10,7 @@ from typing import Literal, Self, TypeVar
 
 from agents.config import DQNConfig
 from benchmarks.sweep.runs import KIND
-from benchmarks.sweep.suites import SUITES, arms, entries, file_name, games
+from benchmarks.sweep.suites import SET, SUITES, arms, entries, file_name, games
 from experiment.config import ConfigError, parse_cli
 from experiment.setting import setting
 from experiment.sweeps.command import Sweep, SweepSettings
@@ -121,5 +121,7 @@ def _refuse_loose_flags(argv: Sequence[str], kind: type[Settings]) -> None:
         name = arg.partition("=")[0].removeprefix("--").replace("-", "_")
         if arg.startswith("--") and {name, name.removeprefix("no_")} & (agents - own):
             option = arg.partition("=")[0]
+            if option in SET:
+                raise ConfigError(f"{option} is set by the sweep, for every run: leave it out")
             where = f'in the quotes of an arm, --arm name:"{option} ...", or for all of them after --'
             raise ConfigError(f"{option} is an option of the agent: put it {where}")

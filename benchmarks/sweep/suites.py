@@ -21,8 +21,10 @@ from experiment.fork_settings import Planned, split_source
 from experiment.part import join_options, own_part
 from experiment.sweeps.manifest import Entry
 
-OWN = ("--agent", "--env", "--seed", "--name", "--root", "--resume", "--device", "--fork")
-"""Options of a run that the sweep sets. An arm may only set --agent, to an import path, and --fork, to another arm."""
+SET = ("--env", "--seed", "--name", "--root", "--resume", "--device")
+"""Options of a run that the sweep sets."""
+OWN = ("--agent", *SET, "--fork")
+"""The same, and those that an arm may only set to an import path (--agent) or to another arm (--fork)."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import torch
 from experiment.config import as_plain, from_mapping
 from experiment.setting import names_of
 from experiment.storage.files import HashingFile, sync_directory
-from experiment.storage.run_dir import RunDir
+from experiment.storage.run_dir import RunDir, nearest
 from experiment.storage.segments import Segment, Segments
 from experiment.storage.views import without_views
 from experiment.values import ConfigError
@@ -209,8 +209,8 @@ def load_latest(directory: Path, only: Collection[str] | None = None, step: int 
     if not paths:
         raise ConfigError(f"no checkpoint in {str(directory)!r}")
     if step is not None and not (paths := [path for path in known if int(path.name) == step]):
-        steps = ", ".join(str(int(path.name)) for path in known)
-        raise ConfigError(f"no checkpoint of step {step} in {str(directory)!r}: there are {steps}")
+        steps = nearest(step, [int(path.name) for path in known])
+        raise ConfigError(f"no checkpoint of step {step} in {str(directory)!r}; {steps}")
     rows_alone = True
     for path in paths:
         try:

@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar, TypeVar
 
@@ -191,6 +191,12 @@ def _make_folder(root: Path) -> None:
         raise ConfigError(f"runs cannot be kept in {str(root)!r}: a file stands in the way") from None
     except OSError as error:
         raise ConfigError(f"runs cannot be kept in {str(root)!r}: {error.strerror}") from None
+
+
+def nearest(step: int, steps: Collection[int]) -> str:
+    """Which steps of some are nearest to one that is not among them, for messages."""
+    near = sorted(sorted(steps, key=lambda other: abs(other - step))[:2])
+    return f"the nearest {'are' if len(near) > 1 else 'is'} {' and '.join(map(str, near))}"
 
 
 def load_settings(config_class: type[Config], run: RunDir) -> Config:

@@ -14,6 +14,7 @@ def settings(argv: Sequence[str] | None, planned: Planned | None = None) -> Grok
     return cli.settings(
         GrokkingConfig,
         argv,
+        planned,
         prog="python -m studies.grokking",
         description="Memorise modular addition, re-warm the effective learning rate, generalise.",
     )

@@ -8,9 +8,10 @@ from typing import Literal
 
 from experiment.config import ConfigError, suggest
 from experiment.intervals import default_interval
-from experiment.part import check_part
+from experiment.part import check_part, join_options
 from experiment.processor import best_precision
 from experiment.setting import check_ranges, setting
+from plasticity.registry import parse_option
 
 EARLY = 0.2
 """Share of the budget in which early-cycle cycles."""
@@ -23,6 +24,9 @@ SCHEDULES = (
 )  # fmt: skip
 OWN = "module:Class"
 """Stands for any schedule that is given by its import path."""
+
+OPTIONS = {"nap": "--projection frobenius", "hyperball": "--projection hyperball", "layer-norm": "--norm rms"}
+"""Methods that are options of the study."""
 
 S5_ORDER = 120
 
@@ -110,6 +114,11 @@ class GrokkingConfig:
     elr_of: Literal["all", "weights"] = setting("all", "projection", fixed=True)
     """Parameters that --elr-end moves: all, or all except the norms' scales, whose decay then stays too."""
 
+    plasticity: tuple[str, ...] = setting((), "plasticity")
+    """Methods against loss of plasticity, in order: name or module:Class, each with optional :option=value,... as in
+    fire:at=2000. The option may be repeated. --list-methods shows them, NAME:help one. They act before the projection.
+    """
+
     precision: Literal["fp32", "bf16", "auto"] = setting("fp32", "machine")
     """bf16: passes in bfloat16 by autocast, on fp32 weights; measurements are always in fp32.
     auto: bf16 where the device has instructions for it, else fp32."""
@@ -155,6 +164,11 @@ class GrokkingConfig:
         return self.warmup + self.anneal + (self.delay if self.schedule == "rewarm" else 0)
 
     @property
+    def nap(self) -> bool:
+        """Whether NaP is one of the methods: here it is the projection of the settings."""
+        return False
+
+    @property
     def rewarm_at(self) -> int:
         """Updates before the learning rate rises."""
         return self.delay if self.schedule == "rewarm" else 0
@@ -162,7 +176,7 @@ class GrokkingConfig:
     def resolved(self) -> GrokkingConfig:
         """These settings with every open value decided; a mistake raises ConfigError."""
         positions = () if self.norm_positions == ("none",) else self.norm_positions
-        config = replace(self, norm_positions=positions)
+        config = replace(self, norm_positions=positions, plasticity=join_options(self.plasticity))
         config._check()
         return replace(
             config,
@@ -194,6 +208,9 @@ class GrokkingConfig:
             raise ConfigError(f"--final-lr {self.final_lr} has to be at most the peak, --lr {self.lr}")
         if self.optimizer == "omnigrok" and self.projection != "off":
             raise ConfigError("--optimizer omnigrok holds the global norm: it needs --projection off")
+        for spec in parse_option(self.plasticity):
+            if spec.name in OPTIONS:
+                raise ConfigError(f"--plasticity {spec.name} is {OPTIONS[spec.name]} in this study")
 
     def _check_effects(self) -> None:
         """Refuses settings that were given and have no effect."""

@@ -9,11 +9,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 import nap
+from experiment.config import ConfigError
 from experiment.layout import compiled
 from experiment.muon import Muon, with_muon
-from experiment.part import build_part
+from experiment.part import as_mistake, build_part
+from plasticity.features import FeatureTap
+from plasticity.method import Method
 from studies.grokking.config import EARLY, GrokkingConfig
 from studies.grokking.data import Task
 from studies.signal import LossSignal
@@ -25,8 +29,10 @@ warnings.filterwarnings("ignore", message="Mismatch dtype between input and weig
 class Learner:
     """A network that learns a task; `update` is one step of the optimiser and what follows it."""
 
-    def __init__(self, config: GrokkingConfig, task: Task, model: nn.Module, seed: int) -> None:
-        self.config, self.model = config, model
+    def __init__(
+        self, config: GrokkingConfig, task: Task, model: nn.Module, seed: int, methods: Sequence[Method] = ()
+    ) -> None:
+        self.config, self.model, self.methods = config, model, tuple(methods)
         self.pairs, self.answers = task.pairs[task.train], task.answers[task.train]
         self.device = self.pairs.device
         self.generator = torch.Generator(self.device).manual_seed(seed)
@@ -36,46 +42,70 @@ class Learner:
         self.moved: list[Tensor] = [parameter for name, parameter in inner.items() if name in projected]
         self.kept = norm_scales(model) if config.elr_of == "weights" else []
         self.optimizer = make_optimizer(config, model, self.moved, self.kept)
-        if self.projection:
-            self.projection.fix_updates(self.optimizer)
+        self.sphere = GlobalNorm(model, config.omnigrok_alpha) if config.optimizer == "omnigrok" else None
+        with as_mistake("--plasticity"):
+            for method in self.methods:
+                method.attach(model, None, self.optimizer)
+            self.tap = FeatureTap(model, self.methods)
+        if self.tap.wants_reference and not config.batch_size:
+            names = ", ".join(type(method).__name__ for method in self.methods if method.wants_reference)
+            raise ConfigError(f"--batch-size 0 has all training pairs in each minibatch: {names} needs a second one")
+        self._hooks: list[RemovableHandle] = []
+        self._fix_updates()
         self.schedule = make_schedule(config, self.optimizer)
         self.signal = LossSignal(self.schedule, self.device)
         self.filter = GradientEMA(model, config) if config.optimizer == "grokfast-ema" else None
-        self.sphere = GlobalNorm(model, config.omnigrok_alpha) if config.optimizer == "omnigrok" else None
         self.updates = 0
         self._loss = compiled(self.loss, self.model) if config.compile else self.loss
 
-    def loss(self, pairs: Tensor, answers: Tensor) -> Tensor:
-        """Mean cross-entropy."""
+    def _fix_updates(self) -> None:
+        """Puts what hyperball hooks to the optimiser behind what the methods do."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = self.projection.fix_updates(self.optimizer) if self.projection else []
+
+    def loss(self, pairs: Tensor, answers: Tensor, reference: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The mean cross-entropy plus the methods' penalties; the cross-entropy alone.
+
+        reference: other pairs, if a method wants them.
+        """
+        error = F.cross_entropy(self._logits(pairs), answers)
+        return self.tap.penalised(error, pairs, reference), error.detach()
+
+    def _logits(self, pairs: Tensor) -> Tensor:
         if self.config.precision == "fp32":
-            return F.cross_entropy(self.model(pairs), answers)
+            return self.model(pairs)
         with torch.autocast(self.device.type, torch.bfloat16):
             logits = self.model(pairs)
-        return F.cross_entropy(logits.float(), answers)
+        return logits.float()
 
     def prepare(self) -> None:
         """Compiles the loss, if the settings say so. Does not change the state of the run."""
         if self.config.compile:
             size = self.config.batch_size or len(self.pairs)
             chosen = torch.arange(size, device=self.device) % len(self.pairs)
-            self._loss(self.pairs[chosen], self.answers[chosen]).backward()
+            pairs = self.pairs[chosen]
+            self._loss(pairs, self.answers[chosen], pairs if self.tap.wants_reference else None)[0].backward()
             self.optimizer.zero_grad()
 
     def update(self) -> None:
         """One update; its learning rate is the schedule's at the number of updates before it."""
         self._set_rates()
         self.optimizer.zero_grad()
-        loss = self._loss(*self._batch())
+        pairs, answers = self._batch()
+        loss, error = self._loss(pairs, answers, self._batch()[0] if self.tap.wants_reference else None)
         loss.backward()
         if self.filter:
             self.filter.apply()
         self.optimizer.step()
         self.updates += 1
+        for method in self.methods:
+            method.after_update(self.updates, self.tap.features)
         if self.projection:
             self._project(self.projection)
         if self.sphere:
             self.sphere.apply()
-        self.signal.note(self.updates, loss.detach())
+        self.signal.note(self.updates, error)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         if not self.config.batch_size:
@@ -113,6 +143,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "signal": self.signal.state_dict(),
+            "methods": [method.state_dict() for method in self.methods],
             "projection": self.projection.state_dict() if self.projection else None,
             "filter": self.filter.averages if self.filter else None,
             "sphere": self.sphere.target if self.sphere else None,
@@ -126,6 +157,9 @@ class Learner:
         nap.load_optimizer_state(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.signal.load_state_dict(state["signal"])
+        for method, saved in zip(self.methods, state.get("methods", ()), strict=True):  # there were none at first
+            method.load_state_dict(saved)
+        self._fix_updates()  # a method that a fork adds is attached by now
         if self.projection:
             self.projection.load_state_dict(state["projection"])
         if self.filter:

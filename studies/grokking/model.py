@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nap
-from nap.graph import EPS
+from nap.graph import EPS, ParameterSpec
 from studies.grokking.config import GrokkingConfig
 
 LENGTH = 5
@@ -153,10 +154,16 @@ def make_model(config: GrokkingConfig, size: int, seed: int) -> Transformer | ML
     for part in model.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             std = POSITION_STD if part is getattr(model, "positions", None) else part.weight.shape[1] ** -0.5
-            nn.init.normal_(part.weight, std=std, generator=generator)
+            part.parameter_spec = ParameterSpec(draw=partial(_draw, std=std))  # type: ignore[assignment]
+            part.load_state_dict(_draw(part, generator, std))
     if normalized:
         _normalize(model)
     return model
+
+
+def _draw(layer: nn.Module, generator: torch.Generator, std: float) -> dict[str, Tensor]:
+    """Fresh weights, also for a method that re-initialises the layer."""
+    return {"weight": torch.empty_like(layer.get_parameter("weight")).normal_(std=std, generator=generator)}
 
 
 def _normalize(model: Transformer | MLP) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from experiment.determinism import seeds
-from experiment.part import short_name
+from experiment.part import as_mistake, short_name
 from experiment.results import Row
+from plasticity.registry import make
 from studies.grokking.config import GrokkingConfig
 from studies.grokking.data import make_task
 from studies.grokking.learner import Learner
@@ -27,15 +28,18 @@ class Run(StudyRun[GrokkingConfig]):
     @staticmethod
     def default_name(config: GrokkingConfig) -> str:
         task = config.operation if config.operation == "s5" else f"{config.operation}{config.modulus}"
-        parts = ["grokking", task, config.model, short_name(config.schedule), f"s{config.seed}"]
+        methods = map(short_name, config.plasticity)
+        parts = ["grokking", task, config.model, *methods, short_name(config.schedule), f"s{config.seed}"]
         return "-".join([*parts, time.strftime("%Y%m%d-%H%M%S")])
 
     def make(self) -> None:
         config = self.config
         seed = seeds(config.seed, "split", "network", "batches", "probe")
         self.task = make_task(config.operation, config.modulus, config.fraction, seed["split"]).to(self.device)
-        model = make_model(config, self.task.size, seed["network"]).to(self.device)
-        self.learner = Learner(config, self.task, model, seed["batches"])
+        model = make_model(config, self.task.size, seed["network"])
+        with as_mistake("--plasticity"):
+            methods = self.prepared(model, make(config.plasticity, config.seed))
+        self.learner = Learner(config, self.task, model.to(self.device), seed["batches"], methods)
         self.monitor = Monitor(self.learner, self.task, seed["probe"])
 
     def headline(self) -> str:
@@ -45,7 +49,8 @@ class Run(StudyRun[GrokkingConfig]):
         lines = [
             f"{operation}: {len(task.train):,} training pairs, {len(task.test):,} test pairs; memorising "
             f"those and their mirror images alone gives a test accuracy of {task.symmetric_floor():.3f}",
-            f"{config.model}, norm {config.norm}, projection {config.projection}, {config.optimizer}, {decays}, "
+            f"{', '.join([config.model, *config.plasticity])}, norm {config.norm}, projection {config.projection}, "
+            f"{config.optimizer}, {decays}, "
             f"{config.schedule} lr {config.lr:g}, {config.precision}, threads {config.threads}, {self.device}",
         ]
         return "\n".join(lines)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from experiment.command_line import gather
 from experiment.fork_settings import Planned
 from studies import cli
 from studies.warm_start.config import WarmStartConfig
@@ -14,7 +12,6 @@ from studies.warm_start.config import WarmStartConfig
 def settings(argv: Sequence[str] | None, planned: Planned | None = None) -> WarmStartConfig:
     """The resolved settings of a command line; `planned` as in `fork_settings`."""
     description = "Train on a part of the data, then on all of it: what does the warm start cost, and what helps?"
-    argv = gather(sys.argv[1:] if argv is None else argv, "--plasticity")
     return cli.settings(WarmStartConfig, argv, planned, prog="python -m studies.warm_start", description=description)
 
 

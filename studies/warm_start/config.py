@@ -10,7 +10,7 @@ from experiment.intervals import default_interval
 from experiment.part import check_part, join_options
 from experiment.processor import available_cores, best_precision
 from experiment.setting import check_ranges, setting
-from plasticity.registry import parse_all
+from plasticity.registry import parse_option
 
 Protocol = Literal["lyle10", "ash50", "lee10noisy", "increments"]
 
@@ -210,10 +210,7 @@ class WarmStartConfig:
             raise ConfigError(f"--protocol {self.protocol} begins with a --fraction of 0.1; 1 has everything at once")
         self._check_parts()
         self._check_schedule()
-        try:
-            specs = parse_all(self.plasticity)
-        except ValueError as error:
-            raise ConfigError(f"--plasticity: {error}") from None
+        specs = parse_option(self.plasticity)
         if any(spec.name == "nap" for spec in specs):
             raise ConfigError("--plasticity nap is --nap in this study, with its --nap-... options")
         if self.norm_over == "none" and any(spec.name == "hyperball" for spec in specs):

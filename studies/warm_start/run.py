@@ -10,11 +10,10 @@ import torch
 
 import nap
 from experiment.determinism import seeds
-from experiment.fork_state import Source, check_fits
+from experiment.fork_state import Source
 from experiment.part import as_mistake, short_name
 from experiment.results import Row
 from experiment.values import counted
-from plasticity.joining import attach_later, compare, method_names
 from plasticity.method import Method
 from plasticity.nap import NaP
 from plasticity.registry import make
@@ -53,24 +52,17 @@ class Run(StudyRun[WarmStartConfig]):
         torch.manual_seed(seed["network"])
         network = make_network(config, data.train_images.shape[1:], data.classes)
         with as_mistake("--plasticity"):
-            methods = make_methods(config)
-            self.methods = None if self.source is None else compare(self.source.settings, config)
-            attach_later(method_names(config), methods, self.methods.fresh if self.methods else ())
-            for method in methods:
-                method.prepare(network)
+            methods = self.prepared(network, make_methods(config))
         network.to(self.device)
         with as_mistake("--schedule"):
             self.learner = Learner(config, data, protocol, network, methods, seed["batches"])
         self.monitor = Monitor(self.learner, seed["probe"])
 
     def adapted_learner(self, source: Source[WarmStartConfig]) -> tuple[dict[str, Any], dict[str, Any]]:
-        assert self.methods is not None
         saved, facts = super().adapted_learner(source)
-        check_fits(self.learner.model, saved["model"], self.methods.reason())
         counts = self.learner.forked_counts(saved["counts"], source.settings.phase_updates)
         updates, _, began, *_, over = counts
-        facts |= self.methods.facts() | {"switched": updates if over else began}
-        return saved | self.methods.states(saved) | {"counts": counts}, facts
+        return saved | {"counts": counts}, facts | {"switched": updates if over else began}
 
     def finished(self) -> bool:
         """Whether the last phase has come to its end."""

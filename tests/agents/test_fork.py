@@ -132,6 +132,19 @@ def test_killed_at_random_moments_it_ends_the_same(little, tmp_path, capfd):  # 
     assert rows(RunDir(tmp_path / "broken")) == rows(whole)
 
 
+def test_a_method_that_joins_acts_before_the_kept_ones_after_it_as_in_a_resume(little, tmp_path):  # noqa: F811
+    """What changes the optimiser's step are hooks of it, which run in the order in which they were registered."""
+    trunk(tmp_path, plasticity=("hyperball",))
+    words = ["--plasticity", "upgd", "hyperball", "--checkpoint-interval", "10"]
+    whole, config = train(fork(tmp_path, "whole", *words)), fork(tmp_path, "broken", *words)
+    train(config, 101)
+    broken = resumed(config)
+    assert differences(learned(broken.directory), learned(whole.directory)) == []
+    for run in (whole, broken):
+        hooks = [hook.__self__ for hook in run.trainer.agent.optimizer._optimizer_step_post_hooks.values()]
+        assert [type(each).__name__ for each in hooks] == ["UPGD", "FixedUpdate"]
+
+
 def test_games_that_cannot_be_brought_back_begin_again(little, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(toys, "Catch", Forgetful)
     trunk(tmp_path, n_step=1)
@@ -276,6 +289,8 @@ def test_what_is_off_has_no_state_to_keep():
         ("@80 --plasticity rdo", "did you mean 'redo'"),
         ("@80 --checkpoint-at 9,x", "--checkpoint-at has 'x'"),
         ("@80 --fork-hash abc", "has parameters of hash"),
+        ("@80 --plasticity fire:at=20", "fire: at=20: the fork begins with 20 updates made, and the method"),
+        ("@80 --plasticity reset:period=9,until=26", "reset: until=26: the fork begins with 20 updates made"),
     ],
 )
 def test_bad_input_is_one_line(words, message, little, tmp_path, capsys):  # noqa: F811
@@ -289,6 +304,12 @@ def test_bad_input_is_one_line(words, message, little, tmp_path, capsys):  # noq
     assert message in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_every_command_that_takes_a_step_names_the_nearest_ones(little, tmp_path):  # noqa: F811
+    run = trunk(tmp_path).directory
+    with pytest.raises(ConfigError, match=r"no checkpoint of step 50 in '.*'; the nearest are 40 and 80$"):
+        checkpoint.load_latest(run.checkpoints, step=50)
 
 
 def test_a_run_of_another_kind_or_one_that_diverged_is_refused(little, tmp_path, monkeypatch):  # noqa: F811
@@ -311,6 +332,32 @@ def test_a_method_that_does_not_fit_the_network_is_refused(little, tmp_path):  #
     trunk(tmp_path)
     with pytest.raises(ConfigError, match=r"--plasticity: reset: .*nowhere"):
         AgentRun(fork(tmp_path, "fork", "--plasticity", "reset:layers=nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("c-chain:window=6", "c-chain:window=8", "c-chain: window=8: the state to load is of 6, and"),
+        ("snr:longest=9", "snr:longest=5", "snr: longest=5: the state to load is of 9, and"),
+    ],
+)
+def test_an_option_that_sizes_a_kept_state_cannot_change(before, after, message, little, tmp_path):  # noqa: F811
+    trunk(tmp_path, plasticity=(before,))
+    with pytest.raises(ConfigError, match=message):
+        AgentRun(fork(tmp_path, "fork", "--plasticity", after))
+
+
+@pytest.mark.parametrize(
+    ("options", "coefficient"),
+    [("ratio=0,strength=7", 7), ("ratio=0.5,strength=7,after=900", 7), ("ratio=0.5,strength=7,after=3", None)],
+)
+def test_a_strength_that_a_fork_gives_holds_until_a_ratio_decides(options, coefficient, little, tmp_path):  # noqa: F811
+    trunk(tmp_path, plasticity=("c-chain:after=3,window=6,ratio=0.5",))
+    run = AgentRun(fork(tmp_path, "fork", "--plasticity", f"c-chain:window=6,{options}"))
+    (method,) = run.trainer.agent.methods
+    saved = run.source.saved.state["trainer"]["agent"]["methods"][0]["coefficient"].item()
+    assert saved not in (7, 50)
+    assert method._coefficient.item() == (saved if coefficient is None else coefficient)
 
 
 @pytest.mark.parametrize(

@@ -361,6 +361,7 @@ WRONG = {
         ["--arm", "a:--nap", "--utd", "2"],
         "--utd is an option of the agent: put it in the quotes",
     ),
+    "a name of a run": (["--name", "x"], "--name is set by the sweep, for every run: leave it out"),
     "a calibration of a sweep": (["--calibrate"], "--calibrate is for --dry-run"),
     "a class that is no agent": (
         ["--agent", "examples.new_method:MyMethod", "--dry-run"],

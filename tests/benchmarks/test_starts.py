@@ -69,6 +69,12 @@ def test_a_fork_that_would_change_the_network_is_refused_before_its_trunk_is_tra
     assert planned(tmp_path, "--plasticity redo fire:at=now") == 0
 
 
+def test_a_fork_that_begins_after_the_only_update_of_its_method_is_refused_too(tmp_path, capsys):
+    error = error_of(lambda: planned(tmp_path, "--plasticity fire:at=30"), capsys)
+    assert error.startswith("arm 'fork': --plasticity: fire: at=30: the fork begins with 30 updates made")
+    assert planned(tmp_path, "--plasticity fire:at=31") == 0
+
+
 @pytest.mark.usefixtures("_poor_machine")
 @pytest.mark.parametrize(("study", "suite"), [("grokking", "rewarm"), ("warm_start", "headline")])
 @pytest.mark.parametrize(("flags", "says"), [("--precision bf16", "--precision bf16"), ("--compile", "no compiler")])

@@ -41,6 +41,29 @@ def test_it_acts_at_these_updates(options, expected):
     ]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"period": 3},
+        {"period": 3, "until": 8},
+        {"period": 3, "at": 5},
+        {"period": 3, "at": "now"},
+        {"period": 4, "until": 4},
+    ],
+)
+def test_it_is_over_when_no_update_is_left_at_which_it_acts(options):
+    for update in range(12):
+        assert Timing("method", **options).is_over(update) == (
+            not acts(Timing("method", **options), range(update + 1, 40))
+        )
+
+
+def test_what_is_off_is_not_over():
+    assert not any(
+        Timing("method", **options).is_over(9) for options in ({"period": math.inf}, {"period": 3, "at": math.inf})
+    )
+
+
 def test_now_is_the_first_update_of_a_run_that_goes_on():
     timing = Timing("method", 3, "now")
     assert acts(timing, range(500, 510)) == [500]

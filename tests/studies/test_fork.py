@@ -11,18 +11,24 @@ from pathlib import Path
 
 import pytest
 
+import nap
 from experiment.config import ConfigError
+from experiment.fork_settings import Planned
 from experiment.results import read_rows
 from experiment.storage import checkpoint
 from experiment.storage.run_dir import RunDir
+from studies.grokking.__main__ import settings as grokking_settings
+from studies.grokking.learner import Learner as GrokkingLearner
+from studies.grokking.run import Run as GrokkingRun
 from studies.warm_start import comparisons
+from studies.warm_start.__main__ import settings as warm_start_settings
 from studies.warm_start.learner import Learner as WarmStartLearner
 from tests.agents.test_resume import differences
 from tests.studies.test_resume import STUDIES, mortal, outcome, train
 
 pytest.importorskip("sklearn")
 CHANGES = {
-    "grokking": "--lr 1e-3 --weight-decay 0.1 --updates 18",
+    "grokking": "--lr 1e-3 --weight-decay 0.1 --updates 18 --plasticity upgd fire:at=now",
     "warm-start": "--lr 1e-3 --no-nap --plasticity l2-init --phase-updates 9 --schedule linear --lr-warmup none",
 }
 
@@ -128,6 +134,9 @@ def test_the_alarms_of_a_warm_start_are_those_since_the_fork_after_the_switch_of
         ("grokking", "--modulus 11", "--modulus 11: the run to fork has 7"),
         ("grokking", "--projection off", "--projection off: the run to fork has frobenius"),
         ("grokking", "--updates 8", "the fork begins at 8, and 8 is its budget in all"),
+        ("grokking", "--plasticity crelu", "--plasticity: a fork cannot change the network (with crelu)"),
+        ("grokking", "--plasticity fire:at=8", "fire: at=8: the fork begins with 8 updates made"),
+        ("warm-start", "--plasticity fire:at=8", "fire: at=8: the fork begins with 8 updates made"),
         ("warm-start", "--network resnet18", "--network resnet18: the run to fork has cnn"),
         ("warm-start", "--plasticity crelu", "--plasticity: a fork cannot change the network (with crelu)"),
     ],
@@ -141,6 +150,52 @@ def test_bad_input_is_one_line(study, words, message, tmp_path, capsys):
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "fork").exists()
+
+
+def test_methods_that_join_act_before_hyperball(tmp_path):
+    assert train("grokking", tmp_path, "trunk", "--keep-checkpoints", "every", "--projection", "hyperball") == 0
+    RunDir(tmp_path / "trunk").unlock()
+    words = ["--fork", f"{tmp_path}/trunk@8", "--name", "fork", "--plasticity", "upgd"]
+    run = GrokkingRun(grokking_settings(words))
+    hooks = [hook.__self__ for hook in run.learner.optimizer._optimizer_step_post_hooks.values()]
+    assert [type(each).__name__ for each in hooks] == ["UPGD", "FixedUpdate"]
+    assert run.train() == 0
+    kept, result = run.learner.projection.initial_norms, json.loads((tmp_path / "fork" / "result.json").read_text())
+    norms = nap.weight_norms(run.learner.model)
+    assert all(norms[name].item() == pytest.approx(float(norm), rel=1e-5) for name, norm in kept.items())
+    assert result["fork"]["methods"] == {"kept": [], "fresh": ["upgd"], "dropped": []}
+
+
+def test_a_run_from_before_methods_is_forked(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        state = GrokkingLearner.state_dict
+        patch.setattr(
+            GrokkingLearner,
+            "state_dict",
+            lambda learner: {name: part for name, part in state(learner).items() if name != "methods"},
+        )
+        whole = trunk("grokking", tmp_path)
+    assert fork("grokking", tmp_path, "fork") == 0
+    assert outcome(RunDir(tmp_path / "fork"))[0]["learner"].pop("methods") == []
+    assert outcome(RunDir(tmp_path / "fork"))[1] == [row for row in outcome(whole)[1] if row["update"] > 8]
+
+
+def test_a_fork_of_a_planned_run_needs_no_run(tmp_path):
+    for study, (_, _, words) in STUDIES.items():
+        settings = {"grokking": grokking_settings, "warm-start": warm_start_settings}[study]
+        planned = Planned(settings([*words.split(), "--root", str(tmp_path)]), 8)
+        found = settings(["--fork", f"{tmp_path}/trunk@8", "--plasticity", "redo", "--plasticity", "l2-init"], planned)
+        assert (found.fork_step, found.plasticity) == (8, ("redo", "l2-init"))
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_help_on_methods_is_that_of_the_agents(study, capsys):
+    main = STUDIES[study][0]
+    assert main(["--list-methods"]) == 0
+    assert main(["--plasticity", "fire:help"]) == 0
+    printed = capsys.readouterr().out
+    assert "\nparseval\n" in printed
+    assert "options: period=40000, at=none, layers=all, iterations=10, target=copy" in printed
 
 
 def test_another_study_is_refused(tmp_path):

@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 
 import nap
-from studies.grokking.config import GrokkingConfig
+from experiment.config import ConfigError
+from plasticity.layers import draw_network
+from plasticity.registry import METHODS, make
+from studies.grokking.config import OPTIONS, GrokkingConfig
 from studies.grokking.data import make_task
 from studies.grokking.learner import Learner, global_norm
 from studies.grokking.model import make_model
@@ -20,8 +23,11 @@ FREE = replace(SMALL, norm="none", projection="off", schedule="constant", delay=
 
 
 def learner(config, dtype=torch.float32):
-    task = make_task(config.operation, config.modulus, config.fraction, 0)
-    return Learner(config.resolved(), task, make_model(config, task.size, 1).to(dtype), 2)
+    task, methods = make_task(config.operation, config.modulus, config.fraction, 0), make(config.plasticity, 3)
+    model = make_model(config, task.size, 1)
+    for method in methods:
+        method.prepare(model)
+    return Learner(config.resolved(), task, model.to(dtype), 2, methods)
 
 
 def literal(config, updates):
@@ -70,6 +76,89 @@ def test_each_optimiser_is_its_literal_reference(variant):
         made.update()
     for (name, p), expected in zip(made.model.named_parameters(), literal(config, 8).parameters(), strict=True):
         torch.testing.assert_close(p, expected, rtol=1e-6, atol=1e-8, msg=name)
+
+
+ACTING = {
+    "reset": "reset:period=2",
+    "shrink-perturb": "shrink-perturb:period=2",
+    "redo": "redo:period=2,tau=1",
+    "cbp": "cbp:rate=0.5,maturity=0",
+    "hare-tortoise": "hare-tortoise:period=2",
+    "dash": "dash:period=2",
+    "fire": "fire:period=2",
+    "snr": "snr:level=0.5,longest=2",
+    "regrama": "regrama:period=2,tau=1",
+    "optimizer-reset": "optimizer-reset:period=2",
+    "adam-rel": "adam-rel:period=2",
+    "c-chain": "c-chain:after=2,window=2",
+}
+REFUSED = {
+    "transformer": {
+        "injection": "Transformer is no Sequential, nor torso and head: name its head=",
+        "infer": "the output layer head of Transformer reads final_norm, and no nonlinearity",
+    },
+    "mlp": {
+        "crelu": "activation1 of MLP cannot be replaced: it follows add",
+        "injection": "MLP is no Sequential, nor torso and head: name its head=",
+    },
+}
+
+
+@pytest.mark.parametrize("model", REFUSED)
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in OPTIONS])
+def test_every_method_trains_or_is_refused(name, model):
+    config = replace(SMALL, model=model, plasticity=(ACTING.get(name, name),))
+    if name in REFUSED[model]:
+        with pytest.raises(ValueError, match=REFUSED[model][name]):
+            learner(config)
+        return
+    made, plain = learner(config), learner(replace(config, plasticity=()))
+    for _ in range(4):
+        made.update()
+        plain.update()
+    assert all(parameter.isfinite().all() for parameter in made.model.parameters())
+    pairs = zip(made.model.parameters(), plain.model.parameters(), strict=False)
+    assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in pairs)
+    norms = nap.weight_norms(made.model)
+    for weight, norm in made.projection.initial_norms.items():
+        assert norms[weight].item() == pytest.approx(float(norm), rel=1e-5), weight
+
+
+def test_a_method_that_is_off_has_no_effect():
+    plain = learner(SMALL)
+    specs = ("reset:period=inf", "l2-init:strength=0", "c-chain:strength=0", "fire:at=inf", "snr:period=inf")
+    made = learner(replace(SMALL, plasticity=specs))
+    for _ in range(5):
+        plain.update()
+        made.update()
+    assert all(map(torch.equal, plain.model.parameters(), made.model.parameters()))
+
+
+def test_a_penalty_is_in_the_loss_and_not_in_the_signal(monkeypatch):
+    made = learner(replace(SMALL, plasticity=("weight-decay:strength=0.1,kind=l2",)))
+    heard = []
+    monkeypatch.setattr(made.signal, "note", lambda update, error: heard.append(error))
+    loss, error = made.loss(made.pairs, made.answers)
+    squares = sum(parameter.detach().square().sum() for parameter in made.model.parameters())
+    assert (loss - error).item() == pytest.approx(0.05 * squares.item(), rel=1e-4)
+    made.update()
+    assert 0 < heard[0] < 3 < loss.item()
+
+
+@pytest.mark.parametrize("model", ["transformer", "mlp"])
+def test_fresh_weights_are_drawn_as_the_first_ones(model):
+    made = make_model(replace(SMALL, model=model), 97, 1)
+    layers = [name for name, part in made.named_modules() if isinstance(part, torch.nn.Linear | torch.nn.Embedding)]
+    fresh = draw_network(made, layers, torch.Generator().manual_seed(2))
+    first = dict(made.named_parameters())
+    assert fresh.keys() == {f"{layer}.weight" for layer in layers}
+    for name, value in fresh.items():
+        assert value.std().item() == pytest.approx(first[name].std().item(), rel=0.1), name
+
+
+def test_a_second_minibatch_needs_a_size():
+    with pytest.raises(ConfigError, match="--batch-size 0 has all training pairs in each minibatch: CChain needs"):
+        learner(replace(SMALL, batch_size=0, plasticity=("c-chain",)))
 
 
 def test_omnigrok_holds_the_global_norm():
@@ -152,7 +241,7 @@ def test_precision_is_that_of_the_products(precision):
     made = learner(replace(SMALL, precision=precision))
     seen = []
     made.model.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    loss = made.loss(made.pairs, made.answers)
+    loss, _ = made.loss(made.pairs, made.answers)
     assert seen == [{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]]
     assert loss.dtype == torch.float32
     with torch.no_grad():
@@ -166,8 +255,9 @@ def test_precision_is_that_of_the_products(precision):
         replace(FREE, optimizer="grokfast-ema"),
         replace(FREE, optimizer="omnigrok"),
         replace(SMALL, optimizer="muon"),
+        replace(SMALL, plasticity=("redo:period=3,tau=1", "upgd", "c-chain:after=3,window=4", "fire:at=6")),
     ],
-    ids=["projection", "grokfast-ema", "omnigrok", "muon"],
+    ids=["projection", "grokfast-ema", "omnigrok", "muon", "methods"],
 )
 def test_a_state_between_two_projections_goes_on_to_the_bit(config):
     whole, parts = learner(config), learner(config)
@@ -226,4 +316,4 @@ def updated(made):
     made._loss = lambda *batch: found.append(loss(*batch)) or found[-1]
     made.update()
     made._loss = loss
-    return found[0].detach()
+    return found[0][1]
