@@ -234,7 +234,8 @@ def find_fleet(config: DQNConfig, seeds: Sequence[int]) -> list[RunDir] | None:
         raise ConfigError(f"{str(start.path)!r} is no run of a fleet: resume it without --seeds")
     if gone := [str(run.path) for run in runs if not run.config.is_file()]:
         raise ConfigError(
-            f"{gone[0]!r}, a run of the fleet of {str(start.path)!r}, is gone: resume each of the others without --seeds"
+            f"{gone[0]!r}, a run of the fleet of {str(start.path)!r}, is gone: "
+            "resume the others one by one, without --seeds"
         )
     there = [load_settings(DQNConfig, run).seed for run in runs]
     if there != list(seeds):

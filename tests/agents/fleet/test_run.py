@@ -92,7 +92,9 @@ def in_child(work: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.parametrize("options", [{"plasticity": ("redo:period=3",), "nap": True, "threads": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"plasticity": ("redo:period=3", "c-chain:after=9,window=20"), "nap": True, "threads": 2}], ids=str
+)
 def test_nothing_is_lost_however_often_a_fleet_is_killed(options, tmp_path, capfd):
     deaths, draws = 6, random.Random(1)
     options = options | {"steps": 160, "checkpoint_interval": 10}
@@ -245,7 +247,7 @@ def test_nothing_is_left_of_a_fleet_that_cannot_begin(options, tmp_path):
     if not options:
         (tmp_path / "all-s1").mkdir()
     before = list(tmp_path.iterdir())
-    with pytest.raises(ConfigError, match="^(--seeds: |run '.*all-s1' exists)"):
+    with pytest.raises(ConfigError, match=r"^(--seeds: |run '.*all-s1' exists)"):
         fleet(tmp_path, "all", **options)
     assert list(tmp_path.iterdir()) == before
 
@@ -277,7 +279,7 @@ def test_a_damaged_checkpoint_takes_the_fleet_to_the_one_before(tmp_path, monkey
 def test_a_fleet_without_one_of_its_directories_says_how_the_others_go_on(tmp_path, monkeypatch):
     killed(tmp_path, monkeypatch)
     shutil.rmtree(tmp_path / "all-s5")
-    with pytest.raises(ConfigError, match="all-s5.*is gone: resume each of the others without --seeds"):
+    with pytest.raises(ConfigError, match=r"all-s5.*is gone: resume the others one by one, without --seeds"):
         fleet(tmp_path, "all", resume="auto")
 
 
