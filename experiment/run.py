@@ -292,8 +292,6 @@ class Run(ABC, Generic[Config]):
         how = {"keep": keep, "kept_steps": self.kept_steps, "rows": self.segments}
         saved = checkpoint.save_or_warn(self.directory.checkpoints, self.step, state, **how)
         self.saved_at = self.step if saved else self.saved_at
-        if saved and self.made_by["trained"] == "alone":
-            self.directory.fleet.unlink(missing_ok=True)  # from now on it is no run of the fleet that it began in
         return saved
 
     # --- how it ends
