@@ -181,7 +181,9 @@ class FleetRun:
         """So many steps from here, but no further than the next checkpoint: no group gets two of them ahead."""
         step, interval = self.living[0].step, self.config.checkpoint_interval
         saves = [asked for asked in self.living[0].kept_steps if asked > step]
-        return min(step + chunk, *saves, *[(step // interval + 1) * interval] * bool(interval))
+        if interval:
+            saves.append((step // interval + 1) * interval)
+        return min([step + chunk, *saves])
 
     def live_metrics(self) -> dict[str, str]:
         """The metrics of the live view: the means over the members that go on; none if none does."""
