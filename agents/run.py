@@ -138,6 +138,13 @@ class AgentRun(Run[DQNConfig]):
     def check(self) -> None:
         self.trainer.monitor.check()
 
+    def save(self) -> bool:
+        """Save as every run does; what trains alone is then no more of the fleet that it began in."""
+        before, saved = self.saved_at, super().save()
+        if self.saved_at != before and self.made_by["trained"] == "alone":
+            self.directory.fleet.unlink(missing_ok=True)
+        return saved
+
     def headline(self) -> str:
         config = self.config
         lines = [

@@ -14,12 +14,12 @@ def parse_seeds(text: str) -> list[int]:
     """The seeds of a list of numbers and ranges; ConfigError, in one line, for anything else."""
     seeds: list[int] = []
     for part in text.split(","):
-        if (found := re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part, re.ASCII)) is None:
+        if (found := re.fullmatch(r"\s*(\d{1,99})(?:-(\d{1,99}))?\s*", part, re.ASCII)) is None:
             raise ConfigError(f"--seeds {text}: {part!r} is no seed; give numbers and ranges, as 0-9 or 0,3,5-7")
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first:
             raise ConfigError(f"--seeds {text}: {part!r} ends before it begins; {last}-{first} would be right")
-        if last - first >= MOST:
+        if len(seeds) + last - first >= MOST:
             raise ConfigError(f"--seeds {text}: a fleet has at most {MOST:,} members")
         seeds += range(first, last + 1)
     if twice := [seed for seed in seeds if seeds.count(seed) > 1]:

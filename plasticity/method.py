@@ -105,10 +105,16 @@ class Method:
 
 
 class EachMember(Method):
-    """Runs the `after_update` of each of N methods, on that member's features."""
+    """Runs the `after_update` of each of N methods, on that member's features.
+
+    Raises ValueError for methods with a penalty, which would be left out.
+    """
 
     def __init__(self, members: Sequence[Method]) -> None:
-        self.members = list(members)
+        self.members, first = list(members), members[0]
+        of_batch = type(first).batch_penalty is not Method.batch_penalty and not first.is_off
+        if of_batch or first.penalty() is not None:
+            raise ValueError(f"{type(first).__name__} cannot be stacked: it has a penalty, and no stacked one")
 
     def after_update(self, update: int, features: Features | None = None) -> None:
         for number, member in enumerate(self.members):

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 
 from agents.fleet.trainer import FleetTrainer
+from agents.names import command_of
 from agents.run import AgentRun
 from agents.training.trainer import Trainer
 from experiment.failure import FAILURES, reason_for
+from experiment.guard import NonFinite
 from experiment.interrupt import Interrupt
+
+SAYING = Lock()
+"""Held while a group says which member has failed, and why: two may at once."""
 
 
 class Group:
@@ -70,8 +76,11 @@ class Group:
         """End the run of one member; the others go on."""
         run = self.members[place]
         assert run is not None
-        print(f"seed {run.config.seed}:", flush=True)
-        run.fail(error)
+        if isinstance(error, NonFinite):  # behind the others it can only go on alone
+            run.command = command_of(run.config.agent)
+        with SAYING:
+            print(f"seed {run.config.seed}:", flush=True)
+            run.fail(error)
         self.failures.append(f"seed {run.config.seed}: {str(reason_for(run, error)).partition('. ')[0]}")
         self.trainer.alive[place] = False
 

@@ -20,10 +20,10 @@ from agents.networks.convolution import PixelConv2d
 from experiment.config import ConfigError
 from experiment.layout import compiled
 from plasticity.features import FeatureTap
-from plasticity.method import Batch, Method
+from plasticity.method import Batch, EachMember, Method
 
-OWN = ("act", "bootstrap", "backward", "update", "after_update", "sync_target")
-"""Methods of `DQN` whose work `FleetLearner` does: an agent that overrides one of them would be ignored."""
+OWN = ("act", "bootstrap", "backward", "update", "after_update", "sync_target", "state_dict", "load_state_dict")
+"""Methods of `DQN` that an agent must not override: `FleetLearner` does their work, and keeps one agent's state."""
 
 
 class FleetLearner:
@@ -145,7 +145,10 @@ class FleetLearner:
 
     def _stacked(self, members: Sequence[Method]) -> Method:
         try:
-            return members[0].stacked(members, self)
+            both = members[0].stacked(members, self)
+            if not isinstance(both, EachMember):
+                check_known(type(members[0]))
+            return both
         except ValueError as error:
             raise ConfigError(f"--seeds: {error}") from None
 
@@ -193,6 +196,14 @@ def _unbound(tensors: Any, axis: int) -> list[Any]:
     return [pytree.tree_unflatten(part, structure) for part in parts]
 
 
+def check_known(kind: type[Method]) -> None:
+    """Raises ValueError for a subclass whose base is stacked, and that adds what this knows nothing of."""
+    known = next(base for base in kind.__mro__ if "stacked" in vars(base))
+    for hook in ("penalty", "batch_penalty", "after_update"):
+        if getattr(kind, hook) is not getattr(known, hook):
+            raise ValueError(f"{kind.__name__} cannot be stacked: it overrides {hook} of {known.__name__}, not stacked")
+
+
 def own_code(method: MethodType) -> MethodType:
     """The method with a code object of its own: torch keeps what it compiles by code, and little for each."""
     function = method.__func__
@@ -237,7 +248,7 @@ def _check(agent: DQN) -> None:
     kind = type(agent)
     if own := [name for name in OWN if getattr(kind, name) is not getattr(DQN, name)]:
         raise ConfigError(
-            f"--seeds: {kind.__name__} overrides {own[0]}, which a fleet does for all its members at once"
+            f"--seeds: {kind.__name__} overrides {own[0]}: in a fleet an agent overrides targets and loss alone"
         )
     if not agent.low_precision.is_original:
         raise ConfigError("--seeds: a fleet computes in fp32: leave out --precision bf16")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +22,7 @@ from agents.run import AgentRun
 from agents.training.pace import Pace
 from agents.training.trainer import Trainer
 from experiment.config import ConfigError
+from experiment.determinism import rng_state, set_rng_state
 from experiment.failure import FAILURES
 from experiment.interrupt import Interrupt
 from experiment.layout import configure_compiler
@@ -39,8 +42,9 @@ class FleetRun:
     """Runs of the same settings with the given seeds, ready to train together.
 
     Every member is an `AgentRun`: built, saved, evaluated and concluded as if it were alone. A fleet is resumed from
-    the newest step of which most of its members have a checkpoint. A member that is finished, or that stopped before
-    that step because it diverged, keeps its place in the stack, but not its work.
+    the newest step of which its members have checkpoints. A member that is finished, that stopped before that step
+    because it diverged, or that was resumed alone, keeps its place in the stack, but not its work. If a fleet cannot
+    begin, nothing is left of it.
     """
 
     def __init__(self, config: DQNConfig, seeds: Sequence[int]) -> None:
@@ -48,17 +52,37 @@ class FleetRun:
         found = None if config.resume is None else find_fleet(config, self.seeds)
         if config.resume is not None and found is None:
             print(f"no unfinished fleet of these settings in {config.root!r}: a new one begins")
-        directories: list[RunDir | None] = [None] * len(seeds) if found is None else list(found)
-        at = common_step([directory for directory in directories if directory is not None])
-        self.members = [self._member(config, *pair, at) for pair in zip(self.seeds, directories, strict=True)]
-        if not (living := [member for member in self.members if member is not None]):
-            raise ConfigError("every run of this fleet is finished")
-        self.config = living[0].config
         if found is None:
-            names = to_json([member.directory.path.name for member in living]) + "\n"
+            check_kept(config)
+        with ExitStack() as undo:
+            self.members = self._members(config, found, undo)
+            if not (living := [member for member in self.members if member is not None]):
+                raise ConfigError("every run of this fleet is finished, or goes on alone")
+            self.config = living[0].config
+            self.groups = [self._group(places) for places in self._places()]
+            names = to_json([run.path.name for run in found or (member.directory for member in living)]) + "\n"
             for member in living:
-                write_atomic(member.directory.fleet, names)
-        self.groups = [self._group(places) for places in self._places()]
+                member.command += f" --seeds {as_text(seeds)}"
+                if not member.directory.fleet.is_file():
+                    write_atomic(member.directory.fleet, names)
+            undo.pop_all()
+
+    def _members(self, config: DQNConfig, found: list[RunDir] | None, undo: ExitStack) -> list[AgentRun | None]:
+        """The run of each seed, at the step from which all can go on; `undo` takes back what is opened and made."""
+        directories = [None] * len(self.seeds) if found is None else found
+        while True:
+            at = common_step([directory for directory in found or () if is_member(directory)])
+            members: list[AgentRun | None] = []
+            try:
+                for seed, directory in zip(self.seeds, directories, strict=True):
+                    members.append(self._member(config, seed, directory, at))
+                    undo.callback(_take_back, members[-1])
+            except ConfigError:
+                if at == common_step([directory for directory in found or () if is_member(directory)]):
+                    raise
+                undo.close()  # a checkpoint was found to be damaged: they go on from the one before
+            else:
+                return members
 
     def _places(self) -> list[list[int]]:
         """The places of the members that each thread trains: as even as can be, on a GPU all in one."""
@@ -73,9 +97,15 @@ class FleetRun:
         trained = f"in a fleet of {len(self.seeds)}"
         if directory is None:
             name = None if config.name is None else f"{config.name}-s{seed}"
-            return AgentRun(replace(config, seed=seed, name=name, resume=None), trained=trained)
+            own = replace(config, seed=seed, name=name)
+            if name is not None and (begun := find_resumed(own)) is not None and not (begun.steps() or begun.finished):
+                return AgentRun(replace(own, resume=str(begun.path)), 0, trained)  # killed before all had directories
+            return AgentRun(replace(own, resume=None), trained=trained)
         if directory.finished:
             print(f"seed {seed} is finished: {directory.result}")
+            return None
+        if not is_member(directory):
+            print(f"seed {seed} goes on alone, as it has before: {directory.path}")
             return None
         if at and at not in checkpoint.whole_steps(directory.checkpoints):
             print(f"seed {seed} stopped before agent step {at:,}, where the others are: {directory.path} is left alone")
@@ -84,8 +114,12 @@ class FleetRun:
 
     def _spare(self, seed: int) -> Trainer:
         """What stands in the place of a member that does not go on."""
+        kept = rng_state()
         trainer = single.build_trainer(replace(self.config, seed=seed))
+        fellow = next(member for member in self.members if member is not None)
+        trainer.agent.load_state_dict(deepcopy(fellow.trainer.agent.state_dict()))  # as many updates as the others
         trainer.open()
+        set_rng_state(kept)
         return trainer
 
     @property
@@ -137,17 +171,24 @@ class FleetRun:
                     step.result()
                 chunk = max(1, round(chunk * min(2.0, CHUNK_SECONDS / max(time.monotonic() - began, 1e-6))))
                 self.pace.note()
+                if self.living and self.living[0].trainer is not first:  # it has stopped, and its counts with it
+                    first = self.living[0].trainer
+                    self.pace = Pace(first)
                 if self.living:
                     progress.update(self.living[0].step, self.live_metrics)
 
     def _stop_after(self, chunk: int) -> int:
         """So many steps from here, but no further than the next checkpoint: no group gets two of them ahead."""
         step, interval = self.living[0].step, self.config.checkpoint_interval
-        return min(step + chunk, (step // interval + 1) * interval) if interval else step + chunk
+        saves = [asked for asked in self.living[0].kept_steps if asked > step]
+        if interval:
+            saves.append((step // interval + 1) * interval)
+        return min([step + chunk, *saves])
 
     def live_metrics(self) -> dict[str, str]:
-        """The metrics of the live view: the means over the members."""
-        trainers = [run.trainer for run in self.living]
+        """The metrics of the live view: the means over the members that go on; none if none does."""
+        if not (trainers := [run.trainer for run in self.living]):
+            return {}
         first, returns = trainers[0], [np.mean(trainer.returns) for trainer in trainers if trainer.returns]
         spread = f"{np.mean(returns):.1f} ({min(returns):.1f} to {max(returns):.1f})" if returns else "-"
         return {
@@ -163,6 +204,7 @@ class FleetRun:
 def refusal(config: DQNConfig) -> str:
     """Why a fleet refuses settings, in one line, or "": two agents are stacked."""
     try:
+        check_kept(config)
         FleetLearner([single.bare_agent(replace(config, device="cpu")) for _ in range(2)])
     except ConfigError as error:
         return str(error).removeprefix("--seeds: ")
@@ -190,8 +232,13 @@ def find_fleet(config: DQNConfig, seeds: Sequence[int]) -> list[RunDir] | None:
         start = next((run for run in found if run is not None and run.fleet.is_file()), None)
     if start is None:
         return None
-    if not (runs := [RunDir.open(run.path) for run in start.fellows()]):
+    if not (runs := start.fellows()):
         raise ConfigError(f"{str(start.path)!r} is no run of a fleet: resume it without --seeds")
+    if gone := [str(run.path) for run in runs if not run.config.is_file()]:
+        raise ConfigError(
+            f"{gone[0]!r}, a run of the fleet of {str(start.path)!r}, is gone: "
+            "resume the others one by one, without --seeds"
+        )
     there = [load_settings(DQNConfig, run).seed for run in runs]
     if there != list(seeds):
         raise ConfigError(
@@ -200,11 +247,34 @@ def find_fleet(config: DQNConfig, seeds: Sequence[int]) -> list[RunDir] | None:
     return runs
 
 
-def common_step(directories: Sequence[RunDir]) -> int | None:
-    """The newest step of which most of the unfinished runs have a checkpoint; 0: they begin again; None: none goes on.
+def is_member(directory: RunDir) -> bool:
+    """Whether a run of a fleet still goes on in it: the first checkpoint of one that goes on alone ends that."""
+    return directory.fleet.is_file() or not directory.has_checkpoint()
 
-    Members are saved one after another, so a crash may leave some of them a checkpoint ahead.
+
+def common_step(directories: Sequence[RunDir]) -> int | None:
+    """The step that the unfinished runs go on from; 0: they begin again; None: none goes on.
+
+    It is that of one of the two newest checkpoints of the run that has come furthest: of the one that more runs have.
+    Members are saved one after another, so a crash may leave some of them a checkpoint ahead. Members that diverged
+    before are behind, however many they are.
     """
     steps = [checkpoint.whole_steps(run.checkpoints) for run in directories if not run.finished]
-    votes = Counter(step for own in steps for step in (own if len(own) >= KEPT else [*own, 0]))
-    return max(votes, key=lambda step: (votes[step], step)) if votes else None
+    steps = [own if len(own) >= KEPT else [*own, 0] for own in steps]
+    furthest = max(steps, default=[])[:KEPT]
+    return max(furthest, key=lambda step: (sum(step in own for own in steps), step), default=None)
+
+
+def check_kept(config: DQNConfig) -> None:
+    """Raises ConfigError for settings with which a crash amid its saves could leave a fleet no common step."""
+    if config.keep_checkpoints != "every" and config.keep_checkpoints < KEPT:
+        raise ConfigError(f"--seeds: a fleet keeps {KEPT} checkpoints or more: leave out --keep-checkpoints 1")
+
+
+def _take_back(member: AgentRun | None) -> None:
+    """Closes a run that does not begin, and removes its directory if it has made it."""
+    if member is not None:
+        member.tracker.close()
+        if member.resumed is None:
+            shutil.rmtree(member.directory.path, ignore_errors=True)
+            member.directory.unlock()

@@ -46,6 +46,9 @@ class FleetTrainer:
         """One action in each environment of each member, and the updates that it earns; `rows` gives the metrics."""
         began = time.perf_counter()
         begun = {number: trainer.begin_step() for number, trainer in self.living}
+        for trainer, alive in zip(self.trainers, self.alive, strict=True):
+            if not alive:  # another rate than that of the others would keep their optimisers apart
+                trainer.agent.schedule.move_to(max(self.first.agent_step - self.config.update_start, 0))
         actions = self._act({number: epsilon for number, (_, epsilon) in begun.items()})
         for number, trainer in self.living:
             trainer.env.send(actions[number])

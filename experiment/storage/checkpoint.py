@@ -226,8 +226,8 @@ def load_latest(directory: Path, only: Collection[str] | None = None, step: int 
 
 
 def whole_steps(directory: Path) -> list[int]:
-    """The steps of the checkpoints that look complete, the newest first."""
-    return [int(path.name) for path in _newest_first(directory) if _looks_whole(path)]
+    """The steps of the checkpoints that look complete, the newest first, without those found damaged on loading."""
+    return [int(path.name) for path in _newest_first(directory) if path not in _damaged and _looks_whole(path)]
 
 
 def load_for_resume(run: RunDir, at: int | None = None) -> Checkpoint | None:

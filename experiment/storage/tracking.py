@@ -143,7 +143,13 @@ class _WandB:
     def __init__(self, name: str, config: Mapping[str, Any], directory: Path) -> None:
         wandb = importlib.import_module(MODULES["wandb"])
         self._run = wandb.init(
-            project="rewarm", id=name, name=name, config=dict(config), dir=str(directory), resume="allow"
+            project="rewarm",
+            id=name,
+            name=name,
+            config=dict(config),
+            dir=str(directory),
+            resume="allow",
+            reinit="create_new",  # a fleet has a run for each seed at once
         )
 
     def log(self, row: Mapping[str, Any]) -> None:

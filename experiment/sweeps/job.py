@@ -39,6 +39,10 @@ class Job:
         """The runs that its process makes."""
         return (self,)
 
+    def parts(self) -> tuple["Job", ...]:
+        """What goes on when another process has left it: itself."""
+        return (self,)
+
     def left(self) -> list["Job"]:
         """Those of its runs that have no result."""
         return [run for run in self.runs if run.state() != "done"]
@@ -93,13 +97,21 @@ class FleetJob(Job):
 
     Attributes:
         members: the runs. What the process prints is in the log of the first.
+        names: the names of all runs of the fleet, also of those that are finished or go on alone.
     """
 
     members: tuple[Job, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def runs(self) -> tuple[Job, ...]:
         return self.members
+
+    def parts(self) -> tuple[Job, ...]:
+        """Its runs one by one, if another sweep has begun them otherwise."""
+        begun = [run for run in self.members if RunDir(run.directory).path.exists()]
+        fleets = {tuple(each.path.name for each in RunDir(run.directory).fellows()) for run in begun}
+        return (self,) if fleets <= {self.names} else self.members
 
     @property
     def log(self) -> Path:

@@ -159,7 +159,8 @@ class Packing:
         command = party[0].fleet_command(seeds)
         text, name = (command[command.index(option) + 1] for option in ("--seeds", "--name"))
         resume = (*members[0].resume, "--seeds", text)
-        return FleetJob(f"{name}-s{text}", command, members[0].directory, resume, members=members)
+        names = tuple(f"{name}-s{seed}" for seed in seeds)
+        return FleetJob(f"{name}-s{text}", command, members[0].directory, resume, members=members, names=names)
 
 
 def _parts(party: list[Any], processes: int, parties: int) -> list[list[Any]]:

@@ -212,7 +212,7 @@ class _Sweep:
 
     def _start_jobs(self) -> None:
         if self.elsewhere and time.monotonic() >= self.look_again and not any(job.is_ready() for job in self.waiting):
-            self.waiting.extend(self.elsewhere)
+            self.waiting.extend(part for job in self.elsewhere for part in job.parts())
             self.elsewhere.clear()
             self.look_again = time.monotonic() + LOOK_AGAIN
         while self.executor.room() and time.monotonic() >= self.start_again and (job := self._next()):

@@ -115,6 +115,27 @@ def test_runs_go_on_as_they_began(tmp_path):
     assert seeds(jobs(planned(tmp_path, seeds=7))) == [[0], [1], [2], [3, 5, 6], [4]]  # a fleet of which one is gone
 
 
+def test_a_run_that_went_on_alone_does_so_again(tmp_path):
+    fleet = begin(tmp_path, (0, 1, 2))
+    fleet[0].fleet.unlink()
+    made = jobs(planned(tmp_path, seeds=3))
+    assert seeds(made) == [[0], [1, 2]]
+    assert [job.argv()[3:] for job in made] == [
+        ("--resume", str(fleet[0].path)),
+        ("--resume", str(fleet[1].path), "--seeds", "0-2"),
+    ]
+
+
+def test_a_fleet_that_another_sweep_began_otherwise_goes_on_run_by_run(tmp_path):
+    small, large = (planned(tmp_path, "--processes", str(processes), seeds=4) for processes in (2, 1))
+    waiting, (whole,) = jobs(small), jobs(large)
+    assert seeds(waiting) == [[0, 1], [2, 3]]
+    assert seeds([part for job in waiting for part in job.parts()]) == [[0, 1], [2, 3]]
+    begin(tmp_path, (0, 1, 2, 3))
+    assert seeds([part for job in waiting for part in job.parts()]) == [[0], [1], [2], [3]]
+    assert whole.parts() == (whole,)
+
+
 def test_a_fleet_without_a_checkpoint_begins_again_with_the_seeds_that_are_asked_for(tmp_path):
     begin(tmp_path, (0, 1, 4), saved=False)
     assert seeds(jobs(planned(tmp_path, seeds=5))) == [[0, 1, 4], [2, 3]]
@@ -155,6 +176,11 @@ OTHER = "of the networks only MinAtar's is known to be faster in fleets; --dry-r
             ["--arm", "a:--precision bf16"],
             GAME,
             ["arm a: single runs: a fleet computes in fp32: leave out --precision bf16"],
+        ),
+        (
+            ["--arm", "a:--keep-checkpoints 1"],
+            GAME,
+            ["arm a: single runs: a fleet keeps 2 checkpoints or more: leave out --keep-checkpoints 1"],
         ),
         (["--arm", "a:", "--arm", "b:--nap"], "Catch", [f"arms a, b: single runs: {OTHER}"]),
         (["--arm", "a:", "--fleet", "on"], "Catch", ["arm a: fleets: --fleet on"]),

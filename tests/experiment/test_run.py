@@ -260,6 +260,22 @@ def test_wandb_that_fails_stops_nothing(tmp_path, monkeypatch, broken):
     assert (tmp_path / "m.jsonl").read_text() == '{"a": 1}\n{"a": 2}\n'
 
 
+def test_each_run_of_a_process_has_a_wandb_run_of_its_own(tmp_path, monkeypatch):
+    begun: list[list[dict]] = []
+
+    def init(reinit: str = "default", **_):
+        if not begun or reinit == "create_new":  # by default wandb returns the run that is active
+            begun.append([])
+        return types.SimpleNamespace(log=begun[-1].append, finish=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    trackers = [Tracker(tmp_path / f"{seed}.jsonl", track="wandb") for seed in range(2)]
+    for seed, tracker in enumerate(trackers):
+        tracker.log({"seed": seed})
+        tracker.close()
+    assert begun == [[{"seed": 0}], [{"seed": 1}]]
+
+
 def shown(run, name):
     """What TensorBoard shows of a curve: (step, value)."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

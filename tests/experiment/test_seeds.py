@@ -23,6 +23,8 @@ def test_numbers_and_ranges(text, seeds):
         ("3-1", "ends before it begins; 1-3 would be right"),
         ("0-3,2", "the seed 2 is there twice"),
         ("0-5000", "at most 1,000 members"),
+        ("0-998,1000-1001", "at most 1,000 members"),
+        ("1" * 5000, "is no seed"),
     ],
 )
 def test_anything_else_is_refused_in_one_line(text, message):

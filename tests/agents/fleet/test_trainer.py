@@ -13,19 +13,24 @@ import numpy as np
 import pytest
 import torch
 
+from agents.dqn import DQN
 from agents.fleet.trainer import FleetTrainer
+from agents.networks.encoders import QNetwork
 from agents.run import build_trainer
 from agents.training.trainer import Trainer
 from experiment.config import ConfigError
 from experiment.determinism import configure
 from plasticity.c_chain import CChain
+from plasticity.l2_init import L2Init
 from plasticity.method import Method
+from plasticity.reset import Reset
 from tests.agents.test_dqn import RAINBOW
 from tests.agents.toys import CATCH, catch_trainer
 
 SEEDS = (0, 3, 4)
 AGENTS = ("dqn", "rainbow", "der")
 DER = RAINBOW | {"n_step": 20, "max_grad_norm": 10.0}
+C_CHAIN = "c-chain:after=20,window=50"
 METHODS = (
     "nap",
     "hyperball",
@@ -140,6 +145,7 @@ def test_a_member_equals_its_seed_alone_on_minatar(settings, updates):
         {"utd": Fraction(3, 7), "num_envs": 2},
         {"num_envs": 3, "overlap": True, "nap": True},
         RAINBOW | {"nap": True, "n_step": 3},
+        RAINBOW | {"n_step": 3, "utd": Fraction(8), "nap": True, "plasticity": (C_CHAIN, "reset:period=7")},
         DER,
         {"distribution": "quantile", "augment": "drq", "prioritised": True, "utd": Fraction(3)},
         {"on_nonfinite": "skip", "schedule": "cosine"},
@@ -158,7 +164,7 @@ def test_a_member_equals_its_seed_alone_with_every_part_of_an_agent(settings, up
         {"utd": Fraction(8), "nap": True},
         RAINBOW | {"plasticity": ("redo:period=7,tau=0.5,samples=8",), "n_step": 3},
         {"distribution": "quantile", "augment": "drq"},
-        {"plasticity": ("c-chain:after=20,window=50",), "utd": Fraction(3)},
+        {"plasticity": (C_CHAIN,), "utd": Fraction(3)},
     ],
     ids=["nap", "rainbow-redo", "quantile-drq", "c-chain"],
 )
@@ -213,6 +219,74 @@ def test_members_whose_rates_differ_step_by_themselves():
 def test_a_method_that_cannot_be_stacked_is_refused_by_name(method):
     with pytest.raises(ConfigError, match=r"--seeds: \w+ cannot be stacked"):
         FleetTrainer(trainers(plasticity=(method,)), [True] * len(SEEDS))
+
+
+class Shrinking(L2Init):
+    """A method that does more after an update than its base, which is stacked."""
+
+    def after_update(self, update, features=None):
+        for parameter, _ in self._pairs:
+            parameter.data.mul_(0.9)
+
+
+class Penalised(Reset):
+    """A method with a penalty whose base is stacked and has none."""
+
+    def penalty(self):
+        return torch.ones(())
+
+
+class Counting(DQN):
+    """An agent with a state of its own."""
+
+    def state_dict(self):
+        return super().state_dict() | {"count": 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"plasticity": (f"{__name__}:Shrinking",)},
+            "Shrinking cannot be stacked: it overrides after_update of L2Init",
+        ),
+        ({"plasticity": (f"{__name__}:Penalised",)}, "Penalised cannot be stacked: it has a penalty"),
+        (
+            {"agent": f"{__name__}:Counting"},
+            "Counting overrides state_dict: in a fleet an agent overrides targets and loss alone",
+        ),
+    ],
+    ids=["after_update", "penalty", "state"],
+)
+def test_what_a_fleet_would_leave_out_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=f"--seeds: {message}"):
+        FleetTrainer(trainers(double=False, **settings), [True] * len(SEEDS))
+
+
+def test_a_parameter_without_a_gradient_has_no_step(monkeypatch):
+    init = QNetwork.__init__
+
+    def with_more(network: QNetwork, *args: Any, **options: Any) -> None:
+        init(network, *args, **options)
+        network.unused = torch.nn.Linear(3, 3)
+
+    monkeypatch.setattr(QNetwork, "__init__", with_more)
+    check_members(at=(1, 10))
+
+
+def test_members_that_have_made_other_numbers_of_steps_step_by_themselves():
+    alone, members = trainers(), trainers()
+    for group in (alone, members):  # as after a resume without --on-nonfinite skip
+        for trainer in group:
+            steps_to(trainer, 10)
+        for state in group[0].agent.optimizer.state.values():
+            state["step"].sub_(5)
+    fleet = FleetTrainer(members, [True] * len(SEEDS))
+    while fleet.first.updates < 20:
+        fleet.step()
+    for one, member in zip(alone, members, strict=True):
+        steps_to(one, 20)
+        assert difference(one, member) < 1e-8
 
 
 def test_low_precision_is_refused():
