@@ -21,7 +21,7 @@ from experiment.storage.run_dir import RunDir
 
 # Pong: a random game ends after about 900 agent steps, whatever the agent does
 TINY = ["--env=Pong", "--network=small", "--steps=260", "--update-start=100", "--log-interval=50"]
-TINY += ["--threads=1", "--compile=false"]
+TINY += ["--threads=1", "--compile=false", "--batch-size=8"]
 
 
 def command(*words, root):
@@ -86,7 +86,7 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stopped_run_goes_on_where_it_stopped(tmp_path, number):
     words = command("--name", "a", "--steps", 1000, "--utd", "3/7", "--eval-episodes", 0, root=tmp_path)
     run, metrics = tmp_path / "a", tmp_path / "a" / "metrics.jsonl"

@@ -9,10 +9,10 @@ from tests.agents.toys import catch_trainer, run
     "settings", [pytest.param({"schedule": "linear"}, marks=pytest.mark.slow), {"nap": True}], ids=["plain", "nap"]
 )
 def test_catch_is_solved(settings):
-    rows = run(catch_trainer(steps=9_000, **settings))
+    rows = run(catch_trainer(steps=6_000, **settings))
     scores = [row["episode_return"] for row in rows if "episode_return" in row]
     assert np.mean(scores[:50]) < -0.5
-    assert np.mean(scores[-100:]) > 0.8
+    assert np.mean(scores[-100:]) > 0.5
 
 
 def test_one_seed_gives_one_run_and_two_seeds_two():

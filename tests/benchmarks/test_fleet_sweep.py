@@ -254,6 +254,13 @@ def hashes(root: Path) -> dict[str, str]:
     return {path.parent.name: json.loads(path.read_text())["parameter_hash"] for path in root.glob("*/result.json")}
 
 
+def test_a_sweep_trains_two_seeds_in_one_process(tmp_path):
+    assert main(words(tmp_path, "--arm", "a:--nap --steps 150", "--fleet", "on", seeds=2)) == 0
+    assert {path.parent.name for path in tmp_path.glob("*/fleet.json")} == set(facts(tmp_path))
+    assert set(facts(tmp_path)) == {"a-MinAtar_Breakout-s0", "a-MinAtar_Breakout-s1"}
+
+
+@pytest.mark.slow
 def test_fleets_make_the_runs_that_single_runs_make(tmp_path):
     arm, other = ["--arm", "a:--nap --steps 300"], ["--arm", "b:--plasticity parseval"]
     together, alone = tmp_path / "together", tmp_path / "alone"

@@ -196,6 +196,7 @@ def slow(trainer, clock: Clock):
     return trainer
 
 
+@pytest.mark.slow
 def test_the_peak_memory_of_a_run_grows_with_its_replay(monkeypatch):
     monkeypatch.setattr(memory, "RUNS", [("der", "small")])
     small, large = (

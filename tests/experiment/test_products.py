@@ -61,6 +61,7 @@ def test_large_products_are_onednns_and_equal_the_others_within_rounding(monkeyp
         torch.testing.assert_close(other.double(), true, rtol=0, atol=bound)
 
 
+@pytest.mark.slow
 def test_matrices_may_lie_as_they_like(monkeypatch, tmp_path):
     whole, other = torch.randn(2 * WIDE, 2 * WIDE), torch.randn(WIDE, WIDE)
     parts = {

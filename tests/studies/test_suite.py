@@ -80,6 +80,7 @@ def rows(run: Path) -> int:
     return metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
 
 
+@pytest.mark.slow
 def test_a_suite_is_interrupted_watched_and_continued(tmp_path, command):
     root = tmp_path / "root" / "two"
     runs = [root / "up-s0", root / "down-s0"]
