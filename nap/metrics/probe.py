@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.func import functional_call
 from nap.graph.layers import as_rows, as_units, feature_layers, is_nonlinearity
 from nap.graph.norms import NormalizedActivation
 from nap.metrics import features as f
+from nap.metrics.eager import eagerly
 from nap.suggest import suggest
 
 Metric = tuple[str, float | None]
@@ -225,13 +225,10 @@ def untouched(model: nn.Module) -> Iterator[None]:
     states = [generator.get_state() for generator in own]
     tensors = chain(model.parameters(), model.buffers())
     devices = {tensor.device.index for tensor in tensors if tensor.is_cuda}
-    # A hook on a module inside compiled code is not called, and would compile the code again.
-    compiled = "torch._dynamo" in sys.modules
-    eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
     try:
         for module, _ in flags:
             module.training = False
-        with eager, torch.random.fork_rng(devices):
+        with eagerly(model), torch.random.fork_rng(devices):
             yield
     finally:
         for module, training in flags:
