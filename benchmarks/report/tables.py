@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from benchmarks.report.agreement import comparable, kind_of, list_of
 from benchmarks.report.played import described, total
 from benchmarks.report.published import STEPS, published_label
@@ -16,6 +18,7 @@ from envs.games import reference_scores
 from experiment.tables import with_bounds
 from experiment.values import counted
 
+ALL_GAMES = "all games, human-normalised"
 ENOUGH = 10
 """Fewest runs of a game for which bootstrap intervals reach about their nominal coverage."""
 
@@ -157,19 +160,29 @@ def games(summary: Summary) -> Table:
 
 
 def paired(scores: Scores) -> Table:
-    """How far each arm is from the first one with the same seeds; no rows unless both have two seeds of a game."""
+    """How far each arm is from the first one with the same seeds: in games with two of them, and over two games."""
     by_seed: dict[tuple[str, str], dict[str, float]] = {}
     for run in scores.runs:
         if run.settings is not None:  # elsewhere the number of a run need not be a seed
             by_seed.setdefault((run.game, run.arm), {})[run.run] = run.score
     first = scores.arms[0] if scores.arms else ""
     cells: Cells = {}
-    for (game, arm), own in by_seed.items():
+    over_games: dict[str, list[float]] = {}
+    for (game, arm), own in sorted(by_seed.items()):
         of_first = by_seed.get((game, first), {})
         found = [score - of_first[seed] for seed, score in own.items() if seed in of_first]
-        if arm != first and len(found) > 1:
+        if arm == first or not found:
+            continue
+        if len(found) > 1:
             cells[game, arm] = found
-    note = f"Mean raw score less that of {first} with the same seed, 95% Student-t interval, number of seeds (n)."
+        if game in reference_scores():
+            random, human = reference_scores()[game]
+            over_games.setdefault(arm, []).append(float(np.mean(found)) / (human - random))
+    cells |= {(ALL_GAMES, arm): found for arm, found in over_games.items() if len(found) > 1}
+    note = (
+        f"Mean raw score less that of {first} with the same seed, 95% Student-t interval, number of seeds (n). Over all "
+        "games: the mean of their human-normalised differences, and the number of games."
+    )
     return table_of_means("paired", f"Difference from {first}, paired by seed", note, cells, scores.arms)
 
 

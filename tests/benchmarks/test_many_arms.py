@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.report.summary import summarize
 from benchmarks.report.table import MOST_COLUMNS
-from benchmarks.report.tables import all_tables
-from envs.games import TALL_SCREENS
+from benchmarks.report.tables import ALL_GAMES, all_tables
+from envs.games import TALL_SCREENS, human_normalized
 from experiment.statistics import t_interval
 from tests.benchmarks.test_csv_files import HEADER, read
 
@@ -59,8 +59,16 @@ def test_differences_are_those_of_runs_with_the_same_seed(tmp_path):
     table = tables(tmp_path, ARMS[:3], left_out=[("arm1", "Pong", "1")])["paired"]
     assert table.title == "Difference from arm0, paired by seed"
     found = {(record["arm"], record["game"]): record for record in csv.DictReader(io.StringIO(table.csv()))}
-    assert set(found) == {(arm, game) for arm in ARMS[1:3] for game in ("Krull", "Pong")}
+    assert set(found) == {(arm, game) for arm in ARMS[1:3] for game in ("Krull", "Pong", ALL_GAMES)}
     for (arm, game), record in found.items():
+        if game == ALL_GAMES:
+            of_games = [found[arm, each] for each in ("Krull", "Pong")]
+            spans = [human_normalized(each["game"], 1) - human_normalized(each["game"], 0) for each in of_games]
+            values = [float(each["value"]) * span for each, span in zip(of_games, spans, strict=True)]
+            expected = t_interval(values)
+            assert int(record["runs"]) == 2
+            assert [float(record[key]) for key in ("value", "low", "high")] == pytest.approx(list(expected))
+            continue
         seeds = [seed for seed in SEEDS if (arm, game, seed) != ("arm1", "Pong", "1")]
         expected = t_interval([score(arm, game, seed) - score("arm0", game, seed) for seed in seeds])
         assert int(record["runs"]) == len(seeds)
@@ -70,4 +78,5 @@ def test_differences_are_those_of_runs_with_the_same_seed(tmp_path):
 def test_runs_of_elsewhere_are_not_paired_by_their_numbers(tmp_path):
     assert "paired" not in tables(tmp_path, ARMS[:2], settings="")
     alone = [(arm, game, seed) for arm in ARMS[:2] for game in ("Krull", "Pong") for seed in SEEDS[1:]]
-    assert "paired" not in tables(tmp_path, ARMS[:2], left_out=alone)
+    assert [row[0] for row in tables(tmp_path, ARMS[:2], left_out=alone)["paired"].rows] == [ALL_GAMES]
+    assert "paired" not in tables(tmp_path, ARMS[:2], games=["Pong"], left_out=alone)
