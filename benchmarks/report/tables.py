@@ -180,8 +180,8 @@ def paired(scores: Scores) -> Table:
             over_games.setdefault(arm, []).append(float(np.mean(found)) / (human - random))
     cells |= {(ALL_GAMES, arm): found for arm, found in over_games.items() if len(found) > 1}
     note = (
-        f"Mean raw score less that of {first} with the same seed, 95% Student-t interval, number of seeds (n). Over all "
-        "games: the mean of their human-normalised differences, and the number of games."
+        f"Mean raw score less that of {first} with the same seed, 95% Student-t interval, number of seeds (n). "
+        "Over all games: the mean of their human-normalised differences, and the number of games."
     )
     return table_of_means("paired", f"Difference from {first}, paired by seed", note, cells, scores.arms)
 
