@@ -124,11 +124,12 @@ def episodes(rows: list[dict]) -> list[dict]:
     return [row for row in rows if "episode" in row]
 
 
+@pytest.mark.parametrize("make", [catch_trainer, pytest.param(minatar_trainer, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_member_equals_its_seed_alone_with_every_method_that_is_stacked(method):
+def test_a_member_equals_its_seed_alone_with_every_method_that_is_stacked(method, make):
     # Clipped to one bound, a weight and a bias cancel on black and white frames: ReLU then sees 0 or 1e-18, by chance.
     with_nap = method == "nap" or method.startswith("weight-clipping")
-    check_members(plasticity=(method,) if method != "nap" else (), nap=with_nap)
+    check_members(make=make, plasticity=(method,) if method != "nap" else (), nap=with_nap)
 
 
 @pytest.mark.parametrize("updates", [10, pytest.param(200, marks=pytest.mark.slow)])
