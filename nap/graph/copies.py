@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nap.generators import generators_kept
+
 _OPAQUE = (type, ModuleType, FunctionType, BuiltinFunctionType)
 
 
@@ -115,7 +117,7 @@ def _generators_kept() -> Iterator[None]:
     numpys = numpy.random.get_state() if numpy else None
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
-        with torch.random.fork_rng(devices=devices):
+        with generators_kept(devices):
             yield
     finally:
         random.setstate(state)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from nap.generators import generators_kept
 from nap.graph.outlines import Outline, outline_of
 from nap.graph.parameters import parameter_spec
 from nap.graph.sharded import own_class
@@ -68,7 +69,7 @@ def _is_small(module: nn.Module) -> bool:
 def norm_scales(norm: nn.Module) -> list[nn.Parameter]:
     """The parameters of another library's norm, whatever their names, that multiply rather than add."""
     random = _random()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), generators_kept():
         twin = _twin(norm, random)
         own = {name: parameter for name, parameter in twin._parameters.items() if parameter is not None}
         x = next(x for x in _inputs(twin, random) if (out := _call(twin, x)) is not None and out.shape == x.shape)
@@ -112,7 +113,7 @@ def _inputs(module: nn.Module, random: Random) -> Iterator[Tensor]:
 
 def _probe(module: nn.Module) -> Role:
     random = _random()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), generators_kept():
         try:
             twin = _twin(module, random)
         except Exception:  # anything may be raised by another library's module: it is then not known

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from threading import Lock
 from typing import Any
 
@@ -45,13 +44,12 @@ def has_compiled_parts(model: nn.Module) -> bool:
     return any(
         module._compiled_call_impl is not None
         or hasattr(module, "_orig_mod")
-        or _has_compiled_method(type(module))  # type: ignore[arg-type]  # a class can be hashed
+        or _has_compiled_method(type(module))
         or any(map(_is_compiled, vars(module).values()))
         for module in model.modules()
     )
 
 
-@cache
 def _has_compiled_method(kind: type[nn.Module]) -> bool:
     own = (base for base in kind.__mro__ if base not in nn.Module.__mro__)
     return any(_is_compiled(value) for base in own for value in vars(base).values())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nap.generators import seeded
 from nap.graph.copies import scratch
 from nap.metrics.probe import copy_batch, untouched
 
@@ -90,9 +91,9 @@ def fit_random_targets(
     curves: dict[str, list[Tensor]] = {"aged": [], "fresh": []}
     for number, drawn in enumerate(seeds):
         with untouched(model), scratch(model, "copied") as aged:
-            torch.default_generator.manual_seed(drawn)  # torch.manual_seed would seed every GPU's too
-            teacher, new = fresh().to(device), fresh().to(device)
-            order = [torch.randperm(count) for _ in range(-(-updates * batch_size // count) + 1)]
+            with seeded(drawn):
+                teacher, new = fresh().to(device), fresh().to(device)
+                order = [torch.randperm(count) for _ in range(-(-updates * batch_size // count) + 1)]
             picks = torch.cat(order)[: updates * batch_size].view(updates, batch_size).to(device)
             targets = _targets(teacher, inputs)
             for which, (name, network) in enumerate((("aged", aged), ("fresh", new))):

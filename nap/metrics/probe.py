@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from nap.generators import generators_kept
 from nap.graph.layers import as_rows, as_units, feature_layers, is_nonlinearity
 from nap.graph.norms import NormalizedActivation
 from nap.metrics import features as f
@@ -228,7 +229,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     try:
         for module, _ in flags:
             module.training = False
-        with eagerly(model), torch.random.fork_rng(devices):
+        with eagerly(model), generators_kept(devices):
             yield
     finally:
         for module, training in flags:

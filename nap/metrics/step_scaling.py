@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn, optim
 
+from nap.generators import generators_kept
 from nap.metrics.angles import angle
 
 CLASSES: dict[int, tuple[type[optim.Optimizer], ...]] = {
@@ -99,7 +100,7 @@ def _turned(optimizer: optim.Optimizer, size: float, rate: float) -> float:
     random = torch.Generator().manual_seed(0)
     weight = nn.Parameter((torch.randn(6, 8, generator=random) * size).to(device))
     angles = []
-    with torch.random.fork_rng(devices=[]):
+    with generators_kept():
         made = _another(optimizer, weight, rate)
         for _ in range(STEPS):
             inputs, wanted = (torch.randn(16, n, generator=random).to(device) for n in (8, 6))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nap.metrics.eager import has_compiled_parts
 from nap.metrics.probe import untouched
 
 
@@ -45,6 +46,15 @@ def test_compiled_code_runs_eagerly_inside_and_only_where_the_model_has_some(par
     assert len(calls) - before == (part == "none")
     compiled(x), model(x)
     assert len(calls) - before == 2
+
+
+def test_a_method_may_be_compiled_after_a_pass() -> None:
+    torch.compiler.reset()
+    model = doubling()
+    torch.compile(lambda x: x + 1, backend="eager")(torch.ones(3))
+    assert not has_compiled_parts(model)
+    type(model).double = torch.compile(type(model).double, backend="eager")
+    assert has_compiled_parts(model)
 
 
 def test_compiled_code_goes_on_however_the_passes_of_two_threads_overlap() -> None:

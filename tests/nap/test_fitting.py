@@ -1,6 +1,7 @@
 """Fits of random targets: what they find in dead, identical and scaled networks, and that they change nothing."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -14,8 +15,8 @@ STATES = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
 OPTIONS = {"draws": 4, "updates": 150, "lr": 3e-3}
 
 
-def mlp():
-    return nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+def mlp(width=64):
+    return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 3))
 
 
 def drawn(seed, build=mlp):
@@ -168,3 +169,19 @@ def test_a_slowdown_is_read_off_the_curves():
     assert FitCurves(updates, slow, between).slowdowns.item() == pytest.approx(40 / 15)
     stuck = torch.tensor([[1.0, 1.0, 1.1, 1.1]])  # never below where it began: the fresh one needs no more than 1
     assert FitCurves(updates, stuck, quick).slowdowns.item() >= 1
+
+
+# --- of several threads
+
+
+def test_fits_on_two_threads_are_those_of_one():
+    def fit(model):
+        return fits(model, partial(mlp, 256), draws=20, updates=2)
+
+    models = [drawn(seed) for seed in (1, 2)]
+    alone = [fit(model) for model in models]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(fit, models))
+    for found, expected in zip(together, alone, strict=True):
+        assert torch.equal(found.aged, expected.aged)
+        assert torch.equal(found.fresh, expected.fresh)
