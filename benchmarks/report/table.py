@@ -68,7 +68,7 @@ def by_row(header: Sequence[str], rows: Sequence[Sequence[str]], arms: int) -> t
 
 def raw(value: float) -> str:
     """A game score."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 1 else f"{value:.2f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 1 else f"{value:z.2f}"
 
 
 def fine(value: float) -> str:

@@ -30,7 +30,7 @@ def all_tables(scores: Scores, summary: Summary) -> list[Table]:
         own_aggregates(summary),
         improvements(summary),
         games(summary),
-        paired(scores),
+        paired(scores, summary),
         published_runs_table(scores, summary),
         evaluations(scores),
         arms(scores),
@@ -113,7 +113,7 @@ def improvements(summary: Summary) -> Table:
         "That a run of the first arm scores above one of the second in a random game of both; a tie counts one half. "
         f"95% intervals of {summary.resamples:,} stratified bootstrap resamples of the runs."
     ) + _few(min((each.fewest for each in found), default=ENOUGH))
-    if len(summary.arms) > MOST_COLUMNS:
+    if len(summary.first) > MOST_COLUMNS:  # of those with runs
         note += f" Of more than {MOST_COLUMNS} arms each is compared with the first alone."
     note += _after(summary.caution(summary.paired))
     header = ["arms", "probability", "games", "runs of each"]
@@ -159,7 +159,7 @@ def games(summary: Summary) -> Table:
     return Table("games", "Every game", *by_row(header, rows, len(summary.arms)), note, records)
 
 
-def paired(scores: Scores) -> Table:
+def paired(scores: Scores, summary: Summary) -> Table:
     """How far each arm is from the first one with the same seeds: in games with two of them, and over two games."""
     by_seed: dict[tuple[str, str], dict[str, float]] = {}
     for run in scores.runs:
@@ -181,8 +181,9 @@ def paired(scores: Scores) -> Table:
     cells |= {(ALL_GAMES, arm): found for arm, found in over_games.items() if len(found) > 1}
     note = (
         f"Mean raw score less that of {first} with the same seed, 95% Student-t interval, number of seeds (n). "
-        "Over all games: the mean of their human-normalised differences, and the number of games."
-    )
+        "Over all games of both: the mean of their human-normalised differences, its interval over these games, and "
+        "how many they are (n)."
+    ) + _after(summary.caution([first, *{arm: None for _, arm in cells}]))
     return table_of_means("paired", f"Difference from {first}, paired by seed", note, cells, scores.arms)
 
 

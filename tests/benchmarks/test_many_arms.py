@@ -2,12 +2,14 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 
+from benchmarks.report.scores import Missing
 from benchmarks.report.summary import summarize
-from benchmarks.report.table import MOST_COLUMNS
-from benchmarks.report.tables import ALL_GAMES, all_tables
+from benchmarks.report.table import MOST_COLUMNS, raw
+from benchmarks.report.tables import ALL_GAMES, all_tables, improvements, paired
 from envs.games import TALL_SCREENS, human_normalized
 from experiment.statistics import t_interval
 from tests.benchmarks.test_csv_files import HEADER, read
@@ -53,6 +55,31 @@ def test_of_many_arms_each_is_compared_with_the_first_alone(tmp_path):
     for record in many.records:
         if record["arm"] in ARMS[:MOST_COLUMNS]:
             assert record["value"] == common[record["arm"], "arm0"]["value"]
+
+
+def test_arms_without_runs_are_none_of_the_many(tmp_path):
+    rows = [(arm, "Pong", seed, str(score(arm, "Pong", seed))) for arm in ARMS[:MOST_COLUMNS] for seed in SEEDS]
+    scores = replace(read(tmp_path / "a.csv", rows), missing=(Missing("late", "Pong", "0", "not begun"),))
+    assert len(scores.arms) > MOST_COLUMNS
+    table = improvements(summarize(scores))
+    assert len(table.rows) == MOST_COLUMNS * (MOST_COLUMNS - 1) / 2
+    assert "is compared with the first alone" not in table.note
+
+
+def test_paired_arms_of_unequal_budgets_are_compared_with_care(tmp_path):
+    rows = [
+        (arm, game, seed, str(score(arm, game, seed)), "{}", steps)
+        for arm, steps in ((ARMS[0], "100000"), (ARMS[1], "50000"))
+        for game in ("Krull", "Pong")
+        for seed in SEEDS
+    ]
+    scores = read(tmp_path / "a.csv", rows, (*HEADER, "settings", "steps"))
+    assert "unequal budgets" in paired(scores, summarize(scores)).note
+    assert "unequal budgets" not in tables(tmp_path, ARMS[:2])["paired"].note
+
+
+def test_nothing_is_less_than_zero_by_rounding():
+    assert [raw(value) for value in (-0.001, 0.0, -0.01, 0.5)] == ["0.00", "0.00", "-0.01", "0.50"]
 
 
 def test_differences_are_those_of_runs_with_the_same_seed(tmp_path):
