@@ -70,15 +70,19 @@ class FleetRun:
     def _members(self, config: DQNConfig, found: list[RunDir] | None, undo: ExitStack) -> list[AgentRun | None]:
         """The run of each seed, at the step from which all can go on; `undo` takes back what is opened and made."""
         directories = [None] * len(self.seeds) if found is None else found
+
+        def newest() -> int | None:
+            return common_step([directory for directory in found or () if is_member(directory)])
+
         while True:
-            at = common_step([directory for directory in found or () if is_member(directory)])
+            at = newest()
             members: list[AgentRun | None] = []
             try:
                 for seed, directory in zip(self.seeds, directories, strict=True):
                     members.append(self._member(config, seed, directory, at))
                     undo.callback(_take_back, members[-1])
             except ConfigError:
-                if at == common_step([directory for directory in found or () if is_member(directory)]):
+                if at == newest():
                     raise
                 undo.close()  # a checkpoint was found to be damaged: they go on from the one before
             else:

@@ -57,7 +57,7 @@ def test_a_method_may_be_compiled_after_a_pass() -> None:
     assert has_compiled_parts(model)
 
 
-def test_compiled_code_goes_on_however_the_passes_of_two_threads_overlap() -> None:
+def test_compiled_code_goes_on_after_passes_that_overlap() -> None:
     calls = []
 
     def backend(graph: Any, _: Any) -> Any:
