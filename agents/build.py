@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager
 from copy import deepcopy
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from agents.training.adamw import FusedAdamW
 from agents.training.fitting import FitProbe
 from agents.training.monitor import StateProbe
 from agents.values import Categorical, Quantiles, Scalar, Values
+from envs.padded import PaddedVectorEnv
+from envs.protocol import Protocol
 from envs.vector_env import VectorEnv
 from experiment.config import ConfigError
 from experiment.determinism import device_of, seeds
@@ -37,16 +40,46 @@ from plasticity.registry import make
 from replay import FrameReplay, PrioritisedReplay
 
 
-def build_env(config: DQNConfig, num_envs: int, seed: int) -> VectorEnv:
-    """The vector of environments, on as many threads as the learner: emulators play while it waits.
+def build_env(config: DQNConfig, num_envs: int, seed: int, game: str | None = None) -> VectorEnv:
+    """The vector of environments of a game, the first of the run if none is given, as the run's network sees it.
 
-    With overlap both work at once, and the emulators have one thread.
+    They have as many threads as the learner: emulators play while it waits. With overlap both work at once, and the
+    emulators have one thread.
     """
     threads = 1 if config.overlap else min(num_envs, config.threads)
+    channels = common_channels(config.games, config.rules, config.backend) if config.is_sequence else None
+    game = game or config.games[0]
+    with _installed():
+        env = envs.make(game, config.rules, num_envs, seed, config.backend, threads, background=config.overlap)
+    return env if channels in (None, env.frame_shape[0]) else PaddedVectorEnv(env, channels)
+
+
+@contextmanager
+def _installed() -> Iterator[None]:
+    """Says in one line what is not installed."""
     try:
-        return envs.make(config.env, config.rules, num_envs, seed, config.backend, threads, background=config.overlap)
+        yield
     except ModuleNotFoundError as error:
         raise ConfigError(str(error)) from None
+
+
+@cache
+def common_channels(games: tuple[str, ...], rules: Protocol, backend: str) -> int | None:
+    """The most channels that the frames of some games have; None if frames have no channels.
+
+    Each game is made once. Raises ConfigError for games that one network cannot play.
+    """
+    shapes: dict[tuple[int, tuple[int, ...]], str] = {}
+    channels = None
+    for game in games:
+        with _installed(), closing(envs.make(game, rules, 1, 0, backend)) as env:
+            *own, height, width = env.frame_shape
+            channels = max([channels or 0, *own]) or None
+            shapes.setdefault((env.num_actions, (height, width)), game)
+    if len(shapes) > 1:
+        (first, (one, _)), (second, (two, _)) = ((game, shape) for shape, game in list(shapes.items())[:2])
+        raise ConfigError(f"{first} has {one} actions and {second} {two}: one network cannot play both")
+    return channels
 
 
 def build_replay(config: DQNConfig, env: VectorEnv, seed: int) -> FrameReplay:
@@ -57,7 +90,8 @@ def build_replay(config: DQNConfig, env: VectorEnv, seed: int) -> FrameReplay:
     device = device_of(config.device)
     try:
         shape, cut = env.frame_shape, env.earliest_truncation
-        return kind(capacity, env.num_envs, shape, env.stack, cut, device=device, seed=seed)
+        changes = config.tasks.task_steps // env.num_envs if config.is_sequence else None
+        return kind(capacity, env.num_envs, shape, env.stack, cut, changes, device=device, seed=seed)
     except (RuntimeError, MemoryError):  # what torch and NumPy raise
         size = capacity * math.prod(env.frame_shape) / 1e9
         raise ConfigError(f"--replay-capacity: {capacity} steps need {size:,.1f} GB, which no room for them") from None
@@ -104,9 +138,12 @@ def build_methods(config: DQNConfig, joining: Collection[str] = ()) -> list[Meth
 
 def build_schedule(config: DQNConfig, optimizer: torch.optim.Optimizer) -> nap.Schedule:
     """The learning rate over the agent steps in which updates are made; its peak is the optimiser's rate."""
-    steps = config.learning_steps
+    steps = config.schedule_steps
     if ":" in config.schedule:
-        return build_part("schedule", config.schedule, nap.Schedule, optimizer, steps)
+        own = build_part("schedule", config.schedule, nap.Schedule, optimizer, steps)
+        if config.task_schedule == "restart" and own.signal is not None:
+            raise ConfigError(f"--task-schedule restart: {config.schedule} listens to a signal: leave one of them out")
+        return own
     options: dict[str, Any] = {}
     if config.schedule != "constant":
         options["floor"] = config.lr_floor
@@ -196,7 +233,17 @@ def prepare(config: DQNConfig, network: nn.Module, joining: Collection[str] = ()
         methods = build_methods(config, joining)
         for method in methods:
             method.prepare(network)
+    if not config.is_sequence:
+        _check_untold(config, methods)
     return methods
+
+
+def _check_untold(config: DQNConfig, methods: list[Method]) -> None:
+    """ConfigError for a method that acts at a change of game, where there is none."""
+    for name, method in zip(method_names(config), methods, strict=True):
+        if getattr(getattr(method, "timing", None), "at", None) == "task":
+            one = f"{name}: at=task: the run has one game, and the method would never act"
+            raise ConfigError(f"--plasticity: {one}: give --sequence, or another time")
 
 
 def build_fit_probe(config: DQNConfig, env: VectorEnv, **options: Any) -> FitProbe:

@@ -39,9 +39,10 @@ def check(config: DQNConfig) -> None:
     """ConfigError for the first setting that no run can have, or that contradicts another."""
     check_ranges(config)
     _check_game(config)
-    if config.steps is not None and config.frames is not None:
+    _check_sequence(config)
+    if config.steps is not None and config.frames is not None and not config.is_sequence:
         raise ConfigError("--steps and --frames both set the budget: leave one out (a preset's: --steps none)")
-    if config.frames is not None and config.frames % config.rules.frame_skip:
+    if config.frames is not None and config.frames % config.rules.frame_skip and not config.is_sequence:
         raise ConfigError(f"--frames is {config.frames}: it has to be a multiple of {config.rules.frame_skip}")
     own = ":" in config.schedule  # its floor is an option of its path
     if config.resolved_schedule != "constant" and not own and config.lr_floor > config.lr:
@@ -63,7 +64,8 @@ def _check_game(config: DQNConfig) -> None:
     environment = config.environment
     if config.backend == "envpool":
         try:
-            environment.check_envpool(config.env)
+            for game in config.games:
+                environment.check_envpool(game)
         except ValueError as error:
             raise ConfigError(f"--backend envpool: {error}") from None
     if environment.rules is None and config.protocol not in ATARI:
@@ -72,6 +74,26 @@ def _check_game(config: DQNConfig) -> None:
         raise ConfigError(f"--protocol {config.protocol!r} is not for {config.env}: {choices}")
     if environment.side is not None:
         check_side(config, environment.side)
+
+
+def _check_sequence(config: DQNConfig) -> None:
+    """What games in sequence cannot have, and what is for them alone."""
+    if not config.is_sequence:
+        for option, given in (("--task-steps", config.task_steps), ("--visits", config.visits > 1 or None)):
+            if given is not None:
+                raise ConfigError(f"{option} is for games in sequence: give --sequence, or a list of games as --env")
+        return
+    tasks = config.tasks
+    if tasks.task_steps % config.num_envs:
+        raise ConfigError(f"--task-steps {tasks.task_steps}: it has to be a multiple of --num-envs {config.num_envs}")
+    if tasks.task_steps <= config.update_start:
+        raise ConfigError(
+            f"--task-steps {tasks.task_steps}: it has to be above --update-start {config.update_start}, before which "
+            "nothing is learned"
+        )
+    if config.task_schedule == "restart" and config.resolved_schedule in (*CLOSED_LOOP, *EARLY_CYCLE[1:]):
+        finds = f"{config.resolved_schedule} finds by itself when to restart"
+        raise ConfigError(f"--task-schedule restart: {finds}: leave one of the two out")
 
 
 def check_side(config: DQNConfig, side: int) -> None:
@@ -92,10 +114,13 @@ def _check_agent(config: DQNConfig) -> None:
 
 
 def _check_parts_of_the_schedule(config: DQNConfig) -> None:
-    steps = config.learning_steps
+    steps = config.schedule_steps
     cycling = round(config.cycle_fraction * steps) if config.resolved_schedule in EARLY_CYCLE else steps
     if config.resolved_schedule in ("cyclic", *EARLY_CYCLE, *CLOSED_LOOP) and 0 < cycling < config.cycles:
-        raise ConfigError(f"--cycles is {config.cycles}, and there are {cycling} agent steps for them: give fewer")
+        where = "of each visit " if config.task_schedule == "restart" else ""
+        raise ConfigError(
+            f"--cycles is {config.cycles}, and there are {cycling} agent steps {where}for them: give fewer"
+        )
     if config.resolved_schedule == "early-cycle-cusum":
         _check_rows_of_a_cycle(config, cycling / config.cycles)
     delay = config.lr_delay if config.resolved_schedule == "delayed-cosine" else 0

@@ -30,6 +30,11 @@ DEFAULTS = {"dqn": "dqn-atari100k", "rainbow": "rainbow", "der": "der"}
 """The file of the preset of a command that names none."""
 NAMES = {"dqn": "a DQN", "rainbow": "Rainbow", "der": "Data-Efficient Rainbow"}
 PARTS: tuple[tuple[str, Callable[[DQNConfig], bool], tuple[str, ...]], ...] = (
+    (
+        "--sequence, or a list of games as --env",
+        lambda config: config.is_sequence,
+        ("task_replay", "task_epsilon", "task_optimizer", "task_schedule", "eval_all"),
+    ),
     ("--dueling", lambda config: config.dueling, ("streams",)),
     ("--noisy", lambda config: config.noisy, ("noisy_sigma", "eval_noise")),
     ("--distribution c51", lambda config: config.distribution == "c51", ("atoms", "v_min", "v_max")),
@@ -147,6 +152,10 @@ def check_stated(config: DQNConfig, argv: Sequence[str]) -> None:
     them among arms with and without either.
     """
     stated = {arg.partition("=")[0].removeprefix("--").replace("-", "_") for arg in argv if arg.startswith("--")}
+    if {"env", "sequence"} <= stated:
+        raise ConfigError("--env and --sequence both name what is played: give one of them")
+    if config.is_sequence and (unused := stated & ({"frames"} | ({"steps"} if config.task_steps is not None else set()))):
+        raise ConfigError(f"--{unused.pop()}: games in sequence have --task-steps and --visits: leave it out")
     rules, network = config.environment.rules, config.environment.network
     for name, value, own in (("protocol", config.protocol, rules and rules.name), ("network", config.network, network)):
         if own is not None and name in stated and value != own and not is_own(value):

@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from agents.checks import check
 from agents.names import is_own
+from agents.tasks import Tasks
 from envs.protocol import PROTOCOLS, Protocol
-from envs.registry import Registration, registered, resolve_game
+from envs.registry import Registration, is_sequence, registered, resolve_game
+from envs.sequences import joined, named, split
 from experiment.config import ConfigError
 from experiment.intervals import default_interval
 from experiment.part import join_options
@@ -26,7 +28,8 @@ class DQNConfig:
     command's."""
     env: str = setting("Breakout", "run", common=True, fixed=True)
     """Game: any ROM that ale-py ships, in the papers' or ALE's spelling; MinAtar/Breakout ...; Catch; an own VectorEnv
-    by its import path, module:Class[:option=value,...]; or gym:ID, an environment of Gymnasium that shows pixels."""
+    by its import path, module:Class[:option=value,...]; or gym:ID, an environment of Gymnasium that shows pixels. Games
+    with commas between are played in sequence."""
     protocol: str = setting("atari100k", "run", fixed=True)
     """Rules of play and scoring. atari100k: a lost life ends a learning episode. dopamine: sticky actions, minimal
     action set, games of at most 108,000 frames. machado: sticky actions, all actions, games of at most 18,000 frames.
@@ -41,6 +44,25 @@ class DQNConfig:
     """Budget in frames, instead of --steps (1 agent step is 4 frames of Atari, and as many as other rules say)."""
     seed: int = setting(0, "run", at_least=0, common=True, fixed=True)
     """Decides everything: network, play, exploration and replay."""
+
+    sequence: str | None = setting(None, "games in sequence")
+    """Games to play one after another with one network, instead of --env: minatar3, minatar5, atari10, or a list with
+    commas, as MinAtar/Asterix,MinAtar/Breakout. Every game has the full action set."""
+    task_steps: int | None = setting(None, "games in sequence", at_least=1, fixed=True)
+    """Agent steps of each visit to a game; none: --steps, divided by the visits to all games."""
+    visits: int = setting(1, "games in sequence", at_least=1, at_most=10_000)
+    """How often the list is played."""
+    task_replay: Literal["keep", "clear"] = setting("keep", "games in sequence")
+    """The replay at a change of game. clear: it begins empty, and updates wait for --update-start steps again."""
+    task_epsilon: Literal["restart", "continue"] = setting("restart", "games in sequence")
+    """Epsilon at a change of game. restart: it decays from 1 again."""
+    task_optimizer: Literal["keep", "fresh"] = setting("keep", "games in sequence")
+    """The optimiser at a change of game. fresh: its moments and step counts are 0 again."""
+    task_schedule: Literal["continue", "restart"] = setting("continue", "games in sequence", fixed=True)
+    """The learning rate. continue: one schedule for the whole run, which knows nothing of games; restart: each visit
+    has the schedule of a run of --task-steps, from its start (cyclic with --cycles 1: a cycle a visit)."""
+    eval_all: bool = setting(False, "games in sequence")
+    """Evaluate on all games at the end of each visit, and not on its own alone: shows what is forgotten."""
 
     network: str = setting("small", "network", fixed=True)
     """nature: 3 convolutions and 512 units (Mnih 2015); dopamine: the same, padded; small: 2 convolutions and 256 units
@@ -220,15 +242,17 @@ class DQNConfig:
     @property
     def environment(self) -> Registration:
         """What is known of the environment; ConfigError if there is none of that name."""
+        option, name = ("--env", self.env) if self.sequence is None else ("--sequence", joined(self.games))
         try:
-            return registered(self.env)
+            return registered(name)
         except ValueError as error:
-            raise ConfigError(f"--env: {error}") from None
+            raise ConfigError(f"{option}: {error}") from None
 
     @property
     def rules(self) -> Protocol:
-        """The environment's own rules, or the protocol that is chosen."""
-        return self.environment.rules or PROTOCOLS[self.protocol]
+        """The environment's own rules, or the protocol that is chosen; games in sequence have all actions."""
+        rules = self.environment.rules or PROTOCOLS[self.protocol]
+        return replace(rules, full_action_set=True) if self.is_sequence else rules
 
     @property
     def clips_rewards(self) -> bool:
@@ -236,8 +260,40 @@ class DQNConfig:
         return self.rules.clip_rewards if self.clip_rewards is None else self.clip_rewards
 
     @property
+    def is_sequence(self) -> bool:
+        """Whether games are played one after another."""
+        return self.sequence is not None or is_sequence(self.env)
+
+    @property
+    def games(self) -> tuple[str, ...]:
+        """The games of the run, resolved; ConfigError for a sequence that is not known."""
+        if self.sequence is None:
+            return split(self.env) if is_sequence(self.env) else (self.env,)
+        try:
+            return named(self.sequence)
+        except ValueError as error:
+            raise ConfigError(f"--sequence: {error}") from None
+
+    @property
+    def tasks(self) -> Tasks:
+        """Which game is played when. Raises ConfigError if steps are missing, or cannot be divided by the visits."""
+        if not self.is_sequence:
+            return Tasks(self.games, self.budget)
+        visits = len(self.games) * self.visits
+        if self.task_steps is not None:
+            return Tasks(self.games, self.task_steps, self.visits)
+        if self.steps is None:
+            raise ConfigError("--task-steps is missing: games in sequence need the agent steps of a visit")
+        if self.steps % visits:
+            whole = f"{len(self.games)} games and --visits {self.visits}"
+            raise ConfigError(f"--steps {self.steps} cannot be divided by {whole}: give --task-steps instead")
+        return Tasks(self.games, self.steps // visits, self.visits)
+
+    @property
     def budget(self) -> int:
         """Agent steps of the whole run."""
+        if self.is_sequence:
+            return self.tasks.steps
         if self.frames is not None:
             return self.frames // self.rules.frame_skip
         return 100_000 if self.steps is None else self.steps
@@ -245,12 +301,20 @@ class DQNConfig:
     @property
     def replay_steps(self) -> int:
         """Agent steps that the replay holds: at most the whole run; a fork keeps the replay that it takes over."""
-        return self.replay_capacity if self.fork_step is not None else min(self.replay_capacity, self.budget)
+        if self.fork_step is not None:
+            return self.replay_capacity
+        return min(self.replay_capacity, self.tasks.task_steps if self.task_replay == "clear" else self.budget)
 
     @property
     def learning_steps(self) -> int:
-        """Agent steps in which updates are made, over which the schedule runs."""
+        """Agent steps of the run in which updates are made."""
         return self.budget - self.update_start
+
+    @property
+    def schedule_steps(self) -> int:
+        """Agent steps over which the schedule runs: those of the run, or of a visit, in which updates are made."""
+        whole = self.tasks.task_steps if self.task_schedule == "restart" else self.budget
+        return whole - self.update_start
 
     @property
     def uses_nap(self) -> bool:
@@ -303,11 +367,13 @@ class DQNConfig:
         return replace(
             self,
             agent=self.agent or "dqn",
-            env=resolve_game(self.env),
+            env=resolve_game(joined(self.games)),
+            sequence=None,
+            task_steps=self.tasks.task_steps if self.is_sequence else None,
             protocol=self.rules.name,
             network=self.resolved_network,
             clip_rewards=self.clips_rewards,
-            steps=self.budget,
+            steps=None if self.is_sequence else self.budget,
             frames=None,
             nap=self.uses_nap,
             plasticity=tuple(method for method in self.methods if method != "nap"),

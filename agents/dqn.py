@@ -25,7 +25,7 @@ from experiment.guard import SkipNonFinite
 from experiment.layout import compiled
 from nap.metrics import untouched
 from plasticity.features import FeatureTap
-from plasticity.method import Method
+from plasticity.method import Method, zero_moments
 
 Metrics = dict[str, Tensor]
 Augment = Callable[[TensorDictBase, Generator], None]
@@ -187,6 +187,14 @@ class DQN:
             targets = self.targets(batch.replace({"target_next": self.target(batch["next_obs"])}))
             q = self.values.mean(wide(chosen(self.online(batch["obs"]), batch["action"])))
         return (self.values.expected(targets) - q).abs().mean()
+
+    def change_task(self, fresh_optimizer: bool = False) -> None:
+        """Tell the methods, in their order, that another task begins; `fresh_optimizer` zeroes the optimiser before."""
+        if fresh_optimizer:
+            zero_moments(self.optimizer, self.network.parameters(), step=True)
+        for method in self.methods:
+            method.task_changed(self.updates)
+        self.low_precision.refresh()
 
     def sync_target(self) -> None:
         """Copy the online network into the target network."""

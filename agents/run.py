@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +18,14 @@ from agents.dqn import DQN
 from agents.names import command_of
 from agents.playing.evaluation import evaluated_policy, format_score, rules_played, score, summary
 from agents.playing.games import Games
+from agents.tasks import Visit
 from agents.training.acting import EpsilonGreedy, FrameStack
 from agents.training.compiling import settle_compile
 from agents.training.divergence import advice
 from agents.training.pace import Pace
 from agents.training.saver import Saver
 from agents.training.trainer import Trainer
+from envs.vector_env import VectorEnv
 from experiment.determinism import seeds
 from experiment.fork_state import Source, check_fits
 from experiment.interrupt import Interrupt
@@ -31,6 +34,7 @@ from experiment.progress import Progress
 from experiment.run import Run
 from experiment.storage import checkpoint
 from experiment.storage.run_dir import RunDir
+from experiment.tables import aligned_table
 from experiment.terminal import children_outlive_interrupt
 from experiment.values import counted
 from nap import effective_lr
@@ -68,18 +72,29 @@ def build_trainer(config: DQNConfig, agent_step: int = 0, joining: Collection[st
 
     joining: the names of methods that join a run under way.
     """
-    first, later = "play from 0", f"play from {agent_step}"
-    seed = seeds(config.seed, "network", "exploration", "replay", "probe", first, later)
-    env = build_env(config, config.num_envs, seed[first])
-    if agent_step and not env.exact_resume:
-        env.close()
-        env = build_env(config, config.num_envs, seed[later])
+    seed = seeds(config.seed, "network", "exploration", "replay", "probe")
+    play = partial(build_play, config, agent_step)
+    env = play(config.tasks[0])
     agent = build_agent(config, env.frame_shape, env.num_actions, seed["network"], env.stack, joining)
     replay = build_replay(config, env, seed["replay"])
     policy = EpsilonGreedy(agent.act, env.num_actions, seed["exploration"])
     stack = FrameStack(env.num_envs, env.stack, env.frame_shape, replay.device)
     probes = build_probe(config, agent, seed["probe"]), build_fit_probe(config, env)
-    return Trainer(config, env, replay, agent, policy, stack, *probes)
+    return Trainer(config, env, replay, agent, policy, stack, *probes, play)
+
+
+def build_play(config: DQNConfig, agent_step: int, visit: Visit) -> VectorEnv:
+    """The environments of a visit. Those that cannot be brought back draw other games where they begin again."""
+
+    def begun(step: int) -> VectorEnv:
+        name = f"play from {step}"
+        return build_env(config, config.num_envs, seeds(config.seed, name)[name], visit.game)
+
+    env = begun(visit.start)
+    if agent_step > visit.start and not env.exact_resume:
+        env.close()
+        return begun(agent_step)
+    return env
 
 
 class AgentRun(Run[DQNConfig]):
@@ -103,6 +118,7 @@ class AgentRun(Run[DQNConfig]):
         self.learner, self.network = self.trainer.agent, self.trainer.agent.network
         self.saver = Saver(self.config, self.trainer)
         self.segments = self.saver.rows
+        self.trainer.after_cut = lambda: self.saver.rows.forget(self.trainer.replay.head - 1)
         self.playing = False
         self.first_update: float | None = None
         self.games: Games | None = None
@@ -125,8 +141,8 @@ class AgentRun(Run[DQNConfig]):
         }
         began = trainer.get("began", [0] * len(saved["methods"]))
         trainer["began"] = [began[place] if place is not None else saved["updates"] for place in self.methods.places]
-        if "utd" in source.changed:
-            trainer["earning"] = [max(source.saved.step, self.config.update_start), saved["updates"]]
+        if {"utd", "task_replay"} & set(source.changed):
+            trainer["earning"] = [source.saved.step, saved["updates"]]
         return source.saved.state | {"trainer": trainer}, self.methods.facts()
 
     def restore(self, saved: checkpoint.Checkpoint) -> str:
@@ -149,6 +165,7 @@ class AgentRun(Run[DQNConfig]):
         config = self.config
         lines = [
             self.trainer.env.describe(),
+            *self._sequence(),
             f"{config.agent}: {config.network} network, utd {config.utd}, {config.schedule} lr {config.lr:g}, "
             f"{config.precision} on {config.device}, {counted(config.threads, 'thread')}",
             f"plasticity methods: {describe_methods(config, self.trainer.agent.methods)}",
@@ -159,6 +176,18 @@ class AgentRun(Run[DQNConfig]):
         if config.compile == "true":
             lines.append("the loss is compiled at the first update: once for half a minute or so, later from a cache")
         return "\n".join(lines)
+
+    def _sequence(self) -> list[str]:
+        """The games in sequence, and what happens at a change."""
+        config = self.config
+        if not config.is_sequence:
+            return []
+        tasks, later = config.tasks, f"epsilon {config.task_epsilon}s, replay {config.task_replay}"
+        games = f"games in sequence: {', '.join(tasks.games)}; {counted(tasks.visits, 'visit')} of "
+        return [
+            f"{games}{tasks.task_steps:,} agent steps to each",
+            f"at a change of game: {later}, optimiser {config.task_optimizer}, schedule {config.task_schedule}s",
+        ]
 
     def _budget(self) -> str:
         """The work of the run: steps, and updates, which take most of the time."""
@@ -171,6 +200,7 @@ class AgentRun(Run[DQNConfig]):
     @contextmanager
     def live_view(self, interrupt: Interrupt) -> Iterator[Progress]:
         """Progress with the pace of play and of updates; episodes begin in environments that are not playing yet."""
+        self.interrupt = interrupt
         self.open()
         self.pace, self.began, self.estimated = Pace(self.trainer), time.monotonic(), False
         pace, start = (lambda: str(self.pace)), self.step
@@ -182,7 +212,6 @@ class AgentRun(Run[DQNConfig]):
         """Begin episodes in environments that are not playing yet."""
         if not self.playing:
             self.trainer.open()
-            self.saver.rows.forget(self.trainer.replay.head - 1)  # where running episodes were ended, if there are any
             if self.trainer.env.exact_resume:
                 with as_mistake(f"{self.config.env}, what a checkpoint would hold"):
                     checkpoint.check_plain(self.trainer.env.state_dict(), "env")
@@ -195,6 +224,12 @@ class AgentRun(Run[DQNConfig]):
             self.first.enter_context(children_outlive_interrupt())
 
     def advance(self, progress: Progress) -> None:
+        if self.awaits_score:
+            progress.busy("evaluating")
+            scored = self.score_visit(self.interrupt)
+            progress.busy("")
+            if not scored:
+                return
         for row in self.trainer.step():
             self.tracker.log(row)
         self.pace.note()
@@ -221,8 +256,36 @@ class AgentRun(Run[DQNConfig]):
             **probed(trainer.probe.metrics),
         }
 
+    @property
+    def awaits_score(self) -> bool:
+        """Whether a visit of a sequence is over and its games of the score are not played yet."""
+        trainer, config = self.trainer, self.config
+        wanted = config.is_sequence and bool(config.eval_episodes)
+        return wanted and trainer.visit_over and not trainer.account.scores
+
+    def score_visit(self, interrupt: Interrupt, show: bool = False) -> bool:
+        """Play the games of the score of a visit that is over. False, and nothing kept, if Ctrl-C interrupts them."""
+        config, agent, visit = self.config, self.trainer.agent, self.trainer.visit
+        assert config.eval_episodes
+        found, drawn = {}, agent.generator.get_state()
+        for game in config.games if config.eval_all else (visit.game,):
+            name = f"evaluation of visit {visit.number} on {game}"
+            seed, stopped = seeds(config.seed, name)[name], lambda: interrupt.requested
+            policy = evaluated_policy(config, agent)
+            games = score(config, policy, config.eval_episodes, seed, stopped, game=game, show=show)
+            if interrupt.requested:
+                return False
+            found[game] = summary(game, games)
+        agent.generator.set_state(drawn)  # training goes on as without an evaluation
+        self.trainer.account.scores = found
+        where = {"agent_step": self.step, "task": visit.game, "visit": visit.visit}
+        self.tracker.log(where | {f"score/{game}": each["mean"] for game, each in found.items()})
+        return True
+
     def evaluate(self, interrupt: Interrupt) -> bool:
         """Play the games of the score, unless Ctrl-C was pressed before. False if Ctrl-C interrupts them."""
+        if self.config.is_sequence:
+            return not interrupt.requested and (not self.awaits_score or self.score_visit(interrupt, show=True))
         config, episodes = self.config, self.config.eval_episodes
         if episodes and not interrupt.requested:
             seed = seeds(config.seed, "evaluation")["evaluation"]
@@ -233,6 +296,8 @@ class AgentRun(Run[DQNConfig]):
     def conclude(self) -> dict[str, Any]:
         if self.games is not None:
             print(format_score(self.config, self.games))
+        if self.config.is_sequence:
+            print(visit_table(self.trainer.visit_rows()), end="")
         return result(self.config, self.trainer, self.games)
 
 
@@ -245,19 +310,41 @@ def probed(metrics: dict[str, float]) -> dict[str, str]:
     return shown | ({"churn": f"{metrics['policy_churn']:.1%}"} if "policy_churn" in metrics else {})
 
 
+def visit_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The visits of a sequence, a line each, for the end of a run."""
+
+    def cells(row: Mapping[str, Any]) -> Iterator[str]:
+        yield f"{row['number']}. {row['game']}"
+        score = None if row["score"] is None else row["score"]["mean"]
+        for value in (row["area"], row["last_tenth"], score):
+            yield "-" if value is None else f"{value:.2f}"
+        yield f"{row['episodes']:,}"
+
+    return aligned_table(("visit", "mean return", "its last tenth", "score", "games"), map(tuple, map(cells, rows)))
+
+
 def result(config: DQNConfig, trainer: Trainer, games: Games | None) -> dict[str, Any]:
-    """What the result of an agent adds to every run's result: the score and its rules."""
+    """What the result of an agent adds to every run's result: the score, or the visits of a sequence, and the rules."""
+    visits = {"visits": trainer.visit_rows()} if config.is_sequence else {}
+    alarms = getattr(trainer.agent.schedule, "alarms", None)
     return {
         "agent": config.agent,
         "game": config.env,
         "score": None if games is None else summary(config.env, games),
-        "protocol": rules_played(config, 0 if games is None else len(games.ended), trainer.env.time_limit),
+        "protocol": rules_played(config, _games_played(config, games), trainer.env.time_limit),
         "backend": trainer.env.describe(),
         "agent_steps": trainer.agent_step,
         "frames": trainer.agent_step * config.rules.frame_skip,
         "training_score_wraps": trainer.score_wraps,
         "seconds": {"training": trainer.seconds},
+        **({} if alarms is None else {"alarms": [step + config.update_start for step in alarms]}),
+        **visits,
     }
+
+
+def _games_played(config: DQNConfig, games: Games | None) -> int:
+    """Games of an evaluation; of a sequence, of each."""
+    return config.eval_episodes or 0 if config.is_sequence else 0 if games is None else len(games.ended)
 
 
 def load_agent(config: DQNConfig, directory: RunDir) -> tuple[DQN, int]:

@@ -1,7 +1,8 @@
 """What is known of an environment before it is made. Command lines ask here, so this imports no numpy.
 
 A name is a game of a registration, in any usual spelling; `module:Class[:option=value,...]`, a VectorEnv of the user's;
-or `gym:ID`, an environment of Gymnasium. A new family of games is one more entry of `REGISTRATIONS`.
+or `gym:ID`, an environment of Gymnasium. Names of registered games with commas between are games in sequence. A new
+family of games is one more entry of `REGISTRATIONS`.
 """
 
 import inspect
@@ -25,6 +26,7 @@ from envs.games import (
     minatar_game,
 )
 from envs.protocol import ATARI, PROTOCOLS, Protocol
+from envs.sequences import joined, split
 from experiment.part import arguments, as_mistake, load, options_of, parse
 
 if TYPE_CHECKING:
@@ -133,20 +135,29 @@ SUITES = {name: games for registration in REGISTRATIONS for name, games in regis
 
 
 def resolve_game(name: str) -> str:
-    """The name of a game, from any usual spelling; an import path as it is, imported or not.
+    """The name of a game, from any usual spelling, or of each of a sequence; an import path as it is, imported or not.
 
     Raises ValueError for a game that is not there: see the resolvers in `envs.games`.
     """
+    if is_sequence(name):
+        return joined(_find(game)[0] for game in split(name))
     return name.strip() if _is_path(name) else _find(name)[0]
+
+
+def is_sequence(name: str) -> bool:
+    """Whether a name is a list of games. An import path may have commas too, in its options."""
+    return "," in name and not _is_path(name)
 
 
 @cache
 def registered(name: str) -> Registration:
-    """The registration of a game in any spelling, or that of an import path.
+    """The registration of a game in any spelling, that of an import path, or the one that all games of a sequence have.
 
-    Raises ValueError, in one line, for a game that is not there, and for a path that leads to no environment, has an
-    unknown option, or a wrong value of one.
+    Raises ValueError, in one line, for a game that is not there, for a path that leads to no environment, has an
+    unknown option, or a wrong value of one, and for games that cannot follow one another.
     """
+    if is_sequence(name):
+        return _of_sequence(split(name))
     if name.startswith(GYMNASIUM):
         return _of_gymnasium(name.strip())
     return _of_the_user(name.strip()) if _is_path(name) else _find(name)[1]
@@ -154,7 +165,7 @@ def registered(name: str) -> Registration:
 
 def usual_skip(name: str) -> int:
     """Frames per agent step where nothing states them. For an import path 1 is assumed, without importing it."""
-    rules = PROTOCOLS["own"] if _is_path(name) else _find(name)[1].rules
+    rules = PROTOCOLS["own"] if _is_path(name) else registered(name).rules
     return USUAL_SKIP if rules is None else rules.frame_skip
 
 
@@ -163,7 +174,7 @@ def recorded_rules(name: str, protocol: Mapping[str, Any]) -> Mapping[str, Any]:
 
     How the games of the evaluation were played stands.
     """
-    registration = None if _is_path(name) else _find(name)[1]
+    registration = None if _is_path(name) else registered(name)
     if registration is None or registration.rules is None or protocol.get("name") not in registration.formerly:
         return protocol
     played = ("evaluation_epsilon", "evaluation_episodes", "clip_rewards")
@@ -179,6 +190,25 @@ def _find(name: str) -> tuple[str, Registration]:
         if (game := registration.resolve(name)) is not None:
             return game, registration
     raise unknown_name("game", name, [game for registration in REGISTRATIONS for game in registration.games()])
+
+
+def _of_sequence(names: Sequence[str]) -> Registration:
+    """The one registration that all the games have."""
+    found: dict[str, Registration] = {}
+    for name in names:
+        if _is_path(name):
+            raise ValueError(f"{name} is no game of a family: a sequence has games of Atari, or games of MinAtar")
+        game, registration = _find(name)
+        if game in found:
+            raise ValueError(f"{game} is twice in the sequence: --visits plays all of its games again")
+        found[game] = registration
+    if len(found) < 2:
+        raise ValueError(f"a sequence has two games or more, and {joined(names)!r} names {len(found)}")
+    (first, family), *others = found.items()
+    for game, registration in others:
+        if registration is not family:
+            raise ValueError(f"{first} and {game} are of two families: their frames and actions have nothing in common")
+    return family
 
 
 def own_options(kind: "type[VectorEnv]") -> dict[str, inspect.Parameter]:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.method import Features, Method, check_number, check_period, is_due
+from plasticity.method import Features, Method, check_number
+from plasticity.timing import At, Timing
 from plasticity.trainable import trainable_layers
 
 
@@ -23,9 +24,10 @@ class DASH(Method):
     filter and input channel, and a layer's whole bias. Norms, moments and the target network are left alone; a
     projection that follows restores each matrix's norm and leaves what differs between its vectors. shrinkage 1 is off.
 
-    At a change of data call `apply` with the losses of the new minibatches, as in the paper. In a loop without such a
-    change the method acts every `period` updates, with the training gradients since the last time, penalties included.
-    Only gradients with a weight above 1e-8 in the average are collected.
+    At a change of data call `apply` with the losses of the new minibatches, as in the paper. In a loop that does not,
+    the method acts every `period` updates, or `at` one, with the training gradients since the last time, penalties
+    included. Only gradients with a weight above 1e-8 in the average are collected. at "now": after the first update;
+    "task": at each change of task, with the gradients of the task before.
 
     An average shorter than 1e-8 has no direction: the dot product is then divided by 1e-8 in place of its length (the
     bound of torch's cosine_similarity), so the cosine goes to 0 with the length. A vector that gets no gradients any
@@ -34,10 +36,10 @@ class DASH(Method):
     supervised; there is no published value for Atari, and the default period is this project's.
     """
 
-    def __init__(self, alpha: float = 0.3, shrinkage: float = 0.3, period: float = 40_000):
+    def __init__(self, alpha: float = 0.3, shrinkage: float = 0.3, period: float = 40_000, at: At = None):
         self.alpha = check_number("dash: alpha", alpha, high=1)
         self.shrinkage = check_number("dash: shrinkage", shrinkage, high=1)
-        self.period = check_period("dash: period", period)
+        self.timing = Timing("dash", period, at)
         if not alpha:
             raise ValueError("dash: alpha=0: it has to be above 0, or no gradient is ever seen")
         self._parameters: list[Tensor] = []
@@ -45,7 +47,7 @@ class DASH(Method):
 
     @property
     def is_off(self) -> bool:
-        return self.shrinkage == 1 or self.period == math.inf
+        return self.shrinkage == 1 or self.timing.is_off
 
     def attach(self, network: nn.Module, target: nn.Module | None, optimizer: Optimizer) -> None:
         layers = trainable_layers(network)
@@ -57,11 +59,26 @@ class DASH(Method):
     def after_update(self, update: int, features: Features | None = None) -> None:
         if self.is_off:
             return
-        if -update % int(self.period) < self._memory:
+        if self._updates_left(update) < self._memory:
             pairs = zip(self._average, self._parameters, strict=True)
             self._gather([(average, p.grad) for average, p in pairs if p.grad is not None])
-        if is_due(update, self.period):
+        if self.timing.due(update):
             self._shrink()
+
+    def task_changed(self, update: int) -> None:
+        if not self.is_off and self.timing.due_at_task(update):
+            self._shrink()
+
+    def _updates_left(self, update: int) -> float:
+        """Updates until the method acts; 0 if that may be at once."""
+        at, period = self.timing.at, self.timing.period
+        if at is None:
+            return -update % int(period)
+        if at == "task":
+            return 0
+        if at == "now":
+            return math.inf if self.timing.acted else 0
+        return at - update if update <= at else math.inf
 
     def apply(self, losses: Iterable[Tensor]) -> None:
         """Shrink by the gradients of losses of the present weights; the last loss has the largest weight.
@@ -77,16 +94,18 @@ class DASH(Method):
         self._shrink()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"average": self._average}
+        return {"average": self._average, **self.timing.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for average, saved in zip(self._average, state["average"], strict=True):
             average.copy_(saved)
+        self.timing.load_state_dict(state)
 
     @property
     def _memory(self) -> int:
-        """How many of a period's last gradients weigh more than 1e-8."""
-        return 1 if self.alpha == 1 else math.ceil(min(math.log(1e-8) / math.log1p(-self.alpha), self.period))
+        """How many of the last gradients weigh more than 1e-8; with a period at most those of one."""
+        most = self.timing.period if self.timing.at is None else math.inf
+        return 1 if self.alpha == 1 else math.ceil(min(math.log(1e-8) / math.log1p(-self.alpha), most))
 
     @torch.no_grad()
     def _gather(self, pairs: list[tuple[Tensor, Tensor]]) -> None:

@@ -27,7 +27,8 @@ class FIRE(Method):
     `optimizer-reset` of the same timing starts the optimiser again too.
 
     period: updates, inf for never. at: once instead, after this update, or "now": after the first one that is made with
-    the method, as in a fork. layers: as in `reset`; of these the linear layers and convolutions, the output layers too.
+    the method, as in a fork; "task": at each change of task. layers: as in `reset`; of these the linear layers and
+    convolutions, the output layers too.
     target: "copy" gives the target network the new weights of these layers; "keep" does not change it.
 
     With a projection each matrix gets its initial norm back, which is not that of √(out/in), and stays orthogonal.
@@ -67,9 +68,12 @@ class FIRE(Method):
     def stacked(self, members: Sequence[Method], networks: StackedNetworks) -> Method:
         return EachMember(members)
 
-    @torch.no_grad()
     def after_update(self, update: int, features: Features | None = None) -> None:
         if self.timing.due(update):
+            self.apply()
+
+    def task_changed(self, update: int) -> None:
+        if self.timing.due_at_task(update):
             self.apply()
 
     @torch.no_grad()

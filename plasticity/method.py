@@ -86,6 +86,12 @@ class Method:
         `features` are those of the update's minibatch, made before the step and detached, if `wants_features`.
         """
 
+    def task_changed(self, update: int) -> None:
+        """Act, if the method wants to, where another task begins: other data, or another game, after this update.
+
+        Learners of one task never call it. It comes between two updates, in the order of the methods.
+        """
+
     def stacked(self, members: Sequence[Method], networks: StackedNetworks) -> Method:
         """One method for N networks in stacked tensors, given each network's own: `self` is the first.
 

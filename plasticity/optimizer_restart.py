@@ -60,6 +60,11 @@ class OptimizerRestart(Method):
         if self.timing.due(update):
             self.restart()
 
+    @torch.no_grad()
+    def task_changed(self, update: int) -> None:
+        if self.timing.due_at_task(update):
+            self.restart()
+
     @abstractmethod
     def restart(self) -> None:
         """Starts again what the method names, in place."""

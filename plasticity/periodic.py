@@ -42,12 +42,20 @@ class PeriodicDraw(Method):
     def stacked(self, members: Sequence[Method], networks: StackedNetworks) -> Method:
         return EachMember(members)
 
-    @torch.no_grad()
     def after_update(self, update: int, features: Features | None = None) -> None:
         if self.strength and self.timing.due(update):
-            for network in self.networks:
-                fresh = draw_network(network, self.chosen, self.generator)
-                self.change([network.get_parameter(name) for name in fresh], list(fresh.values()))
+            self.apply()
+
+    def task_changed(self, update: int) -> None:
+        if self.strength and self.timing.due_at_task(update):
+            self.apply()
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Draw and change now, for example at a change of data."""
+        for network in self.networks:
+            fresh = draw_network(network, self.chosen, self.generator)
+            self.change([network.get_parameter(name) for name in fresh], list(fresh.values()))
 
     @abstractmethod
     def change(self, parameters: list[nn.Parameter], fresh: list[Tensor]) -> None:

@@ -18,8 +18,9 @@ class Reset(PeriodicDraw):
 
     period: updates, inf for never. layers: "output" (the output layers), "all", or names of modules, with `*` as a
     wildcard. until: no reset after this update, so that the last one leaves time to learn. at: once instead, after this
-    update, or "now": after the first one that is made with the method, as in a fork. target: "keep" does not change the
-    target network, as in the authors' code for Atari; "draw" re-initialises the same layers there, from another draw.
+    update, or "now": after the first one that is made with the method, as in a fork; "task": at each change of task.
+    target: "keep" does not change the target network, as in the authors' code for Atari; "draw" re-initialises the same
+    layers there, from another draw.
     Source: arXiv 2205.07802; on Atari-100k only the head, every 40,000 updates (20,000 agent steps at 2 updates each),
     4 times (until=160000).
     """

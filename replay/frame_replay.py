@@ -31,7 +31,7 @@ class FrameReplay(FrameRing):
         """Legal starting rows, low <= row < high, counted from the first add."""
         oldest = self.head - self.max_rows
         low = 0 if oldest <= 0 else oldest + self.stack - 1
-        return low, self.head - n_step + 1
+        return max(low, self.cleared), self.head - n_step + 1
 
     def sample(
         self,

@@ -26,7 +26,8 @@ class FrameRing:
     one frame of zeros (the ending of a termination), then the true last frames of truncated steps.
 
     Args: `capacity` in agent steps, rounded up to whole rows; `time_limit` is the least number of agent steps after
-    which an episode can be truncated (None: never), which bounds how many last frames are kept.
+    which an episode can be truncated (None: never), `cut_period` the rows between calls of `cut` (None: there are
+    none). Both bound how many last frames are kept.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class FrameRing:
         frame_shape: tuple[int, ...] = (84, 84),
         stack: int = 4,
         time_limit: int | None = None,
+        cut_period: int | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
@@ -52,6 +54,7 @@ class FrameRing:
         self.max_rows = -(-capacity // num_envs)
         self.capacity = self.max_rows * num_envs
         self.head = 0  # rows completed so far; row `head` is the open one
+        self.cleared = 0  # rows before this one are there no more
         self.started = False
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self._ring_rows = self.max_rows + 1
@@ -59,8 +62,9 @@ class FrameRing:
         self._zero_frame = self._ring_size
         self._outputs: dict[tuple[int, ...], torch.Tensor] = {}
         self._offset_cache: dict[tuple[int, int], torch.Tensor] = {}
-        # Enough slots that the oldest one is free when time_limit allows the next truncation.
-        self._allocate(0 if time_limit is None else self.max_rows // time_limit + 2)
+        # Enough slots that the oldest one is free when time_limit allows the next truncation, and at the next cut.
+        truncations = 0 if time_limit is None else self.max_rows // time_limit + 2
+        self._allocate(truncations + (0 if cut_period is None else self.max_rows // cut_period + 1))
 
     def _allocate(self, last_frames: int) -> None:
         """Makes the storage, with room for so many last frames of each environment."""
@@ -103,7 +107,7 @@ class FrameRing:
 
     def __len__(self) -> int:
         """Agent steps stored now, over all environments."""
-        return min(self.head, self.max_rows) * self.num_envs
+        return (self.head - self._oldest) * self.num_envs
 
     @property
     def nbytes(self) -> int:
@@ -218,8 +222,9 @@ class FrameRing:
     def cut(self, frames: np.ndarray) -> None:
         """Ends every running episode after the last row, as truncated, and opens others with `frames`.
 
-        For environments that begin again after a resume. The frames of the open row become the true last observations.
-        Raises ValueError if there is no slot for them: see `spare` of `load_state_dict`.
+        For environments that begin again after a resume, or with another game. The frames of the open row become the
+        true last observations. Raises ValueError if there is no slot for them: see `cut_period`, and `spare` of
+        `load_state_dict`.
         """
         if frames.shape != self._frames_shape or frames.dtype != BYTE:
             raise self._bad_frames("frames", frames)
@@ -233,7 +238,18 @@ class FrameRing:
             step = (opened[env] - self.num_envs) % self._ring_size
             self.flags[step] |= TRUNCATED
             self.ending[step] = index
-        self._open_start[:] = opened
+        self._open(frames)
+
+    def clear(self, frames: np.ndarray) -> None:
+        """Drops all rows, and opens episodes with `frames`. Steps are counted on."""
+        if frames.shape != self._frames_shape or frames.dtype != BYTE:
+            raise self._bad_frames("frames", frames)
+        self.cleared = self.head
+        self._open(frames)
+
+    def _open(self, frames: np.ndarray) -> None:
+        """Begins an episode in every environment with the open row."""
+        self._open_start[:] = opened = self.head * self.num_envs + self._envs
         row = self.head % self._ring_rows
         self._rows["frames"][row].copy_(torch.tensor(frames))
         self._rows["start_step"][row].copy_(torch.from_numpy(opened))
@@ -241,7 +257,7 @@ class FrameRing:
     @property
     def _oldest(self) -> int:
         """The oldest row stored."""
-        return max(0, self.head - self.max_rows)
+        return max(self.cleared, self.head - self.max_rows)
 
     @property
     def stored_rows(self) -> tuple[int, int]:
@@ -280,6 +296,7 @@ class FrameRing:
         return {
             "capacity": self.capacity,
             "head": self.head,
+            "cleared": self.cleared,
             "started": self.started,
             "open_frames": self._rows["frames"][open_row].clone(),
             "open_start": torch.tensor(self._open_start),
@@ -293,7 +310,7 @@ class FrameRing:
 
         `spare` adds slots for that many calls of `cut`. Raises ValueError, with nothing loaded, if sizes differ.
         """
-        own = self.state_dict()
+        own, state = self.state_dict(), {"cleared": 0} | state  # earlier versions could not clear
         if own.keys() != state.keys():
             raise ValueError(f"replay state has keys {sorted(state)}, this replay has {sorted(own)}")
         for name, got, wanted in (
@@ -307,7 +324,7 @@ class FrameRing:
             self._rows.clear()  # so that old and new storage never stand in memory together
             del self.frames, self._frames
             self._allocate(owner.shape[1])
-        self.head, self.started = state["head"], state["started"]
+        self.head, self.cleared, self.started = state["head"], state["cleared"], state["started"]
         self._last_frames.owner[:] = owner
         self._open_start[:] = state["open_start"].numpy()
         open_row, last = self.head % self._ring_rows, self._zero_frame + 1

@@ -41,9 +41,14 @@ class Group:
         for _, run in self.living:
             run.open()
 
-    def run_until(self, goes_on: Callable[[Trainer], bool]) -> None:
-        """Step while a member is left, its run is not done and `goes_on` says so of it."""
+    def run_until(self, goes_on: Callable[[Trainer], bool], interrupt: Interrupt) -> None:
+        """Step while a member is left, its run is not done and `goes_on` says so of it.
+
+        Stops before a change of game if Ctrl-C interrupts the games of the score.
+        """
         while self.living and not self.trainer.first.done and goes_on(self.trainer.first):
+            if not all(run.score_visit(interrupt) for _, run in self.living if run.awaits_score):
+                return
             before = self.trainer.first.agent_step
             self.trainer.step()
             for place, run in self.living:

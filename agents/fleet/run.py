@@ -168,7 +168,8 @@ class FleetRun:
                 stop, began = self._stop_after(chunk), time.monotonic()
                 steps = []
                 for group in self.groups:
-                    steps.append(pool.submit(group.run_until, lambda trainer: trainer.agent_step < stop))  # noqa: B023
+                    goes_on = lambda trainer: trainer.agent_step < stop  # noqa: B023, E731
+                    steps.append(pool.submit(group.run_until, goes_on, interrupt))
                     if first.updates == before:  # the second group finds compiled what the first has compiled
                         steps[-1].result()
                 for step in steps:

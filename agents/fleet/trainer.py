@@ -48,7 +48,7 @@ class FleetTrainer:
         begun = {number: trainer.begin_step() for number, trainer in self.living}
         for trainer, alive in zip(self.trainers, self.alive, strict=True):
             if not alive:  # another rate than that of the others would keep their optimisers apart
-                trainer.agent.schedule.move_to(max(self.first.agent_step - self.config.update_start, 0))
+                trainer.agent.schedule.move_to(self.first.schedule_step)
         actions = self._act({number: epsilon for number, (_, epsilon) in begun.items()})
         for number, trainer in self.living:
             trainer.env.send(actions[number])

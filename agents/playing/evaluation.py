@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -87,25 +87,30 @@ def score(
     seed: int,
     stopped: Callable[[], bool] = lambda: False,
     recorder: Recorder | None = None,
+    game: str | None = None,
+    show: bool = True,
 ) -> Games:
-    """That many games, with progress; fewer if `stopped`. The first are filmed by a `recorder`.
+    """That many games, fewer if `stopped`. The first are filmed by a `recorder`.
 
+    game: one of a run that plays games in sequence. show: whether there is progress to see.
     Raises ConfigError if a game goes on past the limit of its environment or rules, and past `LONGEST`.
     """
     epsilon, device = evaluation_epsilon(config), device_of(config.device)
     rate = Rate()  # from the end of the first step on, before which the emulators start
-    with closing(build_env(config, min(episodes, NUM_ENVS), seed)) as env:
+    with closing(build_env(config, min(episodes, NUM_ENVS), seed, game)) as env:
         games = Games(env.num_envs, episodes, env.time_limit)
         longest = max(LONGEST, env.time_limit or 0, config.rules.time_limit or 0)
-        with Progress(episodes, "evaluation games", pace=lambda: time_left(games, rate.value())) as progress:
+        pace = lambda: time_left(games, rate.value())  # noqa: E731
+        with Progress(episodes, "evaluation games", pace=pace) if show else nullcontext() as progress:
             for _ in play_episodes(policy, env, games, epsilon, seed, device, recorder):
                 if stopped():
                     break
                 if games.running.max() > longest:
                     advice = "its episodes have to end (longer ones need a time_limit)"
-                    raise ConfigError(f"{config.env}: a game has not ended after {longest:,} agent steps: {advice}")
+                    raise ConfigError(f"{game or config.env}: a game has not ended after {longest:,} agent steps: {advice}")
                 rate.add(time.monotonic(), games.time)
-                progress.update(len(games.ended), lambda: live_metrics(games), begun=games.begun())
+                if progress is not None:
+                    progress.update(len(games.ended), lambda: live_metrics(games), begun=games.begun())
     return games
 
 

@@ -138,7 +138,7 @@ class Monitor:
 
 
 class StateProbe:
-    """Measures the network on one batch of states, drawn once from the replay and kept for the whole run.
+    """Measures the network on one batch of states, drawn once from the replay and kept for the whole run, or visit.
 
     It measures the fp32 network in eval mode: dormant units and ranks of features per layer (`nap.Probe`; without the
     frozen copies of plasticity injection), units dormant by gradient (of a fixed random sum of the outputs: a probe has
@@ -163,11 +163,20 @@ class StateProbe:
         self.metrics: dict[str, float] = {}
         self._unreported: dict[str, float] = {}
 
-    def draw(self, replay: FrameReplay) -> None:
-        """Choose the states and measure once, the first time that the replay holds enough of them."""
+    def forget(self) -> None:
+        """Measure nothing until other states are drawn: the game has changed."""
+        self.actions, self.churn, self.watches = None, None, False
+        if self.probe is not None:
+            self.probe.load_state_dict({"batch": (self.probe.batch[0].new_empty(0),), "kept": {}})
+
+    def draw(self, replay: FrameReplay, newest: int | None = None) -> None:
+        """Choose the states and measure once, the first time that the replay holds enough of them.
+
+        newest: choose among so many of its newest steps; None: among all.
+        """
         if self.probe is None or self.actions is not None:
             return
-        if (obs := draw_states(replay, STATES, self.seed)) is None:
+        if (obs := draw_states(replay, STATES, self.seed, newest)) is None:
             return
         self.probe.load_state_dict({"batch": (obs,), "kept": {}})
         self.measure()
@@ -225,12 +234,13 @@ class StateProbe:
         self.watches, self.metrics = state["watches"], state["figures"]
 
 
-def draw_states(replay: FrameReplay, count: int, seed: int) -> Tensor | None:
+def draw_states(replay: FrameReplay, count: int, seed: int, newest: int | None = None) -> Tensor | None:
     """Different states of a replay [count, stack, *frame_shape], None if it has fewer; its generator stays as it is.
 
-    They lie in a buffer of the replay.
+    They are among so many of its `newest` steps (None: all), and lie in a buffer of the replay.
     """
     legal = replay.num_legal()
+    legal = legal if newest is None else min(legal, newest)
     if legal < count:
         return None
     order = torch.randperm(legal, generator=torch.Generator().manual_seed(seed))

@@ -14,12 +14,14 @@ from tensordict import TensorDictBase
 
 from agents.config import DQNConfig
 from agents.dqn import DQN, Metrics
+from agents.tasks import Visit
 from agents.training.acting import EpsilonGreedy, FrameStack, linear_epsilon
 from agents.training.annealing import NStepAnneal
 from agents.training.divergence import Batch
 from agents.training.fitting import FitProbe
 from agents.training.monitor import Monitor, StateProbe
 from agents.training.update_scheduler import UpdateScheduler
+from agents.training.visits import VisitAccount
 from envs.vector_env import Step, VectorEnv
 from experiment.fits import FitSummary
 from experiment.part import check_signal
@@ -37,6 +39,7 @@ look smaller than it is."""
 class Trainer:
     """One agent learning in one vector of environments; `step()` is one action in each and the updates that it earns.
 
+    play: makes the environments of a visit, of which a run has several if it plays games in sequence.
     `state_dict` holds everything that a run carries from step to step, except the replay and the environments, which
     have their own. Raises ConfigError for a schedule that listens to a signal that agents do not have.
     """
@@ -51,11 +54,14 @@ class Trainer:
         stack: FrameStack,
         probe: StateProbe,
         fit_probe: FitProbe | None = None,
+        play: Callable[[Visit], VectorEnv] | None = None,
     ):
         check_signal(agent.schedule.signal, SIGNALS, "an agent")
         self.config, self.env, self.replay, self.agent = config, env, replay, agent
         self.policy, self.stack, self.probe, self.fit_probe = policy, stack, probe, fit_probe
-        self.update_scheduler = UpdateScheduler(config.utd, config.update_start)
+        self.play_visit = play
+        self.visit, self.accounts = config.tasks[0], [VisitAccount()]
+        self.update_scheduler = self._scheduler()
         n_step, gamma = (config.n_step, config.n_step_final), (config.gamma, config.gamma_final)
         self.n_step_anneal = NStepAnneal(n_step, gamma, config.anneal_updates, agent.methods)
         self.monitor = Monitor(agent)
@@ -66,10 +72,22 @@ class Trainer:
         self.seconds = 0.0
         self.before_updates: Callable[[], object] = lambda: None
         """Called before the updates of each step that makes some."""
+        self.after_cut: Callable[[], object] = lambda: None
+        """Called when the newest row of the replay has changed: an episode that went on was ended there."""
 
     @property
     def done(self) -> bool:
         return self.agent_step >= self.config.budget
+
+    @property
+    def visit_over(self) -> bool:
+        """Whether the last step of a visit is made; of a run of one game, of the run."""
+        return self.agent_step >= self.visit.stop
+
+    @property
+    def account(self) -> VisitAccount:
+        """That of the present visit."""
+        return self.accounts[-1]
 
     @property
     def updates(self) -> int:
@@ -88,16 +106,43 @@ class Trainer:
 
     @property
     def epsilon(self) -> float:
-        return linear_epsilon(self.agent_step, self.config.epsilon_final, self.config.epsilon_steps)
+        began = self.visit.start if self.config.task_epsilon == "restart" else 0
+        return linear_epsilon(self.agent_step - began, self.config.epsilon_final, self.config.epsilon_steps)
+
+    @property
+    def schedule_step(self) -> int:
+        """The step of the learning rate's schedule."""
+        began = self.visit.start if self.config.task_schedule == "restart" else 0
+        return max(self.agent_step - began - self.config.update_start, 0)
+
+    def _scheduler(self, since: int = 0, made: int = 0) -> UpdateScheduler:
+        config = self.config
+        period = config.tasks.task_steps if config.task_replay == "clear" and config.is_sequence else None
+        return UpdateScheduler(config.utd, config.update_start, since, made, period)
 
     def open(self) -> None:
         """Begin an episode in every environment. Running episodes in the replay end as truncated."""
         first = self.env.reset()
-        if self.replay.started:
-            self.replay.cut(first)
-        else:
+        if not self.replay.started:
             self.replay.start(first)
+        elif self.config.task_replay == "clear" and self.agent_step == self.visit.start:
+            self.replay.clear(first)
+        else:
+            self.replay.cut(first)
+            self.after_cut()
         self.obs = self.stack.push(first, np.ones(self.env.num_envs, bool))
+
+    def change_task(self) -> None:
+        """Go on with the next game of the sequence. The methods are told, in their order."""
+        assert self.play_visit is not None, "a run of one game has one visit"
+        self.visit = self.config.tasks[self.visit.number + 1]
+        self.accounts.append(VisitAccount(self.agent.updates, self.seconds))
+        self.env.close()
+        self.env = self.play_visit(self.visit)
+        self.returns.clear()
+        self.probe.forget()
+        self.open()
+        self.agent.change_task(fresh_optimizer=self.config.task_optimizer == "fresh")
 
     def refill(self, steps: int) -> None:
         """Play `steps` agent steps with the present policy to fill the replay, without updates and rows of metrics."""
@@ -119,21 +164,30 @@ class Trainer:
         return self.rows(step, before)
 
     def begin_step(self) -> tuple[int, float]:
-        """Count the step and set its learning rate; the agent step before it, and its exploration rate."""
+        """Count the step and set its learning rate; the agent step before it, and its exploration rate.
+
+        The first step of a visit changes the game.
+        """
+        if self.visit_over:
+            self.change_task()
         before, epsilon = self.agent_step, self.epsilon
         self.agent_step += self.env.num_envs
-        self.agent.schedule.move_to(max(self.agent_step - self.config.update_start, 0))
+        self.agent.schedule.move_to(self.schedule_step)
         return before, epsilon
 
     def rows(self, step: Step, before: int) -> list[Row]:
         """The rows of metrics that are due after a step that began at agent step `before`."""
         rows = self._finished_episodes(step)
         measured = self._measured(before)
-        if self.passes(self.config.steps_per_row, before) or self.done:
+        if self.passes(self.config.steps_per_row, before) or self.visit_over:
             rows.append({**self.counts(), "seconds": self.seconds, **self._report(), **measured})
         elif measured:
             rows.append({"agent_step": self.agent_step, **measured})
-        return rows
+        return [self._named(row) for row in rows] if self.config.is_sequence else rows
+
+    def _named(self, row: Row) -> Row:
+        """A row of metrics with the game and the visit to it."""
+        return {"agent_step": row["agent_step"], "task": self.visit.game, "visit": self.visit.visit, **row}
 
     def _measured(self, before: int) -> dict[str, float]:
         """The metrics of the probes that are due or have begun in this step."""
@@ -155,7 +209,7 @@ class Trainer:
 
     def _due(self, interval: int, before: int) -> bool:
         """Whether a measurement is due after this step; never at an interval of 0."""
-        return bool(interval) and (self.passes(interval, before) or self.done)
+        return bool(interval) and (self.passes(interval, before) or self.visit_over)
 
     def _report(self) -> Row:
         """The monitor's metrics and the schedule's. The schedule may listen to the monitor's."""
@@ -216,6 +270,7 @@ class Trainer:
             actions, step.reward, step.terminated, step.truncated, step.life_lost, step.frame, step.first_frame
         )
         self.obs = self.stack.push(step.first_frame, step.ended)
+        self.account.steps += self.env.num_envs
         self._count_wraps(step)
         return step
 
@@ -241,7 +296,7 @@ class Trainer:
         due = self.update_scheduler.due(self.agent_step, self.agent.updates)
         if due > 0:
             self.before_updates()
-            self.probe.draw(self.replay)
+            self.probe.draw(self.replay, self.newest)
         while due > 0:
             count = min(due, config.block)
             block = self.replay.sample(config.batch_size, count + self.agent.lookahead, **self.returns_now())
@@ -250,6 +305,11 @@ class Trainer:
                 self.update(batch)
             self.replay.update(block["index"][:count], torch.stack([batch["losses"] for batch in batches]))
             due -= count
+
+    @property
+    def newest(self) -> int | None:
+        """Steps of the replay that are of the present visit; None for all, in a run of one game."""
+        return self.account.steps if self.config.is_sequence else None
 
     def update(self, batch: TensorDictBase) -> None:
         """Let the agent make one update, which the monitor and the probe observe."""
@@ -267,6 +327,7 @@ class Trainer:
             self.episodes += 1
             score, length = float(step.episode_return[i]), int(step.episode_steps[i])
             self.returns.append(score)
+            self.account.add(self.visit, self.agent_step, score, length)
             if self.agent.updates:  # before that the schedule stands still
                 self._signal({"return": score})
             row: Row = {"agent_step": self.agent_step, "episode": self.episodes}
@@ -286,6 +347,13 @@ class Trainer:
             **self.n_step_anneal.report(self.agent.updates),
         }
 
+    def visit_rows(self) -> list[dict[str, Any]]:
+        """The visits so far in numbers."""
+        ends = [(later.updates_before, later.seconds_before) for later in self.accounts[1:]]
+        ends.append((self.agent.updates, self.seconds))
+        pairs = enumerate(zip(self.accounts, ends, strict=True))
+        return [account.row(self.config.tasks[number], *end) for number, (account, end) in pairs]
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "agent": self.agent.state_dict(),
@@ -299,13 +367,16 @@ class Trainer:
             "score_wraps": self.score_wraps,
             "returns": list(self.returns),
             "seconds": self.seconds,
-            "earning": [self.update_scheduler.start, self.update_scheduler.made],
+            "visits": [account.state_dict() for account in self.accounts],
+            "earning": [self.update_scheduler.since, self.update_scheduler.made],
             "began": self.n_step_anneal.began,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.agent.load_state_dict(state["agent"])
-        if self.agent.schedule.last_epoch != max(state["agent_step"] - self.config.update_start, 0):
+        self.agent_step = state["agent_step"]
+        self._load_visits(state)
+        if self.agent.schedule.last_epoch != self.schedule_step:
             raise ValueError("its learning rate follows another schedule, of an earlier version")
         for parameter, gradient in zip(self.agent.network.parameters(), state["gradients"], strict=True):
             parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
@@ -314,10 +385,20 @@ class Trainer:
         self.obs = self.stack.frames
         self.monitor.load_state_dict(state["monitor"])
         self.probe.load_state_dict(state["probe"])
-        self.agent_step, self.episodes, self.seconds = state["agent_step"], state["episodes"], state["seconds"]
+        self.episodes, self.seconds = state["episodes"], state["seconds"]
         self.score_wraps = state.get("score_wraps", 0)  # earlier checkpoints do not count them
-        start, made = state.get("earning", (self.config.update_start, 0))  # nor do they know forks
-        self.update_scheduler = UpdateScheduler(self.config.utd, start, made)
+        since, made = state.get("earning", (0, 0))  # nor do they know forks
+        self.update_scheduler = self._scheduler(since, made)
         self.n_step_anneal.began = state.get("began", self.n_step_anneal.began)
         self.returns.clear()
         self.returns.extend(state["returns"])
+
+    def _load_visits(self, state: dict[str, Any]) -> None:
+        """Take back the accounts, and make the environments of the visit that the run was in."""
+        found = state.get("visits", [VisitAccount().state_dict()])  # earlier checkpoints are of one game
+        self.accounts = [VisitAccount(**account) for account in found]
+        visit = self.config.tasks[len(self.accounts) - 1]
+        if visit != self.visit and self.play_visit is not None:
+            self.env.close()
+            self.env = self.play_visit(visit)
+        self.visit = visit

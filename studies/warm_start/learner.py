@@ -173,6 +173,8 @@ class Learner:
             self._refresh_rates()
         if self.phase == 1 and self.config.later_peak != 1:
             self.schedule.set_peaks([peak * self.config.later_peak for peak in self.schedule.peaks])
+        for method in self.methods:
+            method.task_changed(self.updates)
 
     def _restart(self) -> None:
         """Clears Adam's moments if the rate was restarted since the last update and the settings say so."""
