@@ -21,9 +21,12 @@ from agents.dqn import DQN
 from agents.names import CLOSED_LOOP, EARLY_CYCLE, NETWORKS, STACK, is_own
 from agents.networks.augmentation import drq
 from agents.networks.encoders import Encoder, make_network
+from agents.tasks import Visit
+from agents.training.acting import EpsilonGreedy, FrameStack
 from agents.training.adamw import FusedAdamW
 from agents.training.fitting import FitProbe
 from agents.training.monitor import StateProbe
+from agents.training.trainer import Trainer
 from agents.values import Categorical, Quantiles, Scalar, Values
 from envs.padded import PaddedVectorEnv
 from envs.protocol import Protocol
@@ -285,3 +288,33 @@ def build_learner(config: DQNConfig, network: nn.Module, joining: Collection[str
             compile=config.compile == "true",
             skip=SkipNonFinite(optimizer) if config.on_nonfinite == "skip" else None,
         )
+
+
+def build_trainer(config: DQNConfig, agent_step: int = 0, joining: Collection[str] = ()) -> Trainer:
+    """All parts of a run at their start. Emulators that begin again at `agent_step` draw other games.
+
+    joining: the names of methods that join a run under way.
+    """
+    seed = seeds(config.seed, "network", "exploration", "replay", "probe")
+    play = partial(build_play, config, agent_step)
+    env = play(config.tasks[0])
+    agent = build_agent(config, env.frame_shape, env.num_actions, seed["network"], env.stack, joining)
+    replay = build_replay(config, env, seed["replay"])
+    policy = EpsilonGreedy(agent.act, env.num_actions, seed["exploration"])
+    stack = FrameStack(env.num_envs, env.stack, env.frame_shape, replay.device)
+    probes = build_probe(config, agent, seed["probe"]), build_fit_probe(config, env)
+    return Trainer(config, env, replay, agent, policy, stack, *probes, play)
+
+
+def build_play(config: DQNConfig, agent_step: int, visit: Visit) -> VectorEnv:
+    """The environments of a visit. Those that cannot be brought back draw other games where they begin again."""
+
+    def begun(step: int) -> VectorEnv:
+        name = f"play from {step}"
+        return build_env(config, config.num_envs, seeds(config.seed, name)[name], visit.game)
+
+    env = begun(visit.start)
+    if agent_step > visit.start and not env.exact_resume:
+        env.close()
+        return begun(agent_step)
+    return env

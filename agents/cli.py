@@ -154,8 +154,9 @@ def check_stated(config: DQNConfig, argv: Sequence[str]) -> None:
     stated = {arg.partition("=")[0].removeprefix("--").replace("-", "_") for arg in argv if arg.startswith("--")}
     if {"env", "sequence"} <= stated:
         raise ConfigError("--env and --sequence both name what is played: give one of them")
-    if config.is_sequence and (unused := stated & ({"frames"} | ({"steps"} if config.task_steps is not None else set()))):
-        raise ConfigError(f"--{unused.pop()}: games in sequence have --task-steps and --visits: leave it out")
+    unused = {"frames", "steps"} if config.task_steps is not None else {"frames"}
+    if config.is_sequence and (found := sorted(stated & unused)):
+        raise ConfigError(f"--{found[0]}: games in sequence have --task-steps and --visits: leave it out")
     rules, network = config.environment.rules, config.environment.network
     for name, value, own in (("protocol", config.protocol, rules and rules.name), ("network", config.network, network)):
         if own is not None and name in stated and value != own and not is_own(value):

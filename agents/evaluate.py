@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from agents.checks import check_kind
 from agents.config import DQNConfig
+from envs.registry import resolve_game
 from experiment.config import ConfigError, exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
 from experiment.setting import check_ranges, setting
 from experiment.storage.files import to_json, write_atomic
 from experiment.storage.run_dir import RunDir, load_settings
+from experiment.values import suggest
 
 if TYPE_CHECKING:
     from agents.playing.video import Recorder
@@ -29,6 +31,8 @@ class EvaluateConfig:
 
     run: str = field(default="", metadata={"positional": True, "metavar": "RUN"})
     """Run directory; its newest good checkpoint is played."""
+    game: str | None = None
+    """Which game of a run that plays games in sequence; none: the one that it played at that checkpoint."""
     episodes: int | None = setting(None, at_least=1)
     """Games to play; none: the protocol's number."""
     seed: int | None = setting(None, at_least=0)
@@ -90,12 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             agent, step = load_agent(config, directory)
             seed = seeds(config.seed, "evaluation")["evaluation"] if options.seed is None else options.seed
             episodes = options.episodes or config.rules.evaluation_episodes
-            film = re.sub(r"[^\w.-]+", "-", f"{config.env}-{step}")
+            game = played_game(config, options.game, step)
+            film = re.sub(r"[^\w.-]+", "-", f"{game}-{step}")
             recorder = _recorder(options, episodes, film)
         with exit_on_bad_input(), nullcontext() if recorder is None else closing(recorder):
-            games = score(config, evaluated_policy(config, agent), episodes, seed, recorder=recorder)
-        print(f"{config.env}, agent step {step:,}: {rules_of(config, games.limit).summary()}")
-        print(format_score(config, games))
+            games = score(config, evaluated_policy(config, agent), episodes, seed, recorder=recorder, game=game)
+        print(f"{game}, agent step {step:,}: {rules_of(config, games.limit).summary()}")
+        print(format_score(config, game, games))
         if recorder is not None:
             print(recorder.summary())
         if options.out is None:
@@ -104,14 +109,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             "run": str(directory.path),
             "agent_steps": step,
             "agent": config.agent,
-            "game": config.env,
-            "score": summary(config.env, games),
+            "game": game,
+            "score": summary(game, games),
             "protocol": rules_played(config, episodes, games.limit),
             "backend": config.backend,
             "seed": seed,
             "environment": environment(),
         }
         return _write(Path(options.out), outcome)
+
+
+def played_game(config: DQNConfig, wanted: str | None, step: int) -> str:
+    """The game to play with the agent of a step; ConfigError for one that the run does not play."""
+    if wanted is None:
+        return config.tasks.after(step).game
+    try:
+        game = resolve_game(wanted)
+    except ValueError as error:
+        raise ConfigError(f"--game: {error}") from None
+    if game not in config.games:
+        raise ConfigError(f"--game {wanted}: the run does not play it{suggest(game, config.games, list_all=True)}")
+    return game
 
 
 def _write(path: Path, outcome: dict[str, Any]) -> int:

@@ -18,6 +18,9 @@ class Metric(NamedTuple):
 
 METRICS = (
     Metric("agent_step", "agent steps", "Actions so far, over all environments."),
+    Metric("task", "name", "The game, in a run that plays games in sequence."),
+    Metric("visit", "number", "Which visit to that game it is, from 1."),
+    Metric("score/*", "points", "Mean raw score of the evaluation at the end of a visit, on a game of the sequence."),
     Metric("frames", "frames", "Emulator frames so far: agent steps times the frame skip of the protocol."),
     Metric("updates", "updates", "Optimiser steps so far."),
     Metric("episodes", "games", "Games that ended so far."),

@@ -5,27 +5,23 @@ from __future__ import annotations
 import inspect
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 
-from agents.build import build_agent, build_env, build_fit_probe, build_probe, build_replay
+from agents.build import build_agent, build_env, build_trainer
 from agents.config import DQNConfig
 from agents.dqn import DQN
 from agents.names import command_of
 from agents.playing.evaluation import evaluated_policy, format_score, rules_played, score, summary
 from agents.playing.games import Games
-from agents.tasks import Visit
-from agents.training.acting import EpsilonGreedy, FrameStack
 from agents.training.compiling import settle_compile
 from agents.training.divergence import advice
 from agents.training.pace import Pace
 from agents.training.saver import Saver
 from agents.training.trainer import Trainer
-from envs.vector_env import VectorEnv
 from experiment.determinism import seeds
 from experiment.fork_state import Source, check_fits
 from experiment.interrupt import Interrupt
@@ -65,36 +61,6 @@ def describe_methods(config: DQNConfig, methods: Sequence[Method]) -> str:
     if config.nap:
         named.append(f"NaP ({config.nap_norm} norm, {config.nap_affine} scale and offset)")
     return ", ".join(named) or "none"
-
-
-def build_trainer(config: DQNConfig, agent_step: int = 0, joining: Collection[str] = ()) -> Trainer:
-    """All parts of a run at their start. Emulators that begin again at `agent_step` draw other games.
-
-    joining: the names of methods that join a run under way.
-    """
-    seed = seeds(config.seed, "network", "exploration", "replay", "probe")
-    play = partial(build_play, config, agent_step)
-    env = play(config.tasks[0])
-    agent = build_agent(config, env.frame_shape, env.num_actions, seed["network"], env.stack, joining)
-    replay = build_replay(config, env, seed["replay"])
-    policy = EpsilonGreedy(agent.act, env.num_actions, seed["exploration"])
-    stack = FrameStack(env.num_envs, env.stack, env.frame_shape, replay.device)
-    probes = build_probe(config, agent, seed["probe"]), build_fit_probe(config, env)
-    return Trainer(config, env, replay, agent, policy, stack, *probes, play)
-
-
-def build_play(config: DQNConfig, agent_step: int, visit: Visit) -> VectorEnv:
-    """The environments of a visit. Those that cannot be brought back draw other games where they begin again."""
-
-    def begun(step: int) -> VectorEnv:
-        name = f"play from {step}"
-        return build_env(config, config.num_envs, seeds(config.seed, name)[name], visit.game)
-
-    env = begun(visit.start)
-    if agent_step > visit.start and not env.exact_resume:
-        env.close()
-        return begun(agent_step)
-    return env
 
 
 class AgentRun(Run[DQNConfig]):
@@ -261,11 +227,11 @@ class AgentRun(Run[DQNConfig]):
         """Whether a visit of a sequence is over and its games of the score are not played yet."""
         trainer, config = self.trainer, self.config
         wanted = config.is_sequence and bool(config.eval_episodes)
-        return wanted and trainer.visit_over and not trainer.account.scores
+        return wanted and trainer.visit_over and not trainer.visits.account.scores
 
     def score_visit(self, interrupt: Interrupt, show: bool = False) -> bool:
         """Play the games of the score of a visit that is over. False, and nothing kept, if Ctrl-C interrupts them."""
-        config, agent, visit = self.config, self.trainer.agent, self.trainer.visit
+        config, agent, visit = self.config, self.trainer.agent, self.trainer.visits.now
         assert config.eval_episodes
         found, drawn = {}, agent.generator.get_state()
         for game in config.games if config.eval_all else (visit.game,):
@@ -277,7 +243,7 @@ class AgentRun(Run[DQNConfig]):
                 return False
             found[game] = summary(game, games)
         agent.generator.set_state(drawn)  # training goes on as without an evaluation
-        self.trainer.account.scores = found
+        self.trainer.visits.account.scores = found
         where = {"agent_step": self.step, "task": visit.game, "visit": visit.visit}
         self.tracker.log(where | {f"score/{game}": each["mean"] for game, each in found.items()})
         return True
@@ -295,9 +261,9 @@ class AgentRun(Run[DQNConfig]):
 
     def conclude(self) -> dict[str, Any]:
         if self.games is not None:
-            print(format_score(self.config, self.games))
+            print(format_score(self.config, self.config.env, self.games))
         if self.config.is_sequence:
-            print(visit_table(self.trainer.visit_rows()), end="")
+            print(visit_table(self.trainer.visits.rows(self.trainer.updates, self.trainer.seconds)), end="")
         return result(self.config, self.trainer, self.games)
 
 
@@ -325,7 +291,7 @@ def visit_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def result(config: DQNConfig, trainer: Trainer, games: Games | None) -> dict[str, Any]:
     """What the result of an agent adds to every run's result: the score, or the visits of a sequence, and the rules."""
-    visits = {"visits": trainer.visit_rows()} if config.is_sequence else {}
+    visits = {"visits": trainer.visits.rows(trainer.updates, trainer.seconds)} if config.is_sequence else {}
     alarms = getattr(trainer.agent.schedule, "alarms", None)
     return {
         "agent": config.agent,

@@ -37,6 +37,10 @@ class Tasks:
         start, game = number * self.task_steps, self.games[number % len(self.games)]
         return Visit(number, game, number // len(self.games) + 1, start, start + self.task_steps)
 
+    def after(self, agent_step: int) -> Visit:
+        """The visit that the last of so many agent steps belongs to."""
+        return self[min(max(agent_step - 1, 0) // self.task_steps, len(self) - 1)]
+
     @property
     def steps(self) -> int:
         """Agent steps of the whole run."""

@@ -99,7 +99,8 @@ def update_run(config: DQNConfig) -> Run:
 
     trainer = build_trainer(config)
     trainer.open()
-    trainer.refill(WARM_UP)
+    for _ in range(WARM_UP):
+        trainer.play(trainer.epsilon)
     block = trainer.replay.sample(config.batch_size, config.block + trainer.agent.lookahead, n_step=config.n_step)
 
     def run(blocks: int) -> None:

@@ -1,13 +1,9 @@
 """Games in sequence: their names, and what one network needs to play them all. Light: command lines ask here."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from envs.errors import unknown_name
 from envs.games import MINATAR
-
-if TYPE_CHECKING:
-    from envs.protocol import Protocol
 
 SEQUENCES: dict[str, tuple[str, ...]] = {
     # The games, and the order, of the continual MinAtar of C-CHAIN (Tang et al., ICML 2025).

@@ -52,6 +52,10 @@ INPUTS: dict[Build, tuple[int, ...]] = {mlp: (6,), cnn: (2, 8, 8), linear: (6,),
 """Networks by what builds them, with the shape of an input."""
 
 
+TASK = 5
+"""The update after which methods are told that another task begins."""
+
+
 class Loop:
     """A network learning to map noise to noise, with methods; each `step` is one update.
 
@@ -118,6 +122,9 @@ class Loop:
         """What the methods do after the optimiser's step."""
         for method in self.methods:
             method.after_update(self.updates, self.tap.features)
+        if self.updates == TASK:
+            for method in self.methods:
+                method.task_changed(self.updates)
 
     def step(self, size: int = 32) -> None:
         self.learn(size)

@@ -13,7 +13,8 @@ class OptimizerReset(OptimizerRestart):
 
     The weights stay. period: updates, inf for never; "target": before each update that follows a change of the target
     network; a loop without one needs a number. at: once instead, after this update, or "now": after the first one that
-    is made with the method, as in a fork; "task": at each change of task. Source: arXiv 2306.17833, Rainbow on Atari, at each copy to the target.
+    is made with the method, as in a fork; "task": at each change of task.
+    Source: arXiv 2306.17833, Rainbow on Atari, at each copy to the target.
     """
 
     name = "optimizer-reset"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from plasticity.method import check_period, check_until
 
 At = float | Literal["now", "task"] | None
-"""The one update after which a method acts; "now": its first; "task": at changes of task; None: it acts periodically."""
+"""The one update after which a method acts; "now": its first; "task": at each change of task; None: periodically."""
 
 
 class Timing:
@@ -22,7 +22,7 @@ class Timing:
     def __init__(self, method: str, period: float, at: At = None, until: float = math.inf):
         self.period = check_period(f"{method}: period", period)
         self.until = check_until(method, until)
-        self.at: At = at if at in (None, "now", "task") else check_period(f"{method}: at", at)
+        self.at: At = at if at is None or at == "now" or at == "task" else check_period(f"{method}: at", at)
         self.acted = 0
         """With "now" and "task": the update after which the method acted last, or 0."""
 
@@ -56,7 +56,7 @@ class Timing:
 
     def is_over(self, update: int) -> bool:
         """Whether the method, which is not off, acts after no update that follows this one."""
-        if self.is_off or self.at in ("now", "task"):
+        if self.is_off or self.at == "now" or self.at == "task":
             return False
         if self.at is not None:
             return self.at <= update

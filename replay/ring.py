@@ -26,8 +26,8 @@ class FrameRing:
     one frame of zeros (the ending of a termination), then the true last frames of truncated steps.
 
     Args: `capacity` in agent steps, rounded up to whole rows; `time_limit` is the least number of agent steps after
-    which an episode can be truncated (None: never), `cut_period` the rows between calls of `cut` (None: there are
-    none). Both bound how many last frames are kept.
+    which an episode can be truncated (None: never), `cut_period` that of rows between calls of `cut`. Both bound how
+    many last frames are kept.
     """
 
     def __init__(
@@ -44,9 +44,8 @@ class FrameRing:
         if num_envs < 1 or stack < 1:
             raise ValueError(f"num_envs and stack must be at least 1, got {num_envs} and {stack}")
         if capacity < num_envs * (stack + 1):
-            raise ValueError(
-                f"capacity must hold stack + 1 = {stack + 1} steps of {num_envs} environments, got {capacity}"
-            )
+            least = f"stack + 1 = {stack + 1} steps of {num_envs} environments"
+            raise ValueError(f"capacity must hold {least}, got {capacity}")
         if time_limit is not None and time_limit < 1:
             raise ValueError(f"time_limit must be at least 1 agent step, or None for never, got {time_limit}")
         self.device = torch.device(device)
@@ -62,7 +61,7 @@ class FrameRing:
         self._zero_frame = self._ring_size
         self._outputs: dict[tuple[int, ...], torch.Tensor] = {}
         self._offset_cache: dict[tuple[int, int], torch.Tensor] = {}
-        # Enough slots that the oldest one is free when time_limit allows the next truncation, and at the next cut.
+        # Enough slots that the oldest one is free at the next truncation or cut.
         truncations = 0 if time_limit is None else self.max_rows // time_limit + 2
         self._allocate(truncations + (0 if cut_period is None else self.max_rows // cut_period + 1))
 
@@ -119,8 +118,7 @@ class FrameRing:
         if self.head:
             raise ValueError(f"start() opens an empty replay, but {len(self)} steps are stored: go on with add()")
         frames = np.asarray(frames)
-        if frames.shape != self._frames_shape or frames.dtype != BYTE:
-            raise self._bad_frames("frames", frames)
+        self._check_frames("frames", frames)
         self._frames[0] = frames
         self._start_step[0] = self._open_start
         if self._staged:
@@ -147,8 +145,7 @@ class FrameRing:
         action, reward, life_lost = np.asarray(action), np.asarray(reward), np.asarray(life_lost)
         terminated, truncated, next_frame = np.asarray(terminated), np.asarray(truncated), np.asarray(next_frame)
         self._check_step(action, reward, terminated, truncated, life_lost)
-        if next_frame.shape != self._frames_shape or next_frame.dtype != BYTE:
-            raise self._bad_frames("next_frame", next_frame)
+        self._check_frames("next_frame", next_frame)
         # `True in tolist()` takes a tenth of the time of any() on a short array.
         ended = True in terminated.tolist() or True in truncated.tolist()
         if ended:
@@ -201,16 +198,15 @@ class FrameRing:
         except (TypeError, ValueError):
             raise ValueError(f"actions must be integers in 0..255, got {action.tolist()}") from None
 
-    def _bad_frames(self, name: str, frames: np.ndarray) -> ValueError:
-        return ValueError(f"{name} must be uint8 {self._frames_shape}, got {frames.dtype} {frames.shape}")
+    def _check_frames(self, name: str, frames: np.ndarray) -> None:
+        if frames.shape != self._frames_shape or frames.dtype != BYTE:
+            raise ValueError(f"{name} must be uint8 {self._frames_shape}, got {frames.dtype} {frames.shape}")
 
     def _check_truncation(self, terminated: np.ndarray, truncated: np.ndarray, frame: Any) -> None:
         cut = np.flatnonzero(truncated & ~terminated)
         if not len(cut):
             return
-        frame = np.asarray(frame)
-        if frame.shape != self._frames_shape or frame.dtype != BYTE:
-            raise self._bad_frames("frame", frame)
+        self._check_frames("frame", np.asarray(frame))
         length = self.head + 1 - int(self._open_start[cut].max()) // self.num_envs
         if self.time_limit is None or length < self.time_limit:
             limit = "time_limit=None (never)" if self.time_limit is None else f"time_limit={self.time_limit}"
@@ -222,12 +218,10 @@ class FrameRing:
     def cut(self, frames: np.ndarray) -> None:
         """Ends every running episode after the last row, as truncated, and opens others with `frames`.
 
-        For environments that begin again after a resume, or with another game. The frames of the open row become the
-        true last observations. Raises ValueError if there is no slot for them: see `cut_period`, and `spare` of
-        `load_state_dict`.
+        For environments that begin again, after a resume or with another game. The open row's frames become the true
+        last observations. ValueError without a slot for them: see `cut_period`, and `spare` of `load_state_dict`.
         """
-        if frames.shape != self._frames_shape or frames.dtype != BYTE:
-            raise self._bad_frames("frames", frames)
+        self._check_frames("frames", frames)
         opened = self.head * self.num_envs + self._envs
         running = np.flatnonzero(self._open_start < opened)
         if len(running) and not self._last_frames.have_room(running, self._oldest):
@@ -242,8 +236,7 @@ class FrameRing:
 
     def clear(self, frames: np.ndarray) -> None:
         """Drops all rows, and opens episodes with `frames`. Steps are counted on."""
-        if frames.shape != self._frames_shape or frames.dtype != BYTE:
-            raise self._bad_frames("frames", frames)
+        self._check_frames("frames", frames)
         self.cleared = self.head
         self._open(frames)
 

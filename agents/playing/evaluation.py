@@ -106,8 +106,9 @@ def score(
                 if stopped():
                     break
                 if games.running.max() > longest:
+                    fault = f"a game has not ended after {longest:,} agent steps"
                     advice = "its episodes have to end (longer ones need a time_limit)"
-                    raise ConfigError(f"{game or config.env}: a game has not ended after {longest:,} agent steps: {advice}")
+                    raise ConfigError(f"{game or config.env}: {fault}: {advice}")
                 rate.add(time.monotonic(), games.time)
                 if progress is not None:
                     progress.update(len(games.ended), lambda: live_metrics(games), begun=games.begun())
@@ -166,13 +167,13 @@ def summary(game: str, games: Games) -> dict[str, Any]:
     }
 
 
-def format_score(config: DQNConfig, games: Games) -> str:
+def format_score(config: DQNConfig, game: str, games: Games) -> str:
     """The score in one line, with its games and rules."""
-    found = summary(config.env, games)
+    found = summary(game, games)
     normalized = found["human_normalized"]
     human = "" if normalized is None else f", human-normalised {normalized:.3f}"
     return (
-        f"{config.env}: mean {found['mean']:.1f}, median {found['median']:.1f} over {describe_games(found)}"
+        f"{game}: mean {found['mean']:.1f}, median {found['median']:.1f} over {describe_games(found)}"
         f" ({config.rules.name}, epsilon {evaluation_epsilon(config):g}){human}"
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from agents.training.monitor import STATES, draw_states
+from experiment.fits import FitSummary
 from nap.metrics import FitCurves, fit_random_targets
 from replay import FrameReplay
 
@@ -40,3 +42,12 @@ class FitProbe:
         states = states.to(next(network.parameters()).device)
         options = {"draws": self.draws, "updates": self.updates, "lr": self.lr}
         return fit_random_targets(network, states, self.fresh, **options, seed=self.seed, progress=progress)  # type: ignore[arg-type]
+
+    def metrics(self, network: nn.Module, replay: FrameReplay, agent_step: int) -> dict[str, float]:
+        """What a run logs of the fits, nothing while the replay holds too few states."""
+        try:
+            curves = self.curves(network, replay)
+        except ValueError as error:  # such as outputs that are NaN, which the monitor reports
+            warnings.warn(f"agent step {agent_step:,}, no fits of random targets: {error}", stacklevel=2)
+            curves = None
+        return {} if curves is None else FitSummary.of(curves).metrics()

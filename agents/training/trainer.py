@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,11 +18,12 @@ from agents.training.acting import EpsilonGreedy, FrameStack, linear_epsilon
 from agents.training.annealing import NStepAnneal
 from agents.training.divergence import Batch
 from agents.training.fitting import FitProbe
+from agents.training.fresh import FRESH, fresh_td_error
 from agents.training.monitor import Monitor, StateProbe
 from agents.training.update_scheduler import UpdateScheduler
-from agents.training.visits import VisitAccount
+from agents.training.visits import Visits
+from agents.training.wraps import warn_of_wrap
 from envs.vector_env import Step, VectorEnv
-from experiment.fits import FitSummary
 from experiment.part import check_signal
 from replay import FrameReplay
 
@@ -31,9 +31,6 @@ Row = dict[str, float | int | str | None]
 SIGNALS = ("loss", "td_error", "fresh_td_error", "return")
 """Signals for schedules: means over the updates between two rows, the TD error of the newest transitions at each row,
 and the return of each episode."""
-FRESH = 64
-"""Most newest transitions in the TD error of a row. Two rows never share a transition: the noise between rows would
-look smaller than it is."""
 
 
 class Trainer:
@@ -60,14 +57,12 @@ class Trainer:
         self.config, self.env, self.replay, self.agent = config, env, replay, agent
         self.policy, self.stack, self.probe, self.fit_probe = policy, stack, probe, fit_probe
         self.play_visit = play
-        self.visit, self.accounts = config.tasks[0], [VisitAccount()]
+        self.visits = Visits(config.tasks)
         self.update_scheduler = self._scheduler()
         n_step, gamma = (config.n_step, config.n_step_final), (config.gamma, config.gamma_final)
         self.n_step_anneal = NStepAnneal(n_step, gamma, config.anneal_updates, agent.methods)
         self.monitor = Monitor(agent)
-        self.agent_step = 0
-        self.episodes = 0
-        self.score_wraps = 0
+        self.agent_step = self.episodes = self.score_wraps = 0
         self.returns: deque[float] = deque(maxlen=100)
         self.seconds = 0.0
         self.before_updates: Callable[[], object] = lambda: None
@@ -82,12 +77,7 @@ class Trainer:
     @property
     def visit_over(self) -> bool:
         """Whether the last step of a visit is made; of a run of one game, of the run."""
-        return self.agent_step >= self.visit.stop
-
-    @property
-    def account(self) -> VisitAccount:
-        """That of the present visit."""
-        return self.accounts[-1]
+        return self.agent_step >= self.visits.now.stop
 
     @property
     def updates(self) -> int:
@@ -106,13 +96,13 @@ class Trainer:
 
     @property
     def epsilon(self) -> float:
-        began = self.visit.start if self.config.task_epsilon == "restart" else 0
+        began = self.visits.now.start if self.config.task_epsilon == "restart" else 0
         return linear_epsilon(self.agent_step - began, self.config.epsilon_final, self.config.epsilon_steps)
 
     @property
     def schedule_step(self) -> int:
         """The step of the learning rate's schedule."""
-        began = self.visit.start if self.config.task_schedule == "restart" else 0
+        began = self.visits.now.start if self.config.task_schedule == "restart" else 0
         return max(self.agent_step - began - self.config.update_start, 0)
 
     def _scheduler(self, since: int = 0, made: int = 0) -> UpdateScheduler:
@@ -125,7 +115,7 @@ class Trainer:
         first = self.env.reset()
         if not self.replay.started:
             self.replay.start(first)
-        elif self.config.task_replay == "clear" and self.agent_step == self.visit.start:
+        elif self.config.task_replay == "clear" and self.agent_step == self.visits.now.start:
             self.replay.clear(first)
         else:
             self.replay.cut(first)
@@ -134,20 +124,12 @@ class Trainer:
 
     def change_task(self) -> None:
         """Go on with the next game of the sequence. The methods are told, in their order."""
-        assert self.play_visit is not None, "a run of one game has one visit"
-        self.visit = self.config.tasks[self.visit.number + 1]
-        self.accounts.append(VisitAccount(self.agent.updates, self.seconds))
-        self.env.close()
-        self.env = self.play_visit(self.visit)
+        self.visits.begin(self.agent.updates, self.seconds)
+        self._enter()
         self.returns.clear()
         self.probe.forget()
         self.open()
         self.agent.change_task(fresh_optimizer=self.config.task_optimizer == "fresh")
-
-    def refill(self, steps: int) -> None:
-        """Play `steps` agent steps with the present policy to fill the replay, without updates and rows of metrics."""
-        for _ in range(-(-steps // self.env.num_envs)):
-            self.play(self.epsilon)
 
     def step(self) -> list[Row]:
         """One action in each environment, and the updates that are then due. Returns the due rows of metrics."""
@@ -162,6 +144,12 @@ class Trainer:
             self.agent.sync_target()
         self.seconds += time.perf_counter() - began
         return self.rows(step, before)
+
+    def _enter(self) -> None:
+        """Make the environments of the present visit."""
+        assert self.play_visit is not None, "a run of one game has one visit"
+        self.env.close()
+        self.env = self.play_visit(self.visits.now)
 
     def begin_step(self) -> tuple[int, float]:
         """Count the step and set its learning rate; the agent step before it, and its exploration rate.
@@ -187,25 +175,17 @@ class Trainer:
 
     def _named(self, row: Row) -> Row:
         """A row of metrics with the game and the visit to it."""
-        return {"agent_step": row["agent_step"], "task": self.visit.game, "visit": self.visit.visit, **row}
+        visit = self.visits.now
+        return {"agent_step": row["agent_step"], "task": visit.game, "visit": visit.visit, **row}
 
     def _measured(self, before: int) -> dict[str, float]:
         """The metrics of the probes that are due or have begun in this step."""
         if self._due(self.config.steps_per_probe, before):
             self.probe.measure()
         found = self.probe.report()
-        if self._due(self.config.fit_probe_interval, before):
-            found = {**found, **self._fits()}
+        if self.fit_probe is not None and self._due(self.config.fit_probe_interval, before):
+            found = {**found, **self.fit_probe.metrics(self.agent.network, self.replay, self.agent_step)}
         return found
-
-    def _fits(self) -> dict[str, float]:
-        """The metrics of the fits of random targets, none while the replay holds too few states."""
-        try:
-            curves = None if self.fit_probe is None else self.fit_probe.curves(self.agent.network, self.replay)
-        except ValueError as error:  # such as outputs that are NaN, which the monitor reports
-            warnings.warn(f"agent step {self.agent_step:,}, no fits of random targets: {error}", stacklevel=2)
-            curves = None
-        return {} if curves is None else FitSummary.of(curves).metrics()
 
     def _due(self, interval: int, before: int) -> bool:
         """Whether a measurement is due after this step; never at an interval of 0."""
@@ -227,18 +207,8 @@ class Trainer:
             schedule.observe(value)
 
     def _fresh_td_error(self) -> float | None:
-        """Mean TD error of the newest transitions, which updates have sampled least.
-
-        At UTD 8 with 5,000 steps in the replay, each was sampled once or twice; with many more steps, hardly ever. None
-        before the first update, or if there are too few transitions.
-        """
-        replay, returns = self.replay, self.returns_now()
-        count = min(FRESH, max(self.config.steps_per_row, replay.num_envs))
-        if self.agent.updates == 0 or replay.num_legal(returns["n_step"]) < count:
-            return None
-        end = (replay.head - returns["n_step"] + 1) * replay.num_envs
-        batch = replay.gather(torch.arange(end - count, end, device=replay.device).unsqueeze(0), **returns)
-        return float(self.agent.td_error(batch.squeeze(0)))
+        count = min(FRESH, max(self.config.steps_per_row, self.replay.num_envs))
+        return fresh_td_error(self.agent, self.replay, count, self.returns_now())
 
     def returns_now(self) -> dict[str, Any]:
         """n and γ of the returns, at the present update."""
@@ -270,23 +240,12 @@ class Trainer:
             actions, step.reward, step.terminated, step.truncated, step.life_lost, step.frame, step.first_frame
         )
         self.obs = self.stack.push(step.first_frame, step.ended)
-        self.account.steps += self.env.num_envs
-        self._count_wraps(step)
-        return step
-
-    def _count_wraps(self, step: Step) -> None:
-        """Count the score counters that wrapped, and warn of the first of the run."""
+        self.visits.account.steps += self.env.num_envs
         wraps = int(step.score_wrapped.sum())
         if wraps and not self.score_wraps:
-            points = float(step.reward[step.score_wrapped][0])
-            learned = "-1, its rewards being clipped" if self.config.clips_rewards else f"{points:,.0f}"
-            warnings.warn(
-                f"agent step {self.agent_step:,}: the game's score counter went past its last number and began again, "
-                f"a reward of {points:,.0f}. The score stays the raw sum; the agent learned from {learned}. "
-                "score_wraps in the metrics counts how often",
-                stacklevel=2,
-            )
+            warn_of_wrap(self.agent_step, step, self.config.clips_rewards)
         self.score_wraps += wraps
+        return step
 
     def learn(self) -> None:
         """Make the updates that are due, in blocks that share a replay call and a pass of the target network."""
@@ -309,7 +268,7 @@ class Trainer:
     @property
     def newest(self) -> int | None:
         """Steps of the replay that are of the present visit; None for all, in a run of one game."""
-        return self.account.steps if self.config.is_sequence else None
+        return self.visits.account.steps if self.config.is_sequence else None
 
     def update(self, batch: TensorDictBase) -> None:
         """Let the agent make one update, which the monitor and the probe observe."""
@@ -327,7 +286,7 @@ class Trainer:
             self.episodes += 1
             score, length = float(step.episode_return[i]), int(step.episode_steps[i])
             self.returns.append(score)
-            self.account.add(self.visit, self.agent_step, score, length)
+            self.visits.add_game(self.agent_step, score, length)
             if self.agent.updates:  # before that the schedule stands still
                 self._signal({"return": score})
             row: Row = {"agent_step": self.agent_step, "episode": self.episodes}
@@ -347,13 +306,6 @@ class Trainer:
             **self.n_step_anneal.report(self.agent.updates),
         }
 
-    def visit_rows(self) -> list[dict[str, Any]]:
-        """The visits so far in numbers."""
-        ends = [(later.updates_before, later.seconds_before) for later in self.accounts[1:]]
-        ends.append((self.agent.updates, self.seconds))
-        pairs = enumerate(zip(self.accounts, ends, strict=True))
-        return [account.row(self.config.tasks[number], *end) for number, (account, end) in pairs]
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "agent": self.agent.state_dict(),
@@ -367,7 +319,7 @@ class Trainer:
             "score_wraps": self.score_wraps,
             "returns": list(self.returns),
             "seconds": self.seconds,
-            "visits": [account.state_dict() for account in self.accounts],
+            "visits": self.visits.state_dict(),
             "earning": [self.update_scheduler.since, self.update_scheduler.made],
             "began": self.n_step_anneal.began,
         }
@@ -375,7 +327,10 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.agent.load_state_dict(state["agent"])
         self.agent_step = state["agent_step"]
-        self._load_visits(state)
+        if "visits" in state:  # earlier checkpoints are of one game
+            self.visits.load_state_dict(state["visits"])
+        if self.visits.now.number:
+            self._enter()
         if self.agent.schedule.last_epoch != self.schedule_step:
             raise ValueError("its learning rate follows another schedule, of an earlier version")
         for parameter, gradient in zip(self.agent.network.parameters(), state["gradients"], strict=True):
@@ -392,13 +347,3 @@ class Trainer:
         self.n_step_anneal.began = state.get("began", self.n_step_anneal.began)
         self.returns.clear()
         self.returns.extend(state["returns"])
-
-    def _load_visits(self, state: dict[str, Any]) -> None:
-        """Take back the accounts, and make the environments of the visit that the run was in."""
-        found = state.get("visits", [VisitAccount().state_dict()])  # earlier checkpoints are of one game
-        self.accounts = [VisitAccount(**account) for account in found]
-        visit = self.config.tasks[len(self.accounts) - 1]
-        if visit != self.visit and self.play_visit is not None:
-            self.env.close()
-            self.env = self.play_visit(visit)
-        self.visit = visit

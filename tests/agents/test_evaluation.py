@@ -178,12 +178,12 @@ def test_the_summary_is_normalised_by_the_reference_scores():
 
 def test_the_verdict_names_the_rules_and_says_whole_of_whole_games_only():
     config = DQNConfig(env="Pong", protocol="machado").resolved()
-    line = format_score(config, games_of([-21.0, -19.0]))
+    line = format_score(config, config.env, games_of([-21.0, -19.0]))
     assert line == (
         "Pong: mean -20.0, median -20.0 over 2 whole games, all different (machado, epsilon 0.001), "
         "human-normalised 0.020"
     )
-    line = format_score(config, games_of([-21.0, -19.0], cut=1))
+    line = format_score(config, config.env, games_of([-21.0, -19.0], cut=1))
     assert "over 2 games, 1 of 2 cut at the limit of 27,000 steps, all different (machado" in line
 
 

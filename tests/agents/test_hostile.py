@@ -26,7 +26,7 @@ from experiment.values import members
 from studies.grokking.config import GrokkingConfig
 from studies.warm_start.config import WarmStartConfig
 from tests.agents.test_command import refused
-from tests.agents.toys import CATCH, catch_trainer
+from tests.agents.toys import CATCH, catch_trainer, play
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def test_every_number_that_is_taken_can_be_built_and_trains(name):
         config = from_mapping(DQNConfig, {name: text}, "here", base).resolved()
         trainer = catch_trainer(**{field: getattr(config, field) for field in fields(DQNConfig)})
         trainer.open()
-        trainer.refill(30)
+        play(trainer, 30)
         trainer.agent_step = 42
         trainer.step()
 

@@ -19,14 +19,14 @@ from experiment.determinism import parameter_hash
 from experiment.layout import compiled
 from experiment.storage.run_dir import RunDir
 from plasticity.registry import METHODS
-from tests.agents.toys import CATCH, catch_trainer, little_network
+from tests.agents.toys import CATCH, catch_trainer, little_network, play
 
 
 def filled_trainer(steps=300, **settings):
     """A trainer whose replay holds `steps` agent steps and whose probe has its states."""
     trainer = catch_trainer(**settings)
     trainer.open()
-    trainer.refill(steps)
+    play(trainer, steps)
     trainer.probe.draw(trainer.replay)
     return trainer
 
@@ -43,7 +43,7 @@ def test_the_states_are_different_ones_of_the_replay_and_stay(num_envs):
     act, seen = trainer.policy, []
     trainer.policy = lambda obs, epsilon: seen.append(obs.clone()) or act(obs, epsilon)
     trainer.open()
-    trainer.refill(350)
+    play(trainer, 350)
     generator = trainer.replay.generator.get_state()
     trainer.probe.draw(trainer.replay)
     assert torch.equal(trainer.replay.generator.get_state(), generator)
@@ -54,7 +54,7 @@ def test_the_states_are_different_ones_of_the_replay_and_stay(num_envs):
     for state in states:  # each step of the replay at most once
         left.remove(state.numpy().tobytes())
     kept = states.clone()
-    trainer.refill(200)
+    play(trainer, 200)
     trainer.probe.draw(trainer.replay)
     assert torch.equal(trainer.probe.probe.batch[0], kept)
 

@@ -117,22 +117,6 @@ def test_a_whole_step_with_its_updates_never_waits_for_the_device(settings):
     assert trainer.agent.updates == 24
 
 
-def test_a_refill_counts_as_nothing():
-    trainer = catch_trainer(steps=300)
-    run(trainer)
-    state = copy.deepcopy(trainer.state_dict())
-    resumed = catch_trainer(steps=400)
-    resumed.load_state_dict(state)
-    resumed.open()
-    resumed.refill(100)
-    assert len(resumed.replay) == 100
-    assert (resumed.agent_step, resumed.agent.updates, resumed.episodes) == (300, 100, trainer.episodes)
-    assert list(resumed.returns) == list(trainer.returns)
-    while not resumed.done:
-        resumed.step()
-    assert resumed.agent.updates == 200
-
-
 def test_a_loaded_trainer_shares_no_memory_with_what_it_was_loaded_from():
     trainer = catch_trainer(steps=120, update_start=40)
     trainer.open()

@@ -73,6 +73,12 @@ def catch_trainer(
     return Trainer(config, env, replay, agent, policy, stack, build_probe(config, agent, seed))
 
 
+def play(trainer: Trainer, steps: int) -> None:
+    """So many steps without updates and metrics, which fill the replay."""
+    for _ in range(-(-steps // trainer.env.num_envs)):
+        trainer.play(trainer.epsilon)
+
+
 def run(trainer: Trainer) -> list[dict]:
     """All rows of a run to the end of its budget."""
     trainer.open()

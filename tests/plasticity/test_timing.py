@@ -8,6 +8,7 @@ import torch
 
 from plasticity.loops import Loop, mlp
 from plasticity.registry import make
+from plasticity.testing import check_method
 from plasticity.timing import Timing
 
 KINDS = ["reset", "shrink-perturb", "fire", "optimizer-reset"]
@@ -107,7 +108,7 @@ def test_the_state_of_an_older_checkpoint_is_taken(name):
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [("soon", "a number or now"), ("nan", "whole number"), ("0.5", "whole number")]
+    ("value", "said"), [("soon", "a number or now or task"), ("nan", "whole number"), ("0.5", "whole number")]
 )
 @pytest.mark.parametrize("name", KINDS)
 def test_an_update_that_is_none_is_refused(name, value, said):
@@ -120,3 +121,25 @@ def test_an_update_that_is_none_is_refused(name, value, said):
 def test_an_update_that_cannot_be_is_refused_by_its_own_name(at):
     with pytest.raises(ValueError, match=r"^fire: at=\S+: it has to be a whole number of updates, at least 1, or inf"):
         Timing("fire", 3, at)
+
+
+@pytest.mark.parametrize("name", ["reset", "shrink-perturb", "dash", "fire", "optimizer-reset", "adam-rel"])
+def test_a_method_that_acts_at_a_change_of_task_keeps_the_contract(name):
+    check_method(name, at="task")
+
+
+def test_dash_at_a_change_of_task_shrinks_by_all_gradients_before_it():
+    told, (method,) = Loop(mlp), make(["dash:at=task,alpha=0.3,shrinkage=0.2"])
+    method.attach(told.network, None, told.optimizer)
+    average = [torch.zeros_like(parameter) for parameter in method._parameters]
+    for update in range(1, 8):
+        told.learn()
+        method.after_update(update)
+        for mean, parameter in zip(average, method._parameters, strict=True):
+            mean.mul_(0.7).sub_(0.3 * parameter.grad)
+    before = [parameter.detach().clone() for parameter in method._parameters]
+    method.task_changed(7)
+    for parameter, old, mean in zip(method._parameters, before, average, strict=True):
+        cosine = torch.nn.functional.cosine_similarity(old, mean, dim=-1)
+        factor = cosine.clamp(0.2, 1)
+        assert torch.allclose(parameter, old * (factor[:, None] if old.ndim > 1 else factor), rtol=1e-5)
