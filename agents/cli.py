@@ -31,7 +31,7 @@ DEFAULTS = {"dqn": "dqn-atari100k", "rainbow": "rainbow", "der": "der"}
 NAMES = {"dqn": "a DQN", "rainbow": "Rainbow", "der": "Data-Efficient Rainbow"}
 PARTS: tuple[tuple[str, Callable[[DQNConfig], bool], tuple[str, ...]], ...] = (
     (
-        "--sequence, or a list of games as --env",
+        "--sequence or a list of games as --env",
         lambda config: config.is_sequence,
         ("task_replay", "task_epsilon", "task_optimizer", "task_schedule", "eval_all"),
     ),

@@ -149,7 +149,8 @@ def test_a_flag_that_contradicts_its_preset(preset, words, said, tmp_path, capsy
 @pytest.mark.parametrize(("switch", "options"), [(switch, options) for switch, _, options in cli.PARTS])
 def test_an_option_of_a_part_is_refused_without_its_switch_and_taken_with_it(switch, options, tmp_path, capsys):
     turned_on = switch.partition(" or ")[0].split()
-    turned_on += ["3"] if turned_on == ["--n-step-final"] else []
+    values = {"--n-step-final": ["3"], "--sequence": ["minatar3", "--task-steps", "20000"]}
+    turned_on += values.get(turned_on[-1], [])
     for option in options:
         flag, value = f"--{option.replace('_', '-')}", getattr(DQNConfig, option)
         words = [flag] if value is False else [f"{flag}={value}"]
