@@ -194,6 +194,7 @@ class AgentRun(Run[DQNConfig]):
             progress.busy("evaluating")
             scored = self.score_visit(self.interrupt)
             progress.busy("")
+            self.pace.go_on()
             if not scored:
                 return
         for row in self.trainer.step():

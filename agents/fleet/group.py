@@ -41,14 +41,18 @@ class Group:
         for _, run in self.living:
             run.open()
 
-    def run_until(self, goes_on: Callable[[Trainer], bool], interrupt: Interrupt) -> None:
-        """Step while a member is left, its run is not done and `goes_on` says so of it.
+    def score_visits(self, interrupt: Interrupt) -> None:
+        """Play the games of the score of each member that ends a visit, unless Ctrl-C interrupts them."""
+        for place, run in self.living:
+            try:
+                if run.awaits_score and not interrupt.requested:
+                    run.score_visit(interrupt)
+            except FAILURES as error:
+                self._fail(place, error)
 
-        Stops before a change of game if Ctrl-C interrupts the games of the score.
-        """
+    def run_until(self, goes_on: Callable[[Trainer], bool]) -> None:
+        """Step while a member is left, its run is not done and `goes_on` says so of it."""
         while self.living and not self.trainer.first.done and goes_on(self.trainer.first):
-            if not all(run.score_visit(interrupt) for _, run in self.living if run.awaits_score):
-                return
             before = self.trainer.first.agent_step
             self.trainer.step()
             for place, run in self.living:

@@ -165,11 +165,13 @@ class FleetRun:
         with progress, ThreadPoolExecutor(len(self.groups), initializer=on_one_thread) as pool:
             chunk, before = 1, first.updates
             while self.living and not self.living[0].finished() and not interrupt.requested:
+                if self.living[0].awaits_score:
+                    self._score_visits(pool, interrupt)
+                    continue
                 stop, began = self._stop_after(chunk), time.monotonic()
                 steps = []
                 for group in self.groups:
-                    goes_on = lambda trainer: trainer.agent_step < stop  # noqa: B023, E731
-                    steps.append(pool.submit(group.run_until, goes_on, interrupt))
+                    steps.append(pool.submit(group.run_until, lambda trainer: trainer.agent_step < stop))  # noqa: B023
                     if first.updates == before:  # the second group finds compiled what the first has compiled
                         steps[-1].result()
                 for step in steps:
@@ -183,12 +185,20 @@ class FleetRun:
                     progress.update(self.living[0].step, self.live_metrics)
 
     def _stop_after(self, chunk: int) -> int:
-        """So many steps from here, but no further than the next checkpoint: no group gets two of them ahead."""
+        """So many steps from here, but no further than the next checkpoint: no group gets two of them ahead.
+
+        Nor beyond the end of a visit, where the games of its score come first.
+        """
         step, interval = self.living[0].step, self.config.checkpoint_interval
-        saves = [asked for asked in self.living[0].kept_steps if asked > step]
-        if interval:
-            saves.append((step // interval + 1) * interval)
-        return min([step + chunk, *saves])
+        ends = [asked for asked in self.living[0].kept_steps if asked > step]
+        ends += [(step // period + 1) * period for period in (interval, self.config.tasks.task_steps) if period]
+        return min([step + chunk, *ends])
+
+    def _score_visits(self, pool: ThreadPoolExecutor, interrupt: Interrupt) -> None:
+        """Let each group play the games of the score of a visit that is over; all wait until the last is done."""
+        for played in [pool.submit(group.score_visits, interrupt) for group in self.groups]:
+            played.result()
+        self.pace.go_on()
 
     def live_metrics(self) -> dict[str, str]:
         """The metrics of the live view: the means over the members that go on; none if none does."""

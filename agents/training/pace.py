@@ -64,6 +64,10 @@ class Pace:
             (began, first), step = self._began, self._work.agent_step
             self._per_step = (now - began) / max(step - first, 1)
 
+    def go_on(self) -> None:
+        """Goes on after a pause, whose time counts in neither."""
+        self._restart()
+
     @property
     def learns(self) -> bool:
         """Whether updates have been made."""

@@ -487,6 +487,30 @@ def test_a_fleet_killed_at_a_change_goes_on(tmp_path: Path) -> None:
         compare(*(RunDir(tmp_path / where / f"fleet-s{seed}") for where in ("broken", "whole")))
 
 
+def test_ctrl_c_between_visits_of_a_fleet_leaves_all_members_at_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(root=str(tmp_path / "whole"), name="fleet", threads=2)
+    assert FleetRun(config, [0, 1]).train() == 0
+    stopped = FleetRun(dataclasses.replace(config, root=str(tmp_path / "stopped")), [0, 1])
+    score = AgentRun.score_visit
+
+    def pressed(self: AgentRun, interrupt: Any, show: bool = False) -> bool:
+        interrupt.requested = self.config.seed == 1
+        return score(self, interrupt, show)
+
+    monkeypatch.setattr(AgentRun, "score_visit", pressed)
+    assert stopped.train() == 130
+    assert [run.step for run in stopped.living] == [60, 60]
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    where = tmp_path / "stopped" / "fleet-s0"
+    again = dataclasses.replace(config, root=str(where.parent), resume=str(where))
+    assert FleetRun(again, [0, 1]).train() == 0
+    for seed in range(2):
+        compare(*(RunDir(tmp_path / name / f"fleet-s{seed}") for name in ("stopped", "whole")))
+
+
 # --- bad input
 
 
