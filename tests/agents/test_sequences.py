@@ -32,9 +32,12 @@ from envs.vector_env import Step, VectorEnv
 from experiment.config import ConfigError
 from experiment.storage import checkpoint
 from experiment.storage.run_dir import RunDir
+from plasticity.registry import METHODS
 from plasticity.reset import Reset
 from plasticity.timing import Timing
+from tests.agents.test_dqn import RAINBOW
 from tests.agents.test_resume import differences, final, rows, state_of, stored
+from tests.plasticity.test_every_method import ACTIVE
 
 TWO = "MinAtar/SpaceInvaders,MinAtar/Breakout"
 """A game with 6 channels, and one with 4."""
@@ -355,6 +358,23 @@ def test_timing_at_task_acts_only_when_told() -> None:
     assert timing.last(12) == 9
     assert not Timing("method", 3).due_at_task(9)
     assert not Timing("method", 3, "now").due_at_task(9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_plays_sequences(tmp_path: Path, name: str) -> None:
+    spec = name + (ACTIVE | {"injection": ":at=20"})[name]
+    run = AgentRun(config_of(root=str(tmp_path), name="run", plasticity=(spec,), task_replay="clear"))
+    assert run.train() == 0
+    assert [visit["updates"] for visit in json.loads(run.directory.result.read_text())["visits"]] == [20] * 4
+
+
+@pytest.mark.parametrize("agent", ["rainbow", "der"])
+def test_every_agent_plays_sequences(tmp_path: Path, agent: str) -> None:
+    run = AgentRun(config_of(root=str(tmp_path), name="run", agent=agent, visits=1, **RAINBOW | {"n_step": 3}))
+    assert run.train() == 0
+    visits = json.loads(run.directory.result.read_text())["visits"]
+    assert [visit["updates"] for visit in visits] == [20, 30]
 
 
 # --- killed near a change
