@@ -43,15 +43,15 @@ STUDY = {
     "shrink-perturb": "--plasticity shrink-perturb:at=task",
     "redo": "--plasticity redo",
 }
-"""The flags of each arm. `visits` are those to all games together. `unaligned` is one more: it has no divisor in common
-with `visits`, so no restart but the first is at a change. The nearest is a cycle's `visits`th part from one, and a cycle
-is about as long as a visit, as where the restarts are aligned."""
+"""The flags of each arm. `visits` are those to all games together. `unaligned` is one more: the two numbers have no
+divisor in common, so that no restart is at a change, and a cycle is about as long as a visit, as where the restarts are
+aligned. A restart of cusum is as long as a visit, too."""
 AT_CHANGES = ("adam-rel", "dash", "fire", "optimizer-reset", "reset", "shrink-perturb")
 """Methods that can act at a change of game, which they do here where only their name is given."""
-DESCRIPTION = f"""Play games in sequence with one network, several times through the list, in arms that treat a change of
-game in their own ways; with the options of benchmarks.atari. An arm is compared with {PLAIN}, and with {RESET}: at
-each change that one draws network and target again, and begins optimiser, replay, exploration and schedule anew.
-It is an arm of the same runs, and its visits are those of a fresh agent.
+DESCRIPTION = f"""Play games in sequence with one network, several times through the list, in arms that treat a change
+of game in their own ways; with the options of benchmarks.atari. Arms are compared with {PLAIN}, and with {RESET}.
+That one draws network and target again at each change, and begins optimiser, replay, exploration and schedule anew:
+each of its visits is that of a fresh agent.
 
 arms: {", ".join(STUDY)}. nap-aligned restarts the learning rate at each change, nap-cyclic where no change is,
 nap-cusum where it finds one.
