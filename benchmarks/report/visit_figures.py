@@ -131,22 +131,19 @@ def _mark_changes(axis: Any, study: Study, named: bool) -> None:
         if number:
             axis.axvline(visit.start, color=INK, alpha=0.35, linewidth=0.7)
         if named:
-            level = {} if len(tasks) <= LEVEL else {"rotation": 40, "rotation_mode": "anchor"}
-            place = {"ha": "center"} if len(tasks) <= LEVEL else {"ha": "left"}
-            middle = (visit.start + visit.stop) / 2
-            axis.text(
-                middle, 1.02, short_game(visit.game), transform=axis.get_xaxis_transform(), fontsize=8, **place, **level
-            )
+            tilted = {"ha": "left", "rotation": 40, "rotation_mode": "anchor"}
+            place = {"ha": "center"} if len(tasks) <= LEVEL else tilted
+            middle, above = (visit.start + visit.stop) / 2, axis.get_xaxis_transform()
+            axis.text(middle, 1.02, short_game(visit.game), transform=above, fontsize=8, **place)
     axis.xaxis.set_major_formatter(thousands)
     axis.set_xlim(0, tasks.steps)
 
 
 def _legend_above(axis: Any, first: bool) -> None:
-    handles = len(axis.get_legend_handles_labels()[1])
-    height = 1.1 if first else 1.0
-    axis.legend(
-        loc="lower left", bbox_to_anchor=(0, height), ncols=min(max(handles, 1), 7), borderpad=0, columnspacing=1.2
-    )
+    """A legend above a panel, and above the names of games."""
+    columns = min(max(len(axis.get_legend_handles_labels()[1]), 1), 7)
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1.1 if first else 1.0)}
+    axis.legend(ncols=columns, borderpad=0, columnspacing=1.2, **place)
 
 
 # --- plasticity
@@ -169,8 +166,8 @@ def plasticity(pyplot: Any, study: Study, groups: Sequence[Sequence[str]], ratio
     level = {} if len(places) <= LEVEL else {"rotation": 40, "ha": "right"}
     axes[-1].set_xticks(places, study.labels, **level)
     note = (
-        f"Each visit's mean return over that of {study.fresh} in the same visit, a fresh agent: below 1 the network has "
-        "lost plasticity. Bars: 95% bootstrap intervals over seeds, which are too narrow for few seeds."
+        f"Each visit's mean return over that of {study.fresh} in the same visit, a fresh agent: below 1 the network "
+        "has lost plasticity. Bars: 95% bootstrap intervals over seeds, which are too narrow for few seeds."
     )
     return Figure("visit_plasticity", "Plasticity by visit", note, figure, 560)
 

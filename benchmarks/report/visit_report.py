@@ -41,11 +41,9 @@ def facts(study: Study) -> list[str]:
         lines.append(f"{counted(len(study.missing), 'run')} missing: see the table.")
     if study.fresh in study.arms:
         lines.append(
-            f"{study.fresh} is a fresh agent in each visit: network, target, optimiser, replay, exploration and schedule "
-            "begin anew at each change, in the same run."
+            f"{study.fresh} is a fresh agent in each visit: network, target, optimiser, replay, exploration and "
+            "schedule begin anew at each change, in the same run."
         )
     else:
-        lines.append(
-            f"There is no arm {study.fresh}, a fresh agent in each visit: nothing is divided by what it learns."
-        )
+        lines.append(f"No arm is {study.fresh}, a fresh agent in each visit: nothing is divided by what it learns.")
     return [*lines, rules_of(study.scores)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,9 +29,7 @@ def visit_tables(study: Study, ratios: Found) -> list[Table]:
         paired(study),
         plasticity(study, ratios),
         _means(study, "last_tenth", "Mean return of a visit's last tenth", "Games that ended in the last tenth."),
-        _means(
-            study, "score", "Evaluation at a visit's end, on its own game", "Mean return of the evaluation's games."
-        ),
+        _means(study, "score", "Evaluation at a visit's end", "Mean return on the visit's own game."),
         forgetting(study),
         alarms(study),
         *features(study),
@@ -99,10 +98,14 @@ def _means(
 def areas(study: Study) -> Table:
     """The mean return over the agent steps of each visit."""
     note = (
-        "The area under a visit's curve of returns over its length: the mean, over the agent steps of the visit, of the "
-        "return of the game that a step belongs to. Games that a change cut are left out."
+        "The area under a visit's curve of returns over its length: the mean, over the agent steps of the visit, of "
+        "the return of the game that a step belongs to. Games that a change cut are left out."
     )
     return _means(study, "area", "Mean return of each visit", note)
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 # --- against other arms, by seed
@@ -131,7 +134,7 @@ def paired(study: Study) -> Table:
     note = f"Mean return of the visit less that of {first} with the same seed. {STUDENT}"
     if study.fresh in study.arms:
         note += (
-            f" {ALL[0].upper()}{ALL[1:]}: the mean over visits of the difference over the mean return of {study.fresh} "
+            f" {_capital(ALL)}: the mean over visits of the difference over the mean return of {study.fresh} "
             "on that game (of all its seeds and visits), so that every game weighs the same."
         )
     found = _intervals(values, t_interval)
@@ -168,9 +171,9 @@ def plasticity(study: Study, ratios: Found) -> Table:
     """What a visit brought over what it brings a fresh agent."""
     note = (
         f"The mean return of a visit over that of {study.fresh} in the same visit, which is a fresh agent there: 1 is a "
-        f"network that learns as well as a fresh one, below 1 it has lost plasticity (or what it kept is in the way). "
-        f"The ratio of the means over the same seeds, its 95% bootstrap interval over seeds. {LATER[0].upper()}{LATER[1:]}"
-        ": the mean over those visits."
+        "network that learns as well as a fresh one; below 1 it has lost plasticity, or what it kept is in the way. The "
+        "ratio of the means over the same seeds, and its 95% bootstrap interval over seeds. "
+        f"{_capital(LATER)}: the mean over those visits."
     )
     title, rows = "Plasticity: a visit over a fresh agent's", [*study.labels, LATER]
     return _table("plasticity", title, note, rows, study.arms, ratios, fine)
@@ -218,39 +221,44 @@ def updates_until(run: SequenceRun, steps: int) -> float:
 
 def alarms(study: Study) -> Table:
     """How soon the schedules that listen found each change, and how often they restarted without one."""
-    header = [
-        "arm and visit",
-        "runs that found it",
-        "agent steps until then",
-        "updates until then",
-        "false alarms a run",
-    ]
     rows, records = [], []
     for arm in study.arms:
         runs = [run for run in study.of(arm) if run.alarms is not None]
-        found = [found_at(run) for run in runs]
         for number, label in enumerate([*study.labels, ALL]) if runs else ():
             numbers = range(len(study.labels)) if label == ALL else [number]
-            pairs = [(run, own[each][0]) for run, own in zip(runs, found, strict=True) for each in numbers]
-            delays = [(steps, updates_until(run, steps)) for run, steps in pairs if steps is not None]
-            changes = len(runs) * len([each for each in numbers if each])
-            false = sum(own[each][1] for own in found for each in numbers) / len(runs)
-            steps, updates = (
-                (float(np.mean(column)) for column in zip(*delays, strict=True)) if delays else [math.nan] * 2
-            )
-            known = [f"{len(delays)} of {changes}" if changes else "–"]
-            known += [f"{value:,.0f}" if delays else "–" for value in (steps, updates)]
-            rows.append([f"{arm}, {label}", *known, f"{false:.1f}"])
-            records.append({
-                "arm": arm, "visit": label, "changes": changes, "found": len(delays), "agent_steps": steps,
-                "updates": updates, "false_alarms_a_run": false,
-            })  # fmt: skip
+            record: dict[str, Any] = {"arm": arm, "visit": label} | _found_by(runs, numbers)
+            records.append(record)
+            rows.append([f"{arm}, {label}", *_found_cells(record)])
     note = (
         "A change is found by the first alarm of the visit that it begins. Agent steps and updates from the change to "
         "that alarm: means over the runs that found it; alarms come at rows of metrics (--log-interval). False alarms: "
         "all others, those of the first visit among them."
     )
+    header = ["arm and visit", "changes found", "agent steps until then", "updates until then", "false alarms a run"]
     return Table("alarms", "Alarms of schedules that listen", header, rows, note, records)
+
+
+def _found_by(runs: Sequence[SequenceRun], numbers: Sequence[int]) -> dict[str, float]:
+    """What the alarms of some runs found in some visits."""
+    pairs = [(run, own[number]) for run in runs for own in [found_at(run)] for number in numbers]
+    delays = [(steps, updates_until(run, steps)) for run, (steps, _) in pairs if steps is not None]
+    steps, updates = np.mean(delays, axis=0).tolist() if delays else (math.nan, math.nan)
+    return {
+        "changes": len(runs) * len([number for number in numbers if number]),
+        "found": len(delays),
+        "agent_steps": steps,
+        "updates": updates,
+        "false_alarms_a_run": sum(false for _, (_, false) in pairs) / len(runs),
+    }
+
+
+def _found_cells(record: Mapping[str, Any]) -> list[str]:
+    times = [record["agent_steps"], record["updates"]]
+    return [
+        f"{record['found']} of {record['changes']}" if record["changes"] else "–",
+        *("–" if math.isnan(time) else f"{time:,.0f}" for time in times),
+        f"{record['false_alarms_a_run']:.1f}",
+    ]
 
 
 def features(study: Study) -> list[Table]:

@@ -10,7 +10,7 @@ mean return in each twentieth of the visit). alarms are agent steps. A hyphen is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
