@@ -126,10 +126,14 @@ def study_arms(only: str | None, visits: int) -> list[str]:
     return [f"{name}:{STUDY[name].format(visits=visits, unaligned=visits + 1)}" for name in names]
 
 
-def method_arms(methods: str | None) -> list[str]:
-    """Arms of one method each as name:flags, named after it."""
+def method_arms(methods: str | None, names: Sequence[str]) -> list[str]:
+    """Arms of one method each as name:flags, named after it; `names` are those of other arms."""
     specs = [] if methods is None else join_options(spec.strip() for spec in methods.split(",") if spec.strip())
     flags = {spec: f"{spec}:at=task" if spec in AT_CHANGES else spec for spec in specs}
+    for spec in specs:
+        if (name := short_name(spec)) in names:
+            own = f'--arm NAME:"--plasticity {spec}"'
+            raise ConfigError(f"--methods: an arm of the study is named {name}: leave it out, or give {own}")
     return [f"{short_name(spec)}:--plasticity {flags[spec]}" for spec in specs]
 
 
@@ -140,7 +144,9 @@ def study(settings: ContinualSettings, given: Sequence[str]) -> SequenceSweep:
     common = ("--task-steps", str(settings.task_steps), "--visits", str(settings.visits), *given)
     (base,) = arms(settings.agent, preset, (), common)
     visits = len(base.config(games).tasks)
-    own = (*study_arms(settings.only, visits), *method_arms(settings.methods), *settings.arm)
+    chosen = study_arms(settings.only, visits)
+    methods = method_arms(settings.methods, [arm.partition(":")[0] for arm in chosen])
+    own = (*chosen, *methods, *settings.arm)
     root = settings.root or f"run/continual-{file_name(games)}"
     return SequenceSweep(replace(settings, root=root, config=preset, arm=own), common)
 

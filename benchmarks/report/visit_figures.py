@@ -15,12 +15,12 @@ from benchmarks.report.visits import POINTS
 from experiment.plot import GREY, INK, draw_band, draw_line, plotting, thousands
 from experiment.statistics import Interval
 
-MOST = 5
+MOST = 4
 """Arms in a panel, next to the two that are in all."""
 LEVEL = 8
 """Visits up to which the names of games are level."""
 WIDTH = 8.5
-HEIGHT = 2.5
+HEIGHT = 2.3
 """Inches of a panel."""
 
 Styles = dict[str, dict[str, Any]]
@@ -92,7 +92,7 @@ def returns(pyplot: Any, study: Study, groups: Sequence[Sequence[str]]) -> Figur
     """A panel for each group of arms over the whole run."""
     figure, axes = _panels(pyplot, len(groups))
     curves = {arm: curve_of(study, arm) for arm in study.arms}
-    divided = np.isfinite(study.scales).all()
+    divided, above = np.isfinite(study.scales).all(), 1.1 if len(study.tasks) <= LEVEL else 1.35
     for axis, group in zip(axes, groups, strict=True):
         for arm, style in _styles(study, group).items():
             curve = curves[arm]
@@ -100,7 +100,7 @@ def returns(pyplot: Any, study: Study, groups: Sequence[Sequence[str]]) -> Figur
             draw_line(axis, curve.x, curve.middle, **style)
         _mark_changes(axis, study, named=axis is axes[0])
         axis.set_ylabel(f"return / {study.fresh}'s" if divided else "return")
-        _legend_above(axis, first=axis is axes[0])
+        _legend_above(axis, above if axis is axes[0] else 1.0)
     axes[-1].set_xlabel("agent steps")
     note = (
         f"The mean over runs of the return in each {_ordinal(POINTS)} of a visit; bands: 95% Student-t intervals. "
@@ -139,10 +139,10 @@ def _mark_changes(axis: Any, study: Study, named: bool) -> None:
     axis.set_xlim(0, tasks.steps)
 
 
-def _legend_above(axis: Any, first: bool) -> None:
-    """A legend above a panel, and above the names of games."""
+def _legend_above(axis: Any, height: float) -> None:
+    """A legend above a panel; height: of its lower end, in panels."""
     columns = min(max(len(axis.get_legend_handles_labels()[1]), 1), 7)
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1.1 if first else 1.0)}
+    place = {"loc": "lower left", "bbox_to_anchor": (0, height)}
     axis.legend(ncols=columns, borderpad=0, columnspacing=1.2, **place)
 
 
@@ -160,9 +160,9 @@ def plasticity(pyplot: Any, study: Study, groups: Sequence[Sequence[str]], ratio
             shift = 0.1 * (place - (len(styles) - 1) / 2)
             _draw_arm(axis, places + shift, [ratios.get((label, arm)) for label in study.labels], style)
         axis.set_ylabel(f"mean return / {study.fresh}'s")
-        axis.set_ylim(bottom=min(axis.get_ylim()[0], 0))
-        axis.set_xlim(-0.6, len(places) - 0.4)
-        _legend_above(axis, first=False)
+        _legend_above(axis, 1.0)
+    axes[-1].set_xlim(-0.6, len(places) - 0.4)
+    axes[-1].set_ylim(bottom=min(axes[-1].get_ylim()[0], 0))
     level = {} if len(places) <= LEVEL else {"rotation": 40, "ha": "right"}
     axes[-1].set_xticks(places, study.labels, **level)
     note = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report.table import Table, by_row, fine, raw
+from benchmarks.report.table import Table, by_row, raw
 from benchmarks.report.visit_runs import SequenceRun, Study, short_game
 from experiment.statistics import Interval, bootstrap_interval, t_interval
 from experiment.tables import with_bounds
@@ -104,6 +104,11 @@ def areas(study: Study) -> Table:
     return _means(study, "area", "Mean return of each visit", note)
 
 
+def digits(value: float) -> str:
+    """A ratio."""
+    return f"{value:.2f}"
+
+
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
@@ -138,7 +143,7 @@ def paired(study: Study) -> Table:
             "on that game (of all its seeds and visits), so that every game weighs the same."
         )
     found = _intervals(values, t_interval)
-    return _table("paired", f"Difference from {first}, by seed", note, [*study.labels, ALL], study.arms, found)
+    return _table("paired", f"Difference from {first}, by seed", note, [ALL, *study.labels], study.arms, found)
 
 
 def ratio(rows: np.ndarray) -> float:
@@ -170,13 +175,13 @@ def _keep(values: Values, key: tuple[str, str], rows: np.ndarray) -> None:
 def plasticity(study: Study, ratios: Found) -> Table:
     """What a visit brought over what it brings a fresh agent."""
     note = (
-        f"The mean return of a visit over that of {study.fresh} in the same visit, which is a fresh agent there: 1 is a "
-        "network that learns as well as a fresh one; below 1 it has lost plasticity, or what it kept is in the way. The "
+        f"The mean return of a visit over that of {study.fresh} in the same visit, a fresh agent there: 1 is a network "
+        "that learns as well as a fresh one; below 1 it has lost plasticity, or what it kept is in the way. The "
         "ratio of the means over the same seeds, and its 95% bootstrap interval over seeds. "
         f"{_capital(LATER)}: the mean over those visits."
     )
-    title, rows = "Plasticity: a visit over a fresh agent's", [*study.labels, LATER]
-    return _table("plasticity", title, note, rows, study.arms, ratios, fine)
+    title, rows = "Plasticity: a visit over a fresh agent's", [LATER, *study.labels]
+    return _table("plasticity", title, note, rows, study.arms, ratios, digits)
 
 
 # --- what is forgotten, found, and seen by the probes
@@ -270,7 +275,9 @@ def features(study: Study) -> list[Table]:
         "td_error": ("TD error of the newest transitions", "In the last row of metrics of each visit."),
     }
 
-    def digits(value: float) -> str:
-        return f"{value:.3g}"
+    return [_means(study, name, *about, short, student=True) for name, about in what.items()]
 
-    return [_means(study, name, title, note, digits, student=True) for name, (title, note) in what.items()]
+
+def short(value: float) -> str:
+    """A number of any size, to three digits."""
+    return f"{value:.3g}"
