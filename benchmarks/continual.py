@@ -14,7 +14,7 @@ from benchmarks.report.writer import PAGE
 from benchmarks.sweep.command import AgentSweep, Settings, parse
 from benchmarks.sweep.runs import SEQUENCES
 from benchmarks.sweep.suites import arms, file_name
-from envs.registry import registered, resolve_game
+from envs.registry import is_sequence, registered, resolve_game
 from envs.sequences import joined, named
 from experiment.config import ConfigError, exit_on_bad_input, suggest
 from experiment.interrupt import cli_session
@@ -112,6 +112,8 @@ def listed(sequence: str) -> str:
     try:
         games = joined(named(sequence))
         registered(games)
+        if not is_sequence(games):
+            raise ValueError(f"a sequence has two games or more, and {games!r} is one")
         return resolve_game(games)
     except ValueError as error:
         raise ConfigError(f"--sequence: {error}") from None
