@@ -115,11 +115,10 @@ def _curves(rows: Sequence[Row], visits: Sequence[Mapping[str, Any]], num_envs: 
     curves = []
     for visit in visits:
         edges = np.linspace(visit["start"], visit["start"] + visit["steps"], POINTS + 1)
-        own = (ends > edges[0]) & (ends <= edges[-1])
-        inside = np.minimum(ends[own], edges[1:, None]) - np.maximum(begins[own], edges[:-1, None])
+        inside = np.minimum(ends, edges[1:, None]) - np.maximum(begins, edges[:-1, None])
         steps = np.maximum(inside, 0)
         with np.errstate(invalid="ignore"):
-            curves.append(steps @ returns[own] / steps.sum(1))
+            curves.append(steps @ returns / steps.sum(1))
     return curves
 
 
