@@ -143,7 +143,8 @@ def study(settings: ContinualSettings, given: Sequence[str]) -> SequenceSweep:
     """The sweep of the study; ConfigError for any mistake in it."""
     games = listed(settings.sequence)
     preset = settings.config or ("minatar" if registered(games).network == "minatar" else None)
-    common = ("--task-steps", str(settings.task_steps), "--visits", str(settings.visits), *given)
+    rows = () if settings.config else ("--log-interval", "none")  # a preset's are of far longer runs; cusum reads rows
+    common = ("--task-steps", str(settings.task_steps), "--visits", str(settings.visits), *rows, *given)
     (base,) = arms(settings.agent, preset, (), common)
     visits = len(base.config(games).tasks)
     chosen = study_arms(settings.only, visits)

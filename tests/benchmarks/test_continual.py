@@ -72,7 +72,8 @@ def test_the_arms_are_those_of_the_issue_and_no_two_are_the_same():
     assert kept == ("clear", "restart", "fresh", "restart")
     aligned = found["nap-aligned"]
     assert (aligned.nap, aligned.schedule, aligned.cycles, aligned.task_schedule) == (True, "cyclic", 1, "restart")
-    assert (found["nap-cusum"].schedule, found["nap-cusum"].cycles) == ("cusum", 6)
+    cusum = found["nap-cusum"]
+    assert (cusum.schedule, cusum.cycles, cusum.log_interval) == ("cusum", 6, 1_000)  # 150 rows a visit
 
 
 @pytest.mark.parametrize("visits", [1, 2, 3, 7])
@@ -86,7 +87,8 @@ def test_no_cycle_of_the_unaligned_arm_ends_at_a_change(sequence, visits):
 
 
 def test_options_after_the_dashes_decide_over_those_of_the_study():
-    found = configs("--only", "nap-cyclic", common="--visits 3 --task-steps 9000 --utd 4")
+    found = configs("--only", "nap-cyclic", common="--visits 3 --task-steps 9000 --utd 4 --log-interval 70")
+    assert found["nap-cyclic"].log_interval == 70
     assert found["nap-cyclic"].tasks == Tasks(GAMES["minatar3"], 9000, 3)
     assert (found["nap-cyclic"].cycles, found["nap-cyclic"].utd) == (10, 4)
 
