@@ -21,7 +21,7 @@ def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
     lines.append(f"{counted(missing, 'run')} missing: see the table." if missing else "No run is known to be missing.")
     if failed := sum(item.why.startswith("failed") for item in scores.missing):
         lines.append(f"{counted(failed, 'run')} failed: the numbers of their arms come from the other runs.")
-    lines += [_rules(scores), *filter(None, (summary.caution(scores.arms), summary.why_not_published)), *scores.notes]
+    lines += [rules_of(scores), *filter(None, (summary.caution(scores.arms), summary.why_not_published)), *scores.notes]
     lines.append(sentence([run.played for run in scores.runs]))
     if summary.left_out:
         names = ", ".join(summary.left_out)
@@ -40,7 +40,7 @@ def facts(scores: Scores, summary: Summary, curves: Curves) -> list[str]:
     return lines
 
 
-def _rules(scores: Scores) -> str:
+def rules_of(scores: Scores) -> str:
     """The rules of all runs that state them: they are the same."""
     stated = next((run.protocol for run in scores.runs if run.protocol is not None), None)
     silent = list(dict.fromkeys(run.arm for run in scores.runs if run.protocol is None))

@@ -164,11 +164,11 @@ def game_curves(groups: Groups, wall: bool = False, points: int = POINTS) -> dic
         for game, traces in games.items():
             grid = _grid(traces, wall, points)
             values = np.stack([sampled(trace, grid, wall) for trace in traces])
-            found.setdefault(game, {})[arm] = _mean_curve(grid, values)
+            found.setdefault(game, {})[arm] = mean_curve(grid, values)
     return {game: found[game] for game in sorted(found)}
 
 
-def _mean_curve(grid: np.ndarray, values: np.ndarray) -> Curve:
+def mean_curve(grid: np.ndarray, values: np.ndarray) -> Curve:
     """The mean and its Student-t interval, where every run has a value."""
     count = len(values)
     middle = values.mean(0)

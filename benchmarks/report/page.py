@@ -15,7 +15,12 @@ DARK = ("#63a4e8", "#f0924f", "#5cbd89", "#b794f4", "#f27878", "#a3b1c2", "#e0b0
 
 MARK = '<meta name="generator" content="benchmarks.report">'
 """Marks a page as a report: only a report may be replaced."""
-SHOWN_WITH = {"aggregates": ("aggregates",), "improvement": ("improvement",)}
+SHOWN_WITH = {
+    "aggregates": ("aggregates",),
+    "improvement": ("improvement",),
+    "area": ("visit_returns",),
+    "plasticity": ("visit_plasticity",),
+}
 """Figures that show a table's numbers, by the name of the table."""
 
 STYLE = """

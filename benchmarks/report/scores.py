@@ -14,7 +14,7 @@ from benchmarks.report.agreement import check_arms, list_of, name_arms, steps_of
 from benchmarks.report.csv_files import read_rows
 from benchmarks.report.folders import find_runs, items_of, mean_score
 from benchmarks.report.played import Played, read_played
-from envs.registry import recorded_rules, resolve_game
+from envs.registry import is_sequence, recorded_rules, resolve_game
 from experiment.config import ConfigError, as_plain, load_yaml, suggest
 from experiment.results import read_result
 from experiment.storage.run_dir import RunDir
@@ -22,6 +22,7 @@ from experiment.sweeps import manifest
 from experiment.sweeps.manifest import Entry
 
 UNSCORED = "finished without an evaluation"
+SEQUENCES = "their report: python -m benchmarks.continual --figure FOLDER, or FILE.csv"
 RESULT = {"agent": str, "game": str, "seed": int, "agent_steps": int, "protocol": dict, "settings": dict}
 
 Notes = list[tuple[str, str]]
@@ -189,15 +190,19 @@ def _read_entry(entry: Entry, run: RunDir) -> Score | Missing:
     """A run of a sweep."""
     where, game, seed = str(run.path), _game(entry.task, str(run.path)), str(entry.seed)
     if not run.finished:
-        why = "not finished" if run.path.is_dir() else "not begun"
-        if reason := entry.job(run.path.parent).failure():
-            why = f"failed: {reason}"
-        return Missing(entry.arm, game, seed, why)
+        return Missing(entry.arm, game, seed, why_missing(entry, run))
     item = _read_result(run)
     for what, listed, ran in (("game", game, item.game), ("seed", seed, item.run)):
         if listed != ran:
             raise ConfigError(f"run {where!r} has {what} {ran}, and {manifest.NAME} lists it with {listed}")
     return replace(item, arm=entry.arm)
+
+
+def why_missing(entry: Entry, run: RunDir) -> str:
+    """Why a run of a sweep has no result."""
+    if reason := entry.job(run.path.parent).failure():
+        return f"failed: {reason}"
+    return "not finished" if run.path.is_dir() else "not begun"
 
 
 def _read_run(run: RunDir) -> Score | Missing:
@@ -231,6 +236,9 @@ def _defaults() -> dict[str, Any]:
 
 @cache
 def _resolved(game: str) -> str:
+    """The game that a spelling means; ValueError for what is none, and for games in sequence."""
+    if is_sequence(game):
+        raise ValueError(f"games in sequence have visits and not one score; {SEQUENCES}")
     return resolve_game(game)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from experiment.config import ConfigError
 
 if TYPE_CHECKING:
+    from benchmarks.report.figures import Figure
     from benchmarks.report.learning_curves import Trace
     from benchmarks.report.scores import Scores
     from benchmarks.report.table import Table
@@ -41,19 +42,25 @@ def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = 
     from benchmarks.report.facts import facts
     from benchmarks.report.figures import draw_figures
     from benchmarks.report.learning_curves import make_curves, read_traces
-    from benchmarks.report.page import html
     from benchmarks.report.scores import read_scores
     from benchmarks.report.summary import summarize
     from benchmarks.report.tables import all_tables
-    from experiment.tables import escaped
 
     scores = read_scores(config.runs)
     traces = read_traces(scores.runs)
     curves = make_curves(traces)
     summary = summarize(scores)
-    tables, figures = all_tables(scores, summary), draw_figures(summary, curves)
-    tables = [*(first(scores, traces) if first else ()), *tables]
-    lines = facts(scores, summary, curves)
+    tables = [*(first(scores, traces) if first else ()), *all_tables(scores, summary)]
+    write_files(folder, config.title, facts(scores, summary, curves), tables, draw_figures(summary, curves))
+
+
+def write_files(
+    folder: Path, title: str, lines: Sequence[str], tables: Sequence[Table], figures: Sequence[Figure]
+) -> None:
+    """Writes page, Markdown, tables and figures into a new folder."""
+    from benchmarks.report.page import html
+    from experiment.tables import escaped
+
     shown = [table for table in tables if table.rows]
     odd = "backslashreplace"  # names of folders that are no UTF-8
     (folder / "figures").mkdir(parents=True)
@@ -64,23 +71,28 @@ def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = 
     for table in tables:
         if table.records:
             (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8", errors=odd)
-    (folder / PAGE).write_text(html(config.title, lines, shown, figures), encoding="utf-8", errors=odd)
+    (folder / PAGE).write_text(html(title, lines, shown, figures), encoding="utf-8", errors=odd)
     listed = "".join(f"- {escaped(line)}\n" for line in lines)
-    parts = [f"# {escaped(config.title)}\n", listed, *(table.markdown() for table in shown)]
+    parts = [f"# {escaped(title)}\n", listed, *(table.markdown() for table in shown)]
     (folder / "report.md").write_text("\n".join(parts), encoding="utf-8", errors=odd)
 
 
 def replace_report(config: ReportConfig, first: MoreTables | None = None) -> None:
-    """Builds the report next to its folder, then renames it: the folder holds the old report or a complete new one.
+    """Builds the report and puts it in the place of an older one; `first` as in `write_report`."""
+    replace_folder(config.out, lambda folder: write_report(config, folder, first))
 
-    first: as in `write_report`.
+
+def replace_folder(place: str, write: Callable[[Path], None]) -> None:
+    """Builds a report next to its folder, then renames it: the folder holds the old report or a complete new one.
+
+    write: writes it into a new folder. Raises ConfigError for a folder that holds something else.
     """
-    out = Path(config.out).resolve()
+    out = Path(place).resolve()
     if not _may_be_replaced(out):
-        raise ConfigError(f"--out {config.out!r} is no report: choose a folder that is new, empty or an older report")
+        raise ConfigError(f"--out {place!r} is no report: choose a folder that is new, empty or an older report")
     temporary, old = (out.parent / f".{out.name}.{uuid.uuid4().hex}" for _ in range(2))
     try:
-        write_report(config, temporary, first)
+        write(temporary)
         if out.exists():
             os.rename(out, old)
         os.rename(temporary, out)

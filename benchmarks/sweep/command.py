@@ -83,9 +83,13 @@ class AgentSweep(Sweep):
     def __init__(self, settings: Settings, common: Sequence[str]) -> None:
         suite = settings.suite
         self.arms = {arm.name: arm for arm in arms(settings.agent, settings.config, settings.arm, common)}
-        self.games, self.seeds, self.fleet = games(suite), settings.seeds, settings.fleet
+        self.games, self.seeds, self.fleet = self.tasks(suite), settings.seeds, settings.fleet
         name = suite if suite in SUITES else "-".join(map(file_name, self.games))[:100]
         super().__init__(settings, settings.root or Path("run") / name)
+
+    def tasks(self, suite: str) -> tuple[str, ...]:
+        """What a run plays: each is a game."""
+        return games(suite)
 
     def entries(self) -> tuple[Entry, ...]:
         return entries(self.arms.values(), self.games, self.seeds, self.root, self.device)

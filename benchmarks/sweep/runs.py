@@ -13,6 +13,7 @@ from envs.games import human_normalized, reference_scores
 from experiment.command_line import shell
 from experiment.config import ConfigError
 from experiment.fork_settings import Planned
+from experiment.storage.run_dir import RunDir
 from experiment.sweeps.gpus import FIXED
 from experiment.sweeps.manifest import Entry
 from experiment.sweeps.workload import RunKind, Workload
@@ -29,7 +30,7 @@ class AgentRuns(RunKind[DQNConfig]):
 
     command, report, config_class = "benchmarks.atari", "benchmarks.report", DQNConfig
     axes = frozenset({"env", "seed"})
-    lengths = frozenset({"steps", "frames", "update_start"})
+    lengths = frozenset({"steps", "frames", "update_start", "task_steps", "visits"})
     step, metric, score, scale = "agent_step", "mean_return", "return", "human-normalised"
 
     def settings(self, entry: Entry) -> DQNConfig:
@@ -53,21 +54,31 @@ class AgentRuns(RunKind[DQNConfig]):
         return Workload(config.budget, config.update_start, cost, need, config.fork_step or 0)
 
     def outcome(self, result: Mapping[str, Any]) -> tuple[float | None, int, float]:
-        score = float(result["score"]["mean"]) if result["score"] else None
+        score = float(result["score"]["mean"]) if result["score"] else mean_area(result)
         return score, int(result["agent_steps"]), float(result["seconds"]["training"])
 
-    def columns(self, result: Mapping[str, Any]) -> dict[str, str]:
-        rules, games = str(result["protocol"]["name"]), str(result["score"]["episodes"])
-        return {"protocol": rules, "games": games, "kind": "evaluation"}
+    def columns(self, result: Mapping[str, Any], run: RunDir) -> dict[str, str]:
+        rules = {"protocol": str(result["protocol"]["name"])}
+        if "visits" in result:
+            from benchmarks.report.visits import cells, visits_of  # with numpy
+
+            games = {"games": str(result["protocol"]["evaluation_episodes"]), "kind": "visits"}
+            return rules | games | cells(visits_of(result, run), result.get("alarms"))
+        return rules | {"games": str(result["score"]["episodes"]), "kind": "evaluation"}
 
     def short(self, config: DQNConfig, updates: int) -> list[str]:
         part = part_length(config, updates)
-        options = {
-            "steps": 4 * part, "frames": "none", "update-start": 2 * part, "log-interval": part,
+        steps = {"task-steps": 4 * part, "visits": 1} if config.is_sequence else {"steps": 4 * part, "frames": "none"}
+        options = steps | {
+            "update-start": 2 * part, "log-interval": part,
             "schedule": "constant", "probe-interval": 0, "checkpoint-interval": 0, "eval-episodes": 0,
             "epsilon-steps": 0,  # the network acts as in most of a run, and what computes that is compiled at once
         }  # fmt: skip
         return [arg for name, value in options.items() for arg in (f"--{name}", str(value))]
+
+    def is_timed(self, config: DQNConfig, row: Mapping[str, Any]) -> bool:
+        """Of games in sequence the first one alone: the others begin with updates."""
+        return super().is_timed(config, row) and row.get("task", config.games[0]) == config.games[0]
 
     def fleet_refusal(self, config: DQNConfig) -> str:
         from agents.fleet.run import refusal  # torch is imported for arms that may train in fleets alone
@@ -83,6 +94,19 @@ class AgentRuns(RunKind[DQNConfig]):
         return human_normalized(entry.task, score) if entry.task in reference_scores() else None
 
 
+class SequenceRuns(AgentRuns):
+    """The same of games in sequence, whose score is the mean return in training."""
+
+    command, report = "benchmarks.continual", "benchmarks.continual --figure"
+    score = "mean return"
+
+
+def mean_area(result: Mapping[str, Any]) -> float | None:
+    """The mean of the visits' areas in a result of games in sequence, over those that have one; None if none has."""
+    areas = [float(visit["area"]) for visit in result.get("visits", ()) if visit["area"] is not None]
+    return math.fsum(areas) / len(areas) if areas else None
+
+
 def part_length(config: DQNConfig, updates: int) -> int:
     """Agent steps in each quarter of a short run: two of play alone, and two that share the updates."""
     window = max(config.n_step, config.n_step_final or 0) + STACK + 1
@@ -92,3 +116,4 @@ def part_length(config: DQNConfig, updates: int) -> int:
 
 
 KIND = AgentRuns()
+SEQUENCES = SequenceRuns()

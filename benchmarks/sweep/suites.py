@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 import sys
@@ -14,14 +15,15 @@ from agents.cli import check_stated, default_preset, own_agent, presets, setting
 from agents.config import DQNConfig
 from agents.names import AGENTS
 from benchmarks.sweep.runs import KIND
-from envs.registry import SUITES, registered, resolve_game
+from envs.registry import SUITES, is_sequence, registered, resolve_game
+from envs.sequences import SEQUENCES, split
 from experiment.command_line import gather
 from experiment.config import ConfigError, parse_cli, suggest
 from experiment.fork_settings import Planned, split_source
 from experiment.part import join_options, own_part
 from experiment.sweeps.manifest import Entry
 
-SET = ("--env", "--seed", "--name", "--root", "--resume", "--device")
+SET = ("--env", "--sequence", "--seed", "--name", "--root", "--resume", "--device")
 """Options of a run that the sweep sets."""
 OWN = ("--agent", *SET, "--fork")
 """The same, and those that an arm may only set to an import path (--agent) or to another arm (--fork)."""
@@ -56,7 +58,8 @@ class Arm:
     def config(self, game: str, device: str = "cpu") -> DQNConfig:
         """The resolved settings of its runs on a game; ConfigError names the arm."""
         try:
-            like = DQNConfig.env if registered(game).rules is None else game
+            alike = registered(game).rules is None and not is_sequence(game)  # as all of Atari, by itself
+            like = DQNConfig.env if alike else game
             if self.trunk is not None and (step := self.fork_step(game)) is not None:
                 source = replace(self.trunk.config(game), env=like)
                 config = _forked(self.agent, self.argv, Planned(source, step))
@@ -114,9 +117,19 @@ def games(suite: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+LONGEST = 40
+"""Letters that the games of a sequence take in the name of a folder."""
+
+
 def file_name(game: str) -> str:
-    """A game's name as a part of the name of a folder."""
-    return re.sub(r"[^\w.+-]+", "_", game, flags=re.ASCII)
+    """A game's name as a part of the name of a folder; of games in sequence their name if they have one."""
+    clean = re.sub(r"[^\w.+-]+", "_", game, flags=re.ASCII)
+    if not is_sequence(game):
+        return clean
+    named = {games: name for name, games in SEQUENCES.items()}
+    if len(clean) > LONGEST:
+        clean = f"{clean[: LONGEST - 7]}-{hashlib.sha256(game.encode()).hexdigest()[:6]}"
+    return named.get(split(game), clean)
 
 
 def check_agent(agent: str) -> None:

@@ -73,7 +73,7 @@ def calibrate(kind: RunKind, entry: Entry, config: Any, slot: Mapping[str, str],
             raise RuntimeError((done.stderr.strip() or "it printed nothing").splitlines()[-1])
         name = f"calibration-s{seeds[0]}" if seeds else "calibration"
         rows = map(json.loads, (Path(folder) / name / "metrics.jsonl").read_text().splitlines())
-        times = {row[kind.step]: row["seconds"] for row in rows if "seconds" in row}
+        times = {row[kind.step]: row["seconds"] for row in rows if kind.is_timed(config, row)}
         return Pace(*paces(times), f"by {UPDATES} updates on {entry.task}", max(len(seeds), 1))
 
 

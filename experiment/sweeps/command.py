@@ -267,7 +267,7 @@ class Sweep(ABC):
             executor=executor,
         )
         if outcome.exit_code == 0:
-            print(f"done, {runs}: {shell('python', '-m', self.kind.report, self.root)}")
+            print(f"done, {runs}: {shell('python', '-m', *self.kind.report.split(), self.root)}")
         return outcome.exit_code
 
     def write_manifest(self) -> None:

@@ -133,7 +133,7 @@ def _cells(kind: RunKind, entry: Entry, run: RunDir) -> dict[str, str] | None:
         "arm": entry.arm, "task": entry.task, "seed": str(entry.seed), "score": str(score), "steps": str(steps),
         "updates": str(result["updates"]), "seconds": str(round(seconds)), "parameter_hash": result["parameter_hash"],
     }  # fmt: skip
-    return cells | kind.columns(result) | {"settings": json.dumps(_own_settings(kind, run), sort_keys=True)}
+    return cells | kind.columns(result, run) | {"settings": json.dumps(_own_settings(kind, run), sort_keys=True)}
 
 
 def _own_settings(kind: RunKind, run: RunDir) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from experiment.config import as_plain
 from experiment.fork_settings import asked_steps
 from experiment.processor import check_precision
 from experiment.setting import names_of
+from experiment.storage.run_dir import RunDir
 from experiment.storage.tracking import check_tracker
 from experiment.sweeps.manifest import Entry
 
@@ -46,7 +47,7 @@ class RunKind(ABC, Generic[Config]):
     command: ClassVar[str]
     """The module that runs a sweep of them."""
     report: ClassVar[str]
-    """The module that shows what a sweep came to."""
+    """The module that shows what a sweep came to, and the option that takes the folder, if it needs one."""
     config_class: ClassVar[Any]
     """The settings of a run."""
     axes: ClassVar[frozenset[str]] = frozenset({"seed"})
@@ -95,6 +96,10 @@ class RunKind(ABC, Generic[Config]):
         The last two quarters have all updates; nothing is saved or evaluated.
         """
 
+    def is_timed(self, config: Config, row: Mapping[str, Any]) -> bool:
+        """Whether a row of metrics of a short run is of the steps that are timed."""
+        return "seconds" in row
+
     @abstractmethod
     def rank(self, entry: Entry, score: float) -> float | None:
         """The score on a scale that all tasks share; None if there is none."""
@@ -119,8 +124,8 @@ class RunKind(ABC, Generic[Config]):
         """A hash of the settings that an arm's runs share: equal for runs that may be averaged."""
         return hashlib.sha256(json.dumps(self.shared(config), sort_keys=True).encode()).hexdigest()[:16]
 
-    def columns(self, result: Mapping[str, Any]) -> dict[str, str]:
-        """Further columns of a finished run in a list of them (`--record`)."""
+    def columns(self, result: Mapping[str, Any], run: RunDir) -> dict[str, str]:
+        """Further columns of a finished run in a list of them (`--record`), from its result and its directory."""
         return {}
 
     def difference(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
