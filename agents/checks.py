@@ -71,7 +71,7 @@ def _check_game(config: DQNConfig) -> None:
     if environment.rules is None and config.protocol not in ATARI:
         near = "" if config.protocol in PROTOCOLS else suggest(config.protocol, ATARI)
         choices = f"it has to be one of {', '.join(ATARI)}{near}"
-        raise ConfigError(f"--protocol {config.protocol!r} is not for {config.env}: {choices}")
+        raise ConfigError(f"--protocol {config.protocol!r} is not for {config.played}: {choices}")
     if environment.side is not None:
         check_side(config, environment.side)
 

@@ -48,6 +48,11 @@ class DQNConfig(Settings):
         return self.sequence is not None or is_sequence(self.env)
 
     @property
+    def played(self) -> str:
+        """What is played, as it was asked for."""
+        return self.sequence or self.env
+
+    @property
     def games(self) -> tuple[str, ...]:
         """The games of the run, resolved; ConfigError for a sequence that is not known."""
         if self.sequence is None:

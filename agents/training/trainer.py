@@ -208,7 +208,7 @@ class Trainer:
 
     def _fresh_td_error(self) -> float | None:
         count = min(FRESH, max(self.config.steps_per_row, self.replay.num_envs))
-        return fresh_td_error(self.agent, self.replay, count, self.returns_now())
+        return fresh_td_error(self.agent, self.replay, count, self.returns_now(), self.newest)
 
     def returns_now(self) -> dict[str, Any]:
         """n and γ of the returns, at the present update."""
