@@ -94,6 +94,11 @@ class DQNConfig(Settings):
         return min(self.replay_capacity, self.tasks.task_steps if self.task_replay == "clear" else self.budget)
 
     @property
+    def update_period(self) -> int | None:
+        """Agent steps after which the replay is empty, and updates wait, again; None: never."""
+        return self.tasks.task_steps if self.is_sequence and self.task_replay == "clear" else None
+
+    @property
     def learning_steps(self) -> int:
         """Agent steps of the run in which updates are made."""
         return self.budget - self.update_start

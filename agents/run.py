@@ -100,7 +100,7 @@ class AgentRun(Run[DQNConfig]):
         agent, trainer = self.trainer.agent, source.saved.state["trainer"]
         saved = trainer["agent"]
         check_fits(agent.network, saved["network"], self.methods.reason())
-        self.methods.check_to_come(agent.methods, saved["updates"])
+        self.methods.check_to_come(agent.methods, saved["updates"], self.config.tasks.goes_on(source.saved.step))
         trainer = trainer | {
             "agent": saved | source.learner_state(agent, saved, self.config) | self.methods.states(saved)
         }

@@ -44,7 +44,7 @@ class FleetTrainer:
 
     def step(self) -> None:
         """One action in each environment of each member, and the updates that it earns; `rows` gives the metrics."""
-        began, changes = time.perf_counter(), self.first.visit_over
+        began, changes = time.perf_counter(), self.first.visit_over and not self.first.done
         begun = {number: trainer.begin_step() for number, trainer in self.living}
         for trainer, alive in zip(self.trainers, self.alive, strict=True):
             if not alive:  # another rate, or step count, than that of the others would keep their optimisers apart

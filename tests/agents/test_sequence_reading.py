@@ -1,7 +1,8 @@
-"""What is read of runs of games in sequence: scores played again, TD errors of the present game, settings of a file."""
+"""What is read of runs of games in sequence: scores played again, TD errors, settings of a file, plans of forks."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from agents import cli, evaluate
 from agents.run import AgentRun, build_trainer
+from agents.start import check_start
 from experiment.config import ConfigError
 from tests.agents.test_sequences import TWO, config_of
 
@@ -56,3 +58,38 @@ def test_a_game_is_not_given_next_to_a_files_sequence(tmp_path: Path) -> None:
         cli.settings("dqn", ["--config", str(file), "--env", TWO])
     other = cli.settings("dqn", ["--config", str(file), "--sequence", "none", "--env", TWO])
     assert other.env == TWO
+
+
+def test_a_fork_in_the_last_visit_is_given_no_method_that_waits_for_a_change(tmp_path: Path) -> None:
+    config = config_of(root=str(tmp_path), name="run", visits=1, eval_episodes=0, checkpoint_at=("60", "70"))
+    assert AgentRun(config).train() == 0
+
+    def fork(step: int) -> AgentRun:
+        words = ["--fork", f"{tmp_path / 'run'}@{step}", "--plasticity", "reset:at=task", "--name", f"fork{step}"]
+        return AgentRun(cli.settings("dqn", words))
+
+    assert fork(60).step == 60  # the change comes with the next step
+    with pytest.raises(ConfigError, match="reset: at=task: the fork begins in the last task of all"):
+        fork(70)
+
+
+def test_a_plan_of_a_fork_knows_how_many_updates_a_cleared_replay_leaves() -> None:
+    """After 130 steps in visits of 60 there are 2 x 20 updates, not 55."""
+    source = config_of(task_replay="clear")
+    for at in (41, 40):
+        fork = dataclasses.replace(source, fork_step=130, plasticity=(f"reset:at={at}",))
+        if at > 40:
+            check_start(fork, source, here=False)
+        else:
+            with pytest.raises(ConfigError, match="at=40: the fork begins with 40 updates made"):
+                check_start(fork, source, here=False)
+
+
+def test_steps_beyond_the_budget_belong_to_the_last_visit() -> None:
+    """Measurements of speed make as many as they like."""
+    for options in ({}, {"env": "MinAtar/Breakout", "task_steps": None, "visits": 1, "steps": 60}):
+        trainer = build_trainer(config_of(**options))
+        trainer.open()
+        while trainer.agent_step < trainer.config.budget + 5:
+            trainer.step()
+        assert trainer.visits.now.stop == trainer.config.budget
