@@ -147,11 +147,12 @@ class AgentRun(Run[DQNConfig]):
         config = self.config
         if not config.is_sequence:
             return []
-        tasks, later = config.tasks, f"epsilon {config.task_epsilon}s, replay {config.task_replay}"
+        tasks, kept = config.tasks, {"keep": "kept", "clear": "cleared", "fresh": "fresh"}
+        later = f"epsilon {config.task_epsilon}s, replay {kept[config.task_replay]}"
         games = f"games in sequence: {', '.join(tasks.games)}; {counted(tasks.visits, 'visit')} of "
         return [
             f"{games}{tasks.task_steps:,} agent steps to each",
-            f"at a change of game: {later}, optimiser {config.task_optimizer}, schedule {config.task_schedule}s",
+            f"at a change of game: {later}, optimiser {kept[config.task_optimizer]}, schedule {config.task_schedule}s",
         ]
 
     def _budget(self) -> str:
