@@ -71,7 +71,7 @@ def _check_game(config: DQNConfig) -> None:
     if environment.rules is None and config.protocol not in ATARI:
         near = "" if config.protocol in PROTOCOLS else suggest(config.protocol, ATARI)
         choices = f"it has to be one of {', '.join(ATARI)}{near}"
-        raise ConfigError(f"--protocol {config.protocol!r} is not for {config.env}: {choices}")
+        raise ConfigError(f"--protocol {config.protocol!r} is not for {config.played}: {choices}")
     if environment.side is not None:
         check_side(config, environment.side)
 
@@ -79,9 +79,10 @@ def _check_game(config: DQNConfig) -> None:
 def _check_sequence(config: DQNConfig) -> None:
     """What games in sequence cannot have, and what is for them alone."""
     if not config.is_sequence:
-        for option, given in (("--task-steps", config.task_steps), ("--visits", config.visits > 1 or None)):
-            if given is not None:
-                raise ConfigError(f"{option} is for games in sequence: give --sequence, or a list of games as --env")
+        for given, off in ((config.task_steps is not None, "--task-steps none"), (config.visits > 1, "--visits 1")):
+            if given:
+                give = f"give --sequence, or a list of games as --env (a preset's: {off})"
+                raise ConfigError(f"{off.partition(' ')[0]} is for games in sequence: {give}")
         return
     tasks = config.tasks
     if tasks.task_steps % config.num_envs:

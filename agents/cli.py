@@ -152,15 +152,15 @@ def check_stated(config: DQNConfig, argv: Sequence[str]) -> None:
     them among arms with and without either.
     """
     stated = {arg.partition("=")[0].removeprefix("--").replace("-", "_") for arg in argv if arg.startswith("--")}
-    if {"env", "sequence"} <= stated:
-        raise ConfigError("--env and --sequence both name what is played: give one of them")
+    if "env" in stated and config.sequence is not None:
+        raise ConfigError("--env and --sequence both name what is played: give one (a preset's: --sequence none)")
     unused = {"frames", "steps"} if config.task_steps is not None else {"frames"}
     if config.is_sequence and (found := sorted(stated & unused)):
         raise ConfigError(f"--{found[0]}: games in sequence have --task-steps and --visits: leave it out")
     rules, network = config.environment.rules, config.environment.network
     for name, value, own in (("protocol", config.protocol, rules and rules.name), ("network", config.network, network)):
         if own is not None and name in stated and value != own and not is_own(value):
-            raise ConfigError(f"--{name} {value} is not for {config.env}: leave it out, or --{name} {own}")
+            raise ConfigError(f"--{name} {value} is not for {config.played}: leave it out, or --{name} {own}")
     for switch, is_on, options in PARTS:
         for option in options:
             if option in stated and not is_on(config):

@@ -48,6 +48,11 @@ class DQNConfig(Settings):
         return self.sequence is not None or is_sequence(self.env)
 
     @property
+    def played(self) -> str:
+        """What is played, as it was asked for."""
+        return self.sequence or self.env
+
+    @property
     def games(self) -> tuple[str, ...]:
         """The games of the run, resolved; ConfigError for a sequence that is not known."""
         if self.sequence is None:
@@ -87,6 +92,11 @@ class DQNConfig(Settings):
         if self.fork_step is not None:
             return self.replay_capacity
         return min(self.replay_capacity, self.tasks.task_steps if self.task_replay == "clear" else self.budget)
+
+    @property
+    def update_period(self) -> int | None:
+        """Agent steps after which the replay is empty, and updates wait, again; None: never."""
+        return self.tasks.task_steps if self.is_sequence and self.task_replay == "clear" else None
 
     @property
     def learning_steps(self) -> int:

@@ -86,15 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_kind(directory)
             config = load_settings(DQNConfig, directory)
             config = replace(config, device=options.device or config.device).resolved()
+            from agents.playing import evaluation
             from agents.playing.evaluation import evaluated_policy, format_score, rules_of, rules_played, score, summary
             from agents.run import load_agent
-            from experiment.determinism import configure, environment, seeds
+            from experiment.determinism import configure, environment
 
             configure(config.threads, config.seed)
             agent, step = load_agent(config, directory)
-            seed = seeds(config.seed, "evaluation")["evaluation"] if options.seed is None else options.seed
             episodes = options.episodes or config.rules.evaluation_episodes
-            game = played_game(config, options.game, step)
+            game, visit = played_game(config, options.game, step), config.tasks.after(step)
+            seed = evaluation.evaluation_seed(config, visit, game) if options.seed is None else options.seed
             film = re.sub(r"[^\w.-]+", "-", f"{game}-{step}")
             recorder = _recorder(options, episodes, film)
         with exit_on_bad_input(), nullcontext() if recorder is None else closing(recorder):

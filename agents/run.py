@@ -15,14 +15,13 @@ from agents.build import build_agent, build_env, build_trainer
 from agents.config import DQNConfig
 from agents.dqn import DQN
 from agents.names import command_of
-from agents.playing.evaluation import evaluated_policy, format_score, rules_played, score, summary
+from agents.playing.evaluation import evaluated_policy, evaluation_seed, format_score, rules_played, score, summary
 from agents.playing.games import Games
 from agents.training.compiling import settle_compile
 from agents.training.divergence import advice
 from agents.training.pace import Pace
 from agents.training.saver import Saver
 from agents.training.trainer import Trainer
-from experiment.determinism import seeds
 from experiment.fork_state import Source, check_fits
 from experiment.interrupt import Interrupt
 from experiment.part import as_mistake
@@ -101,7 +100,7 @@ class AgentRun(Run[DQNConfig]):
         agent, trainer = self.trainer.agent, source.saved.state["trainer"]
         saved = trainer["agent"]
         check_fits(agent.network, saved["network"], self.methods.reason())
-        self.methods.check_to_come(agent.methods, saved["updates"])
+        self.methods.check_to_come(agent.methods, saved["updates"], self.config.tasks.goes_on(source.saved.step))
         trainer = trainer | {
             "agent": saved | source.learner_state(agent, saved, self.config) | self.methods.states(saved)
         }
@@ -148,11 +147,12 @@ class AgentRun(Run[DQNConfig]):
         config = self.config
         if not config.is_sequence:
             return []
-        tasks, later = config.tasks, f"epsilon {config.task_epsilon}s, replay {config.task_replay}"
+        tasks, kept = config.tasks, {"keep": "kept", "clear": "cleared", "fresh": "fresh"}
+        later = f"epsilon {config.task_epsilon}s, replay {kept[config.task_replay]}"
         games = f"games in sequence: {', '.join(tasks.games)}; {counted(tasks.visits, 'visit')} of "
         return [
             f"{games}{tasks.task_steps:,} agent steps to each",
-            f"at a change of game: {later}, optimiser {config.task_optimizer}, schedule {config.task_schedule}s",
+            f"at a change of game: {later}, optimiser {kept[config.task_optimizer]}, schedule {config.task_schedule}s",
         ]
 
     def _budget(self) -> str:
@@ -236,8 +236,7 @@ class AgentRun(Run[DQNConfig]):
         assert config.eval_episodes
         found, drawn = {}, agent.generator.get_state()
         for game in config.games if config.eval_all else (visit.game,):
-            name = f"evaluation of visit {visit.number} on {game}"
-            seed, stopped = seeds(config.seed, name)[name], lambda: interrupt.requested
+            seed, stopped = evaluation_seed(config, visit, game), lambda: interrupt.requested
             policy = evaluated_policy(config, agent)
             games = score(config, policy, config.eval_episodes, seed, stopped, game=game, show=show)
             if interrupt.requested:
@@ -255,7 +254,7 @@ class AgentRun(Run[DQNConfig]):
             return not interrupt.requested and (not self.awaits_score or self.score_visit(interrupt, show=True))
         config, episodes = self.config, self.config.eval_episodes
         if episodes and not interrupt.requested:
-            seed = seeds(config.seed, "evaluation")["evaluation"]
+            seed = evaluation_seed(config, self.trainer.visits.now, config.env)
             policy = evaluated_policy(config, self.trainer.agent)
             self.games = score(config, policy, episodes, seed, stopped=lambda: interrupt.requested)
         return not interrupt.requested

@@ -34,5 +34,6 @@ def check_start(config: DQNConfig, source: DQNConfig | None, here: bool) -> None
         saved, methods = bare_agent(replace(source, device="cpu")).network.state_dict(), compare(source, config)
         check_fits(trainer.agent.network, saved, methods.reason())
         if source.fork is None and config.fork_step is not None:  # else the updates made follow from a longer past
-            made = UpdateScheduler(source.utd, source.update_start).total(config.fork_step)
-            methods.check_to_come(trainer.agent.methods, made)
+            scheduler = UpdateScheduler(source.utd, source.update_start, period=source.update_period)
+            made, goes_on = scheduler.total(config.fork_step), config.tasks.goes_on(config.fork_step)
+            methods.check_to_come(trainer.agent.methods, made, goes_on)

@@ -41,6 +41,10 @@ class Tasks:
         """The visit that the last of so many agent steps belongs to."""
         return self[min(max(agent_step - 1, 0) // self.task_steps, len(self) - 1)]
 
+    def goes_on(self, agent_step: int) -> bool:
+        """Whether a visit begins after so many agent steps."""
+        return self.after(agent_step).stop < self.steps
+
     @property
     def steps(self) -> int:
         """Agent steps of the whole run."""

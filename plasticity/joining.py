@@ -61,11 +61,19 @@ class Comparison:
         """What became of each method, for the result."""
         return {"methods": {"kept": list(self.kept), "fresh": self.fresh, "dropped": self.dropped}}
 
-    def check_to_come(self, methods: Sequence[Method], updates: int) -> None:
-        """Raises ConfigError for a method that the fork was given and that acts at no update after so many."""
+    def check_to_come(self, methods: Sequence[Method], updates: int, tasks: bool = True) -> None:
+        """Raises ConfigError for a method that the fork was given and that acts at no update after so many.
+
+        tasks: whether another task is to begin.
+        """
         for name, method in zip(self.names, methods, strict=True):
             timing = getattr(method, "timing", None)
-            if name in self.given and isinstance(timing, Timing) and timing.is_over(updates):
+            if name not in self.given or not isinstance(timing, Timing):
+                continue
+            if timing.at == "task" and not tasks:
+                last = f"{name}: at=task: the fork begins in the last task of all, and the method would never act"
+                raise ConfigError(f"--plasticity: {last}: give an earlier step to fork at, or at=now")
+            if timing.is_over(updates):
                 option, when = ("until", timing.until) if timing.at is None else ("at", timing.at)
                 past = f"{name}: {option}={when:.0f}: the fork begins with {updates:,} updates made"
                 raise ConfigError(f"--plasticity: {past}, and the method would never act: give a later one, or at=now")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import TensorDict
 
@@ -210,6 +211,10 @@ class PrioritisedReplay(FrameReplay):
     def update(self, index: torch.Tensor, loss: torch.Tensor) -> None:
         """Makes the losses [K, B] of steps [K, B] their priorities, on the device; see `Priorities.update`."""
         self.priorities.update(index, loss)
+
+    def clear(self, frames: np.ndarray) -> None:
+        super().clear(frames)
+        self.priorities.forget(self.head * self.num_envs)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"priorities": self.priorities.state_dict()}

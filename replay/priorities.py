@@ -69,6 +69,11 @@ class Priorities:
         self._low.fill_(low)
         self._high.fill_(high)
 
+    def forget(self, low: int) -> None:
+        """Begins anew with the steps from `low` on: none is legal, and the highest priority is that of the start."""
+        self.set_legal(low, low)
+        self._highest.fill_(1)
+
     def _write(self, first: int, stop: int, priority: torch.Tensor) -> None:
         """Writes consecutive steps, in two pieces if they cross the end of the ring."""
         while first < stop:

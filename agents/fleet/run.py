@@ -165,7 +165,7 @@ class FleetRun:
         with progress, ThreadPoolExecutor(len(self.groups), initializer=on_one_thread) as pool:
             chunk, before = 1, first.updates
             while self.living and not self.living[0].finished() and not interrupt.requested:
-                if self.living[0].awaits_score:
+                if any(run.awaits_score for run in self.living):
                     self._score_visits(pool, interrupt)
                     continue
                 stop, began = self._stop_after(chunk), time.monotonic()

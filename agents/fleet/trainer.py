@@ -44,10 +44,12 @@ class FleetTrainer:
 
     def step(self) -> None:
         """One action in each environment of each member, and the updates that it earns; `rows` gives the metrics."""
-        began = time.perf_counter()
+        began, changes = time.perf_counter(), self.first.visit_over and not self.first.done
         begun = {number: trainer.begin_step() for number, trainer in self.living}
         for trainer, alive in zip(self.trainers, self.alive, strict=True):
-            if not alive:  # another rate than that of the others would keep their optimisers apart
+            if not alive:  # another rate, or step count, than that of the others would keep their optimisers apart
+                if changes:
+                    trainer.agent.change_task(fresh_optimizer=self.config.task_optimizer == "fresh")
                 trainer.agent.schedule.move_to(self.first.schedule_step)
         actions = self._act({number: epsilon for number, (_, epsilon) in begun.items()})
         for number, trainer in self.living:
@@ -68,7 +70,7 @@ class FleetTrainer:
 
     def _reports(self, before: int) -> bool:
         """Whether a row, which has the gradients, is due after a step."""
-        return self.first.done or self.first.passes(self.config.steps_per_row, before)
+        return self.first.visit_over or self.first.passes(self.config.steps_per_row, before)
 
     def rows(self, number: int) -> list[Row]:
         """The rows of metrics that are due for a member. Raises NonFinite if that member has diverged."""
@@ -94,7 +96,7 @@ class FleetTrainer:
         if due > 0:
             first.before_updates()
             for _, trainer in self.living:
-                trainer.probe.draw(trainer.replay)
+                trainer.probe.draw(trainer.replay, trainer.newest)
         while due > 0:
             count = min(due, config.block)
             block = self.replay.sample(config.batch_size, count + first.agent.lookahead, **first.returns_now())

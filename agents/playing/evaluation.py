@@ -16,11 +16,12 @@ from agents.build import build_env
 from agents.config import DQNConfig
 from agents.dqn import DQN
 from agents.playing.games import Games, different, effective_number
+from agents.tasks import Visit
 from agents.training.acting import EpsilonGreedy, FrameStack
 from envs.games import human_normalized, reference_scores
 from envs.protocol import Protocol
 from envs.vector_env import VectorEnv
-from experiment.determinism import device_of
+from experiment.determinism import device_of, seeds
 from experiment.progress import Progress, Rate, clock_time
 from experiment.values import ConfigError, counted
 
@@ -66,6 +67,12 @@ def evaluated_policy(config: DQNConfig, agent: DQN) -> Callable[[Tensor], Tensor
 def evaluation_epsilon(config: DQNConfig) -> float:
     """The share of random actions in an evaluation."""
     return config.rules.evaluation_epsilon if config.eval_epsilon is None else config.eval_epsilon
+
+
+def evaluation_seed(config: DQNConfig, visit: Visit, game: str) -> int:
+    """The seed of the run's own evaluation: of games in sequence, that at the end of the visit, on the game."""
+    name = f"evaluation of visit {visit.number} on {game}" if config.is_sequence else "evaluation"
+    return seeds(config.seed, name)[name]
 
 
 def rules_of(config: DQNConfig, limit: int | None) -> Protocol:

@@ -107,8 +107,7 @@ class Trainer:
 
     def _scheduler(self, since: int = 0, made: int = 0) -> UpdateScheduler:
         config = self.config
-        period = config.tasks.task_steps if config.task_replay == "clear" and config.is_sequence else None
-        return UpdateScheduler(config.utd, config.update_start, since, made, period)
+        return UpdateScheduler(config.utd, config.update_start, since, made, config.update_period)
 
     def open(self) -> None:
         """Begin an episode in every environment. Running episodes in the replay end as truncated."""
@@ -154,9 +153,9 @@ class Trainer:
     def begin_step(self) -> tuple[int, float]:
         """Count the step and set its learning rate; the agent step before it, and its exploration rate.
 
-        The first step of a visit changes the game.
+        The first step of a visit changes the game; steps beyond the budget belong to the last visit.
         """
-        if self.visit_over:
+        if self.visit_over and not self.done:
             self.change_task()
         before, epsilon = self.agent_step, self.epsilon
         self.agent_step += self.env.num_envs
@@ -208,7 +207,7 @@ class Trainer:
 
     def _fresh_td_error(self) -> float | None:
         count = min(FRESH, max(self.config.steps_per_row, self.replay.num_envs))
-        return fresh_td_error(self.agent, self.replay, count, self.returns_now())
+        return fresh_td_error(self.agent, self.replay, count, self.returns_now(), self.newest)
 
     def returns_now(self) -> dict[str, Any]:
         """n and γ of the returns, at the present update."""
