@@ -27,7 +27,7 @@ class DASH(Method):
     At a change of data call `apply` with the losses of the new minibatches, as in the paper. In a loop that does not,
     the method acts every `period` updates, or `at` one, with the training gradients since the last time, penalties
     included. Only gradients with a weight above 1e-8 in the average are collected. at "now": after the first update;
-    "task": at each change of task, with the gradients of the task before.
+    "task": at each change of task, with the gradients of the task before, if there were some.
 
     An average shorter than 1e-8 has no direction: the dot product is then divided by 1e-8 in place of its length (the
     bound of torch's cosine_similarity), so the cosine goes to 0 with the length. A vector that gets no gradients any
@@ -55,6 +55,7 @@ class DASH(Method):
         biases = [layer._parameters.get("bias") for layer in layers]  # NaP may leave a buffer of that name
         self._parameters += [bias for bias in biases if bias is not None]
         self._average = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._gathered = False
 
     def after_update(self, update: int, features: Features | None = None) -> None:
         if self.is_off:
@@ -62,11 +63,12 @@ class DASH(Method):
         if self._updates_left(update) < self._memory:
             pairs = zip(self._average, self._parameters, strict=True)
             self._gather([(average, p.grad) for average, p in pairs if p.grad is not None])
+            self._gathered = True
         if self.timing.due(update):
             self._shrink()
 
     def task_changed(self, update: int) -> None:
-        if not self.is_off and self.timing.due_at_task(update):
+        if not self.is_off and self._gathered and self.timing.due_at_task(update):
             self._shrink()
 
     def _updates_left(self, update: int) -> float:
@@ -94,11 +96,12 @@ class DASH(Method):
         self._shrink()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"average": self._average, **self.timing.state_dict()}
+        return {"average": self._average, "gathered": self._gathered, **self.timing.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for average, saved in zip(self._average, state["average"], strict=True):
             average.copy_(saved)
+        self._gathered = state.get("gathered", True)  # earlier versions had no changes of task
         self.timing.load_state_dict(state)
 
     @property
@@ -122,3 +125,4 @@ class DASH(Method):
             cosine = F.cosine_similarity(parameter.flatten(leading), average.flatten(leading), dim=-1)
             parameter.mul_(cosine.clamp(self.shrinkage, 1).reshape(*cosine.shape, *[1] * (parameter.ndim - leading)))
         torch._foreach_zero_(self._average)
+        self._gathered = False

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 import nap
 from plasticity.layer_norm import LayerNorm
 from plasticity.method import Features, Method, StackedNetworks, check_whole
+
+CHANGED = 1e-4
+"""Relative difference from the initial norm that says that a weight was changed: a projection leaves 1e-6."""
 
 
 class NaP(LayerNorm):
@@ -40,6 +44,15 @@ class NaP(LayerNorm):
 
     def after_update(self, update: int, features: Features | None = None) -> None:
         self._attached.step()
+
+    def task_changed(self, update: int) -> None:
+        """Project at once if a method before this one has changed a weight; it waits for the device.
+
+        Weights at their norm keep their bits.
+        """
+        kept, norms = self._attached.initial_norms, self._attached.norms()
+        if not all(torch.allclose(norms[name], kept[name].to(norms[name].device), rtol=CHANGED) for name in kept):
+            self._attached.project()
 
     def stacked(self, members: Sequence[Method], networks: StackedNetworks) -> Method:
         """The projection of each network to its own norms, in a few calls for all."""

@@ -143,3 +143,22 @@ def test_dash_at_a_change_of_task_shrinks_by_all_gradients_before_it():
         cosine = torch.nn.functional.cosine_similarity(old, mean, dim=-1)
         factor = cosine.clamp(0.2, 1)
         assert torch.allclose(parameter, old * (factor[:, None] if old.ndim > 1 else factor), rtol=1e-5)
+    after = [parameter.detach().clone() for parameter in method._parameters]
+    method.task_changed(7)  # no update since: there is no gradient to shrink by
+    assert all(map(torch.equal, after, method._parameters))
+
+
+@pytest.mark.parametrize("name", ["nap", "hyperball"])
+def test_a_projection_follows_what_other_methods_do_at_a_change_of_task(name):
+    shrink, project = make(["shrink-perturb:at=task,strength=0.5", name])
+    loop = Loop(mlp, shrink, project)
+    loop.learn()
+    loop.after()
+    kept, before = project.projection.initial_norms, loop.values()
+    copies = [value.clone() for value in before]
+    project.task_changed(1)
+    assert all(map(torch.equal, copies, loop.values()))
+    shrink.task_changed(1)
+    assert not all(torch.allclose(norm, kept[key], rtol=1e-3) for key, norm in project.projection.norms().items())
+    project.task_changed(1)
+    assert all(torch.allclose(norm, kept[key], rtol=1e-5) for key, norm in project.projection.norms().items())
