@@ -14,7 +14,7 @@ from benchmarks.report.writer import PAGE
 from benchmarks.sweep.command import AgentSweep, Settings, parse
 from benchmarks.sweep.runs import SEQUENCES
 from benchmarks.sweep.suites import arms, file_name
-from envs.registry import is_sequence, registered, resolve_game
+from envs.registry import registered, resolve_game
 from envs.sequences import joined, named
 from experiment.config import ConfigError, exit_on_bad_input, suggest
 from experiment.interrupt import cli_session
@@ -110,11 +110,7 @@ class SequenceSweep(AgentSweep):
 def listed(sequence: str) -> str:
     """The games of a sequence as --env takes them; ConfigError for what is none."""
     try:
-        games = joined(named(sequence))
-        registered(games)
-        if not is_sequence(games):
-            raise ValueError(f"a sequence has two games or more, and {games!r} is one")
-        return resolve_game(games)
+        return resolve_game(joined(named(sequence)))
     except ValueError as error:
         raise ConfigError(f"--sequence: {error}") from None
 

@@ -137,10 +137,11 @@ SUITES = {name: games for registration in REGISTRATIONS for name, games in regis
 def resolve_game(name: str) -> str:
     """The name of a game, from any usual spelling, or of each of a sequence; an import path as it is, imported or not.
 
-    Raises ValueError for a game that is not there: see the resolvers in `envs.games`.
+    Raises ValueError for a game that is not there: see the resolvers in `envs.games`, and for games that cannot follow
+    one another.
     """
     if is_sequence(name):
-        return joined(_find(game)[0] for game in split(name))
+        return joined(_of_sequence(name))
     return name.strip() if _is_path(name) else _find(name)[0]
 
 
@@ -157,7 +158,7 @@ def registered(name: str) -> Registration:
     unknown option, or a wrong value of one, and for games that cannot follow one another.
     """
     if is_sequence(name):
-        return _of_sequence(split(name))
+        return next(iter(_of_sequence(name).values()))
     if name.startswith(GYMNASIUM):
         return _of_gymnasium(name.strip())
     return _of_the_user(name.strip()) if _is_path(name) else _find(name)[1]
@@ -192,23 +193,23 @@ def _find(name: str) -> tuple[str, Registration]:
     raise unknown_name("game", name, [game for registration in REGISTRATIONS for game in registration.games()])
 
 
-def _of_sequence(names: Sequence[str]) -> Registration:
-    """The one registration that all the games have."""
+def _of_sequence(name: str) -> dict[str, Registration]:
+    """The games of a list and their registration, which is the same for all."""
     found: dict[str, Registration] = {}
-    for name in names:
-        if _is_path(name):
-            raise ValueError(f"{name} is no game of a family: a sequence has games of Atari, or games of MinAtar")
-        game, registration = _find(name)
+    for part in split(name):
+        if _is_path(part):
+            raise ValueError(f"{part!r} is no game of a family: a sequence has games of Atari, or games of MinAtar")
+        game, registration = _find(part)
         if game in found:
             raise ValueError(f"{game} is twice in the sequence: --visits plays all of its games again")
         found[game] = registration
     if len(found) < 2:
-        raise ValueError(f"a sequence has two games or more, and {joined(names)!r} names {len(found)}")
+        raise ValueError(f"a sequence has two games or more, and {name!r} names {len(found)}")
     (first, family), *others = found.items()
     for game, registration in others:
         if registration is not family:
             raise ValueError(f"{first} and {game} are of two families: their frames and actions have nothing in common")
-    return family
+    return found
 
 
 def own_options(kind: "type[VectorEnv]") -> dict[str, inspect.Parameter]:

@@ -22,13 +22,15 @@ SEQUENCES: dict[str, tuple[str, ...]] = {
 def named(sequence: str) -> tuple[str, ...]:
     """The games of a named sequence, or those of a list with commas, as they are written.
 
-    Raises ValueError for a name that is not known.
+    Raises ValueError for a name that is not known, and for a list of fewer than two.
     """
     if sequence in SEQUENCES:
         return SEQUENCES[sequence]
     if "," not in sequence:
         raise unknown_name("sequence", sequence, SEQUENCES)
-    return split(sequence)
+    if len(games := split(sequence)) < 2:
+        raise ValueError(f"a sequence has two games or more, and {sequence!r} names {len(games)}")
+    return games
 
 
 def split(text: str) -> tuple[str, ...]:

@@ -168,7 +168,7 @@ def test_a_calibration_of_a_sequence_times_its_first_visit():
 def sweep(tmp_path_factory) -> tuple[Path, list[str]]:
     """The folder of a finished sweep of two arms and seeds, two visits to each of two games; and its command line."""
     root = tmp_path_factory.mktemp("continual") / "root"
-    words = ["--sequence", f"{GAME},{OTHER}", "--only", "plain,full-reset", "--seeds", "2", "--task-steps", "240"]
+    words = ["--sequence", f"{GAME},{OTHER}", "--only", "plain,full-reset", "--seeds", "2", "--task-steps", "320"]
     words += ["--root", str(root), "--processes", "1", "--", *shlex.split(SHORT)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(root.parent / "cache"))
@@ -236,7 +236,7 @@ def test_scores_and_probes_are_those_at_the_end_of_each_visit(sweep, written):
     ends = []
     for seed in (0, 1):
         lines = (sweep[0] / f"plain-{name}-s{seed}" / "metrics.jsonl").read_text().splitlines()
-        (row,) = [row for row in map(json.loads, lines) if row["agent_step"] == 480 and "td_error_fresh" in row]
+        (row,) = [row for row in map(json.loads, lines) if row["agent_step"] == 640 and "td_error_fresh" in row]
         ends.append((row["dormant_sokar_0.025"], row["erank_roy/torso.5"], row["td_error_fresh"]))
     for measure, values in zip(("dormant", "rank", "td_error"), zip(*ends, strict=True), strict=True):
         assert float(table(written[0], measure)["2. Asterix", "plain"]["value"]) == pytest.approx(np.mean(values))
@@ -276,11 +276,11 @@ def test_what_a_list_has_is_not_run_again(sweep, written, tmp_path, capsys):
     elsewhere = [str(tmp_path / "new") if word == str(sweep[0]) else word for word in words]
     assert continual.main(["--have", str(written[1]), *elsewhere]) == 0
     assert "nothing to do: 4 of 4 runs are in" in capsys.readouterr().out
-    other = ["200" if word == "240" else word for word in elsewhere]
+    other = ["200" if word == "320" else word for word in elsewhere]
     with pytest.raises(SystemExit) as end:
         continual.main(["--have", str(written[1]), *other])
     assert end.value.code == 2
-    assert "has other settings, --task-steps is 240 there and 200 here" in capsys.readouterr().err
+    assert "has other settings, --task-steps is 320 there and 200 here" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

@@ -25,7 +25,8 @@ from envs.games import (
     rom_id,
 )
 from envs.protocol import PROTOCOLS, resolve_protocol
-from envs.registry import REGISTRATIONS, resolve_game
+from envs.registry import REGISTRATIONS, is_sequence, resolve_game
+from envs.sequences import split
 
 PLAYABLE = sorted(set(roms.get_all_rom_ids()) - set(MULTIPLAYER_ONLY))
 
@@ -109,12 +110,16 @@ def test_a_game_on_the_memory_is_said_to_be_that():
 @example("MINATARFREEWAY")
 @example("catch ")
 @example("envs.catch:Catch")
+@example(",")
+@example("Pong,")
+@example("Pong,\n")
 def test_a_name_is_a_game_or_one_clear_line(name):
     try:
         game = resolve_game(name)
     except ValueError as error:
         message = str(error)
-        assert repr(name) in message  # repr: a line break in the name breaks no line
+        parts = split(name) if is_sequence(name) else ()
+        assert any(repr(part) in message for part in (name, *parts))  # repr: a line break in it breaks no line
         return
     games = [game for registration in REGISTRATIONS for game in registration.games()]
     assert game in games or (":" in name and game == name.strip())
