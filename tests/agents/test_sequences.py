@@ -381,7 +381,9 @@ def test_every_agent_plays_sequences(tmp_path: Path, agent: str) -> None:
 
 
 COMBINATIONS = [dict(zip(CHANGES, values, strict=True)) for values in itertools.product(*CHANGES.values())]
-EVERY_DAY = [each for each in COMBINATIONS if each["task_optimizer"] == "keep" and each["task_epsilon"] == "restart"]
+EVERY_DAY = [dict(zip(CHANGES, values, strict=True)) for values in (
+    ("keep", "continue", "keep", "restart"), ("clear", "restart", "fresh", "continue"),
+)]  # fmt: skip
 
 
 @pytest.mark.parametrize(
