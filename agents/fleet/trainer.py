@@ -62,15 +62,11 @@ class FleetTrainer:
             self.learn()
         if self.first.passes(self.config.target_period, next(iter(begun.values()))[0]):
             self.learner.sync_target()
-        if self._reports(next(iter(begun.values()))[0]):
+        if self.first.due(self.config.steps_per_row, next(iter(begun.values()))[0]):  # a row has the gradients
             self.learner.online.share_gradients()
         share = (time.perf_counter() - began) / len(begun)
         for _, trainer in self.living:
             trainer.seconds += share
-
-    def _reports(self, before: int) -> bool:
-        """Whether a row, which has the gradients, is due after a step."""
-        return self.first.visit_over or self.first.passes(self.config.steps_per_row, before)
 
     def rows(self, number: int) -> list[Row]:
         """The rows of metrics that are due for a member. Raises NonFinite if that member has diverged."""

@@ -166,7 +166,7 @@ class Trainer:
         """The rows of metrics that are due after a step that began at agent step `before`."""
         rows = self._finished_episodes(step)
         measured = self._measured(before)
-        if self.passes(self.config.steps_per_row, before) or self.visit_over:
+        if self.due(self.config.steps_per_row, before):
             rows.append({**self.counts(), "seconds": self.seconds, **self._report(), **measured})
         elif measured:
             rows.append({"agent_step": self.agent_step, **measured})
@@ -179,15 +179,15 @@ class Trainer:
 
     def _measured(self, before: int) -> dict[str, float]:
         """The metrics of the probes that are due or have begun in this step."""
-        if self._due(self.config.steps_per_probe, before):
+        if self.due(self.config.steps_per_probe, before):
             self.probe.measure()
         found = self.probe.report()
-        if self.fit_probe is not None and self._due(self.config.fit_probe_interval, before):
+        if self.fit_probe is not None and self.due(self.config.fit_probe_interval, before):
             found = {**found, **self.fit_probe.metrics(self.agent.network, self.replay, self.agent_step)}
         return found
 
-    def _due(self, interval: int, before: int) -> bool:
-        """Whether a measurement is due after this step; never at an interval of 0."""
+    def due(self, interval: int, before: int) -> bool:
+        """Whether what has this interval is due after this step, as at a visit's end; never at an interval of 0."""
         return bool(interval) and (self.passes(interval, before) or self.visit_over)
 
     def _report(self) -> Row:
