@@ -1,7 +1,7 @@
 """What keeps a network plastic when its game changes: `python -m benchmarks.continual`.
 
 One network plays games in sequence, the list several times. The arms differ in what happens at a change of game and in
-how the learning rate goes; one of them begins everything anew, which is what a network that lost nothing would do.
+how the learning rate goes; one of them starts again from scratch, which is what a network that lost nothing would do.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ AT_CHANGES = ("adam-rel", "dash", "fire", "optimizer-reset", "reset", "shrink-pe
 """Methods that can act at a change of game, which they do here where only their name is given."""
 DESCRIPTION = f"""Play games in sequence with one network, several times through the list, in arms that treat a change
 of game in their own ways; with the options of benchmarks.atari. Arms are compared with {PLAIN}, and with {RESET}.
-That one draws network and target again at each change, and begins optimiser, replay, exploration and schedule anew:
+That one draws network and target again at each change, and restarts optimiser, replay, exploration and schedule:
 each of its visits is that of a fresh agent.
 
 arms: {", ".join(STUDY)}. nap-aligned restarts the learning rate at each change, nap-cyclic where no change is,

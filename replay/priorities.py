@@ -70,7 +70,7 @@ class Priorities:
         self._high.fill_(high)
 
     def forget(self, low: int) -> None:
-        """Begins anew with the steps from `low` on: none is legal, and the highest priority is that of the start."""
+        """Starts again with the steps from `low` on: none is legal, and the highest priority is that of the start."""
         self.set_legal(low, low)
         self._highest.fill_(1)
 

@@ -42,7 +42,7 @@ def facts(study: Study) -> list[str]:
     if study.fresh in study.arms:
         lines.append(
             f"{study.fresh} is a fresh agent in each visit: network, target, optimiser, replay, exploration and "
-            "schedule begin anew at each change, in the same run."
+            "schedule restart at each change, in the same run."
         )
     else:
         lines.append(f"No arm is {study.fresh}, a fresh agent in each visit: nothing is divided by what it learns.")

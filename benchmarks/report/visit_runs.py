@@ -57,7 +57,7 @@ class SequenceRun:
 class Study:
     """Finished runs of one sequence, and those that are missing.
 
-    plain, fresh: the names of the arm that others are compared with, and of that which is anew at each change; they
+    plain, fresh: the names of the arm that others are compared with, and of that which is reset at each change; they
     need not be there.
     """
 

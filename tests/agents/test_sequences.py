@@ -437,7 +437,7 @@ def without_times(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_ctrl_c_in_an_evaluation_between_visits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The visit is scored anew when the run goes on."""
+    """The visit is scored again when the run goes on."""
     config = config_of(root=str(tmp_path / "whole"), name="run")
     assert AgentRun(config).train() == 0
     stopped = AgentRun(dataclasses.replace(config, root=str(tmp_path / "stopped")))
