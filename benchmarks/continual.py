@@ -25,16 +25,18 @@ from experiment.sweeps.command import carry_out
 PROG = "python -m benchmarks.continual"
 PLAIN = "plain"
 """The arm that the others are compared with."""
-RESET = "full-reset"
-"""The arm whose visits are those of a fresh agent."""
+RESET, NAP_RESET = "full-reset", "nap-reset"
+"""The arms whose visits are those of a fresh agent, without and with NaP."""
+FRESH = (
+    "--plasticity reset:at=task,layers=all,target=draw --task-optimizer fresh --task-replay clear "
+    "--task-schedule restart"
+)
 STUDY = {
     PLAIN: "",
     "fresh-optimizer": "--task-optimizer fresh",
-    RESET: (
-        "--plasticity reset:at=task,layers=all,target=draw --task-optimizer fresh --task-replay clear "
-        "--task-schedule restart"
-    ),
+    RESET: FRESH,
     "layer-norm": "--plasticity layer-norm",
+    NAP_RESET: f"--nap --schedule constant {FRESH}",
     "nap-constant": "--nap --schedule constant",
     "nap-aligned": "--nap --schedule cyclic --cycles 1 --task-schedule restart",
     "nap-cyclic": "--nap --schedule cyclic --cycles {unaligned}",
@@ -46,12 +48,14 @@ STUDY = {
 """The flags of each arm. `visits` are those to all games together. `unaligned` is one more: the two numbers have no
 divisor in common, so that no restart is at a change, and a cycle is about as long as a visit, as where the restarts are
 aligned. A restart of cusum is as long as a visit, too."""
+NORMED = ("layer-norm", "nap-")
+"""How the names of arms begin that have norms before their nonlinearities."""
 AT_CHANGES = ("adam-rel", "dash", "fire", "optimizer-reset", "reset", "shrink-perturb")
 """Methods that can act at a change of game, which they do here where only their name is given."""
 DESCRIPTION = f"""Play games in sequence with one network, several times through the list, in arms that treat a change
-of game in their own ways; with the options of benchmarks.atari. Arms are compared with {PLAIN}, and with {RESET}.
-That one draws network and target again at each change, and restarts optimiser, replay, exploration and schedule:
-each of its visits is that of a fresh agent.
+of game in their own ways; with the options of benchmarks.atari. Arms are compared with {PLAIN}, and with {RESET}
+(with NaP: {NAP_RESET}). Those draw network and target again at each change, and restart optimiser, replay,
+exploration and schedule: each of their visits is that of a fresh agent.
 
 arms: {", ".join(STUDY)}. nap-aligned restarts the learning rate at each change, nap-cyclic where no change is,
 nap-cusum where it finds one.
@@ -76,6 +80,8 @@ class ContinualSettings(Settings):
     """How often the list is played."""
     only: str | None = setting(None, "runs")
     """Arms of the study with commas between; none: all of them. Those of --methods and --arm come on top."""
+    norm_lr: float | None = setting(None, "runs", at_least=1e-12, at_most=10)
+    """Learning rate, or peak, of the study's arms with norms (layer-norm and nap-*); none: that of all arms."""
     methods: str | None = setting(None, "runs")
     """Further arms, each an agent with one method: names with commas between, with options as --plasticity takes them.
     A name alone of one that can act at a change (dash, fire, reset ...) gets at=task."""
@@ -115,13 +121,14 @@ def listed(sequence: str) -> str:
         raise ConfigError(f"--sequence: {error}") from None
 
 
-def study_arms(only: str | None, visits: int) -> list[str]:
+def study_arms(only: str | None, visits: int, norm_lr: float | None = None) -> list[str]:
     """The arms of the study as name:flags, all or those that are named; `visits` are those to all games together."""
     names = list(STUDY) if only is None else [name.strip() for name in only.split(",") if name.strip()]
     for name in names:
         if name not in STUDY:
             raise ConfigError(f"--only: {name!r} is no arm of the study{suggest(name, STUDY, list_all=True)}")
-    return [f"{name}:{STUDY[name].format(visits=visits, unaligned=visits + 1)}" for name in names]
+    rates = {name: f" --lr {norm_lr!r}" for name in names if norm_lr is not None and name.startswith(NORMED)}
+    return [f"{name}:{STUDY[name].format(visits=visits, unaligned=visits + 1)}{rates.get(name, '')}" for name in names]
 
 
 def method_arms(methods: str | None, names: Sequence[str]) -> list[str]:
@@ -143,7 +150,7 @@ def study(settings: ContinualSettings, given: Sequence[str]) -> SequenceSweep:
     common = ("--task-steps", str(settings.task_steps), "--visits", str(settings.visits), *rows, *given)
     (base,) = arms(settings.agent, preset, (), common)
     visits = len(base.config(games).tasks)
-    chosen = study_arms(settings.only, visits)
+    chosen = study_arms(settings.only, visits, settings.norm_lr)
     methods = method_arms(settings.methods, [arm.partition(":")[0] for arm in chosen])
     own = (*chosen, *methods, *settings.arm)
     root = settings.root or f"run/continual-{file_name(games)}"
@@ -156,7 +163,7 @@ def report(study: str, out: str | None) -> Path:
 
     path = Path(study)
     folder = Path(out) if out else path.with_name(f"{path.stem}-report") if path.is_file() else path / "report"
-    report_visits(path, folder, PLAIN, RESET)
+    report_visits(path, folder, PLAIN, RESET, NAP_RESET)
     return folder / PAGE
 
 

@@ -154,20 +154,20 @@ def plasticity(pyplot: Any, study: Study, groups: Sequence[Sequence[str]], ratio
     figure, axes = _panels(pyplot, len(groups))
     places = np.arange(len(study.labels))
     for axis, group in zip(axes, groups, strict=True):
-        styles = {arm: style for arm, style in _styles(study, group).items() if arm != study.fresh}
-        axis.axhline(1, color=INK, linestyle=":", linewidth=1, label=study.fresh)
+        styles = {arm: style for arm, style in _styles(study, group).items() if arm != study.fresh_of(arm)}
+        axis.axhline(1, color=INK, linestyle=":", linewidth=1, label="a fresh agent")
         for place, (arm, style) in enumerate(styles.items()):
             shift = 0.1 * (place - (len(styles) - 1) / 2)
             _draw_arm(axis, places + shift, [ratios.get((label, arm)) for label in study.labels], style)
-        axis.set_ylabel(f"mean return / {study.fresh}'s")
+        axis.set_ylabel("mean return / a fresh agent's")
         _legend_above(axis, 1.0)
     axes[-1].set_xlim(-0.6, len(places) - 0.4)
     axes[-1].set_ylim(bottom=min(axes[-1].get_ylim()[0], 0))
     level = {} if len(places) <= LEVEL else {"rotation": 40, "ha": "right"}
     axes[-1].set_xticks(places, study.labels, **level)
     note = (
-        f"Each visit's mean return over that of {study.fresh} in the same visit, a fresh agent: below 1 the network "
-        "has lost plasticity. Bars: 95% bootstrap intervals over seeds, which are too narrow for few seeds."
+        f"Each visit's mean return over that of a fresh agent in the same visit ({study.fresh_names}): below 1 the "
+        "network has lost plasticity. Bars: 95% bootstrap intervals over seeds, which are too narrow for few seeds."
     )
     return Figure("visit_plasticity", "Plasticity by visit", note, figure, 560)
 

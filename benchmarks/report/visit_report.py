@@ -15,12 +15,13 @@ from experiment.values import counted
 TITLE = "Games in sequence"
 
 
-def report_visits(path: Path, out: Path, plain: str, fresh: str) -> None:
+def report_visits(path: Path, out: Path, plain: str, fresh: str, fresh_nap: str = "") -> None:
     """Writes the report on a study's folder, or on the list of its runs, as a folder. ConfigError for bad input.
 
-    plain: the arm that the others are compared with. fresh: the arm that is a fresh agent in each visit.
+    plain: the arm that the others are compared with. fresh: the arm that is a fresh agent in each visit; fresh_nap: one
+    with NaP.
     """
-    study = read_study(path, plain, fresh)
+    study = read_study(path, plain, fresh, fresh_nap)
 
     def write(folder: Path) -> None:
         about = [arms(study.scores), differences(study.scores), missing(study.scores), versions(study.scores)]
@@ -41,7 +42,7 @@ def facts(study: Study) -> list[str]:
         lines.append(f"{counted(len(study.missing), 'run')} missing: see the table.")
     if study.fresh in study.arms:
         lines.append(
-            f"{study.fresh} is a fresh agent in each visit: network, target, optimiser, replay, exploration and "
+            f"A fresh agent in each visit ({study.fresh_names}): network, target, optimiser, replay, exploration and "
             "schedule restart at each change, in the same run."
         )
     else:

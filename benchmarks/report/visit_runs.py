@@ -57,8 +57,8 @@ class SequenceRun:
 class Study:
     """Finished runs of one sequence, and those that are missing.
 
-    plain, fresh: the names of the arm that others are compared with, and of that which is reset at each change; they
-    need not be there.
+    plain, fresh: the names of the arm that others are compared with, and of that which is reset at each change.
+    fresh_nap: the same for a network with NaP, which learns at a pace of its own. None of them needs to be there.
     """
 
     tasks: Tasks
@@ -66,6 +66,7 @@ class Study:
     missing: tuple[Missing, ...]
     plain: str
     fresh: str
+    fresh_nap: str = ""
 
     @cached_property
     def scores(self) -> Scores:
@@ -83,6 +84,15 @@ class Study:
 
     def of(self, arm: str) -> list[SequenceRun]:
         return [run for run in self.runs if run.arm == arm]
+
+    def fresh_of(self, arm: str) -> str:
+        """The arm that is a fresh agent with the network of an arm, as far as there is one."""
+        return self.fresh_nap if self.fresh_nap in self.arms and self.of(arm)[0].config.uses_nap else self.fresh
+
+    @property
+    def fresh_names(self) -> str:
+        """The arms that are fresh agents, as words."""
+        return self.fresh + (f"; with NaP {self.fresh_nap}" if self.fresh_nap in self.arms else "")
 
     def by_seed(self, arm: str, measure: str) -> dict[str, np.ndarray]:
         """A measure of all visits of each run of an arm."""
@@ -105,7 +115,7 @@ def short_game(game: str) -> str:
     return game.rpartition("/")[2]
 
 
-def read_study(path: Path, plain: str, fresh: str) -> Study:
+def read_study(path: Path, plain: str, fresh: str, fresh_nap: str = "") -> Study:
     """The study in a folder, or in a list of finished runs. Raises ConfigError, in one line, for what is none."""
     found = list(_of_file(path) if path.is_file() else _of_folder(path))
     names = iter(name_arms([_settings(item) for item in found if not _arm(item)]))
@@ -124,7 +134,8 @@ def read_study(path: Path, plain: str, fresh: str) -> Study:
     twice = {(run.arm, run.seed): run for run in runs}
     if len(twice) < len(runs):
         raise ConfigError(f"{str(path)!r} has two runs of one arm and seed: leave one out")
-    return Study(tasks, tuple(runs), tuple(item for item in found if isinstance(item, Missing)), plain, fresh)
+    missing = tuple(item for item in found if isinstance(item, Missing))
+    return Study(tasks, tuple(runs), missing, plain, fresh, fresh_nap)
 
 
 def _arm(item: SequenceRun | Missing) -> str:

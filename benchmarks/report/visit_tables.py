@@ -156,7 +156,7 @@ def ratios(study: Study) -> Found:
     """The plasticity of each arm at each visit, and after the first change."""
     values: Values = {}
     for arm in study.arms:
-        if arm == study.fresh or not (pairs := _pairs(study, arm, study.fresh)):
+        if arm == (fresh := study.fresh_of(arm)) or not (pairs := _pairs(study, arm, fresh)):
             continue
         whole = np.array(pairs)
         for number, label in enumerate(study.labels):
@@ -175,9 +175,9 @@ def _keep(values: Values, key: tuple[str, str], rows: np.ndarray) -> None:
 def plasticity(study: Study, ratios: Found) -> Table:
     """What a visit brought over what it brings a fresh agent."""
     note = (
-        f"The mean return of a visit over that of {study.fresh} in the same visit, a fresh agent there: 1 is a network "
-        "that learns as well as a fresh one; below 1 it has lost plasticity, or what it kept is in the way. The "
-        "ratio of the means over the same seeds, and its 95% bootstrap interval over seeds. "
+        f"The mean return of a visit over that of a fresh agent in the same visit ({study.fresh_names}): 1 is a "
+        "network that learns as well as a fresh one; below 1 it has lost plasticity, or what it kept is in the way. "
+        "The ratio of the means over the same seeds, and its 95% bootstrap interval over seeds. "
         f"{_capital(LATER)}: the mean over those visits."
     )
     title, rows = "Plasticity: a visit over a fresh agent's", [LATER, *study.labels]

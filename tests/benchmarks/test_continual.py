@@ -63,7 +63,7 @@ def configs(*words: str, common: str = "") -> dict[str, DQNConfig]:
 def test_the_arms_are_those_of_the_issue_and_no_two_are_the_same():
     found = configs()
     assert list(found) == list(STUDY)
-    assert len({SEQUENCES.config_hash(config) for config in found.values()}) == len(found) == 11
+    assert len({SEQUENCES.config_hash(config) for config in found.values()}) == len(found) == 12
     assert {config.tasks for config in found.values()} == {Tasks(GAMES["minatar3"], 150_000, 2)}
     assert (found["plain"].plasticity, found["plain"].schedule) == ((), "constant")
     fresh = found["full-reset"]
@@ -260,7 +260,7 @@ def test_a_list_of_the_runs_gives_the_same_report(written):
         np.testing.assert_allclose(one.middle, two.middle, rtol=1e-3, atol=1e-3)
     page = (again / "index.html").read_text()
     assert "visit_returns-" in page
-    assert "full-reset is a fresh agent in each visit" in page
+    assert "A fresh agent in each visit (full-reset)" in page
     assert {file.name for file in (again / "figures").iterdir()} >= {"visit_returns.png", "visit_plasticity.svg"}
 
 
@@ -357,6 +357,25 @@ def test_all_visits_weigh_every_game_alike_and_seeds_are_paired():
     assert ("1. Breakout", "full-reset") not in ratio
     low, high = (ratio["3. Breakout", "plain"][bound] for bound in ("low", "high"))
     assert (low, high) == pytest.approx((1 / 4, 2 / 1))  # with both seeds the same one
+
+
+def test_nap_is_compared_with_a_fresh_agent_that_has_it():
+    runs = [run_of(arm, 0, areas) for arm, areas in {"full-reset": [4.0] * 4, "nap-reset": [5.0] * 4}.items()]
+    runs += [run_of("plain", 0, [2.0] * 4), run_of("nap", 0, [1.0, 2.0, 3.0, 4.0])]
+    normed = [replace(run, config=replace(run.config, nap="nap" in run.arm)) for run in runs]
+    for fresh_nap, of_nap in (("nap-reset", 3 / 5), ("", 3 / 4)):
+        found = replace(study_of(*normed), fresh_nap=fresh_nap)
+        ratio = records(plasticity(found, ratios(found)))
+        assert ratio["after the first change", "nap"]["value"] == pytest.approx(of_nap)
+        assert ratio["after the first change", "plain"]["value"] == pytest.approx(2 / 4)
+        assert (("1. Breakout", "nap-reset") in ratio) == (not fresh_nap)
+
+
+def test_arms_with_norms_may_have_a_rate_of_their_own():
+    rates = {name: config.lr for name, config in configs("--norm-lr", "1e-3").items()}
+    own = {name for name, lr in rates.items() if lr == 1e-3}
+    assert own == {name for name in STUDY if name.startswith("nap-")} | {"layer-norm"}
+    assert {rates[name] for name in STUDY if name not in own} == {2.5e-4}
 
 
 def test_a_visit_without_a_whole_game_leaves_its_seed_out():
@@ -474,6 +493,7 @@ def test_panels_have_few_arms_and_nap_apart():
     assert arm_groups(list(STUDY), "plain", "full-reset") == [
         ["fresh-optimizer", "layer-norm", "l2-init"],
         ["shrink-perturb", "redo"],
-        ["nap-constant", "nap-aligned", "nap-cyclic", "nap-cusum"],
+        ["nap-reset", "nap-constant", "nap-aligned"],
+        ["nap-cyclic", "nap-cusum"],
     ]
     assert arm_groups(["plain", "full-reset"], "plain", "full-reset") == [[]]
