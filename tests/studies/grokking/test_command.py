@@ -104,7 +104,8 @@ def test_resume_takes_no_other_settings(tmp_path, capsys):
         assert says in capsys.readouterr().err
 
 
-OTHER = {"norm_positions": ("query",), "delay": 7, "project_head": False, "coupled_decay": True}
+OTHER = {"norm_positions": ("query",), "delay": 7, "project_head": False, "coupled_decay": True, "scale_lr": 1e-3}
+OTHER |= {"hold_norm_of": "inner"}
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,9 @@ OTHER = {"norm_positions": ("query",), "delay": 7, "project_head": False, "coupl
 )
 def test_a_setting_without_effect_is_refused(setting, value, field):
     config = replace(GrokkingConfig(), **{setting: value})
-    with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')} has no effect with --{setting} {value}"):
+    option, other = field.replace("_", "-"), setting.replace("_", "-")
+    other = f"--no-{other}" if value is False else f"--{other} {value}"
+    with pytest.raises(ConfigError, match=f"--{option} has no effect with {other}"):
         replace(config, **{field: OTHER[field] if field in OTHER else 0.5 * getattr(config, field)}).resolved()
 
 
