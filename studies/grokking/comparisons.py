@@ -13,6 +13,7 @@ from experiment.statistics import Interval, concordance
 from experiment.tables import with_bounds
 from experiment.values import counted, every
 from studies.figures import by_arm, draw_seeds, updates_axis
+from studies.grokking.clamped import draw_clamped
 from studies.grokking.config import GrokkingConfig
 from studies.grokking.outcome import outcome
 from studies.records import FinishedRun
@@ -206,7 +207,9 @@ DRAWINGS: dict[str, Callable[[Any, Sequence[Run]], Any]] = {
     "rewarm": draw_delays,
     "figure2": draw_grid,
     "baselines": draw_methods,
+    "baselines-mul": draw_methods,
     "norm-or-elr": draw_norm_or_elr,
     "norm-or-elr-invariant": draw_norm_or_elr,
+    "norm-or-elr-clamped": draw_clamped,
 }
 """The figure of each suite, by its name; any other suite has `draw_curves`."""

@@ -65,7 +65,7 @@ class GrokkingConfig:
     """Updates before the re-warm."""
     warmup: int = setting(1_000, "learning rate", at_least=0)
     """Updates from --low-lr up to the peak (constant: from 0)."""
-    anneal: int = setting(6_000, "learning rate", at_least=0)
+    anneal: int = setting(4_000, "learning rate", at_least=0)
     """Updates from the peak down to --final-lr (constant: at the peak)."""
     final_lr: float = setting(1e-4, "learning rate", at_least=0, at_most=10)
     """Learning rate at the end of the cosine, and the lowest of the other schedules."""
@@ -74,7 +74,7 @@ class GrokkingConfig:
     early-cycle-cusum and -plateau have cycles of the same length."""
     updates: int | None = setting(None, "learning rate", at_least=1, common=True)
     """Budget; none: delay + warm-up + anneal. A shorter one cuts the schedule off, a longer one stays at its end."""
-    batch_size: int = setting(512, "optimiser", at_least=0)
+    batch_size: int = setting(256, "optimiser", at_least=0)
     """Training pairs in a batch, drawn with replacement; 0: all of them."""
 
     optimizer: Literal["adamw", "grokfast-ema", "omnigrok", "muon"] = setting("adamw", "optimiser", fixed=True)
@@ -134,7 +134,7 @@ class GrokkingConfig:
     fire:at=2000. The option may be repeated. --list-methods shows them, NAME:help one. They act before the projection.
     """
 
-    precision: Literal["fp32", "bf16", "auto"] = setting("fp32", "machine")
+    precision: Literal["fp32", "bf16", "auto"] = setting("auto", "machine")
     """bf16: passes in bfloat16 by autocast, on fp32 weights; measurements are always in fp32.
     auto: bf16 where the device has instructions for it, else fp32."""
     compile: bool = setting(False, "machine", role="machine")
