@@ -192,7 +192,7 @@ def test_a_suite_of_runs_becomes_one_figure(tmp_path):
         assert (tmp_path / "figures" / f"{folder}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def fake(arm, folder, late):
+def fake(arm, folder, late, further=None):
     """A run as its directory would be."""
     config = settings(arm.options())
     run = RunDir.create(folder, arm.name, config)
@@ -203,6 +203,7 @@ def fake(arm, folder, late):
             "train_accuracy": 1.0,
             "test_accuracy": min(1.0, max(0.2, i / 50 - late)),
         }
+        | (further or {})
         for i in range(config.budget // 100 + 1)
     ]
     run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -235,7 +236,8 @@ def test_cells_have_the_lower_median_and_never_is_last():
 
 def test_a_suite_refuses_a_run_of_other_settings(tmp_path, capsys):
     folder = tmp_path / "controls"
-    config = settings(["--lr", "1e-3", "--seed", "0", "--beta1", "0.5", "--root", str(folder)])
+    arm = SUITES["controls"]()[0].options()
+    config = settings([*arm, "--precision", "fp32", "--beta1", "0.5", "--root", str(folder)])
     (folder / "peak0.001-s0").mkdir(parents=True)
     (folder / "peak0.001-s0" / "config.yaml").write_text(dump_yaml(config))
     with pytest.raises(SystemExit) as stopped:
@@ -254,3 +256,13 @@ def test_a_suite_refuses_bad_settings_at_once(words, tmp_path, capsys):
         suite.main(["controls", "--root", str(tmp_path), "--dry-run", *words])
     assert stopped.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_suites_keep_the_settings_that_their_published_runs_had():
+    """The defaults of the command are shorter than when the documented tables were made."""
+    arms = [arm for suite in SUITES.values() for arm in suite()]
+    assert {arm.settings["batch_size"] for arm in SUITES["rewarm"]()} == {512}
+    assert all({"batch_size", "anneal"} <= arm.settings.keys() for arm in arms)
+    own = settings(SUITES["rewarm"]()[0].options())
+    assert (own.budget, own.batch_size) == (7_000, 512)
+    assert (GrokkingConfig().budget, GrokkingConfig().batch_size) == (7_000, 256)
