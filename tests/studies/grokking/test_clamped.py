@@ -69,7 +69,7 @@ def test_orders_are_told_apart_and_those_of_one_network_are_its_own():
     runs = [*by_elr, *by_norm, free(40.0)]
     scores = held(runs, "rms").orders()
     assert scores["ELR"].value == 1.0
-    assert max(scores["norm"].value, scores["rate"].value) < 0.9
+    assert max(scores["norm"].value, scores["rate"].value) < 0.95
     scores = held(runs, "none").orders()
     assert scores["norm"].value == 1.0
     assert scores["rate"].value == 0.5
