@@ -304,7 +304,7 @@ def _check_options(
     for option, value, known in (
         ("affine", affine, ("free", "decay", "joint")),
         ("mode", mode, ("frobenius", "neuron")),
-        ("radius", "unit" if number else radius, ("initial", "unit")),
+        ("radius", "unit" if number else str(radius), ("initial", "unit")),
         ("update", update, ("free", "fixed")),
     ):
         if value not in known:
