@@ -74,7 +74,7 @@ class GrokkingConfig:
     early-cycle-cusum and -plateau have cycles of the same length."""
     updates: int | None = setting(None, "learning rate", at_least=1, common=True)
     """Budget; none: delay + warm-up + anneal. A shorter one cuts the schedule off, a longer one stays at its end."""
-    batch_size: int = setting(256, "optimiser", at_least=0)
+    batch_size: int = setting(512, "optimiser", at_least=0)
     """Training pairs in a batch, drawn with replacement; 0: all of them."""
 
     optimizer: Literal["adamw", "grokfast-ema", "omnigrok", "muon"] = setting("adamw", "optimiser", fixed=True)

@@ -10,8 +10,8 @@ from studies.arms import SEEDS, Arm, over_seeds
 
 INVARIANT = "embedding,query,key,attention-output,mlp,mlp-output,final"
 """Norm positions that make every weight matrix except the head scale-invariant; tokens and positions as a pair."""
-EARLIER: dict[str, Any] = {"batch_size": 512, "anneal": 6_000}
-"""Settings of all runs here. The command's own defaults are shorter, and end in the same accuracy."""
+EARLIER: dict[str, Any] = {"anneal": 6_000}
+"""Setting of all runs here that name no other. The command's own default is shorter, and ends in the same accuracy."""
 FIVE = (0, 1, 2, 3, 4)
 CLAMPED_TASK: dict[str, Any] = {"fraction": 0.4, "anneal": 8_000}
 HELD_NORMS = (0.75, 1.0, 1.25, 1.5, 2.0)
