@@ -95,7 +95,7 @@ class GrokkingConfig:
     """Cross-entropy of softmax, or of StableMax, in float64. The losses in metrics.jsonl are those of softmax."""
     orthogonal_gradient: bool = setting(False, "optimiser")
     """Leave of each parameter's gradient the part orthogonal to the parameter, at the gradient's length."""
-    scale_lr: float | None = setting(None, "optimiser", at_least=0, at_most=10)
+    scale_lr: float | None = setting(None, "optimiser", at_least=0, at_most=10, fixed=True)
     """Peak learning rate of the norms' scales; none: that of --lr."""
     grokfast_alpha: float = setting(0.98, "optimiser", at_least=0, at_most=0.9999)
     """grokfast-ema: decay of the moving average."""

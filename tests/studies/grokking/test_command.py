@@ -22,7 +22,7 @@ from studies.grokking.suites import SUITES
 from studies.records import FinishedRun
 
 LENGTHS = ["--delay", "10", "--warmup", "5", "--anneal", "15", "--log-interval", "5"]
-TINY = ["--modulus", "11", "--fraction", "0.5", "--batch-size", "32", *LENGTHS]
+TINY = ["--modulus", "11", "--fraction", "0.5", "--batch-size", "32", "--precision", "fp32", *LENGTHS]
 TIMES = ("seconds", "measuring_seconds")
 
 
