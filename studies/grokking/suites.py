@@ -70,7 +70,7 @@ def _methods(task: dict[str, Any]) -> list[Arm]:
     the AdamW runs of that line of work take all pairs in every batch, in float64, on a network without norms; the
     networks of AdamW's and Grokfast's first papers have norms, so those two are tried with and without. StableMax is
     published on an MLP without norms, and is tried with and without. Muon has the decay per update of AdamW on its own
-    matrices; its rate and those of MuonH and AdamH are ours, of three tried on seed 100.
+    matrices; its rate is ours, and so are those of MuonH and AdamH, of four tried on seed 100.
     """
     own: dict[str, Any] = {"schedule": "constant", "lr": 1e-3, "warmup": 10, "anneal": 10_000, "beta2": 0.98}
     own |= task
@@ -88,7 +88,7 @@ def _methods(task: dict[str, Any]) -> list[Arm]:
         "grokfast-ema-norms": free | grokfast | {"scale_decay": 0.005},
         "clip": own | {"projection": "clip", "beta2": 0.97, "scale_decay": 0.0},
         "muon": muon | {"projection": "off", "weight_decay": 0.1},
-        "muonh": muon | {"projection": "hyperball", "lr": 3e-3},
+        "muonh": muon | {"projection": "hyperball", "lr": 1e-2},
         "adamh": own | {"projection": "hyperball", "lr": 3e-2},
         "orthogonal": bare | {"orthogonal_gradient": True, "beta2": 0.99},
         "stablemax": bare | stablemax,
