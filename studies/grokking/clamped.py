@@ -116,10 +116,8 @@ def draw_clamped(pyplot: Any, runs: Sequence[Run]) -> Any:
         found = held(runs, kind)
         if found.runs:
             _scatter(axis, found, colors)
-            scores = ", ".join(
-                f"{name} {with_bounds(score, '{:.2f}'.format)}" for name, score in found.orders().items()
-            )
-            title = f"{title}\nconcordance: {scores}"
+            scores = {name: with_bounds(score, "{:.2f}".format) for name, score in found.orders().items()}
+            title += f"\nconcordance: ELR {scores['ELR']}, norm {scores['norm']},\nrate {scores['rate']}"
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("lr / norm, the norm in multiples of the initial one")
     axes[0].set_ylabel("updates to test accuracy 0.95")
