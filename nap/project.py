@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -32,9 +32,8 @@ from nap.rescale import (
     rescale,
     where_due,
 )
+from nap.selection import Selection, choose, split_weights
 from nap.suggest import suggest
-
-Selection = Iterable[str] | Callable[[str, nn.Parameter], bool] | None
 
 
 class Projection(Attached):
@@ -58,9 +57,12 @@ class Projection(Attached):
     mode: the unit of projection: "frobenius", the whole matrix; "neuron", the weights of each output neuron, which are
         a row of a linear layer or embedding and a filter of a convolution. A neuron that starts at zero is not
         projected, nor a parameter that is used without a layer's call: which of its axes counts neurons is unknown.
-    radius: "initial" keeps each norm as it was when this object was made; "unit" sets each norm to 1, at once and at
-        each projection. SimbaV2 (arXiv 2502.15280) is "neuron" with "unit".
-
+    radius: "initial" keeps each norm as it was when this object was made; a number above 0 sets each norm to it, at
+        once and at each projection, and "unit" is 1. SimbaV2 (arXiv 2502.15280) is "neuron" with "unit". The norms of
+        `affine` keep their initial values.
+    bound: a norm above its target is cut to it, and one below stays: a max-norm constraint, in mode "neuron" with a
+        number that of Srebro et al. 2004 and of Clip to Grok (github.com/NiftyliuS/cliptogrok). It holds for
+        affine="joint" too. With a number or "unit" it also holds what starts at zero.
     update: "free" leaves the steps to the optimiser; "fixed" also gives each step that follows `attach` the length
         `update_scale` * lr * ||W_0||, so that a weight turns by that multiple of lr, in radians (Hyperball, arXiv
         2606.16899; see `FixedUpdate`). Embeddings are then not projected unless included, as in the paper.
@@ -84,15 +86,17 @@ class Projection(Attached):
         include: Selection = None,
         exclude: Selection = None,
         mode: str = "frobenius",
-        radius: str = "initial",
+        radius: str | float = "initial",
+        bound: bool = False,
         update: str = "free",
         update_scale: float = 1.0,
         split: Mapping[str, int] | None = None,
         example_inputs: Any = None,
         outputs: Iterable[str] | None = None,
     ) -> None:
-        _check_options(every, affine, decay, mode, radius, update, update_scale)
+        _check_options(every, affine, decay, mode, radius, bound, update, update_scale)
         self.every, self.affine, self.decay, self.mode, self.radius = every, affine, decay, mode, radius
+        self.bound = bound
         prepare("nap.Projection", module)
         self.update, self.update_scale = update, update_scale
         report = analyze(module, example_inputs, outputs)
@@ -102,7 +106,7 @@ class Projection(Attached):
             left_out |= embeddings(find_weights(module).values())
         if mode == "neuron":
             left_out |= {name for name, weight in find_weights(module, free=True).items() if weight.free}
-        chosen = _split(list(_choose(module, left_out, include, exclude).values()), split or {})
+        chosen = split_weights(list(choose(module, left_out, include, exclude).values()), split or {})
         if update == "fixed" and any(is_sharded(weight.parameter) for weight in chosen):
             raise ValueError("nap.Projection: update='fixed' needs whole matrices, and these are sharded")
         if on_meta := [weight.name for weight in chosen if weight.parameter.is_meta]:
@@ -112,17 +116,17 @@ class Projection(Attached):
         if broken := [weight.name for weight, norm in zip(chosen, known, strict=True) if not norm.isfinite().all()]:
             raise ValueError(f"nap.Projection: {broken[0]} holds NaN or infinity, so that it has no norm to keep")
         self._module, self._weights = module, chosen
-        limits = (
-            [ALMOST_ZERO * length(weight, mode) for weight in chosen] if radius == "initial" else [0.0] * len(chosen)
-        )
-        self._targets = [norm * (norm > limit) for norm, limit in zip(norms, limits, strict=True)]
-        self._moving = [i for i, target in enumerate(self._targets) if bool((whole(target) > 0).any())]
-        if radius == "unit":
-            self._targets = [(norm > 0).to(norm.dtype) for norm in norms]
-            rescale(*self._weight_targets(self._moving))
-        else:
+        if radius == "initial":
+            limits = [ALMOST_ZERO * length(weight, mode) for weight in chosen]
+            self._targets = [norm * (norm > limit) for norm, limit in zip(norms, limits, strict=True)]
             kept = [whole(target) for target in self._targets]
             warn_of_almost_zero([chosen[i].name for i, norm in enumerate(known) if (norm != kept[i]).any()])
+        else:
+            held = 1.0 if radius == "unit" else float(radius)
+            self._targets = [held * (norm >= 0 if bound else norm > 0).to(norm.dtype) for norm in norms]
+        self._moving = [i for i, target in enumerate(self._targets) if bool((whole(target) > 0).any())]
+        if radius != "initial":
+            rescale(*self._weight_targets(self._moving), bound=bound)
         self._affine = self._find_affine()
         names = {id(parameter): name for name, parameter in bare(module).named_parameters()}
         self._affine_names = [[names[id(parameter)] for parameter in unit] for unit in self._affine]
@@ -234,7 +238,7 @@ class Projection(Attached):
             groups, norms, targets = groups + units, norms + now, targets + initial
         elif units:
             torch._foreach_lerp_(local_parts(now), local_parts(where_due(due, initial, now)), self.decay)
-        rescale(groups, norms, where_due(due, targets, norms))
+        rescale(groups, norms, where_due(due, targets, norms), bound=self.bound)
 
     def _weight_targets(self, chosen: Sequence[int]) -> tuple[list[list[Tensor]], list[Tensor], list[Tensor]]:
         """What to rescale: values, their norms, and the norms that they are to have."""
@@ -281,52 +285,8 @@ class Projection(Attached):
         return pair_norms(units) if self.affine == "joint" else [value for (value,) in units]
 
 
-def _choose(module: nn.Module, left_out: set[str], include: Selection, exclude: Selection) -> dict[str, Weight]:
-    found = find_weights(module, free=True)
-    whole = {
-        id(p) for weight in found.values() if weight.rows is None for p in (weight.parameter, *weight.coscaled_params)
-    }
-    parts = {id(weight.parameter) for weight in found.values()} - whole
-    owners = {id(p): m for m in module.modules() for p in m.parameters(recurse=False)}
-    others = {
-        name: Weight(name, owners[id(parameter)], parameter)
-        for name, parameter in module.named_parameters()
-        if parameter.ndim >= 2 and id(parameter) not in whole | parts
-    }
-    known = found | others
-    added, removed = _matcher(include, known, "include"), _matcher(exclude, known, "exclude")
-    return {
-        name: weight
-        for name, weight in known.items()
-        if ((name in found and name not in left_out) or added(weight)) and not removed(weight)
-    }
-
-
-def _split(weights: list[Weight], parts: Mapping[str, int]) -> list[Weight]:
-    known = {weight.name: weight for weight in weights}
-    counts = [(_matcher(name, known, "split"), count) for name, count in parts.items()]
-    found = [(weight, next((count for asked, count in counts if asked(weight)), None)) for weight in weights]
-    return [part for weight, count in found for part in ([weight] if count is None else weight.split(count))]
-
-
-def _matcher(selection: Selection, known: dict[str, Weight], option: str) -> Callable[[Weight], bool]:
-    if selection is None:
-        return lambda weight: False
-    if callable(selection):
-        return lambda weight: bool(selection(weight.name, weight.parameter))
-    names = [selection] if isinstance(selection, str) else list(selection)
-
-    def matches(weight_name: str, name: str) -> bool:
-        return weight_name == name or weight_name.startswith((name + ".", name + "["))
-
-    for name in names:
-        if not any(matches(weight_name, name) for weight_name in known):
-            raise ValueError(f"nap.Projection: {option} has {name!r}, which is no weight; {suggest(name, known)}")
-    return lambda weight: any(matches(weight.name, name) for name in names)
-
-
 def _check_options(
-    every: int, affine: str, decay: float, mode: str, radius: str, update: str, update_scale: float
+    every: int, affine: str, decay: float, mode: str, radius: str | float, bound: bool, update: str, update_scale: float
 ) -> None:
     if not isinstance(every, int) or every < 1:
         raise ValueError(f"nap.Projection: every={every!r} must be a whole number of updates, at least 1")
@@ -334,10 +294,17 @@ def _check_options(
         raise ValueError(f"nap.Projection: decay={decay!r} must be a fraction from 0 to 1")
     if not 0 < update_scale < math.inf:
         raise ValueError(f"nap.Projection: update_scale={update_scale!r} must be a positive number, a multiple of lr")
+    if bound and update == "fixed":
+        raise ValueError(
+            'nap.Projection: bound=True has no effect with update="fixed", whose steps are those of a norm that is held'
+        )
+    number = not isinstance(radius, str)
+    if number and (isinstance(radius, bool) or not isinstance(radius, int | float) or not 0 < radius < math.inf):
+        raise ValueError(f"nap.Projection: radius={radius!r} must be a number above 0, 'initial' or 'unit'")
     for option, value, known in (
         ("affine", affine, ("free", "decay", "joint")),
         ("mode", mode, ("frobenius", "neuron")),
-        ("radius", radius, ("initial", "unit")),
+        ("radius", "unit" if number else str(radius), ("initial", "unit")),
         ("update", update, ("free", "fixed")),
     ):
         if value not in known:

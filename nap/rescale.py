@@ -18,12 +18,17 @@ ALMOST_ZERO = 1e-3
 step of Adam at a rate of 1e-4 moves a vector of 100 weights by 1e-3: it replaces one that is shorter."""
 
 
-def rescale(groups: list[list[Tensor]], norms: list[Tensor], targets: list[Tensor]) -> None:
-    """Scales each group of tensors from its norm to its target; all groups in one foreach pass."""
+def rescale(groups: list[list[Tensor]], norms: list[Tensor], targets: list[Tensor], *, bound: bool = False) -> None:
+    """Scales each group of tensors from its norm to its target; all groups in one foreach pass.
+
+    bound: only those whose norm is above the target; no bit of the others changes.
+    """
     if not groups:
         return
     norms, targets = local_parts(norms), local_parts(targets)
     torch._foreach_clamp_min_(norms, TINY)
+    if bound:
+        targets = list(torch._foreach_minimum(targets, norms))
     scales = torch._foreach_div(targets, norms)
     flat = local_parts([value for group in groups for value in group])
     torch._foreach_mul_(flat, [scale for scale, group in zip(scales, groups, strict=True) for _ in group])

@@ -57,8 +57,10 @@ class StackedProjection:
         if not self._groups:
             return
         norms = torch.stack([reduce(torch.hypot, map(_norms, group)) for group in self._groups])
-        targets = torch.stack(self._targets).to(norms)
-        scales = targets.div_(norms.clamp_min_(TINY)).unbind(0)
+        targets = torch.stack(self._targets).to(norms.clamp_min_(TINY))
+        if self.projections[0].bound:
+            targets = targets.minimum(norms)
+        scales = targets.div_(norms).unbind(0)
         scaled = [(value, scale) for scale, group in zip(scales, self._groups, strict=True) for value in group]
         torch._foreach_mul_([value for value, _ in scaled], [_along(scale, value) for value, scale in scaled])
 

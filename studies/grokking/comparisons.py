@@ -8,11 +8,12 @@ from itertools import cycle
 from statistics import median, median_low
 from typing import Any
 
-from experiment.plot import BLUE, COLORS, GREY, RED
+from experiment.plot import BLUE, COLORS, GREY, RED, shades
 from experiment.statistics import Interval, concordance
 from experiment.tables import with_bounds
 from experiment.values import counted, every
 from studies.figures import by_arm, draw_seeds, updates_axis
+from studies.grokking.clamped import draw_clamped
 from studies.grokking.config import GrokkingConfig
 from studies.grokking.outcome import outcome
 from studies.records import FinishedRun
@@ -29,7 +30,7 @@ def draw_curves(pyplot: Any, runs: Sequence[Run]) -> Any:
 
 
 def _draw_arms(axis: Any, groups: dict[str, list[Run]]) -> None:
-    for (name, members), color in zip(groups.items(), cycle(COLORS), strict=False):
+    for (name, members), color in zip(groups.items(), shades(len(groups)), strict=True):
         draw_seeds(axis, members, color, name)
     accuracy_axis(axis, "updates (logarithmic)", log=True)
     axis.set_title("Test accuracy: seeds thin, median bold")
@@ -82,11 +83,14 @@ def draw_grid(pyplot: Any, runs: Sequence[Run]) -> Any:
 
 def draw_methods(pyplot: Any, runs: Sequence[Run]) -> Any:
     """Test accuracy of each method, and a table of updates and seconds to 95% and 99%."""
-    figure, (axis, table) = pyplot.subplots(2, 1, figsize=(8.5, 6), height_ratios=(3, 1.3), layout="constrained")
     groups = by_arm(runs)
+    rows = 0.3 * (1 + len(groups))  # inches
+    figure, (axis, table) = pyplot.subplots(
+        2, 1, figsize=(10.5, 4.2 + rows), height_ratios=(4.2, rows), layout="constrained"
+    )
     _draw_arms(axis, groups)
     _floor(axis, runs)
-    axis.legend(loc="upper left")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     table.axis("off")
     cells = table.table(cellText=table_rows(groups), colLabels=TABLE_HEAD, loc="center", cellLoc="center")
     cells.auto_set_font_size(False)
@@ -206,7 +210,9 @@ DRAWINGS: dict[str, Callable[[Any, Sequence[Run]], Any]] = {
     "rewarm": draw_delays,
     "figure2": draw_grid,
     "baselines": draw_methods,
+    "baselines-mul": draw_methods,
     "norm-or-elr": draw_norm_or_elr,
     "norm-or-elr-invariant": draw_norm_or_elr,
+    "norm-or-elr-clamped": draw_clamped,
 }
 """The figure of each suite, by its name; any other suite has `draw_curves`."""

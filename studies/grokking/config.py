@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from experiment.config import ConfigError, suggest
 from experiment.intervals import default_interval
@@ -65,7 +65,7 @@ class GrokkingConfig:
     """Updates before the re-warm."""
     warmup: int = setting(1_000, "learning rate", at_least=0)
     """Updates from --low-lr up to the peak (constant: from 0)."""
-    anneal: int = setting(6_000, "learning rate", at_least=0)
+    anneal: int = setting(4_000, "learning rate", at_least=0)
     """Updates from the peak down to --final-lr (constant: at the peak)."""
     final_lr: float = setting(1e-4, "learning rate", at_least=0, at_most=10)
     """Learning rate at the end of the cosine, and the lowest of the other schedules."""
@@ -91,6 +91,12 @@ class GrokkingConfig:
     """Add the weight decay to the gradients (Adam with L2) instead of decoupling it (AdamW)."""
     scale_decay: float = setting(1.0, "optimiser", at_least=0, at_most=1e3)
     """Weight decay of the norms' scales alone."""
+    loss: Literal["softmax", "stablemax"] = setting("softmax", "optimiser")
+    """Cross-entropy of softmax, or of StableMax, in float64. The losses in metrics.jsonl are those of softmax."""
+    orthogonal_gradient: bool = setting(False, "optimiser")
+    """Leave of each parameter's gradient the part orthogonal to the parameter, at the gradient's length."""
+    scale_lr: float | None = setting(None, "optimiser", at_least=0, at_most=10, fixed=True)
+    """Peak learning rate of the norms' scales; none: that of --lr."""
     grokfast_alpha: float = setting(0.98, "optimiser", at_least=0, at_most=0.9999)
     """grokfast-ema: decay of the moving average."""
     grokfast_lambda: float = setting(2.0, "optimiser", at_least=0)
@@ -98,17 +104,26 @@ class GrokkingConfig:
     omnigrok_alpha: float = setting(0.8, "optimiser", at_least=1e-3, at_most=1e3, fixed=True)
     """omnigrok: the global norm, as a multiple of the initial norm."""
 
-    projection: Literal["frobenius", "hyperball", "off"] = setting("frobenius", "projection", common=True, fixed=True)
+    projection: Literal["frobenius", "hyperball", "clip", "off"] = setting(
+        "frobenius", "projection", common=True, fixed=True
+    )
     """frobenius: each weight matrix back to its initial norm; hyperball: the same, embeddings excepted, and each update
-    turns it by --hyperball-scale times its learning rate, in radians."""
+    turns it by --hyperball-scale times its learning rate, in radians; clip: Clip to Grok, all rows start at --clip-norm
+    and those above it are cut after each update, tokens and output layer excepted."""
+    clip_norm: float = setting(2.0, "projection", at_least=1e-3, at_most=1e3, fixed=True)
+    """clip: the largest norm of a row, and of the scale vector of a norm."""
     hyperball_scale: float = setting(1.0, "projection", at_least=1e-6, at_most=1e6)
     """hyperball: multiple of the learning rate."""
     project_every: int = setting(1, "projection", at_least=1)
     """Updates between projections."""
     project_head: bool = setting(True, "projection", fixed=True)
     """Project the output layer too; left free, it undoes the decay of the scales."""
+    hold_norm_at: float = setting(1.0, "projection", at_least=1e-3, at_most=1e3, fixed=True)
+    """Multiple of the initial norm that projection sets each weight matrix to at once, and holds it at."""
+    hold_norm_of: Literal["all", "inner"] = setting("all", "projection", fixed=True)
+    """Matrices that --hold-norm-at moves: all that are projected, or all except the output layer."""
     norm_end: float = setting(1.0, "projection", at_least=1e-3, at_most=1e3)
-    """Multiple of the initial norm, the head's aside, that projection moves to over the budget; their lr follows."""
+    """Multiple of the first norm, the head's aside, that projection moves to over the budget; their lr follows."""
     elr_end: float = setting(1.0, "projection", at_least=1e-3, at_most=1e3)
     """Multiple of the schedule's lr / norm that is moved to over the budget."""
     elr_of: Literal["all", "weights"] = setting("all", "projection", fixed=True)
@@ -119,7 +134,7 @@ class GrokkingConfig:
     fire:at=2000. The option may be repeated. --list-methods shows them, NAME:help one. They act before the projection.
     """
 
-    precision: Literal["fp32", "bf16", "auto"] = setting("fp32", "machine")
+    precision: Literal["fp32", "bf16", "auto"] = setting("auto", "machine")
     """bf16: passes in bfloat16 by autocast, on fp32 weights; measurements are always in fp32.
     auto: bf16 where the device has instructions for it, else fp32."""
     compile: bool = setting(False, "machine", role="machine")
@@ -220,17 +235,19 @@ class GrokkingConfig:
             given = getattr(self, switch)
             for field in idle if kinds.get(switch, given) == value else ():
                 if getattr(self, field) not in (getattr(defaults, field), ()):
-                    option = field.replace("_", "-")
-                    raise ConfigError(f"--{option} has no effect with --{switch} {given}: leave it out")
+                    option, other = field.replace("_", "-"), switch.replace("_", "-")
+                    other = f"--no-{other}" if given is False else f"--{other} {given}"
+                    raise ConfigError(f"--{option} has no effect with {other}: leave it out")
         if self.operation == "s5" and self.modulus not in (defaults.modulus, S5_ORDER):
             raise ConfigError("--modulus has no effect with --operation s5: leave it out")
 
 
 _ONCE = ("linear", "cosine", "one-cycle", "cusum", "page-hinkley")
 _EARLY_CYCLE = ("early-cycle", "early-cycle-cusum", "early-cycle-plateau")
-_NO_EFFECT: dict[tuple[str, str], tuple[str, ...]] = {
+_HELD = ("project_head", "hold_norm_at", "hold_norm_of", "norm_end")
+_NO_EFFECT: dict[tuple[str, Any], tuple[str, ...]] = {
     ("model", "mlp"): ("norm_positions",),
-    ("norm", "none"): ("norm_positions", "scale_decay"),
+    ("norm", "none"): ("norm_positions", "scale_decay", "scale_lr"),
     ("schedule", "rewarm"): ("cycles",),
     ("schedule", "constant"): ("low_lr", "delay", "final_lr", "cycles"),
     **{("schedule", name): ("low_lr", "delay") for name in ("cyclic", *_EARLY_CYCLE)},
@@ -240,8 +257,12 @@ _NO_EFFECT: dict[tuple[str, str], tuple[str, ...]] = {
     ("optimizer", "grokfast-ema"): ("omnigrok_alpha",),
     ("optimizer", "omnigrok"): ("grokfast_alpha", "grokfast_lambda"),
     ("optimizer", "muon"): ("beta1", "beta2", "coupled_decay", "grokfast_alpha", "grokfast_lambda", "omnigrok_alpha"),
-    ("projection", "frobenius"): ("hyperball_scale",),
-    ("projection", "off"): ("project_head", "norm_end", "hyperball_scale"),
+    ("projection", "frobenius"): ("hyperball_scale", "clip_norm"),
+    ("projection", "hyperball"): ("clip_norm",),
+    ("projection", "clip"): (*_HELD, "hyperball_scale"),
+    ("projection", "off"): (*_HELD, "hyperball_scale", "clip_norm"),
+    ("project_head", False): ("hold_norm_of",),
+    ("hold_norm_at", 1.0): ("hold_norm_of",),
 }
 """Settings without effect at a value of another setting."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,9 @@ from experiment.part import as_mistake, build_part
 from plasticity.features import FeatureTap
 from plasticity.method import Method
 from studies.grokking.config import EARLY, GrokkingConfig
+from studies.grokking.constraints import GlobalNorm, make_projection, norm_scales
 from studies.grokking.data import Task
+from studies.grokking.gradients import GradientEMA, orthogonalize
 from studies.signal import LossSignal
 
 # under autocast a norm has a bf16 input and an fp32 scale, which is what is wanted
@@ -40,7 +42,8 @@ class Learner:
         projected = self.projection.names if self.projection else []
         inner = {name: parameter for name, parameter in model.named_parameters() if not name.startswith("head")}
         self.moved: list[Tensor] = [parameter for name, parameter in inner.items() if name in projected]
-        self.kept = norm_scales(model) if config.elr_of == "weights" else []
+        own_rate = config.elr_of == "weights" or config.scale_lr is not None
+        self.kept = norm_scales(model) if own_rate else []
         self.optimizer = make_optimizer(config, model, self.moved, self.kept)
         self.sphere = GlobalNorm(model, config.omnigrok_alpha) if config.optimizer == "omnigrok" else None
         with as_mistake("--plasticity"):
@@ -65,11 +68,12 @@ class Learner:
         self._hooks = self.projection.fix_updates(self.optimizer) if self.projection else []
 
     def loss(self, pairs: Tensor, answers: Tensor, reference: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The mean cross-entropy plus the methods' penalties; the cross-entropy alone.
+        """The mean loss of the settings plus the methods' penalties; that loss alone.
 
         reference: other pairs, if a method wants them.
         """
-        error = F.cross_entropy(self._logits(pairs), answers)
+        logits = self._logits(pairs)
+        error = F.cross_entropy(log_stablemax(logits) if self.config.loss == "stablemax" else logits, answers)
         return self.tap.penalised(error, pairs, reference), error.detach()
 
     def _logits(self, pairs: Tensor) -> Tensor:
@@ -97,6 +101,8 @@ class Learner:
         loss.backward()
         if self.filter:
             self.filter.apply()
+        if self.config.orthogonal_gradient:
+            orthogonalize(self.model.parameters())
         self.optimizer.step()
         self.updates += 1
         for method in self.methods:
@@ -121,7 +127,7 @@ class Learner:
     def _set_rates(self) -> None:
         self.schedule.move_to(self.updates)
         elr, norm = self._factor(self.config.elr_end), self._factor(self.config.norm_end)
-        kept = {id(scale) for scale in self.kept}
+        kept = {id(scale) for scale in self.kept} if self.config.elr_of == "weights" else set()
         for group in self.optimizer.param_groups:
             own = 1.0 if id(group["params"][0]) in kept else elr
             if (factor := own * (norm if group["moved"] else 1)) != 1:
@@ -170,71 +176,22 @@ class Learner:
         self.updates = state["updates"]
 
 
-class GradientEMA:
-    """Grokfast-EMA: g <- g + lambda m with m <- alpha m + (1 - alpha) g, m being g at first (arXiv 2405.20233)."""
+def log_stablemax(logits: Tensor) -> Tensor:
+    """ln s(x) with s(x) = x + 1 for x >= 0, else 1 / (1 - x): softmax of it is StableMax (arXiv 2501.04697).
 
-    def __init__(self, model: nn.Module, config: GrokkingConfig) -> None:
-        self.parameters = list(model.parameters())
-        self.alpha, self.weight = config.grokfast_alpha, config.grokfast_lambda
-        self.averages: list[Tensor] = []
-
-    @torch.no_grad()
-    def apply(self) -> None:
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        if not self.averages:
-            self.averages = [gradient.clone() for gradient in gradients]
-        torch._foreach_lerp_(self.averages, gradients, 1 - self.alpha)
-        torch._foreach_add_(gradients, self.averages, alpha=self.weight)
-
-    def load(self, averages: Sequence[Tensor]) -> None:
-        """Takes over saved averages, as copies next to the parameters."""
-        self.averages = [average.to(self.parameters[0].device, copy=True) for average in averages]
-
-
-class GlobalNorm:
-    """Omnigrok: all parameters, as one vector, at alpha times their initial norm (arXiv 2210.01117)."""
-
-    def __init__(self, model: nn.Module, alpha: float) -> None:
-        self.parameters: list[Tensor] = list(model.parameters())
-        self.target = alpha * self.norm()
-        self.apply()
-
-    def norm(self) -> Tensor:
-        return global_norm(self.parameters)
-
-    @torch.no_grad()
-    def apply(self) -> None:
-        torch._foreach_mul_(self.parameters, self.target / self.norm())
-
-
-@torch.no_grad()
-def global_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """The norm of all parameters as one vector."""
-    return torch.stack(list(torch._foreach_norm(list(parameters)))).norm()
-
-
-def make_projection(config: GrokkingConfig, model: nn.Module) -> nap.Projection | None:
-    """The projection of the settings, None if it is off."""
-    if config.projection == "off":
-        return None
-    return nap.Projection(
-        model,
-        every=config.project_every,
-        include=["head"] if config.project_head else None,
-        update="fixed" if config.projection == "hyperball" else "free",
-        update_scale=config.hyperball_scale,
-    )
-
-
-def norm_scales(model: nn.Module) -> list[Tensor]:
-    """The scales of the norms."""
-    return [part.weight for part in model.modules() if isinstance(part, nn.RMSNorm)]
+    In float64, as its authors compute it.
+    """
+    x = logits.double()
+    return torch.where(x < 0, -torch.log1p(-x.clamp(max=0)), torch.log1p(x.clamp(min=0)))
 
 
 def make_optimizer(
     config: GrokkingConfig, model: nn.Module, moved: list[Tensor], kept: list[Tensor]
 ) -> torch.optim.Optimizer:
-    """The optimiser with the decays of the settings; a group has `moved` parameters, `kept` ones, or others."""
+    """The optimiser with the decays of the settings; a group has `moved` parameters, `kept` ones, or others.
+
+    kept: the norms' scales, if they have a rate of their own.
+    """
     peak = torch.tensor(config.lr, device=next(model.parameters()).device)
     groups = nap.param_groups(
         model,
@@ -243,8 +200,9 @@ def make_optimizer(
         scale_decay=config.scale_decay if config.norm != "none" else 0.0,
     )
     sets = [{id(parameter) for parameter in chosen} for chosen in (moved, kept)]
+    own = peak if config.scale_lr is None else torch.full_like(peak, config.scale_lr)
     split = [
-        group | {"params": members, "lr": group["lr"].clone(), "moved": kind[0]}
+        group | {"params": members, "lr": (own if kind[1] else group["lr"]).clone(), "moved": kind[0]}
         for group in groups
         for kind in ((True, False), (False, False), (False, True))
         if (members := [p for p in group["params"] if tuple(id(p) in chosen for chosen in sets) == kind])

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nap
+from studies.grokking.constraints import global_norm
 from studies.grokking.data import Task
-from studies.grokking.learner import Learner, global_norm
+from studies.grokking.learner import Learner
 from studies.grokking.model import Transformer
 
 CHUNK = 1024
@@ -21,7 +22,8 @@ METRICS = ("erank_roy", "covariance_change", "pattern_change")
 class Monitor:
     """Measures a learner without changing it.
 
-    Accuracies and losses are exact, over all training and all test pairs. Features are those of `PROBE_PAIRS` training
+    Accuracies and losses are exact, over all training and all test pairs; a loss here is the cross-entropy of softmax,
+    whatever --loss is. Features are those of `PROBE_PAIRS` training
     pairs, drawn once, and so are the gradients of their loss; changes are since the previous row. Everything is
     computed in fp32.
     """

@@ -26,6 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "neuron": {"mode": "neuron"},
     "unit": {"mode": "neuron", "radius": "unit"},
+    "bound": {"mode": "neuron", "radius": 0.5, "bound": True},
     "joint": {"affine": "joint"},
     "decay": {"affine": "decay", "decay": 0.1},
 }

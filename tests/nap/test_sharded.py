@@ -13,7 +13,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent.parent
 SPREAD = ("ddp", "fsdp2", "hsdp", "tensor", "tensor+fsdp2", "upsampling")
-OPTIONS = ("plain", "neuron", "unit", "joint", "decay")
+OPTIONS = ("plain", "neuron", "unit", "bound", "joint", "decay")
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
 
 
@@ -45,7 +45,11 @@ def test_norms_and_parameters_are_those_of_one_process(runs: list[dict[str, Any]
     alone, spread = runs[0][case]["alone"], runs[0][case]["spread"]
     assert len(alone["initial"]) == {"attention": 6, "experts": 3, "foreign": 1}.get(case, 2)
     same(spread["initial"], alone["initial"])  # the whole matrix's, or of each of all the neurons
-    same(spread["norms"], spread["initial"])
+    if case.endswith("bound"):
+        same(spread["norms"], alone["norms"], rtol=1e-4)
+        assert all((norm <= spread["initial"][name] * (1 + 1e-6)).all() for name, norm in spread["norms"].items())
+    else:
+        same(spread["norms"], spread["initial"])
     same(spread["values"], alone["values"], rtol=0, atol=1e-4 if "upsampling" in case else 2e-6)
     moved = [(spread["values"][name] - value).abs().max() for name, value in alone["start"].items()]
     assert max(moved) > 0.05

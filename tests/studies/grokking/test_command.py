@@ -22,7 +22,7 @@ from studies.grokking.suites import SUITES
 from studies.records import FinishedRun
 
 LENGTHS = ["--delay", "10", "--warmup", "5", "--anneal", "15", "--log-interval", "5"]
-TINY = ["--modulus", "11", "--fraction", "0.5", "--batch-size", "32", *LENGTHS]
+TINY = ["--modulus", "11", "--fraction", "0.5", "--batch-size", "32", "--precision", "fp32", *LENGTHS]
 TIMES = ("seconds", "measuring_seconds")
 
 
@@ -104,7 +104,8 @@ def test_resume_takes_no_other_settings(tmp_path, capsys):
         assert says in capsys.readouterr().err
 
 
-OTHER = {"norm_positions": ("query",), "delay": 7, "project_head": False, "coupled_decay": True}
+OTHER = {"norm_positions": ("query",), "delay": 7, "project_head": False, "coupled_decay": True, "scale_lr": 1e-3}
+OTHER |= {"hold_norm_of": "inner"}
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,9 @@ OTHER = {"norm_positions": ("query",), "delay": 7, "project_head": False, "coupl
 )
 def test_a_setting_without_effect_is_refused(setting, value, field):
     config = replace(GrokkingConfig(), **{setting: value})
-    with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')} has no effect with --{setting} {value}"):
+    option, other = field.replace("_", "-"), setting.replace("_", "-")
+    other = f"--no-{other}" if value is False else f"--{other} {value}"
+    with pytest.raises(ConfigError, match=f"--{option} has no effect with {other}"):
         replace(config, **{field: OTHER[field] if field in OTHER else 0.5 * getattr(config, field)}).resolved()
 
 
@@ -189,7 +192,7 @@ def test_a_suite_of_runs_becomes_one_figure(tmp_path):
         assert (tmp_path / "figures" / f"{folder}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def fake(arm, folder, late):
+def fake(arm, folder, late, further=None):
     """A run as its directory would be."""
     config = settings(arm.options())
     run = RunDir.create(folder, arm.name, config)
@@ -200,6 +203,7 @@ def fake(arm, folder, late):
             "train_accuracy": 1.0,
             "test_accuracy": min(1.0, max(0.2, i / 50 - late)),
         }
+        | (further or {})
         for i in range(config.budget // 100 + 1)
     ]
     run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -232,7 +236,8 @@ def test_cells_have_the_lower_median_and_never_is_last():
 
 def test_a_suite_refuses_a_run_of_other_settings(tmp_path, capsys):
     folder = tmp_path / "controls"
-    config = settings(["--lr", "1e-3", "--seed", "0", "--beta1", "0.5", "--root", str(folder)])
+    arm = SUITES["controls"]()[0].options()
+    config = settings([*arm, "--precision", "fp32", "--beta1", "0.5", "--root", str(folder)])
     (folder / "peak0.001-s0").mkdir(parents=True)
     (folder / "peak0.001-s0" / "config.yaml").write_text(dump_yaml(config))
     with pytest.raises(SystemExit) as stopped:
@@ -251,3 +256,11 @@ def test_a_suite_refuses_bad_settings_at_once(words, tmp_path, capsys):
         suite.main(["controls", "--root", str(tmp_path), "--dry-run", *words])
     assert stopped.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_suites_keep_the_settings_that_their_published_runs_had():
+    """The default anneal of the command is shorter than when the documented tables were made."""
+    assert all("anneal" in arm.settings for suite in SUITES.values() for arm in suite())
+    budgets = {arm.name: settings(arm.options()).budget for arm in SUITES["rewarm"]()}
+    assert [budgets[f"delay{delay}-s0"] for delay in (0, 2_000, 20_000)] == [7_000, 9_000, 27_000]
+    assert GrokkingConfig().budget == 7_000

@@ -14,11 +14,14 @@ from experiment.config import ConfigError
 from plasticity.layers import draw_network
 from plasticity.registry import METHODS, make
 from studies.grokking.config import OPTIONS, GrokkingConfig
+from studies.grokking.constraints import global_norm
 from studies.grokking.data import make_task
-from studies.grokking.learner import Learner, global_norm
+from studies.grokking.learner import Learner
 from studies.grokking.model import make_model
 
-SMALL = GrokkingConfig(modulus=7, fraction=0.5, batch_size=16, delay=3, warmup=2, anneal=5, schedule="rewarm")
+SMALL = GrokkingConfig(
+    modulus=7, fraction=0.5, batch_size=16, delay=3, warmup=2, anneal=5, schedule="rewarm", precision="fp32"
+)
 FREE = replace(SMALL, norm="none", projection="off", schedule="constant", delay=2_000, warmup=0, lr=1e-3)
 
 
