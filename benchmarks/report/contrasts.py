@@ -73,8 +73,8 @@ def contrast_table(scores: Scores, pairs: Sequence[tuple[str, str]]) -> Table:
     note = (
         "Mean difference of the scores with the same seed, 95% Student-t interval, n: seeds. Over all games: each "
         f"game's difference over the mean score of {reference} there, then the mean over games by seed. The "
-        "probability that a run of the first scores above one of the second in a random game has a bootstrap interval, which is "
-        "too narrow for few seeds."
+        "probability that a run of the first scores above one of the second in a random game has a bootstrap interval, "
+        "which is too narrow for few seeds."
     )
     header = ["arms", ALL, *games, "probability of improvement"]
     return Table("contrasts", "Pairs of arms, by seed", header, rows, note, records)
