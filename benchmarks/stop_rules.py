@@ -24,8 +24,7 @@ SAMPLES = 20
 UPDATES = 4
 """Updates between two samples."""
 BATCH, FEATURES, ACTIONS, STATES = 32, 16, 4, 256
-PEAK, FLOOR, NOISE, SPEED = 0.05, 0.005, 1.0, 0.0016
-"""Rates; the noise of a target in parts of the values; the growth of the values in an update, 0.13 in a cycle."""
+PEAK, FLOOR = 0.05, 0.005
 RESTS = (0, 8, 16, CYCLES)
 """The cycle in which the target comes to rest; the last one: it never does."""
 RULES: Mapping[str, tuple[str, str, dict[str, object]]] = {
@@ -47,9 +46,11 @@ class Settings:
     """Simulated learners for each cycle in which the target comes to rest."""
     seed: int = setting(0, "runs", at_least=0)
     """Seed of targets, minibatches and noise."""
+    growth: float = setting(0.13, "runs", at_least=0)
+    """Growth of the target and its noise in a cycle, in parts of the first; with 0.02 it can hardly be seen."""
 
 
-def simulate(rest: int, learners: int, seed: int) -> dict[str, np.ndarray]:
+def simulate(rest: int, learners: int, seed: int, growth: float = 0.13) -> dict[str, np.ndarray]:
     """The signals of learners whose target rests from a cycle on, each of shape (samples, learners)."""
     rng = np.random.default_rng([seed, rest])
     shape = learners, FEATURES, ACTIONS
@@ -62,14 +63,14 @@ def simulate(rest: int, learners: int, seed: int) -> dict[str, np.ndarray]:
         rate = FLOOR + (PEAK - FLOOR) * (1 + math.cos(math.pi * (sample % SAMPLES) / SAMPLES)) / 2
         for _ in range(UPDATES):
             if sample < rest * SAMPLES:
-                size += SPEED
+                size += growth / (SAMPLES * UPDATES)
             target = size * direction
             inputs = rng.normal(size=(learners, BATCH, FEATURES))
-            errors = inputs @ (weights - target) + NOISE * size * rng.normal(size=(learners, BATCH, ACTIONS))
+            errors = inputs @ (weights - target) + size * rng.normal(size=(learners, BATCH, ACTIONS))
             halves = [np.swapaxes(inputs[:, half], 1, 2) @ errors[:, half] / (BATCH // 2) for half in HALVES]
             weights -= rate * (halves[0] + halves[1]) / 2
         fresh = rng.normal(size=(learners, 64, FEATURES))
-        shown = fresh @ (weights - target) + NOISE * size * rng.normal(size=(learners, 64, ACTIONS))
+        shown = fresh @ (weights - target) + size * rng.normal(size=(learners, 64, ACTIONS))
         values = states @ target
         before, greedy = greedy, (states @ weights).argmax(2)
         won = np.take_along_axis(values, greedy[..., None], 2)[..., 0].mean(1)
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; the exit code."""
     with exit_on_bad_input():
         settings = parse_cli(Settings, argv, prog="python -m benchmarks.stop_rules", description=__doc__ or "")
-    signals = {rest: simulate(rest, settings.learners, settings.seed) for rest in RESTS}
+    signals = {rest: simulate(rest, settings.learners, settings.seed, settings.growth) for rest in RESTS}
     rows = [row(rule, rest, stopped(rule, signals[rest])) for rule in RULES for rest in RESTS]
     header = ["rule", "target rests from cycle", "stopped before", "median delay, cycles", "never stopped"]
     print(aligned_table(header, rows), end="")
