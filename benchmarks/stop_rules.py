@@ -15,7 +15,7 @@ import numpy as np
 
 from experiment.config import exit_on_bad_input, parse_cli
 from experiment.interrupt import cli_session
-from experiment.setting import setting
+from experiment.setting import check_ranges, setting
 from experiment.tables import aligned_table
 
 CYCLES = 30
@@ -132,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; the exit code."""
     with exit_on_bad_input():
         settings = parse_cli(Settings, argv, prog="python -m benchmarks.stop_rules", description=__doc__ or "")
+        check_ranges(settings)
     signals = {rest: simulate(rest, settings.learners, settings.seed, settings.growth) for rest in RESTS}
     rows = [row(rule, rest, stopped(rule, signals[rest])) for rule in RULES for rest in RESTS]
     header = ["rule", "target rests from cycle", "stopped before", "median delay, cycles", "never stopped"]
