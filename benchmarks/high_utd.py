@@ -169,12 +169,17 @@ def study(settings: StudySettings, given: Sequence[str]) -> StudySweep:
     config = base.config(first)
     if settings.experiment == "schedules" and not 0 < config.lr_floor <= config.lr:
         raise ConfigError(f"--lr-floor is {config.lr_floor}: it has to be above 0, at most --lr {config.lr}, for 'low'")
-    changed = {
-        "suite": suite, "config": preset, "root": settings.root or f"run/high-utd-{settings.experiment}",
-        "seeds": settings.seeds or plan.seeds, "first_seed": settings.first_seed or plan.first_seed,
-        "arm": (*experiment_arms(settings.experiment, config, settings.within), *settings.arm),
-    }  # fmt: skip
-    return StudySweep(replace(settings, **changed), common)
+    own = experiment_arms(settings.experiment, config, settings.within)
+    settings = replace(
+        settings,
+        suite=suite,
+        config=preset,
+        root=settings.root or f"run/high-utd-{settings.experiment}",
+        seeds=settings.seeds or plan.seeds,
+        first_seed=settings.first_seed or plan.first_seed,
+        arm=(*own, *settings.arm),
+    )
+    return StudySweep(settings, common)
 
 
 def contrasts(arms: Sequence[str]) -> list[tuple[str, str]]:
