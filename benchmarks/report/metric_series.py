@@ -50,7 +50,9 @@ class Measure:
 MEASURES = (
     Measure("elr", "ELR, geometric mean of layers", "elr/", _geometric, log=True),
     Measure("td", "TD error, mean of minibatches", "td_error", _last, log=True),
+    Measure("fresh", "TD error of the newest transitions", "td_error_fresh", _last, log=True),
     Measure("dormant", "Share of dormant units", "dormant_sokar_0.025", _last),
+    Measure("grama", "Share of units without gradient", "dormant_grama_0.01", _last),
     Measure("erank", "Effective rank, last hidden layer", "erank_roy/", _last),
     Measure("srank", "srank 0.01, last hidden layer", "srank_kumar_0.01/", _last),
     Measure("fit", "Error on random targets over a fresh network's", "fit_ratio", _last, log=True),

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.report.learning_curves import Trace
 from benchmarks.report.metric_series import WINDOW
-from benchmarks.report.scores import Scores
 from benchmarks.report.table import Cells, Table, table_of_means
 
+if TYPE_CHECKING:
+    from benchmarks.report.recorded import Recorded
 
-def stability_tables(scores: Scores, traces: Sequence[Trace]) -> list[Table]:
+
+def stability_tables(runs: Sequence[Recorded], arms: Sequence[str]) -> list[Table]:
     """The largest falls of return and rises of TD error, and where schedules stopped cycling; no empty table."""
-    falls: Cells = {}
-    rises: Cells = {}
-    stops: Cells = {}
-    for trace in traces:
-        key = (trace.game, trace.arm)
-        if (fall := largest_fall(trace, trace.length(wall=False) / 10)) is not None:
-            falls.setdefault(key, []).append(fall)
-        if (rise := largest_rise(trace)) is not None:
-            rises.setdefault(key, []).append(rise)
-        if trace.stopped is not None:
-            stops.setdefault(key, []).append(trace.stopped)
+
+    def cells(values: Iterable[float | None]) -> Cells:
+        found: Cells = {}
+        for run, value in zip(runs, values, strict=True):
+            if value is not None:
+                found.setdefault((run.score.game, run.score.arm), []).append(value)
+        return found
+
     found = [
-        table_of_means("stability", "Largest fall of the return", FALL, falls, scores.arms),
-        table_of_means("td-rise", "Largest rise of the TD error", RISE, rises, scores.arms),
-        table_of_means("stops", "Agent step at which cycling stopped", STOP, stops, scores.arms),
+        table_of_means("stability", "Largest fall of the return", FALL, cells(run.fall for run in runs), arms),
+        table_of_means("td-rise", "Largest rise of the TD error", RISE, cells(run.rise for run in runs), arms),
+        table_of_means(
+            "stops", "Agent step at which cycling stopped", STOP, cells(run.trace.stopped for run in runs), arms
+        ),
     ]
     return [table for table in found if table.rows]
 

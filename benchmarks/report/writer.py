@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from benchmarks.report.table import Table
 
 PAGE = "index.html"
-MoreTables = Callable[["Scores", "Sequence[Trace]"], "list[Table]"]
 
 
 @dataclass(frozen=True)
@@ -34,24 +33,29 @@ class ReportConfig:
     """Heading of the page."""
 
 
-def write_report(config: ReportConfig, folder: Path, first: MoreTables | None = None) -> None:
-    """Reads, computes and writes everything into a new folder. ConfigError, in one line, for bad input.
+def write_report(config: ReportConfig, folder: Path) -> None:
+    """Reads, computes and writes everything into a new folder. ConfigError, in one line, for bad input."""
+    from benchmarks.report.learning_curves import read_traces
+    from benchmarks.report.scores import read_scores
 
-    first: makes tables that come before all others.
-    """
+    scores = read_scores(config.runs)
+    write_scores(folder, config.title, scores, read_traces(scores.runs))
+
+
+def write_scores(
+    folder: Path, title: str, scores: Scores, traces: Sequence[Trace], first: Sequence[Table] = ()
+) -> None:
+    """Computes and writes everything into a new folder; the tables `first` come before all others."""
     from benchmarks.report.facts import facts
     from benchmarks.report.figures import draw_figures
-    from benchmarks.report.learning_curves import make_curves, read_traces
-    from benchmarks.report.scores import read_scores
+    from benchmarks.report.learning_curves import make_curves
     from benchmarks.report.summary import summarize
     from benchmarks.report.tables import all_tables
 
-    scores = read_scores(config.runs)
-    traces = read_traces(scores.runs)
     curves = make_curves(traces)
     summary = summarize(scores)
-    tables = [*(first(scores, traces) if first else ()), *all_tables(scores, summary)]
-    write_files(folder, config.title, facts(scores, summary, curves), tables, draw_figures(summary, curves))
+    tables = [*first, *all_tables(scores, summary)]
+    write_files(folder, title, facts(scores, summary, curves), tables, draw_figures(summary, curves))
 
 
 def write_files(
@@ -77,9 +81,9 @@ def write_files(
     (folder / "report.md").write_text("\n".join(parts), encoding="utf-8", errors=odd)
 
 
-def replace_report(config: ReportConfig, first: MoreTables | None = None) -> None:
-    """Builds the report and puts it in the place of an older one; `first` as in `write_report`."""
-    replace_folder(config.out, lambda folder: write_report(config, folder, first))
+def replace_report(config: ReportConfig) -> None:
+    """Builds the report and puts it in the place of an older one."""
+    replace_folder(config.out, lambda folder: write_report(config, folder))
 
 
 def replace_folder(place: str, write: Callable[[Path], None]) -> None:

@@ -33,7 +33,9 @@ class Settings(SweepSettings):
     """atari100k (26 games), high-utd-20, atari57, minatar (5), or games with commas between, as --env of a run takes
     them: Pong,Breakout or my.module:Class."""
     seeds: int = setting(5, "runs", at_least=1)
-    """Runs of each arm on each game, with the seeds 0, 1, ..."""
+    """Runs of each arm on each game, with the seeds 0, 1, ... or from --first-seed on."""
+    first_seed: int = setting(0, "runs", at_least=0)
+    """Seed of the first run of each arm and game."""
     root: str | None = setting(None, "runs")
     """Folder for manifest.json and a run directory ARM-GAME-sSEED for each run; none: run/SUITE. Give a name if
     you will add games to a list later."""
@@ -84,6 +86,7 @@ class AgentSweep(Sweep):
         suite = settings.suite
         self.arms = {arm.name: arm for arm in arms(settings.agent, settings.config, settings.arm, common)}
         self.games, self.seeds, self.fleet = self.tasks(suite), settings.seeds, settings.fleet
+        self.first_seed = settings.first_seed
         name = suite if suite in SUITES else "-".join(map(file_name, self.games))[:100]
         super().__init__(settings, settings.root or Path("run") / name)
 
@@ -92,7 +95,7 @@ class AgentSweep(Sweep):
         return games(suite)
 
     def entries(self) -> tuple[Entry, ...]:
-        return entries(self.arms.values(), self.games, self.seeds, self.root, self.device)
+        return entries(self.arms.values(), self.games, self.seeds, self.root, self.device, self.first_seed)
 
     def wanted(self, entry: Entry) -> DQNConfig | None:
         return self.arms[entry.arm].config(entry.task) if entry.arm in self.arms else None

@@ -101,6 +101,17 @@ class SequenceRuns(AgentRuns):
     score = "mean return"
 
 
+class ScheduleRuns(AgentRuns):
+    """Runs of the study of schedules; a list of them holds their curves too."""
+
+    command, report = "benchmarks.high_utd", "benchmarks.high_utd --figure"
+
+    def columns(self, result: Mapping[str, Any], run: RunDir) -> dict[str, str]:
+        from benchmarks.report.recorded import cells  # with numpy
+
+        return super().columns(result, run) | cells(run)
+
+
 def mean_area(result: Mapping[str, Any]) -> float | None:
     """The mean of the visits' areas in a result of games in sequence, over those that have one; None if none has."""
     areas = [float(visit["area"]) for visit in result.get("visits", ()) if visit["area"] is not None]
@@ -117,3 +128,4 @@ def part_length(config: DQNConfig, updates: int) -> int:
 
 KIND = AgentRuns()
 SEQUENCES = SequenceRuns()
+SCHEDULES = ScheduleRuns()

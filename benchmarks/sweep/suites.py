@@ -228,9 +228,12 @@ def _refuse_own(argv: Iterable[str], where: str) -> None:
 
 
 def entries(
-    arms: Iterable[Arm], games: Sequence[str], seeds: int, root: Path, device: str = "cpu"
+    arms: Iterable[Arm], games: Sequence[str], seeds: int, root: Path, device: str = "cpu", first_seed: int = 0
 ) -> tuple[Entry, ...]:
-    """Every arm plays every game with seeds 0 to `seeds` - 1. Seeds are outermost: a part of a sweep has all arms."""
+    """Every arm plays every game with so many seeds from the first on.
+
+    Seeds are outermost: a part of a sweep has all arms.
+    """
     arms = list(arms)
     played = [(arm, game, KIND.config_hash(arm.config(game)), arm.fork_step(game)) for game in games for arm in arms]
     saved: dict[tuple[str, str], set[int]] = {}
@@ -239,7 +242,7 @@ def entries(
             saved.setdefault((arm.trunk.name, game), set()).add(step)
             _check_unsaved(arm.trunk, game)
     found: dict[tuple[str, str, int], Entry] = {}
-    for seed in range(seeds):
+    for seed in range(first_seed, first_seed + seeds):
         for arm, game, key, step in played:
             name = f"{arm.name}-{file_name(game)}-s{seed}"
             source = None if arm.trunk is None else found[arm.trunk.name, game, seed]  # that arm is given before

@@ -548,7 +548,7 @@ def test_a_study_reads_the_metrics_of_a_run_once(tmp_path, monkeypatch):
 
 
 def test_a_ctrl_c_in_the_report_of_a_study_is_one_line(monkeypatch, capsys):
-    def interrupt(folder):
+    def interrupt(folder, out):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(high_utd, "report", interrupt)
