@@ -128,6 +128,8 @@ def study_arms(only: str | None, visits: int, norm_lr: float | None = None) -> l
         if name not in STUDY:
             raise ConfigError(f"--only: {name!r} is no arm of the study{suggest(name, STUDY, list_all=True)}")
     rates = {name: f" --lr {norm_lr!r}" for name in names if norm_lr is not None and name.startswith(NORMED)}
+    if norm_lr is not None and not rates:
+        raise ConfigError(f"--norm-lr has no effect with --only {only}: no arm there has norms")
     return [f"{name}:{STUDY[name].format(visits=visits, unaligned=visits + 1)}{rates.get(name, '')}" for name in names]
 
 

@@ -43,7 +43,11 @@ PEAKS = (0.25, 1.0, 4.0)
 BY_HAND = (0.5, 1.0, 2.0)
 """Stops of the experiment `automatic`, as multiples of --cycle-fraction."""
 RULES = ("early-cycle-cusum", "early-cycle-plateau")
+WITHIN = ("stops", "automatic")
+"""Experiments in a network that is given."""
 UTDS = (1, 2, 4, 8)
+BASES = ("utd1", "none")
+"""Arms that the others of their experiment are compared with, whichever run of it is the first that is finished."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,10 @@ class StudySettings(Settings):
         """Checks these settings, as every sweep does."""
         if self.out is not None and self.figure is None:
             raise ConfigError("--out is for --figure")
+        if self.within != "nap" and self.experiment not in WITHIN:
+            raise ConfigError(
+                f"--within has no effect with --experiment {self.experiment}: it is for {' and '.join(WITHIN)}"
+            )
         return super().checked()
 
 
@@ -206,6 +214,7 @@ def report(study: str, out: str | None = None) -> Path:
     path = Path(study)
     folder = Path(out) if out else path.with_name(f"{path.stem}-report") if path.is_file() else path / "report"
     scores, runs = read_recorded(study)
+    scores = replace(scores, runs=tuple(sorted(scores.runs, key=lambda run: run.arm not in BASES)))
     stops = [arm for arm in scores.arms if re.fullmatch(r"stop[\d.]+", arm)]
     rules = [arm for arm in RULES if arm in scores.arms]
     found = [

@@ -46,7 +46,7 @@ class Settings:
     """Simulated learners for each cycle in which the target comes to rest."""
     seed: int = setting(0, "runs", at_least=0)
     """Seed of targets, minibatches and noise."""
-    growth: float = setting(0.13, "runs", at_least=0)
+    growth: float = setting(0.13, "runs", at_least=0, at_most=100)
     """Growth of the target and its noise in a cycle, in parts of the first; with 0.02 it can hardly be seen."""
 
 
@@ -87,7 +87,8 @@ HALVES = (slice(0, BATCH // 2), slice(BATCH // 2, BATCH))
 def noise_scale(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """The spread of a gradient over its squared norm, from the gradients of two half minibatches (arXiv 1812.06162).
 
-    The squared norm is estimated by their product, which may be at or below 0: then by its share of 1%.
+    The squared norm is estimated by their product, which may be near 0 or below: it is at least
+    1% of the squared norm of the whole gradient.
     """
     both = ((one + two) ** 2).sum((1, 2)) / 4
     spread = BATCH * ((one - two) ** 2).sum((1, 2)) / 4

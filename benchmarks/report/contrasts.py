@@ -151,7 +151,7 @@ def chosen_stop_table(scores: Scores, stops: Sequence[str], rules: Sequence[str]
 
 CHOSEN = (
     "The stop chosen by hand is the one of the highest mean score on the first half of the seeds, in each game by "
-    "itself. Scores and differences are of the other half: the rule less the chosen stop with the same seed, 95% "
-    "Student-t interval. Over all games: each difference over the chosen stop's mean on the first half, then the mean "
-    "over games by seed."
+    "itself; a game is left out unless the rule and all stops have the same seeds there, four or more. Scores and "
+    "differences are of the other half: the rule less the chosen stop with the same seed, 95% Student-t interval. Over "
+    "all games: each difference over the chosen stop's mean on the first half, then the mean over games by seed."
 )

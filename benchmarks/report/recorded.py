@@ -50,7 +50,8 @@ class Recorded:
     def late(self, measure: str) -> float:
         """The mean of a measure over the last quarter of the run; NaN if it was not measured there."""
         steps, values = self.trace.measures[measure]
-        found = values[steps > self.trace.length(wall=False) * LATE / POINTS]
+        # the limit is in the middle of a part: points, at the ends of parts, are rounded
+        found = values[steps * POINTS > (LATE + 0.5) * self.trace.length(wall=False)]
         return float(found.mean()) if found.size else math.nan
 
 

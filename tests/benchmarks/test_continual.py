@@ -376,6 +376,8 @@ def test_arms_with_norms_may_have_a_rate_of_their_own():
     own = {name for name, lr in rates.items() if lr == 1e-3}
     assert own == {name for name in STUDY if name.startswith("nap-")} | {"layer-norm"}
     assert {rates[name] for name in STUDY if name not in own} == {2.5e-4}
+    with pytest.raises(ConfigError, match="--norm-lr has no effect with --only plain,redo: no arm there has norms"):
+        configs("--norm-lr", "1e-3", "--only", "plain,redo")
 
 
 def test_a_visit_without_a_whole_game_leaves_its_seed_out():

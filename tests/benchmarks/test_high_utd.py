@@ -15,7 +15,7 @@ from benchmarks.report.contrasts import ALL, chosen_stop_table, contrast_table
 from benchmarks.report.late_tables import late_tables
 from benchmarks.report.learning_curves import Trace
 from benchmarks.report.metric_series import MEASURES, WINDOW
-from benchmarks.report.recorded import Recorded
+from benchmarks.report.recorded import Recorded, _of_cells
 from benchmarks.report.scores import Score, Scores
 from benchmarks.report.stability import largest_fall, largest_rise
 from benchmarks.sweep.command import parse
@@ -191,6 +191,28 @@ def test_late_measures_are_means_of_the_last_quarter_and_differences_go_by_seed(
     assert paired["score"]["high"] - 2.0 == pytest.approx(12.706, abs=1e-3)
 
 
+@pytest.mark.parametrize("end", [161.0, 322.0, 1000.0])
+def test_the_last_quarter_is_five_points_whatever_the_length(end):
+    """161 / 20 is rounded, so that the end of part 15 is above three quarters of 161."""
+    cells = {"curve_return": ";".join(["1"] * 20), "curve_dormant": ";".join(map(str, range(20)))}
+    cells |= {"curve_end": str(end), "curve_hours": "1"} | dict.fromkeys(("fall", "rise", "stopped"), "-")
+    assert _of_cells(Score("a", "Catch", "0", 1.0, "x"), cells).late("dormant") == 17.0
+
+
+def test_the_plain_agent_is_the_base_though_its_first_run_is_missing(tmp_path):
+    table = tmp_path / "runs.csv"
+    runs = [("redo", 0, 1.0), ("none", 1, 2.0), ("redo", 1, 3.0), ("none", 2, 2.0), ("redo", 2, 5.0)]
+    curves = f"{';'.join(['1'] * 20)},100,1,-,-,-"
+    lines = [f"{arm},Catch,{seed},{score},{{}},{curves}" for arm, seed, score in runs]
+    table.write_text(
+        "\n".join(["arm,task,seed,score,settings,curve_return,curve_end,curve_hours,fall,rise,stopped", *lines])
+    )
+    high_utd.report(str(table))
+    head, row, *_ = (tmp_path / "runs-report" / "contrasts.csv").read_text().splitlines()
+    found = dict(zip(head.split(","), row.split(","), strict=True))
+    assert (found["arm"], found["other"], found["of"], float(found["value"])) == ("redo", "none", "Catch", 2.0)
+
+
 def test_contrasts_weigh_games_by_the_first_arms_score():
     scores = scores_of({
         ("a", "Catch"): [1.0, 3.0], ("b", "Catch"): [2.0, 3.0],
@@ -268,6 +290,10 @@ def test_a_damaged_list_of_runs_and_a_folder_without_figure_end_in_one_line(tmp_
         (["--figure", str(tmp_path / "none")], "no runs"),
         (["--out", "x"], "--out is for --figure"),
         (["--experiment", "network"], "networks"),
+        (
+            ["--experiment", "networks", "--within", "plain", "--dry-run"],
+            "--within has no effect with --experiment networks",
+        ),
     ):
         with pytest.raises(SystemExit) as stopped:
             high_utd.main(words)

@@ -44,3 +44,7 @@ def test_the_command_prints_every_rule_and_refuses_what_is_none(capsys):
         main(["--learners", "0"])
     assert refused.value.code == 2
     assert "--learners" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as refused:
+        main(["--learners", "1", "--growth", "1e300"])
+    assert refused.value.code == 2
+    assert "--growth" in capsys.readouterr().err
