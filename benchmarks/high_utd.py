@@ -56,7 +56,7 @@ class Plan:
 
     seeds: int = 5
     first_seed: int = 0
-    minatar: tuple[str, ...] = ("MinAtar/Asterix", "MinAtar/SpaceInvaders")
+    minatar: tuple[str, ...] = ("MinAtar/Breakout", "MinAtar/SpaceInvaders")
 
 
 PLANS = {

@@ -32,8 +32,8 @@ LOW = {"precision": "bf16"}
 
 
 def pairs_on(device, **settings):
-    settings = {"modulus": 7, "fraction": 0.5, "batch_size": 8, "warmup": 2, "anneal": 8} | settings
-    config = GrokkingConfig(device=device, **settings).resolved()
+    base = {"modulus": 7, "fraction": 0.5, "batch_size": 8, "warmup": 2, "anneal": 8, "precision": "fp32"}
+    config = GrokkingConfig(device=device, **base | settings).resolved()
     task = make_task(config.operation, config.modulus, config.fraction, 0).to(device)
     learner = Learner(config, task, make_model(config, task.size, 1).to(device), 2)
     return learner, Monitor(learner, task, 0)
@@ -115,7 +115,7 @@ def test_a_schedule_listens_there_as_on_the_cpu(schedule, monkeypatch):
 @pytest.mark.parametrize(
     ("main", "options"),
     [
-        (grokking.main, ["--modulus", "7", "--updates", "6", "--log-interval", "3"]),
+        (grokking.main, ["--modulus", "7", "--updates", "6", "--log-interval", "3", "--precision", "fp32"]),
         (warm_start.main, ["--dataset", "digits", "--phase-updates", "3", "--width", "4", "--nap"]),
     ],
 )
