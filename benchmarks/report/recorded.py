@@ -66,9 +66,9 @@ def read_recorded(study: str) -> tuple[Scores, list[Recorded]]:
         found = [_of_directory(run) for run in scores.runs if run.directory is not None]
         return scores, [item for item in found if item is not None]
     records = read_records(path)
-    cells = {f"{record.where}": record.cells for record in records.values()}
+    cells = {record.where: record.cells for record in records.values()}
     runs = [(run, cells[run.source]) for run in scores.runs if run.source in cells]
-    return Scores(scores.runs, scores.missing), [_of_cells(run, own) for run, own in runs if own.get(RETURN)]
+    return scores, [_of_cells(run, own) for run, own in runs if own.get(RETURN)]
 
 
 def cells(directory: RunDir) -> dict[str, str]:
